@@ -1,0 +1,1 @@
+"""Pre-training with SplitMask: from a folder of images to encoder.safetensors."""

@@ -1,0 +1,113 @@
+"""The crop of an image that pre-training sees: random resized crop, flip and, for tiny data sets, stronger changes.
+
+Made of PIL operations and one numpy generator only: the pixels depend on nothing but image, generator and settings, not on the
+number of threads or data workers (torchvision draws from torch's global generator, and its resize is threaded).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+
+from splitmask_backbones.errors import UserError
+
+_JITTER: tuple[Callable[[Image.Image], ImageEnhance._Enhance], ...] = (
+    ImageEnhance.Brightness,
+    ImageEnhance.Contrast,
+    ImageEnhance.Color,
+)
+
+
+class PretrainAugment:
+    """Turns an image into a training crop: ``(PIL image, generator) -> uint8 (3, img_size, img_size)``, RGB.
+
+    RandomResizedCrop (bicubic, antialiased) and horizontal flip, as SplitMask Sec. 4 and BEiT. ``strong`` adds what SplitMask
+    App. A lists for its tiny sets (grey-scale, solarisation, Gaussian blur, colour jitter) without parameters. Ours: those of
+    DeiT III's 3-Augment, by the same group: exactly one of grey-scale, solarisation (threshold 128) and blur (radius uniform in
+    0.1..2 pixels), each as likely, then brightness, contrast and saturation, each by a factor uniform in 0.7..1.3, in random
+    order. The geometric part draws first, so the crop of a seed is the same with and without ``strong``.
+
+    Args:
+        img_size: side of the crop in pixels.
+        scale: least and greatest share of the image's area that is cropped.
+        ratio: least and greatest width / height of the crop.
+        flip: probability of a horizontal flip.
+        strong: also change the colours.
+
+    Raises:
+        UserError: a range that is empty or not positive, or a probability outside [0, 1].
+    """
+
+    def __init__(
+        self,
+        img_size: int,
+        scale: tuple[float, float] = (0.08, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        flip: float = 0.5,
+        strong: bool = False,
+    ) -> None:
+        if img_size < 1:
+            raise UserError(f"img_size must be at least 1, got {img_size}")
+        if not 0 < scale[0] <= scale[1] <= 1:
+            raise UserError(f"scale must be two increasing shares of the area in (0, 1], got {tuple(scale)}")
+        if not 0 < ratio[0] <= ratio[1] < math.inf:
+            raise UserError(f"ratio must be two increasing positive numbers (width / height), got {tuple(ratio)}")
+        if not 0 <= flip <= 1:
+            raise UserError(f"flip is a probability in [0, 1], got {flip}")
+        self.img_size, self.scale, self.ratio, self.flip, self.strong = img_size, scale, ratio, flip, strong
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> torch.Tensor:
+        left, top, width, height = crop_box(image.width, image.height, self.scale, self.ratio, rng)
+        # Cropped first: resize(box=...) would let pixels from outside the crop into its border.
+        crop = image.crop((left, top, left + width, top + height))
+        crop = crop.resize((self.img_size, self.img_size), Image.Resampling.BICUBIC)
+        if rng.random() < self.flip:
+            crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if self.strong:
+            crop = three_augment(crop, rng)
+        # (H, W, C) -> (C, H, W)
+        return torch.from_numpy(np.ascontiguousarray(np.asarray(crop).transpose(2, 0, 1)))
+
+
+def crop_box(
+    width: int, height: int, scale: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """Returns a random box (left, top, width, height) in pixels that lies inside the image.
+
+    torchvision's ``RandomResizedCrop.get_params``: ten tries of a uniform area and a log-uniform aspect ratio, else the largest
+    centred box with an allowed ratio.
+    """
+    for _ in range(10):
+        area = width * height * rng.uniform(*scale)
+        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            top = int(rng.integers(0, height - h + 1))
+            left = int(rng.integers(0, width - w + 1))
+            return left, top, w, h
+    w, h = width, height
+    if width / height < ratio[0]:
+        h = max(1, round(width / ratio[0]))
+    elif width / height > ratio[1]:
+        w = max(1, round(height * ratio[1]))
+    return (width - w) // 2, (height - h) // 2, w, h
+
+
+def three_augment(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Returns ``image`` (RGB) after one of grey-scale, solarisation and blur, then colour jitter (DeiT III, Sec. 3)."""
+    choice = rng.integers(3)
+    radius = rng.uniform(0.1, 2.0)  # always drawn: what follows does not depend on the choice
+    if choice == 0:
+        image = image.convert("L").convert("RGB")
+    elif choice == 1:
+        image = ImageOps.solarize(image, threshold=128)
+    else:
+        image = image.filter(ImageFilter.GaussianBlur(radius))
+    factors = rng.uniform(0.7, 1.3, size=3)
+    for index in rng.permutation(3):
+        image = _JITTER[index](image).enhance(float(factors[index]))
+    return image

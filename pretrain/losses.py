@@ -1,0 +1,112 @@
+"""The two losses of SplitMask: cross-entropy over visual words without keeping logits, and InfoNCE."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+CHUNK = 2048
+"""Rows whose logits exist at the same time: 2048 x 8192 words in float32 are 64 MiB."""
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Linear layer and cross-entropy in chunks; the gradients are made in the forward pass, logits are not kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.autocast(x.device.type, enabled=False):
+            needs_grad = any(ctx.needs_input_grad[:3])
+            low_weight, low_bias = weight.to(x.dtype), bias.to(x.dtype)
+            grad_x = torch.empty_like(x) if needs_grad else None
+            grad_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_grad else None
+            grad_bias = torch.zeros_like(bias, dtype=torch.float32) if needs_grad else None
+            loss = torch.zeros((), device=x.device)
+            correct = torch.zeros((), dtype=torch.int64, device=x.device)
+            for start in range(0, x.shape[0], CHUNK):
+                rows = slice(start, start + CHUNK)
+                logits = torch.addmm(low_bias, x[rows], low_weight.T).float()
+                correct += (logits.argmax(dim=1) == target[rows]).sum()
+                log_norm = logits.logsumexp(dim=1, keepdim=True)
+                loss += (log_norm.squeeze(1) - logits.gather(1, target[rows, None]).squeeze(1)).sum()
+                if grad_x is None or grad_weight is None or grad_bias is None:
+                    continue
+                grad = logits.sub_(log_norm).exp_()  # softmax, in place
+                grad.scatter_add_(1, target[rows, None], grad.new_full((grad.shape[0], 1), -1.0))
+                grad /= x.shape[0]
+                grad_bias += grad.sum(dim=0)
+                grad = grad.to(x.dtype)
+                torch.mm(grad, low_weight, out=grad_x[rows])
+                if x.dtype == torch.float32:
+                    grad_weight.addmm_(grad.T, x[rows])
+                else:
+                    grad_weight += grad.T @ x[rows]
+        ctx.save_for_backward(grad_x, grad_weight, grad_bias)
+        ctx.mark_non_differentiable(correct)
+        return loss / x.shape[0], correct
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor, _: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        grad_x, grad_weight, grad_bias = ctx.saved_tensors
+        return grad_x * grad_loss.to(grad_x.dtype), grad_weight * grad_loss, grad_bias * grad_loss, None
+
+
+def linear_cross_entropy(x: Tensor, weight: Tensor, bias: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the mean cross-entropy of `x @ weight.T + bias` and the number of rows whose argmax is right.
+
+    Equal to `F.cross_entropy(F.linear(x, weight, bias), target)`, but only `CHUNK` rows of logits exist at a time and
+    nothing is computed twice. torch's own `linear_cross_entropy` would need the product again for the accuracy.
+
+    Args:
+        x: `(R, C)`; under autocast computed in its dtype.
+        weight: `(V, C)`.
+        bias: `(V,)`.
+        target: int64 `(R,)` in `[0, V)`.
+
+    Returns:
+        0-dim float32 loss and 0-dim int64 count.
+    """
+    if torch.is_autocast_enabled(x.device.type):
+        x = x.to(torch.get_autocast_dtype(x.device.type))
+    loss, correct = _LinearCrossEntropy.apply(x, weight, bias, target)
+    return loss, correct
+
+
+def gather_with_grad(x: Tensor) -> Tensor:
+    """Returns the rows of all ranks, `(B, C) -> (world * B, C)`; gradients flow back to the rank they came from."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return x
+    return torch.cat(tuple(_all_gather(x)))
+
+
+def _all_gather(x: Tensor) -> tuple[Tensor, ...]:
+    from torch.distributed.nn.functional import all_gather
+
+    return all_gather(x.contiguous())
+
+
+def info_nce(x_a: Tensor, x_b: Tensor, temperature: float = 0.2) -> Tensor:
+    """Returns the symmetric InfoNCE loss between the two descriptors of each image (SplitMask Sec. 4).
+
+    `L(x_a) = -log(exp(x_a.x_b / tau) / sum_{y in {x_b} u N} exp(x_a.y / tau))`. Ours, where the paper is silent:
+    descriptors are L2-normalised; N holds the other branch's descriptors of the other images of the global batch,
+    gathered with gradient; both directions are averaged.
+
+    Args:
+        x_a: `(B, C)`, this rank's.
+        x_b: `(B, C)`, of the same images.
+        temperature: tau.
+
+    Returns:
+        0-dim mean over this rank's images; the mean over ranks is the loss of the global batch.
+    """
+    x_a, x_b = F.normalize(x_a.float(), dim=1), F.normalize(x_b.float(), dim=1)
+    all_a, all_b = gather_with_grad(x_a), gather_with_grad(x_b)
+    rank = dist.get_rank() if all_a.shape[0] != x_a.shape[0] else 0
+    target = torch.arange(x_a.shape[0], device=x_a.device) + rank * x_a.shape[0]
+    loss_a = F.cross_entropy(x_a @ all_b.T / temperature, target)
+    loss_b = F.cross_entropy(x_b @ all_a.T / temperature, target)
+    return (loss_a + loss_b) / 2

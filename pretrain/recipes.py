@@ -1,0 +1,195 @@
+"""Pre-training recipes by name: every row of the paper's settings (PAPER sections 1-3), and small ones. Free of torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from splitmask_backbones.errors import UserError, check_choice, nearest
+from splitmask_backbones.registry import ENCODERS
+
+REFERENCE_BATCH = 2048
+METHODS = ("splitmask", "beit", "dino")
+
+
+def option(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
+    """Returns a dataclass field that also describes its command-line option."""
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every value that decides what pre-training computes. Sources: SplitMask Sec. 4 and App. A, via BEiT's settings."""
+
+    model: str = option("vit_small", "encoder", tuple(ENCODERS))
+    method: str = option("splitmask", "pre-training method", METHODS)
+    tokenizer: str = option(
+        "random_projection", "visual words", ("random_projection", "random_patches", "kmeans", "dalle")
+    )
+    vocab_size: int = option(8192, "number of visual words V")
+    patch_norm: str = option(
+        "mean", "mean taken out of a patch before it gets its word", ("none", "mean", "channel_mean")
+    )
+    kmeans_patches: int = option(3_000_000, "patches that k-means clusters, at most")
+    kmeans_iterations: int = option(20, "iterations of k-means")
+    img_size: int = option(224, "side of the crop in pixels")
+    crop_scale: float = option(0.08, "least share of the image's area in a crop")
+    strong_augment: bool = option(False, "also grey-scale, solarisation, blur and colour jitter (tiny sets)")
+    mask: str = option("block", "how patches are split", ("block", "uniform"))
+    mask_ratio: float = option(0.5, "share of the patches that a branch does not see")
+    decoder_depth: int = option(2, "decoder layers")
+    inpaint_weight: float = option(1.0, "weight of the inpainting loss; 0 switches it off")
+    match_weight: float = option(1.0, "weight of the matching loss; 0 switches it off")
+    temperature: float = option(0.2, "temperature of the matching loss")
+    epochs: int | None = option(300, "epochs of floor(images / batch) updates")
+    steps: int | None = option(None, "updates of the whole run, in place of --epochs")
+    batch_size: int = option(2048, "images an update over all processes and accumulated micro-batches")
+    accumulate: int = option(
+        1,
+        "micro-batches an update; plain accumulation does not enlarge the set of negatives of the matching loss: "
+        "they come from the micro-batch (over all processes)",
+    )
+    lr: float | None = option(None, "peak learning rate; by default base_lr x batch_size / 2048")
+    base_lr: float = option(1.5e-3, "peak learning rate at batch 2048")
+    end_lr_factor: float = option(1e-5 / 1.5e-3, "last learning rate over the peak (the paper's 1e-5 / 1.5e-3)")
+    warmup_fraction: float = option(10 / 300, "share of the updates that warm up (the paper's 10 of 300 epochs)")
+    weight_decay: float = option(0.05, "AdamW weight decay, none on 1-D parameters and positions")
+    beta2: float = option(0.999, "AdamW second beta")
+    clip_grad: float = option(3.0, "largest gradient norm")
+    drop_path: float = option(0.1, "stochastic depth of the encoder")
+    seed: int = option(0, "seed of everything random")
+    precision: str = option("32", "bf16 is mixed precision", ("32", "bf16"))
+
+    def check(self) -> None:
+        """Raises ValueError for a value that cannot work, naming option and remedy."""
+        for field in dataclasses.fields(self):
+            if field.metadata["choices"]:
+                check_choice(field.name, getattr(self, field.name), field.metadata["choices"])
+        if (self.epochs is None) == (self.steps is None):
+            raise UserError("--epochs and --steps exclude each other: give one of them")
+        for name in ("epochs", "steps", "batch_size", "accumulate", "vocab_size", "decoder_depth", "kmeans_iterations"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+        for name in ("lr", "base_lr", "clip_grad", "temperature"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise UserError(f"--{name.replace('_', '-')} must be a positive number, got {value}")
+        for name in ("inpaint_weight", "match_weight", "weight_decay", "seed"):
+            if not 0 <= getattr(self, name) < 2**62:
+                raise UserError(f"--{name.replace('_', '-')} must be at least 0, got {getattr(self, name)}")
+        for name in ("crop_scale", "warmup_fraction", "drop_path", "end_lr_factor"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"--{name.replace('_', '-')} must be between 0 and 1, got {getattr(self, name)}")
+        if self.drop_path == 1 or self.crop_scale == 0:
+            raise UserError("--drop-path must be below 1 and --crop-scale above 0")
+        if self.inpaint_weight == 0 and self.match_weight == 0:
+            raise UserError("--inpaint-weight 0 together with --match-weight 0 leaves nothing to learn")
+        if self.mask == "block" and self.mask_ratio != 0.5:
+            raise UserError(f"--mask block splits in halves: --mask-ratio {self.mask_ratio} needs --mask uniform")
+        if not 0.5 <= self.mask_ratio < 1:
+            raise UserError(f"--mask-ratio must be in [0.5, 1), got {self.mask_ratio}")
+        if self.match_weight and self.batch_size // self.accumulate < 2:
+            raise UserError("the matching loss needs other images in the batch: use --batch-size 2 or more")
+        self._check_img_size()
+
+    def _check_img_size(self) -> None:
+        patch_size = ENCODERS[self.model]["patch_size"]
+        side = self.img_size // patch_size
+        if self.img_size % patch_size or (side * side) % 2 or side * side < 4:
+            raise UserError(
+                f"--img-size {self.img_size} must be a multiple of the patch size {patch_size} with an even number of "
+                f"patches, at least 4: use {max(2, round(self.img_size / patch_size / 2) * 2) * patch_size}"
+            )
+
+    @property
+    def peak_lr(self) -> float:
+        """The peak learning rate that is used: `lr`, or `base_lr` by the linear rule."""
+        return self.lr if self.lr is not None else self.base_lr * self.batch_size / REFERENCE_BATCH
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Returns the updates of the whole run."""
+        return self.steps if self.steps is not None else (self.epochs or 0) * steps_per_epoch
+
+    def override(self, values: dict[str, Any]) -> Recipe:
+        """Returns the recipe with some values replaced; steps replaces epochs and the other way round.
+
+        Raises:
+            ValueError: unknown name, or a value that cannot work.
+        """
+        names = [field.name for field in dataclasses.fields(self)]
+        for name in values:
+            if name not in names:
+                raise UserError(f"unknown recipe value '{name}': {nearest(name, names)}")
+        if values.get("steps") is not None and values.get("epochs") is not None:
+            raise UserError("--epochs and --steps exclude each other: give one of them")
+        if values.get("steps") is not None:
+            values = {**values, "epochs": None}
+        elif values.get("epochs") is not None:
+            values = {**values, "steps": None}
+        recipe = dataclasses.replace(self, **values)
+        recipe.check()
+        return recipe
+
+
+_TINY_SETS: dict[str, Any] = {"mask": "uniform", "mask_ratio": 0.75, "strong_augment": True, "epochs": 5000}
+# What a machine without a GPU can do: short runs need a higher base rate and more of their updates to warm up. Ours.
+_CPU: dict[str, Any] = {"model": "vit_tiny", "base_lr": 1.6e-2, "warmup_fraction": 0.1, "drop_path": 0.0}
+
+RECIPES: dict[str, tuple[str, Recipe]] = {
+    "imagenet": ("ImageNet, 1,281,167 images", Recipe(epochs=300)),
+    "imagenet_10percent": ("10 % of ImageNet", Recipe(epochs=3_000)),
+    "imagenet_1percent": ("1 % of ImageNet", Recipe(epochs=30_000)),
+    "coco": ("COCO train2017, 118,287 images", Recipe(epochs=3_000)),
+    "ade20k": ("ADE20K train, 20,210 images", Recipe(model="vit_base", epochs=21_000)),
+    "inat18": ("iNaturalist 2018, 437,513 images", Recipe(epochs=800)),
+    "inat19": ("iNaturalist 2019, 265,240 images", Recipe(epochs=1_400)),
+    "food101": ("Food-101, 75,750 images", Recipe(epochs=5_000)),
+    "cars": ("Stanford Cars, 8,144 images", Recipe(**_TINY_SETS)),
+    "clipart": ("DomainNet Clipart, 34,019 images", Recipe(**_TINY_SETS)),
+    "painting": ("DomainNet Painting, 52,867 images", Recipe(**_TINY_SETS)),
+    "sketch": ("DomainNet Sketch, 49,115 images", Recipe(**_TINY_SETS)),
+    "small": (
+        "a few hundred images on a CPU",
+        Recipe(
+            **_CPU,
+            tokenizer="kmeans",
+            vocab_size=1024,
+            kmeans_iterations=10,
+            img_size=128,
+            crop_scale=0.2,
+            batch_size=64,
+            epochs=None,
+            steps=1_500,
+        ),
+    ),
+    "demo": (
+        "the synthetic images of make demo",
+        Recipe(
+            **_CPU,
+            tokenizer="kmeans",
+            vocab_size=1024,
+            kmeans_iterations=10,
+            img_size=96,
+            crop_scale=0.2,
+            batch_size=64,
+            epochs=None,
+            steps=500,
+        ),
+    ),
+    "tiny": (
+        "a test on a CPU in seconds",
+        Recipe(**_CPU, vocab_size=256, kmeans_iterations=3, img_size=64, batch_size=8, epochs=None, steps=20),
+    ),
+}
+
+
+def get_recipe(name: str) -> Recipe:
+    """Returns the recipe called `name`.
+
+    Raises:
+        ValueError: unknown name, with the nearest right one.
+    """
+    check_choice("recipe", name, RECIPES)
+    return RECIPES[name][1]

@@ -1,0 +1,171 @@
+"""The output folder of one run: its lock, its config, and what may be resumed. Free of torch."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from splitmask_backbones.errors import UserError
+from splitmask_backbones.files import write_atomically
+
+CONFIG = "config.json"
+LOCK = ".lock"
+CHECKPOINTS = "checkpoints"
+
+
+def strict_json(value: Any) -> Any:
+    """Returns the value with NaN and infinities as None, so that the file is JSON for every reader."""
+    if isinstance(value, dict):
+        return {str(key): strict_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict_json(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes strict JSON; an existing file is replaced at once or not at all."""
+    text = json.dumps(strict_json(value), indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, (text + "\n").encode("utf-8", "surrogateescape"))
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns nested dictionaries as one with dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def option_name(dotted: str) -> str:
+    """Returns the name that a user knows a config entry by: `values.batch_size` -> `--batch-size`."""
+    head, _, rest = dotted.partition(".")
+    return f"--{rest.replace('_', '-')}" if head == "values" and rest else dotted
+
+
+class RunFolder:
+    """Owns an output folder for as long as the process lives (rank 0 only; other ranks just read).
+
+    Attributes:
+        path: the folder.
+        artefact: name of the file that a finished run ends with.
+        previous: config.json of the run that is resumed, else None.
+        resumed: whether an earlier run is continued.
+    """
+
+    def __init__(self, path: Path, artefact: str, resumed: bool, previous: dict[str, Any] | None) -> None:
+        self.path = path
+        self.artefact = artefact
+        self.resumed = resumed
+        self.previous = previous
+        self.is_main = int(os.environ.get("RANK", "0")) == 0
+        self._lock_file: Any = None
+        self._created = False
+
+    @classmethod
+    def open(cls, path: str | Path, *, resume: bool, artefact: str) -> RunFolder:
+        """Returns the folder, locked.
+
+        Args:
+            path: is created, with parents, for a new run.
+            resume: continue the run that the folder holds.
+            artefact: file name that marks a finished run, such as "encoder.safetensors".
+
+        Raises:
+            ValueError: the folder holds another run, is in use, or there is nothing to resume.
+        """
+        path = Path(path)
+        if path.exists() and not path.is_dir():
+            raise UserError(f"--output {path} is a file: name a folder")
+        started = (path / LOCK).exists() or (path / CONFIG).exists()
+        if resume and not started:
+            raise UserError(f"--resume: there is nothing to resume in {path}: start without --resume")
+        folder = cls(path, artefact, resume, None)
+        if folder.is_main:
+            folder._created = not path.exists()
+            path.mkdir(parents=True, exist_ok=True)
+            folder._lock()
+        holds = [name for name in (CONFIG, CHECKPOINTS, artefact) if (path / name).exists()]
+        if not resume and holds and folder.is_main:
+            folder.close()
+            raise UserError(
+                f"--output {path} holds another run ({', '.join(holds)}): choose another folder, "
+                "or continue that run with --resume"
+            )
+        if resume and (path / CONFIG).exists():
+            try:
+                folder.previous = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+            except ValueError as error:
+                folder.close()
+                raise UserError(f"{path / CONFIG} is damaged ({error}): the run cannot be resumed") from None
+        return folder
+
+    def _lock(self) -> None:
+        # lockf and not flock: the lock belongs to this process, and forked data workers do not inherit it.
+        self._lock_file = open(self.path / LOCK, "a+", encoding="utf-8")  # noqa: SIM115 (held for the whole run)
+        try:
+            fcntl.lockf(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock_file.close()
+            self._lock_file = None
+            raise UserError(
+                f"--output {self.path} is in use by another process: wait for it, or choose another folder"
+            ) from None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run's final artefact exists."""
+        return (self.path / self.artefact).exists()
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Writes config.json, or checks on a resume that nothing that affects the result has changed.
+
+        Entries under the top-level key "free" (workers, paths, versions) are not compared.
+
+        Raises:
+            ValueError: names the first entries that differ, with both values.
+        """
+        # Through JSON, so that tuples and lists compare equal.
+        config = json.loads(json.dumps(strict_json(config)))
+        if self.previous is None:
+            if self.is_main:
+                write_json(self.path / CONFIG, config)
+            return
+        before, now = ({k: v for k, v in c.items() if k != "free"} for c in (self.previous, config))
+        before, now = flatten(before), flatten(now)
+        absent = "(absent)"
+        different = [key for key in {**before, **now} if before.get(key, absent) != now.get(key, absent)]
+        if different:
+            listed = "; ".join(
+                f"{option_name(key)} was {before.get(key, absent)} and is now {now.get(key, absent)}"
+                for key in different[:4]
+            )
+            raise UserError(
+                f"--resume: {self.path} holds a run with other settings: {listed}: "
+                "use the old values, or start anew in another --output"
+            )
+
+    def close(self, failed: bool = False) -> None:
+        """Releases the lock. After a failure before config.json, leaves nothing behind that this process made."""
+        if self._lock_file is None:
+            return
+        if failed and not (self.path / CONFIG).exists():
+            (self.path / LOCK).unlink(missing_ok=True)
+            if self._created and not any(self.path.iterdir()):
+                self.path.rmdir()
+        self._lock_file.close()
+        self._lock_file = None
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self.close(failed=isinstance(error, Exception))

@@ -1,0 +1,149 @@
+"""SplitMask: split the patches in two, inpaint each half from the other, match the two descriptors (Sec. 4)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pretrain.losses import info_nce, linear_cross_entropy
+from pretrain.pixels import IMAGENET_MEAN, IMAGENET_STD
+from pretrain.tokenizers import Tokenizer
+from splitmask_backbones.errors import UserError
+from splitmask_backbones.vit import Block, VisionTransformer, gather_tokens, patchify
+
+
+def complement(ids: Tensor, num_patches: int) -> Tensor:
+    """Returns the patch indices that are not in `ids`, ascending: int64 `(B, K) -> (B, N - K)`."""
+    seen = torch.zeros(ids.shape[0], num_patches, dtype=torch.int8, device=ids.device).scatter_(1, ids, 1)
+    return seen.argsort(dim=1, stable=True)[:, : num_patches - ids.shape[1]]
+
+
+class Decoder(nn.Module):
+    """Transformer layers at the encoder's width, shared by both branches (App. A, Fig. 1).
+
+    Its input is the encoder's output at observed positions and a learned mask token elsewhere, with positions added.
+    Ours: the positions are a learned table of the decoder's own, and a LayerNorm follows the last layer.
+
+    Args:
+        embed_dim: C.
+        num_heads: attention heads, the encoder's.
+        depth: layers; 2 in the paper.
+        num_patches: N.
+        layer_norm_eps: the encoder's.
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int, depth: int, num_patches: int, layer_norm_eps: float) -> None:
+        super().__init__()
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, num_patches, embed_dim))
+        self.blocks = nn.ModuleList(
+            Block(embed_dim, num_heads, layer_norm_eps=layer_norm_eps) for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(embed_dim, eps=layer_norm_eps)
+        for parameter in (self.mask_token, self.pos_embed):
+            nn.init.trunc_normal_(parameter, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, tokens: Tensor, ids: Tensor) -> Tensor:
+        """Returns `(B, N, C)` for all positions, from encoder outputs `(B, K, C)` at the positions int64 `(B, K)`."""
+        batch, num_patches = tokens.shape[0], self.pos_embed.shape[1]
+        x = self.mask_token.to(tokens.dtype).expand(batch, num_patches, -1)
+        x = x.scatter(1, ids[..., None].expand(-1, -1, tokens.shape[2]), tokens)
+        x = x + self.pos_embed.to(tokens.dtype)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+
+class SplitMask(nn.Module):
+    """The method as a module: `forward(batch)` returns the losses as named 0-dim tensors.
+
+    Both branches go through the encoder in one call, stacked on the batch axis.
+
+    Args:
+        encoder: with a final norm, `img_size` that of the crops.
+        tokenizer: gives the target words; its vocabulary sets the size of the head. Unused without inpainting.
+        decoder_depth: decoder layers.
+        inpaint_weight: weight of the inpainting loss; 0 switches it off (and leaves the head away).
+        match_weight: weight of the matching loss; 0 switches it off. 1:1 is ours.
+        temperature: tau of the matching loss.
+
+    Raises:
+        ValueError: both losses are off.
+    """
+
+    metric_names = ("loss", "loss_inpaint", "loss_match", "token_accuracy")
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(
+        self,
+        encoder: VisionTransformer,
+        tokenizer: Tokenizer | None,
+        decoder_depth: int = 2,
+        inpaint_weight: float = 1.0,
+        match_weight: float = 1.0,
+        temperature: float = 0.2,
+    ) -> None:
+        super().__init__()
+        if inpaint_weight == 0 and match_weight == 0:
+            raise UserError("--inpaint-weight 0 together with --match-weight 0 leaves nothing to learn: set one above 0")
+        self.encoder = encoder
+        num_patches = encoder.grid_size[0] * encoder.grid_size[1]
+        self.decoder = Decoder(
+            encoder.embed_dim,
+            encoder.config["num_heads"],
+            decoder_depth,
+            num_patches,
+            encoder.config["layer_norm_eps"],
+        )
+        self.inpaint_weight, self.match_weight, self.temperature = inpaint_weight, match_weight, temperature
+        self.tokenizer: Tokenizer | None = None
+        self.head: nn.Linear | None = None
+        if inpaint_weight:
+            if tokenizer is None:
+                raise UserError("inpainting needs a tokenizer")
+            self.tokenizer = tokenizer
+            self.head = nn.Linear(encoder.embed_dim, tokenizer.vocab_size)
+            nn.init.trunc_normal_(self.head.weight, std=0.02)
+            nn.init.zeros_(self.head.bias)
+        self.register_buffer("pixel_mean", torch.tensor(IMAGENET_MEAN).reshape(1, 3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(IMAGENET_STD).reshape(1, 3, 1, 1), persistent=False)
+
+    def normalize(self, image: Tensor) -> Tensor:
+        """Returns ImageNet-normalised float32 pixels of a uint8 image `(B, 3, H, W)`."""
+        return (image.float() / 255 - self.pixel_mean) / self.pixel_std
+
+    def decode(self, image: Tensor, ids: Tensor) -> Tensor:
+        """Returns decoder outputs for all positions: normalised `(B, 3, H, W)`, int64 `(B, K)` -> `(B, N, C)`."""
+        tokens = self.encoder(image, ids)[:, self.encoder.num_prefix_tokens :]
+        return self.decoder(tokens, ids)
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Returns `loss`, and of `loss_inpaint`, `loss_match`, `token_accuracy` those that are switched on.
+
+        Args:
+            batch: `image` uint8 `(B, 3, H, W)`; `ids_a`, `ids_b` int64 `(B, K)`, disjoint row-major patch indices.
+        """
+        image = self.normalize(batch["image"])
+        ids = torch.cat([batch["ids_a"], batch["ids_b"]])
+        decoded = self.decode(torch.cat([image, image]), ids)  # (2B, N, C), branch A first
+        metrics: dict[str, Tensor] = {}
+        loss = torch.zeros((), device=image.device)
+        if self.tokenizer is not None and self.head is not None:
+            words = self.tokenizer(patchify(image, self.encoder.patch_size)).repeat(2, 1)  # (2B, N)
+            hidden = complement(ids, words.shape[1])
+            target = words.gather(1, hidden).flatten()
+            rows = gather_tokens(decoded, hidden).flatten(0, 1)
+            inpaint, correct = linear_cross_entropy(rows, self.head.weight, self.head.bias, target)
+            metrics["loss_inpaint"] = inpaint
+            metrics["token_accuracy"] = correct / target.numel()
+            loss = loss + self.inpaint_weight * inpaint
+        if self.match_weight:
+            descriptor_a, descriptor_b = decoded.mean(dim=1).chunk(2)
+            metrics["loss_match"] = info_nce(descriptor_a, descriptor_b, self.temperature)
+            loss = loss + self.match_weight * metrics["loss_match"]
+        return {"loss": loss, **metrics}

@@ -1,0 +1,193 @@
+"""Visual words: patch -> index of the nearest of V unit vectors (SplitMask Sec. 3), no training on other data."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from splitmask_backbones.errors import UserError, check_choice
+
+logger = logging.getLogger(__name__)
+
+TOKENIZERS = ("random_projection", "random_patches", "kmeans", "dalle")
+PATCH_NORMS = ("none", "mean", "channel_mean")
+
+
+def normalize_patches(patches: Tensor, kind: str, num_channels: int = 3) -> Tensor:
+    """Returns patches with their mean removed or not: `(..., num_channels * p * p)`, colour first.
+
+    Args:
+        patches: of ImageNet-normalised pixels.
+        kind: "none"; "mean" removes the patch's mean (brightness); "channel_mean" the mean of each channel (colour).
+        num_channels: colours.
+    """
+    check_choice("patch_norm", kind, PATCH_NORMS)
+    if kind == "none":
+        return patches
+    if kind == "mean":
+        return patches - patches.mean(dim=-1, keepdim=True)
+    by_channel = patches.unflatten(-1, (num_channels, -1))
+    return (by_channel - by_channel.mean(dim=-1, keepdim=True)).flatten(-2)
+
+
+class Tokenizer(nn.Module):
+    """Token of a patch = `argmax_i x . e_i` over unit vectors `e_i`.
+
+    Args:
+        words: `(V, D)`, made unit vectors here.
+        patch_norm: how patches are normalised first; one of PATCH_NORMS.
+    """
+
+    words: Tensor
+
+    def __init__(self, words: Tensor, patch_norm: str = "none") -> None:
+        super().__init__()
+        check_choice("patch_norm", patch_norm, PATCH_NORMS)
+        self.register_buffer("words", F.normalize(words.float(), dim=1))
+        self.patch_norm = patch_norm
+
+    @property
+    def vocab_size(self) -> int:
+        """V."""
+        return self.words.shape[0]
+
+    @torch.no_grad()
+    def forward(self, patches: Tensor) -> Tensor:
+        """Returns int64 `(...)` in `[0, V)` for patches `(..., D)` of ImageNet-normalised pixels; in chunks."""
+        flat = normalize_patches(patches, self.patch_norm).flatten(0, -2)
+        with torch.autocast(flat.device.type, enabled=False):  # ties and near-ties must not depend on the precision
+            tokens = [(rows.float() @ self.words.T).argmax(dim=1) for rows in flat.split(4096)]
+        return torch.cat(tokens).reshape(patches.shape[:-1])
+
+
+def random_projection(vocab_size: int, patch_dim: int, seed: int) -> Tensor:
+    """Returns `(V, D)` words with components uniform in (-1, 1); the sign is ours, the paper says "uniform".
+
+    Components uniform in (0, 1) would all point the same way, and the token would be little more than brightness.
+    """
+    return torch.from_numpy(np.random.default_rng([seed, 0x70]).uniform(-1.0, 1.0, (vocab_size, patch_dim))).float()
+
+
+PatchSample = Callable[[int, int], Tensor]
+"""`sample(num_images, patches_per_image) -> (num_images * patches_per_image, D)`, each row another patch."""
+
+
+def random_patches(vocab_size: int, num_images: int, patches_per_image: int, sample: PatchSample) -> Tensor:
+    """Returns V patches of the data as words, each from a different image as far as there are that many.
+
+    Raises:
+        ValueError: fewer patches than words, both named.
+    """
+    _check_enough("random_patches", vocab_size, num_images, patches_per_image)
+    per_image = -(-vocab_size // num_images)
+    return sample(min(num_images, vocab_size), per_image)[:vocab_size]
+
+
+def kmeans_words(
+    vocab_size: int,
+    num_images: int,
+    patches_per_image: int,
+    sample: PatchSample,
+    max_patches: int,
+    iterations: int,
+    seed: int,
+    patch_norm: str,
+    report: Callable[[int, float], None] | None = None,
+) -> Tensor:
+    """Returns V centroids of up to `max_patches` patches by spherical k-means (faiss).
+
+    Spherical, because tokens are an argmax of dot products with unit vectors. Patches are normalised as the tokenizer
+    does.
+
+    Args:
+        vocab_size: V.
+        num_images: images of the data.
+        patches_per_image: patches that one crop has.
+        sample: draws patches.
+        max_patches: 3 million in the paper.
+        iterations: Lloyd iterations.
+        seed: of the initial centroids.
+        patch_norm: of the tokenizer.
+        report: called with the iteration and the mean squared distance after each.
+
+    Raises:
+        ValueError: fewer patches than words, both named.
+    """
+    import faiss
+
+    _check_enough("kmeans", vocab_size, num_images, patches_per_image)
+    per_image = min(patches_per_image, max(1, -(-max(max_patches, vocab_size) // num_images)))
+    images = min(num_images, -(-max(max_patches, vocab_size) // per_image))
+    patches = F.normalize(normalize_patches(sample(images, per_image), patch_norm), dim=1).numpy()
+    # Flat patches lose everything with their mean: as zero vectors they would only make empty clusters.
+    patches = np.ascontiguousarray(patches[np.linalg.norm(patches, axis=1) > 0.5])
+    if len(patches) < vocab_size:
+        raise UserError(
+            f"--tokenizer kmeans needs at least as many patches that are not flat as words: {len(patches)} patches, "
+            f"{vocab_size} words: use a smaller --vocab-size or more images"
+        )
+    centroids: np.ndarray | None = None
+    for iteration in range(iterations):  # one at a time, to show progress
+        kmeans = faiss.Kmeans(
+            patches.shape[1],
+            vocab_size,
+            niter=1,
+            seed=seed,
+            spherical=True,
+            min_points_per_centroid=1,
+            max_points_per_centroid=2**31 - 1,
+        )
+        kmeans.train(patches, init_centroids=centroids)
+        centroids = kmeans.centroids
+        if report:
+            report(iteration + 1, float(kmeans.obj[-1]) / len(patches))
+    return torch.from_numpy(np.array(centroids))
+
+
+def _check_enough(tokenizer: str, vocab_size: int, num_images: int, patches_per_image: int) -> None:
+    available = num_images * patches_per_image
+    if available < vocab_size:
+        raise UserError(
+            f"--tokenizer {tokenizer} needs at least as many patches as words: {num_images} images x "
+            f"{patches_per_image} patches = {available} patches, {vocab_size} words: use --vocab-size {available} "
+            "or less, more images, or --tokenizer random_projection"
+        )
+
+
+@dataclass(frozen=True)
+class TokenStatistics:
+    """How a tokenizer uses its vocabulary on the data (PAPER section 2 shows why to look).
+
+    Attributes:
+        num_patches: patches looked at.
+        words_used: different words among them.
+        entropy_bits: of the word distribution; `log2(V)` at most.
+        top_word_share: share of the most frequent word, 0-1.
+    """
+
+    num_patches: int
+    words_used: int
+    entropy_bits: float
+    top_word_share: float
+
+    def as_dict(self) -> dict[str, float]:
+        """Returns the fields by name."""
+        return asdict(self)
+
+
+def token_statistics(tokens: Tensor, vocab_size: int) -> TokenStatistics:
+    """Returns the statistics of int64 tokens of any shape."""
+    counts = torch.bincount(tokens.flatten(), minlength=vocab_size).double()
+    shares = counts[counts > 0] / counts.sum()
+    return TokenStatistics(
+        num_patches=int(counts.sum()),
+        words_used=len(shares),
+        entropy_bits=float(-(shares * shares.log2()).sum()) + 0.0,
+        top_word_share=float(shares.max()),
+    )

@@ -1,0 +1,73 @@
+"""What all framework adapters share: from a name, a module or a file to the encoder of a detector."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from splitmask_backbones.checkpoints import load_encoder, read_encoder_file
+from splitmask_backbones.errors import UserError, check_choice
+from splitmask_backbones.pyramid import PYRAMIDS, tap_indices
+from splitmask_backbones.registry import ENCODERS, create_encoder
+from splitmask_backbones.vit import VisionTransformer, check_arguments
+
+
+def resolve_encoder(
+    encoder: str | VisionTransformer | None = None,
+    weights: str | Path | None = None,
+    *,
+    pyramid: str = "simple",
+    **overrides: Any,
+) -> VisionTransformer:
+    """Returns the encoder that an adapter puts under its pyramid.
+
+    Without a norm on the maps it is built with `final_norm=False`, so that no parameter stays without a gradient;
+    the tapped pyramid sets `out_indices` to its four taps.
+
+    Args:
+        encoder: a name of `list_encoders()` or a ready `VisionTransformer` (then nothing else may be given); None
+            with `weights` lets the file decide.
+        weights: an encoder file of `save_encoder`, loaded strictly.
+        pyramid: "simple" or "tapped".
+        **overrides: keyword arguments of `VisionTransformer`.
+
+    Raises:
+        ValueError: neither encoder nor weights, a name that contradicts the file, unknown names or keys, or a ready
+            module whose maps do not suit the pyramid.
+    """
+    check_choice("pyramid", pyramid, PYRAMIDS)
+    check_arguments(overrides)
+    if isinstance(encoder, VisionTransformer):
+        if weights is not None or overrides:
+            raise UserError("a ready encoder takes neither weights nor overrides: load_encoder(path, ...) takes both")
+        if pyramid == "tapped" and len(encoder.out_indices) != 4:
+            raise UserError(
+                f"the tapped pyramid needs 4 out_indices, the encoder has {encoder.out_indices}: "
+                f"create it with out_indices={tap_indices(encoder.depth)}"
+            )
+        return encoder
+    if encoder is not None:
+        check_choice("encoder", encoder, ENCODERS)
+    if weights is None:
+        if encoder is None:
+            raise UserError(f"name an encoder ({', '.join(ENCODERS)}) or give a weights file")
+        depth = overrides.get("depth", ENCODERS[encoder]["depth"])
+        return create_encoder(encoder, **_for_maps(pyramid, depth, overrides))
+    config, _ = read_encoder_file(weights)
+    if encoder is not None:
+        for key in ("patch_size", "embed_dim", "depth", "num_heads"):
+            expected = overrides.get(key, ENCODERS[encoder][key])
+            if config[key] != expected:
+                raise UserError(
+                    f"weights file {weights} has {key} {config[key]}, encoder '{encoder}' has {expected}: "
+                    "name the encoder of the file, or leave the name away"
+                )
+    return load_encoder(weights, **_for_maps(pyramid, overrides.get("depth", config["depth"]), overrides))
+
+
+def _for_maps(pyramid: str, depth: int, overrides: dict[str, Any]) -> dict[str, Any]:
+    out_indices = tap_indices(depth) if pyramid == "tapped" else (depth - 1,)
+    derived: dict[str, Any] = {"out_indices": out_indices}
+    if not overrides.get("norm_maps", False):
+        derived["final_norm"] = False
+    return {**derived, **overrides}

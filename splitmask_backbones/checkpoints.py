@@ -1,0 +1,177 @@
+"""Encoder files: safetensors whose metadata holds the constructor arguments. Loading is strict and runs nothing."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from splitmask_backbones.errors import UserError
+from splitmask_backbones.files import write_atomically
+from splitmask_backbones.position import resize_pos_embed
+from splitmask_backbones.vit import VisionTransformer, check_arguments
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class LoadReport:
+    """What became of every key of a file and every parameter of the model."""
+
+    path: str
+    loaded: list[str] = field(default_factory=list)
+    resized: dict[str, str] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)
+    expected_missing: dict[str, str] = field(default_factory=dict)
+
+    def summary(self) -> str:
+        """Returns one line: counts, and each key that was not simply loaded, with the reason."""
+        parts = [f"{len(self.loaded)} loaded"]
+        for title, entries in (
+            ("resized", self.resized),
+            ("dropped", self.dropped),
+            ("expected missing", self.expected_missing),
+        ):
+            if entries:
+                shown = [f"{key}: {reason}" for key, reason in list(entries.items())[:4]]
+                more = [f"and {len(entries) - 4} more"] if len(entries) > 4 else []
+                parts.append(f"{len(entries)} {title} ({'; '.join(shown + more)})")
+        return f"{self.path}: {', '.join(parts)}"
+
+
+def save_encoder(encoder: VisionTransformer, path: str | Path) -> None:
+    """Writes the encoder's parameters and constructor arguments; an existing file is replaced at once or not at all.
+
+    Args:
+        encoder: any `VisionTransformer`.
+        path: a `.safetensors` file; the folder must exist.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    write_atomically(path, save(tensors, metadata={"config": json.dumps(encoder.config, sort_keys=True)}))
+
+
+def read_encoder_file(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Returns the constructor arguments and the tensors of an encoder file.
+
+    Raises:
+        ValueError: no such file, not a safetensors file, damaged, or without the `config` of `save_encoder`.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"weights file {path} does not exist: check the path")
+    if not path.is_file():
+        raise UserError(f"weights {path} is not a file: name the encoder.safetensors in it")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(
+            f"weights file {path} is no readable safetensors file ({error}): it is damaged or of another format; "
+            "copy it again, or turn other formats into ours with tools/convert.py"
+        ) from None
+    if "config" not in metadata:
+        raise UserError(
+            f"weights file {path} holds no encoder config, so it was not written by save_encoder: "
+            "turn it into ours with tools/convert.py"
+        )
+    try:
+        config = json.loads(metadata["config"])
+        check_arguments(config)
+    except (json.JSONDecodeError, TypeError, UserError) as error:
+        raise UserError(f"weights file {path} holds an unusable encoder config ({error})") from None
+    return config, tensors
+
+
+def load_encoder(path: str | Path, **overrides: Any) -> VisionTransformer:
+    """Returns the encoder of a file written by `save_encoder`, every parameter accounted for.
+
+    The report (`encoder.load_report`, also logged) names what was not simply loaded. Overrides may change what the
+    weights allow: another `img_size` resizes learned positions, `positions="sincos"` or "none" replaces them (the
+    paper's detection protocol), `use_class_token=False` and `num_registers=0` drop the tokens,
+    `final_norm=False` drops the norm, `use_rel_pos=True` adds tables that start at zero.
+
+    Args:
+        path: the file.
+        **overrides: keyword arguments of `VisionTransformer` that win over the file's.
+
+    Raises:
+        ValueError: unreadable or foreign file, unknown override, or an override that contradicts the weights.
+    """
+    check_arguments(overrides)
+    config, tensors = read_encoder_file(path)
+    # Derived entries of the file's config must not outlive an override they were derived from.
+    if "depth" in overrides and "out_indices" not in overrides:
+        config.pop("out_indices", None)
+    with torch.device("meta"):
+        source = VisionTransformer(**config)
+    encoder = VisionTransformer(**{**config, **overrides})
+    report = LoadReport(str(path))
+    state = _fit_to(encoder, source, tensors, report)
+    try:
+        encoder.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:400]
+        changed = ", ".join(f"{key}={value!r}" for key, value in overrides.items()) or "its own config"
+        raise UserError(f"weights file {path} does not fit an encoder with {changed}: {reason}") from None
+    encoder.load_report = report  # type: ignore[assignment]
+    logger.info("%s", report.summary())
+    return encoder
+
+
+def _fit_to(
+    encoder: VisionTransformer, source: VisionTransformer, tensors: dict[str, Tensor], report: LoadReport
+) -> dict[str, Tensor]:
+    """Returns the state for `encoder`, with only the changes that overrides explain; each goes into the report."""
+    state = dict(tensors)
+    own = encoder.state_dict()
+    for token in ("cls_token", "reg_token"):
+        if token in state and token not in own:
+            del state[token]
+            report.dropped[token] = "the encoder was asked for without it"
+    if "norm.weight" in state and "norm.weight" not in own:
+        for key in ("norm.weight", "norm.bias"):
+            state.pop(key, None)
+            report.dropped[key] = "final_norm=False"
+    if "pos_embed" in state:
+        if encoder.pos_embed is None:
+            del state["pos_embed"]
+            report.dropped["pos_embed"] = f"learned positions replaced by positions='{encoder.positions}'"
+        elif state["pos_embed"].shape == (1, source.num_prefix_tokens + _size(source.grid_size), source.embed_dim):
+            state["pos_embed"] = _fit_positions(encoder, source, state["pos_embed"], report)
+    for key, value in own.items():
+        if key.rsplit(".", 1)[-1] in ("rel_pos_h", "rel_pos_w") and key not in state and not source.use_rel_pos:
+            state[key] = value
+            report.expected_missing[key] = "relative positions start at zero"
+    changed = {*report.resized, *report.dropped, *report.expected_missing}
+    report.loaded = [key for key in state if key in own and key not in changed]
+    return state
+
+
+def _fit_positions(
+    encoder: VisionTransformer, source: VisionTransformer, pos_embed: Tensor, report: LoadReport
+) -> Tensor:
+    """Returns the position table without the rows of dropped tokens and at the grid of the encoder's img_size."""
+    rows: list[Tensor] = []
+    for kept, start, count in (
+        (encoder.cls_token is not None, 0, int(source.cls_token is not None)),
+        (encoder.reg_token is not None, int(source.cls_token is not None), source.config["num_registers"]),
+    ):
+        if kept:
+            rows.append(pos_embed[:, start : start + count])
+    table = torch.cat([*rows, pos_embed[:, source.num_prefix_tokens :]], dim=1)
+    num_prefix_tokens = sum(part.shape[1] for part in rows)
+    if encoder.grid_size != source.grid_size:
+        report.resized["pos_embed"] = f"grid {source.grid_size} to {encoder.grid_size}, {encoder.position_resize}"
+    return resize_pos_embed(table, source.grid_size, encoder.grid_size, num_prefix_tokens, encoder.position_resize)
+
+
+def _size(grid_size: tuple[int, int]) -> int:
+    return grid_size[0] * grid_size[1]

@@ -1,0 +1,37 @@
+"""The one error type for wrong user input, and the sentence that proposes the nearest right name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Wrong input of the user: says what is wrong, where, and what to do, in one line.
+
+    The Python API raises it as the ValueError it is; the tools print the same sentence after ``error:``.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
+
+def nearest(name: object, choices: Iterable[str]) -> str:
+    """Returns ``did you mean 'x'? `` for the choice most like ``name``, followed by all choices when they are few.
+
+    Always names one choice (the most similar one, however far off), so that a user never meets a dead end.
+    """
+    names = sorted(str(choice) for choice in choices)
+    if not names:
+        return "there is nothing to choose from"
+    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.0)
+    best = close[0] if close else names[0]
+    listed = f"; choose from {', '.join(names)}" if len(names) <= 12 else ""
+    return f"did you mean '{best}'?{listed}"
+
+
+def check_choice(kind: str, name: object, choices: Iterable[str]) -> None:
+    """Raises UserError ``unknown <kind> '<name>': did you mean ...`` unless ``name`` is one of ``choices``."""
+    names = list(choices)
+    if name not in names:
+        raise UserError(f"unknown {kind} '{name}': {nearest(name, names)}")

@@ -1,0 +1,97 @@
+"""Positions: resizing learned tables, fixed sin-cos tables, and ViTDet's decomposed relative positions."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+POSITION_KINDS = ("learned", "sincos", "none")
+POSITION_RESIZES = ("antialias", "plain")
+
+
+def resize_pos_embed(
+    pos_embed: Tensor, grid_size: tuple[int, int], new_grid_size: tuple[int, int], num_prefix_tokens: int, resize: str
+) -> Tensor:
+    """Returns a position table for another grid, by bicubic interpolation of its patch part in float32.
+
+    Args:
+        pos_embed: `(1, num_prefix_tokens + H * W, C)`, patches row by row.
+        grid_size: `(H, W)` in patches of the given table.
+        new_grid_size: `(H', W')` in patches.
+        num_prefix_tokens: entries at the front that are kept as they are.
+        resize: "antialias" (timm, DeiT, MAE and ours) or "plain" (ViTDet, DINO).
+
+    Returns:
+        `(1, num_prefix_tokens + H' * W', C)` in the table's dtype; the table itself when the grids are equal.
+    """
+    if grid_size == new_grid_size:
+        return pos_embed
+    prefix, patches = pos_embed[:, :num_prefix_tokens], pos_embed[:, num_prefix_tokens:]
+    maps = patches.reshape(1, *grid_size, -1).permute(0, 3, 1, 2).float()  # (1, N, C) -> (1, C, H, W)
+    maps = F.interpolate(maps, size=new_grid_size, mode="bicubic", align_corners=False, antialias=resize == "antialias")
+    patches = maps.permute(0, 2, 3, 1).flatten(1, 2).to(pos_embed.dtype)
+    return torch.cat([prefix, patches], dim=1)
+
+
+def sincos_pos_embed(
+    grid_size: tuple[int, int], embed_dim: int, num_prefix_tokens: int = 0, device: torch.device | str | None = None
+) -> Tensor:
+    """Returns the fixed 2-D sine-cosine table of MoCo v3 and MAE for any grid.
+
+    The first half of the channels encodes the column, the second half the row, each as sines then cosines of
+    `position / 10000 ** (2k / (C / 2))`. Prefix tokens get zeros.
+
+    Args:
+        grid_size: `(H, W)` in patches.
+        embed_dim: C, a multiple of 4.
+        num_prefix_tokens: rows of zeros at the front.
+        device: where the table is made.
+
+    Returns:
+        float32 `(1, num_prefix_tokens + H * W, C)`.
+    """
+    quarter = embed_dim // 4
+    omega = 1.0 / 10000 ** (torch.arange(quarter, dtype=torch.float64, device=device) / quarter)
+    rows, cols = (torch.arange(size, dtype=torch.float64, device=device)[:, None] * omega for size in grid_size)
+    row_part = torch.cat([rows.sin(), rows.cos()], dim=1)[:, None].expand(-1, grid_size[1], -1)
+    col_part = torch.cat([cols.sin(), cols.cos()], dim=1)[None].expand(grid_size[0], -1, -1)
+    table = torch.cat([col_part, row_part], dim=2).flatten(0, 1).float()
+    return F.pad(table, (0, 0, num_prefix_tokens, 0))[None]
+
+
+def relative_table(table: Tensor, size: int) -> Tensor:
+    """Returns ViTDet's relative-position vectors for one axis: entry `[q, k]` belongs to the offset `q - k`.
+
+    Args:
+        table: `(L, D)`, offsets `-(L - 1) / 2 ... (L - 1) / 2`; resized linearly to `2 * size - 1` entries.
+        size: number of positions along the axis.
+
+    Returns:
+        `(size, size, D)`.
+    """
+    length = 2 * size - 1
+    if table.shape[0] != length:
+        table = F.interpolate(table.float().T[None], size=length, mode="linear")[0].T.to(table.dtype)
+    positions = torch.arange(size, device=table.device)
+    return table[positions[:, None] - positions[None, :] + size - 1]
+
+
+def decomposed_bias(query: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor, grid_size: tuple[int, int]) -> Tensor:
+    """Returns the additive attention bias of decomposed relative positions (ViTDet, MViTv2).
+
+    Args:
+        query: `(B, heads, H * W, D)`, not scaled.
+        rel_pos_h: `(L_h, D)`, table of row offsets.
+        rel_pos_w: `(L_w, D)`, table of column offsets.
+        grid_size: `(H, W)`.
+
+    Returns:
+        `(B, heads, H * W, H * W)` in the dtype of the query.
+    """
+    height, width = grid_size
+    batch, heads, num_tokens, _ = query.shape
+    grid = query.reshape(batch, heads, height, width, -1)
+    bias_h = torch.einsum("bnhwd,hkd->bnhwk", grid, relative_table(rel_pos_h, height).to(query.dtype))
+    bias_w = torch.einsum("bnhwd,wkd->bnhwk", grid, relative_table(rel_pos_w, width).to(query.dtype))
+    return (bias_h[..., :, None] + bias_w[..., None, :]).reshape(batch, heads, num_tokens, num_tokens)

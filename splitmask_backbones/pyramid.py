@@ -1,0 +1,176 @@
+"""Feature pyramids for a plain ViT: the simple one (ViTDet) and the tapped one with FPN (XCiT, SplitMask's)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from splitmask_backbones.errors import UserError, check_choice
+from splitmask_backbones.vit import VisionTransformer
+
+STRIDES = (4, 8, 16, 32)
+PYRAMIDS = ("simple", "tapped")
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """LayerNorm over the channels of `(B, C, H, W)`."""
+
+    def __init__(self, num_channels: int) -> None:
+        super().__init__(num_channels, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns `(B, C, H, W)`."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def resample(dim: int, scale: float, keep_dim: bool) -> tuple[nn.Sequential, int]:
+    """Returns the layers that change a map's size by `scale` (a power of two), and their number of channels.
+
+    Upsampling is by transposed convolutions, halving the channels each time unless `keep_dim`; downsampling by
+    max-pooling that keeps an incomplete last row and column.
+    """
+    layers: list[nn.Module] = []
+    for step in range(round(abs(math.log2(scale)))):
+        if scale < 1:
+            layers.append(nn.MaxPool2d(2, 2, ceil_mode=True))
+            continue
+        if step:
+            layers += [LayerNorm2d(dim), nn.GELU()]
+        new_dim = dim if keep_dim else dim // 2
+        layers.append(nn.ConvTranspose2d(dim, new_dim, 2, 2))
+        dim = new_dim
+    return nn.Sequential(*layers), dim
+
+
+def crop_to_stride(x: Tensor, image_size: tuple[int, int], stride: int) -> Tensor:
+    """Returns the `ceil(H / stride) x ceil(W / stride)` top-left part of a map of a padded image."""
+    return x[..., : -(-image_size[0] // stride), : -(-image_size[1] // stride)]
+
+
+class Pyramid(nn.Module):
+    """What both pyramids share: strides, sizes, extra levels."""
+
+    def __init__(self, patch_size: int, out_channels: int, num_extra_levels: int) -> None:
+        super().__init__()
+        # A patch size that is no power of two (14, say) is first resized to stride 16.
+        self.base_stride = patch_size if patch_size in (4, 8, 16, 32) else 16
+        self.patch_size = patch_size
+        self.out_channels = out_channels
+        self.num_extra_levels = num_extra_levels
+        self.strides = tuple(4 * 2**i for i in range(len(STRIDES) + num_extra_levels))
+
+    def at_base_stride(self, x: Tensor, image_size: tuple[int, int]) -> Tensor:
+        """Returns the encoder's map at `base_stride`: unchanged for patch sizes 4, 8, 16 and 32."""
+        if self.patch_size == self.base_stride:
+            return x
+        size = [-(-pixels // self.base_stride) for pixels in image_size]
+        return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+    def with_extra_levels(self, maps: list[Tensor]) -> list[Tensor]:
+        """Appends maps at stride 64 and on: every second row and column of the one before, as detectron2's FPN."""
+        for _ in range(self.num_extra_levels):
+            maps.append(F.max_pool2d(maps[-1], kernel_size=1, stride=2))
+        return maps
+
+
+class SimpleLevel(nn.Module):
+    """One level of the simple feature pyramid: resample, 1x1 and 3x3 convolution, each with LayerNorm."""
+
+    def __init__(self, dim: int, scale: float, out_channels: int) -> None:
+        super().__init__()
+        self.resample, dim = resample(dim, scale, keep_dim=False)
+        self.lateral = nn.Conv2d(dim, out_channels, 1, bias=False)
+        self.lateral_norm = LayerNorm2d(out_channels)
+        self.output = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.output_norm = LayerNorm2d(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns `(B, out_channels, scale * H, scale * W)`."""
+        return self.output_norm(self.output(self.lateral_norm(self.lateral(self.resample(x)))))
+
+
+class SimpleFeaturePyramid(Pyramid):
+    """Strides 4, 8, 16, 32 from the last map alone (Li et al., ViTDet Sec. 3).
+
+    Args:
+        embed_dim: channels of the encoder's map.
+        patch_size: its stride in pixels.
+        out_channels: channels of every level.
+        num_extra_levels: coarser levels at strides 64, 128, ...
+    """
+
+    def __init__(
+        self, embed_dim: int, patch_size: int = 16, out_channels: int = 256, num_extra_levels: int = 0
+    ) -> None:
+        super().__init__(patch_size, out_channels, num_extra_levels)
+        self.levels = nn.ModuleList(
+            SimpleLevel(embed_dim, self.base_stride / stride, out_channels) for stride in STRIDES
+        )
+
+    def forward(self, maps: Sequence[Tensor], image_size: tuple[int, int]) -> list[Tensor]:
+        """Returns one `(B, out_channels, ceil(H / stride), ceil(W / stride))` a stride.
+
+        Args:
+            maps: the encoder's maps, the last one is used: `(B, embed_dim, ceil(H / p), ceil(W / p))`.
+            image_size: `(H, W)` of the images in pixels.
+        """
+        x = self.at_base_stride(maps[-1], image_size)
+        levels = zip(self.levels, STRIDES, strict=True)
+        return self.with_extra_levels([crop_to_stride(level(x), image_size, stride) for level, stride in levels])
+
+
+class TappedPyramid(Pyramid):
+    """Four taps resampled to strides 4, 8, 16, 32, then an FPN (XCiT; SplitMask App. A).
+
+    The norm between the two transposed convolutions of stride 4 is a LayerNorm where XCiT has a synchronised
+    BatchNorm: it does not depend on the batch, which is small in detection.
+
+    Args: as `SimpleFeaturePyramid`.
+    """
+
+    def __init__(
+        self, embed_dim: int, patch_size: int = 16, out_channels: int = 256, num_extra_levels: int = 0
+    ) -> None:
+        super().__init__(patch_size, out_channels, num_extra_levels)
+        self.resamples = nn.ModuleList(resample(embed_dim, self.base_stride / s, keep_dim=True)[0] for s in STRIDES)
+        self.laterals = nn.ModuleList(nn.Conv2d(embed_dim, out_channels, 1) for _ in STRIDES)
+        self.outputs = nn.ModuleList(nn.Conv2d(out_channels, out_channels, 3, padding=1) for _ in STRIDES)
+
+    def forward(self, maps: Sequence[Tensor], image_size: tuple[int, int]) -> list[Tensor]:
+        """Returns one `(B, out_channels, ceil(H / stride), ceil(W / stride))` a stride.
+
+        Args:
+            maps: the encoder's four maps in order of depth, each `(B, embed_dim, ceil(H / p), ceil(W / p))`.
+            image_size: `(H, W)` of the images in pixels.
+        """
+        if len(maps) != len(STRIDES):
+            raise UserError(f"the tapped pyramid needs {len(STRIDES)} maps, got {len(maps)}: set out_indices")
+        laterals = [
+            lateral(crop_to_stride(resize(self.at_base_stride(x, image_size)), image_size, stride))
+            for x, resize, lateral, stride in zip(maps, self.resamples, self.laterals, STRIDES, strict=True)
+        ]
+        for i in range(len(STRIDES) - 2, -1, -1):  # top-down
+            above = F.interpolate(laterals[i + 1], scale_factor=2.0, mode="nearest")
+            laterals[i] = laterals[i] + above[..., : laterals[i].shape[-2], : laterals[i].shape[-1]]
+        return self.with_extra_levels([conv(x) for conv, x in zip(self.outputs, laterals, strict=True)])
+
+
+def tap_indices(depth: int) -> tuple[int, int, int, int]:
+    """Returns the four taps at 1/3, 1/2, 2/3 and all of the depth: after blocks 4, 6, 8, 12 of 12 (XCiT)."""
+    return depth // 3 - 1, depth // 2 - 1, 2 * depth // 3 - 1, depth - 1
+
+
+def build_pyramid(
+    kind: str, encoder: VisionTransformer, out_channels: int = 256, num_extra_levels: int = 0
+) -> SimpleFeaturePyramid | TappedPyramid:
+    """Returns the pyramid `kind` ("simple" or "tapped") that fits the encoder.
+
+    Raises:
+        ValueError: unknown kind.
+    """
+    check_choice("pyramid", kind, PYRAMIDS)
+    cls = SimpleFeaturePyramid if kind == "simple" else TappedPyramid
+    return cls(encoder.embed_dim, encoder.patch_size, out_channels, num_extra_levels)

@@ -1,0 +1,40 @@
+"""The encoders by name. Free of torch until one is created."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from splitmask_backbones.errors import check_choice
+
+if TYPE_CHECKING:
+    from splitmask_backbones.vit import VisionTransformer
+
+# Sizes as in the ViT and DeiT papers; small and base are the two of SplitMask App. A.
+ENCODERS: dict[str, dict[str, Any]] = {
+    "vit_tiny": {"patch_size": 16, "embed_dim": 192, "depth": 12, "num_heads": 3},
+    "vit_small": {"patch_size": 16, "embed_dim": 384, "depth": 12, "num_heads": 6},
+    "vit_base": {"patch_size": 16, "embed_dim": 768, "depth": 12, "num_heads": 12},
+    "vit_large": {"patch_size": 16, "embed_dim": 1024, "depth": 24, "num_heads": 16},
+}
+
+
+def list_encoders() -> list[str]:
+    """Returns the names that `create_encoder` takes, from small to large."""
+    return list(ENCODERS)
+
+
+def create_encoder(name: str, **overrides: Any) -> VisionTransformer:
+    """Returns a randomly initialised `VisionTransformer`.
+
+    Args:
+        name: one of `list_encoders()`.
+        **overrides: keyword arguments of `VisionTransformer` that win over the named size.
+
+    Raises:
+        ValueError: unknown name or keyword, with the nearest right one.
+    """
+    from splitmask_backbones.vit import VisionTransformer, check_arguments
+
+    check_choice("encoder", name, ENCODERS)
+    check_arguments(overrides)
+    return VisionTransformer(**{**ENCODERS[name], **overrides})

@@ -1,0 +1,383 @@
+"""The one ViT: pre-training feeds it a subset of the patches, detectors and segmentors take its maps."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from splitmask_backbones.errors import UserError, check_choice, nearest
+from splitmask_backbones.position import (
+    POSITION_KINDS,
+    POSITION_RESIZES,
+    decomposed_bias,
+    resize_pos_embed,
+    sincos_pos_embed,
+)
+
+
+def patchify(images: Tensor, patch_size: int) -> Tensor:
+    """Returns the patches of an image, row by row: `(B, C, H, W) -> (B, H/p * W/p, C * p * p)`.
+
+    The channels of a patch are ordered as the weight of a convolution: colour, row, column.
+    """
+    batch, channels, height, width = images.shape
+    p = patch_size
+    patches = images.reshape(batch, channels, height // p, p, width // p, p)
+    return patches.permute(0, 2, 4, 1, 3, 5).reshape(batch, (height // p) * (width // p), channels * p * p)
+
+
+def gather_tokens(tokens: Tensor, ids: Tensor) -> Tensor:
+    """Returns `tokens[b, ids[b]]`: `(B or 1, N, C)` and int64 `(B, K)` -> `(B, K, C)`."""
+    tokens = tokens.expand(ids.shape[0], -1, -1)
+    return tokens.gather(1, ids[..., None].expand(-1, -1, tokens.shape[2]))
+
+
+class PatchEmbed(nn.Module):
+    """Projects patches to tokens. The weight is a convolution's, as in timm, applied as one matrix product."""
+
+    def __init__(self, patch_size: int, in_chans: int, embed_dim: int) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.proj = nn.Conv2d(in_chans, embed_dim, kernel_size=patch_size, stride=patch_size)
+
+    def forward(self, images: Tensor, ids_keep: Tensor | None = None) -> Tensor:
+        """Returns `(B, N, C)`, or `(B, K, C)`: with `ids_keep` the other patches are never touched."""
+        patches = patchify(images, self.patch_size)
+        if ids_keep is not None:
+            patches = gather_tokens(patches, ids_keep)
+        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over all tokens it is given, by SDPA, with optional decomposed relative positions."""
+
+    def __init__(self, dim: int, num_heads: int, qkv_bias: bool, rel_pos_size: tuple[int, int] | None) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, dim * 3, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+        self.use_rel_pos = rel_pos_size is not None
+        if rel_pos_size is not None:
+            self.rel_pos_h = nn.Parameter(torch.zeros(2 * rel_pos_size[0] - 1, dim // num_heads))
+            self.rel_pos_w = nn.Parameter(torch.zeros(2 * rel_pos_size[1] - 1, dim // num_heads))
+
+    def forward(self, x: Tensor, grid_size: tuple[int, int]) -> Tensor:
+        """Returns `(B, N, C)`; `grid_size` is used by relative positions only."""
+        batch, num_tokens, dim = x.shape
+        qkv = self.qkv(x).reshape(batch, num_tokens, 3, self.num_heads, dim // self.num_heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, N, D)
+        bias = decomposed_bias(query, self.rel_pos_h, self.rel_pos_w, grid_size) if self.use_rel_pos else None
+        x = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        return self.proj(x.transpose(1, 2).reshape(batch, num_tokens, dim))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with an exact GELU between."""
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns `(B, N, C)`."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: drops the residual branch of a whole sample and scales the rest by `1 / (1 - rate)`."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns `x` in evaluation, `x * keep / (1 - rate)` with one `keep` in {0, 1} a sample in training."""
+        if not self.training or self.rate == 0.0:
+            return x
+        keep = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) >= self.rate
+        return x * keep.to(x.dtype) / (1.0 - self.rate)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block with global or windowed attention."""
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        drop_path_rate: float = 0.0,
+        layer_norm_eps: float = 1e-6,
+        window_size: int = 0,
+        rel_pos_size: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.window_size = window_size
+        self.norm1 = nn.LayerNorm(dim, eps=layer_norm_eps)
+        self.attn = Attention(dim, num_heads, qkv_bias, rel_pos_size)
+        self.norm2 = nn.LayerNorm(dim, eps=layer_norm_eps)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(self, x: Tensor, grid_size: tuple[int, int] = (0, 0)) -> Tensor:
+        """Returns `(B, N, C)`; windows and relative positions need `grid_size` `(H, W)` with `H * W == N`."""
+        if self.window_size:
+            x = x + self.drop_path(self._windowed_attention(self.norm1(x), grid_size))
+        else:
+            x = x + self.drop_path(self.attn(self.norm1(x), grid_size))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+    def _windowed_attention(self, x: Tensor, grid_size: tuple[int, int]) -> Tensor:
+        """Attention within windows; zeros pad at the bottom and right and take part in it, as in ViTDet."""
+        size, (height, width), (batch, _, dim) = self.window_size, grid_size, x.shape
+        rows, cols = -(-height // size), -(-width // size)
+        x = F.pad(x.reshape(batch, height, width, dim), (0, 0, 0, cols * size - width, 0, rows * size - height))
+        x = x.reshape(batch, rows, size, cols, size, dim).transpose(2, 3).reshape(-1, size * size, dim)
+        x = self.attn(x, (size, size))
+        x = x.reshape(batch, rows, cols, size, size, dim).transpose(2, 3)
+        x = x.reshape(batch, rows * size, cols * size, dim)[:, :height, :width]
+        return x.reshape(batch, height * width, dim)
+
+
+class VisionTransformer(nn.Module):
+    """Plain ViT (Dosovitskiy et al.; SplitMask App. A) for images of any size.
+
+    Images are padded with zeros at the bottom and right to a multiple of the patch size. Parameters are named as in
+    timm. `config` holds every constructor argument.
+
+    Args:
+        img_size: pixels, an integer or `(H, W)`; sets the size of the learned tables only.
+        patch_size: pixels.
+        embed_dim: token width C, a multiple of `num_heads` (and of 4 with sin-cos positions).
+        depth: number of blocks.
+        num_heads: attention heads.
+        mlp_ratio: hidden width of the MLP over `embed_dim`.
+        drop_path_rate: stochastic depth of the last block; grows linearly from 0 at the first.
+        use_class_token: puts one learned token in front.
+        num_registers: learned tokens after the class token.
+        positions: "learned", "sincos" (fixed, any grid) or "none".
+        position_resize: "antialias" or "plain" bicubic for grids other than that of `img_size`.
+        window_size: patches a side of the attention windows.
+        window_block_indexes: blocks whose attention is windowed; the others are global.
+        use_rel_pos: decomposed relative positions in every block, as ViTDet; the tables start at zero.
+        out_indices: blocks whose outputs `forward_maps` returns; the last one by default. Negative ones count back.
+        final_norm: LayerNorm after the last block; without it `forward` returns the last block's output.
+        norm_maps: apply the final norm to the maps as well.
+        layer_norm_eps: epsilon of every LayerNorm.
+        qkv_bias: bias of the query, key and value projection.
+        in_chans: image channels.
+        grad_checkpointing: recompute each block in the backward pass to save memory.
+
+    Raises:
+        ValueError: arguments that contradict each other.
+    """
+
+    def __init__(
+        self,
+        img_size: int | Sequence[int] = 224,
+        patch_size: int = 16,
+        embed_dim: int = 384,
+        depth: int = 12,
+        num_heads: int = 6,
+        mlp_ratio: float = 4.0,
+        drop_path_rate: float = 0.0,
+        use_class_token: bool = False,
+        num_registers: int = 0,
+        positions: str = "learned",
+        position_resize: str = "antialias",
+        window_size: int = 0,
+        window_block_indexes: Sequence[int] = (),
+        use_rel_pos: bool = False,
+        out_indices: Sequence[int] | None = None,
+        final_norm: bool = True,
+        norm_maps: bool = False,
+        layer_norm_eps: float = 1e-6,
+        qkv_bias: bool = True,
+        in_chans: int = 3,
+        grad_checkpointing: bool = False,
+    ) -> None:
+        arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        super().__init__()
+        self.img_size = (img_size, img_size) if isinstance(img_size, int) else (int(img_size[0]), int(img_size[1]))
+        self.out_indices = tuple(i + depth if i < 0 else int(i) for i in (out_indices or (depth - 1,)))
+        self.window_block_indexes = tuple(int(i) for i in window_block_indexes)
+        self.config: dict[str, Any] = arguments | {
+            "img_size": list(self.img_size),
+            "out_indices": list(self.out_indices),
+            "window_block_indexes": list(self.window_block_indexes),
+        }
+        self.patch_size, self.embed_dim, self.depth = patch_size, embed_dim, depth
+        self.positions, self.position_resize = positions, position_resize
+        self.num_prefix_tokens = int(use_class_token) + num_registers
+        self.window_size, self.use_rel_pos = window_size, use_rel_pos
+        self.norm_maps, self.grad_checkpointing = norm_maps, grad_checkpointing
+        self._check_arguments(num_heads, final_norm)
+
+        self.grid_size = self.grid_of(*self.img_size)
+        self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if use_class_token else None
+        self.reg_token = nn.Parameter(torch.zeros(1, num_registers, embed_dim)) if num_registers else None
+        num_positions = self.num_prefix_tokens + self.grid_size[0] * self.grid_size[1]
+        learned = positions == "learned"
+        self.pos_embed = nn.Parameter(torch.zeros(1, num_positions, embed_dim)) if learned else None
+        windowed = set(self.window_block_indexes) if window_size else set()
+        self.blocks = nn.ModuleList(
+            Block(
+                embed_dim,
+                num_heads,
+                mlp_ratio,
+                qkv_bias,
+                drop_path_rate * i / max(depth - 1, 1),
+                layer_norm_eps,
+                window_size if i in windowed else 0,
+                None if not use_rel_pos else (window_size, window_size) if i in windowed else self.grid_size,
+            )
+            for i in range(depth)
+        )
+        self.norm: nn.Module = nn.LayerNorm(embed_dim, eps=layer_norm_eps) if final_norm else nn.Identity()
+        self.reset_parameters()
+
+    def _check_arguments(self, num_heads: int, final_norm: bool) -> None:
+        check_choice("positions", self.positions, POSITION_KINDS)
+        check_choice("position_resize", self.position_resize, POSITION_RESIZES)
+        if self.embed_dim % num_heads:
+            raise UserError(f"embed_dim {self.embed_dim} must be a multiple of num_heads {num_heads}")
+        if self.positions == "sincos" and self.embed_dim % 4:
+            raise UserError(f"embed_dim {self.embed_dim} must be a multiple of 4 for sin-cos positions")
+        for name, indexes in (("out_indices", self.out_indices), ("window_block_indexes", self.window_block_indexes)):
+            if any(not 0 <= i < self.depth for i in indexes):
+                raise UserError(f"{name} {indexes} must lie in 0..{self.depth - 1} for depth {self.depth}")
+        if list(self.out_indices) != sorted(set(self.out_indices)):
+            raise UserError(f"out_indices {self.out_indices} must increase")
+        if (self.window_size and self.window_block_indexes or self.use_rel_pos) and self.num_prefix_tokens:
+            raise UserError(
+                f"windows and relative positions are defined for patches only, not for {self.num_prefix_tokens} prefix "
+                "tokens: use use_class_token=False and num_registers=0 (load_encoder drops the tokens of a file)"
+            )
+        if self.window_block_indexes and not self.window_size:
+            raise UserError(f"window_block_indexes {self.window_block_indexes} need a window_size above 0")
+        if self.norm_maps and not final_norm:
+            raise UserError("norm_maps=True needs final_norm=True")
+
+    def reset_parameters(self) -> None:
+        """Initialises as BEiT: truncated normal with std 0.02 for matrices, tokens and positions, zeros for biases."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for parameter in (self.cls_token, self.reg_token, self.pos_embed):
+            if parameter is not None:
+                nn.init.trunc_normal_(parameter, std=0.02)
+
+    def grid_of(self, height: int, width: int) -> tuple[int, int]:
+        """Returns the grid `(ceil(H / p), ceil(W / p))` in patches of an image of `(H, W)` pixels."""
+        return -(-height // self.patch_size), -(-width // self.patch_size)
+
+    def position_table(self, grid_size: tuple[int, int]) -> Tensor | None:
+        """Returns `(1, num_prefix_tokens + H * W, C)` for a grid `(H, W)`, or None without positions."""
+        if self.pos_embed is not None:
+            return resize_pos_embed(
+                self.pos_embed, self.grid_size, grid_size, self.num_prefix_tokens, self.position_resize
+            )
+        if self.positions == "sincos":
+            device = self.patch_embed.proj.weight.device
+            return sincos_pos_embed(grid_size, self.embed_dim, self.num_prefix_tokens, device)
+        return None
+
+    def embed(self, x: Tensor, ids_keep: Tensor | None = None) -> tuple[Tensor, tuple[int, int]]:
+        """Returns the tokens that enter the first block, prefix first, and the grid `(H, W)` of the whole image."""
+        height, width = x.shape[-2:]
+        grid_size = self.grid_of(height, width)
+        pad_h, pad_w = grid_size[0] * self.patch_size - height, grid_size[1] * self.patch_size - width
+        if pad_h or pad_w:
+            x = F.pad(x, (0, pad_w, 0, pad_h))
+        tokens = self.patch_embed(x, ids_keep)
+        table = self.position_table(grid_size)
+        prefix = [t.expand(tokens.shape[0], -1, -1) for t in (self.cls_token, self.reg_token) if t is not None]
+        if table is not None:
+            table = table.to(tokens.dtype)
+            patch_table = table[:, self.num_prefix_tokens :]
+            tokens = tokens + (patch_table if ids_keep is None else gather_tokens(patch_table, ids_keep))
+            if prefix:
+                prefix = [torch.cat(prefix, dim=1) + table[:, : self.num_prefix_tokens]]
+        return torch.cat([*prefix, tokens], dim=1) if prefix else tokens, grid_size
+
+    def _run_block(self, block: nn.Module, x: Tensor, grid_size: tuple[int, int]) -> Tensor:
+        if self.grad_checkpointing and self.training and torch.is_grad_enabled():
+            return checkpoint(block, x, grid_size, use_reentrant=False)
+        return block(x, grid_size)
+
+    def forward(self, x: Tensor, ids_keep: Tensor | None = None) -> Tensor:
+        """Returns the tokens after the final norm, prefix first, patches row by row.
+
+        Args:
+            x: `(B, in_chans, H, W)`, any H and W.
+            ids_keep: int64 `(B, K)`, row-major patch indices in `[0, N)`, prefix not counted: only these patches
+                enter the encoder (after positions are added) and come out, in this order.
+
+        Returns:
+            `(B, num_prefix_tokens + N, C)`, or `(B, num_prefix_tokens + K, C)` with `ids_keep`.
+
+        Raises:
+            ValueError: `ids_keep` of a wrong dtype or shape, or together with windows or relative positions.
+        """
+        if ids_keep is not None:
+            self._check_ids(x, ids_keep)
+        x, grid_size = self.embed(x, ids_keep)
+        for block in self.blocks:
+            x = self._run_block(block, x, grid_size)
+        return self.norm(x)
+
+    def _check_ids(self, x: Tensor, ids_keep: Tensor) -> None:
+        if (self.window_size and self.window_block_indexes) or self.use_rel_pos:
+            raise UserError("ids_keep cannot be used with windows or relative positions: they need the whole grid")
+        if ids_keep.dtype != torch.int64 or ids_keep.ndim != 2 or ids_keep.shape[0] != x.shape[0]:
+            raise UserError(
+                f"ids_keep must be int64 of shape (B, K) with B = {x.shape[0]}, "
+                f"got {ids_keep.dtype} of shape {tuple(ids_keep.shape)}"
+            )
+
+    def forward_maps(self, x: Tensor, norm_maps: bool | None = None) -> list[Tensor]:
+        """Returns the outputs of the blocks in `out_indices` as maps, without prefix tokens.
+
+        Blocks after the last of `out_indices` are not run. Maps are taken before the final norm, as in ViTDet and
+        BEiT, unless `norm_maps` (by default the constructor's) is true.
+
+        Args:
+            x: `(B, in_chans, H, W)`, any H and W.
+            norm_maps: overrides the constructor's choice.
+
+        Returns:
+            One `(B, C, ceil(H / p), ceil(W / p))` for each of `out_indices`.
+        """
+        with_norm = self.norm_maps if norm_maps is None else norm_maps
+        if with_norm and isinstance(self.norm, nn.Identity):
+            raise UserError("norm_maps=True needs an encoder built with final_norm=True")
+        x, grid_size = self.embed(x)
+        maps = []
+        for i, block in enumerate(self.blocks[: self.out_indices[-1] + 1]):
+            x = self._run_block(block, x, grid_size)
+            if i in self.out_indices:
+                tokens = (self.norm(x) if with_norm else x)[:, self.num_prefix_tokens :]
+                # (B, N, C) -> (B, C, H, W)
+                maps.append(tokens.transpose(1, 2).reshape(x.shape[0], -1, *grid_size).contiguous())
+        return maps
+
+
+ARGUMENTS = tuple(inspect.signature(VisionTransformer).parameters)
+
+
+def check_arguments(overrides: Mapping[str, Any]) -> None:
+    """Raises ValueError, with the nearest right name, for a key that is no argument of `VisionTransformer`."""
+    for name in overrides:
+        if name not in ARGUMENTS:
+            raise UserError(f"unknown encoder argument '{name}': {nearest(name, ARGUMENTS)}")

@@ -1,0 +1,162 @@
+"""Encoder files: strict, safe, and every change named."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from splitmask_backbones import VisionTransformer, load_encoder, save_encoder
+from splitmask_backbones.adapters import resolve_encoder
+
+TINY = {"embed_dim": 32, "depth": 2, "num_heads": 2, "img_size": 64}
+
+
+@pytest.fixture
+def encoder():
+    torch.manual_seed(0)
+    return VisionTransformer(**TINY, use_class_token=True, num_registers=1, drop_path_rate=0.3)
+
+
+@pytest.fixture
+def path(encoder, tmp_path):
+    path = tmp_path / "encoder.safetensors"
+    save_encoder(encoder, path)
+    return path
+
+
+def test_round_trip(encoder, path):
+    loaded = load_encoder(path)
+    assert loaded.config == encoder.config
+    for (name, a), (other, b) in zip(encoder.state_dict().items(), loaded.state_dict().items(), strict=True):
+        assert name == other
+        assert torch.equal(a, b)
+    assert len(loaded.load_report.loaded) == len(encoder.state_dict())
+
+
+def test_metadata_is_one_json_value_with_every_argument(path):
+    from safetensors import safe_open
+
+    from splitmask_backbones.vit import ARGUMENTS
+
+    with safe_open(str(path), framework="pt") as file:
+        metadata = file.metadata()
+    assert list(metadata) == ["config"]
+    assert set(json.loads(metadata["config"])) == set(ARGUMENTS)
+
+
+def test_same_encoder_same_bytes(encoder, path, tmp_path):
+    save_encoder(encoder, tmp_path / "again.safetensors")
+    assert path.read_bytes() == (tmp_path / "again.safetensors").read_bytes()
+
+
+def test_sincos_replaces_learned_positions_and_says_so(encoder, path):
+    loaded = load_encoder(path, positions="sincos")
+    assert loaded.pos_embed is None
+    assert "positions='sincos'" in loaded.load_report.summary()
+    assert torch.equal(loaded.blocks[0].attn.qkv.weight, encoder.blocks[0].attn.qkv.weight)
+
+
+def test_another_img_size_resizes_as_at_run_time(encoder, path):
+    loaded = load_encoder(path, img_size=(80, 48)).eval()
+    assert loaded.pos_embed.shape == (1, 2 + 15, 32)
+    x = torch.randn(1, 3, 80, 48)
+    torch.testing.assert_close(loaded(x), encoder.eval()(x), atol=1e-5, rtol=1e-4)
+    assert "grid (4, 4) to (5, 3)" in loaded.load_report.summary()
+
+
+def test_tokens_norm_and_relative_positions_by_override(encoder, path):
+    loaded = load_encoder(path, use_class_token=False, num_registers=0, final_norm=False, use_rel_pos=True)
+    assert torch.equal(loaded.pos_embed, encoder.pos_embed[:, 2:])
+    report = loaded.load_report
+    assert set(report.dropped) == {"cls_token", "reg_token", "norm.weight", "norm.bias"}
+    assert len(report.expected_missing) == 4
+    assert all(loaded.get_parameter(name).abs().sum() == 0 for name in report.expected_missing)
+    loaded.eval()
+    x = torch.randn(1, 3, 64, 64)
+    want, _ = encoder.eval().embed(x)
+    want = want[:, 2:]
+    for block in encoder.blocks:
+        want = block(want)
+    torch.testing.assert_close(loaded(x), want, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "match"),
+    [
+        ({"embed_dim": 64}, "does not fit"),
+        ({"depth": 3}, "does not fit"),
+        ({"depth": 1}, "does not fit"),
+        ({"patch_size": 8}, "does not fit"),
+        ({"patchsize": 8}, "did you mean 'patch_size'"),
+    ],
+)
+def test_overrides_that_contradict_the_weights(path, overrides, match):
+    with pytest.raises(ValueError, match=match):
+        load_encoder(path, **overrides)
+
+
+def test_missing_and_unexpected_keys(path, encoder, tmp_path):
+    metadata = {"config": json.dumps(encoder.config)}
+    state = encoder.state_dict()
+    for name, change in (
+        ("missing", lambda s: s.pop("blocks.0.attn.proj.bias")),
+        ("extra", lambda s: s.update({"head.weight": torch.zeros(2)})),
+    ):
+        tensors = dict(state)
+        change(tensors)
+        save_file(tensors, str(tmp_path / f"{name}.safetensors"), metadata=metadata)
+        with pytest.raises(ValueError, match="does not fit"):
+            load_encoder(tmp_path / f"{name}.safetensors")
+
+
+def test_foreign_damaged_and_missing_files(path, tmp_path):
+    with pytest.raises(ValueError, match="does not exist"):
+        load_encoder(tmp_path / "nowhere.safetensors")
+    with pytest.raises(ValueError, match="not a file"):
+        load_encoder(tmp_path)
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="damaged"):
+        load_encoder(damaged)
+    damaged.write_bytes(b"")
+    with pytest.raises(ValueError, match="damaged"):
+        load_encoder(damaged)
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"x": torch.zeros(1)}, str(foreign))
+    with pytest.raises(ValueError, match="tools/convert"):
+        load_encoder(foreign)
+    save_file({"x": torch.zeros(1)}, str(foreign), metadata={"config": "__import__('os').abort()"})
+    with pytest.raises(ValueError, match="unusable"):
+        load_encoder(foreign)
+    pickled = tmp_path / "model.pth"
+    torch.save({"model": {}}, pickled)
+    with pytest.raises(ValueError, match="tools/convert"):
+        load_encoder(pickled)
+
+
+def test_old_file_survives_a_failed_write(encoder, path, monkeypatch):
+    before = path.read_bytes()
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="No space"):
+        save_encoder(encoder, path)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_adapters_let_the_file_decide(path):
+    encoder = resolve_encoder(weights=path, use_class_token=False, num_registers=0)
+    assert (encoder.depth, encoder.config["final_norm"]) == (2, False)
+    with pytest.raises(ValueError, match="embed_dim 32, encoder 'vit_small' has 384"):
+        resolve_encoder("vit_small", path)
+    with pytest.raises(ValueError, match="name an encoder"):
+        resolve_encoder()
+    with pytest.raises(ValueError, match="neither weights nor overrides"):
+        resolve_encoder(encoder, path)
+    tapped = resolve_encoder("vit_tiny", pyramid="tapped")
+    assert tapped.out_indices == (3, 5, 7, 11)
+    assert resolve_encoder("vit_tiny", norm_maps=True).config["final_norm"] is True

@@ -1,0 +1,81 @@
+"""Every parameter in the right layer and decay group (CONTRACT: layer-wise lr)."""
+
+import pytest
+import torch
+from torch import nn
+
+from splitmask_backbones import VisionTransformer, build_pyramid, param_groups
+from splitmask_backbones.param_groups import layer_of
+
+
+class Model(nn.Module):
+    def __init__(self, **kwargs):
+        super().__init__()
+        self.encoder = VisionTransformer(embed_dim=32, depth=3, num_heads=2, img_size=64, **kwargs)
+        self.pyramid = build_pyramid("simple", self.encoder, 8)
+
+
+def by_name(groups):
+    table = {}
+    for group in groups:
+        for name, parameter in zip(group["names"], group["params"], strict=True):
+            assert name not in table
+            table[name] = (group["lr"], group["weight_decay"], parameter)
+    return table
+
+
+def test_golden_groups():
+    model = Model(use_class_token=True, num_registers=1)
+    table = by_name(param_groups(model, lr=1.0, weight_decay=0.05, layer_decay=0.5))
+    assert {name: id(p) for name, (_, _, p) in table.items()} == {n: id(p) for n, p in model.named_parameters()}
+    expected = {
+        "encoder.cls_token": (0.5**4, 0.0),
+        "encoder.reg_token": (0.5**4, 0.0),
+        "encoder.pos_embed": (0.5**4, 0.0),
+        "encoder.patch_embed.proj.weight": (0.5**4, 0.05),
+        "encoder.patch_embed.proj.bias": (0.5**4, 0.0),
+        "encoder.blocks.0.attn.qkv.weight": (0.5**3, 0.05),
+        "encoder.blocks.2.mlp.fc2.weight": (0.5**1, 0.05),
+        "encoder.blocks.2.norm1.weight": (0.5**1, 0.0),
+        "encoder.norm.weight": (1.0, 0.0),
+        "pyramid.levels.0.lateral.weight": (1.0, 0.05),
+        "pyramid.levels.0.lateral_norm.weight": (1.0, 0.0),
+    }
+    for name, (lr, decay) in expected.items():
+        assert table[name][:2] == (lr, decay), name
+
+
+def test_relative_tables_do_not_decay():
+    table = by_name(param_groups(Model(use_rel_pos=True), 1.0, 0.05, 0.5))
+    assert table["encoder.blocks.1.attn.rel_pos_h"][:2] == (0.5**2, 0.0)
+
+
+def test_encoder_alone_and_wrapped():
+    encoder = Model().encoder
+    assert set(by_name(param_groups(encoder, 1.0, 0.1))) == {n for n, _ in encoder.named_parameters()}
+    wrapped = nn.ModuleDict({"module": nn.ModuleDict({"backbone": Model()})})
+    assert by_name(param_groups(wrapped, 1.0, 0.1, 0.5))["module.backbone.encoder.blocks.0.norm1.bias"][0] == 0.5**3
+
+
+def test_frozen_parameters_are_left_out():
+    model = Model()
+    model.encoder.patch_embed.requires_grad_(False)
+    names = by_name(param_groups(model, 1.0, 0.1))
+    assert not any("patch_embed" in name for name in names)
+
+
+def test_optimizer_takes_the_groups():
+    torch.optim.AdamW(param_groups(Model(), 1e-3, 0.05, 0.65)).step()
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="expected one"):
+        param_groups(nn.ModuleList([Model(), Model()]), 1.0, 0.1)
+    with pytest.raises(ValueError, match="needs a VisionTransformer"):
+        param_groups(nn.Linear(2, 2), 1.0, 0.1, 0.5)
+    with pytest.raises(ValueError, match="'surprise.weight' belongs to no layer"):
+        layer_of("surprise.weight", 3)
+    model = Model()
+    model.encoder.surprise = nn.Linear(2, 2)
+    with pytest.raises(ValueError, match=r"surprise.weight"):
+        param_groups(model, 1.0, 0.1, 0.5)

@@ -1,0 +1,83 @@
+"""Strides, sizes and the arithmetic of both pyramids."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from splitmask_backbones import VisionTransformer, build_pyramid
+from splitmask_backbones.pyramid import tap_indices
+
+TINY = {"embed_dim": 32, "depth": 6, "num_heads": 2, "img_size": 64, "final_norm": False}
+
+
+def build(kind, patch_size=16, extra=1):
+    torch.manual_seed(0)
+    taps = {"out_indices": tap_indices(6)} if kind == "tapped" else {}
+    encoder = VisionTransformer(**TINY, patch_size=patch_size, **taps)
+    return encoder, build_pyramid(kind, encoder, 8, extra)
+
+
+@pytest.mark.parametrize("kind", ["simple", "tapped"])
+@pytest.mark.parametrize("size", [(64, 64), (100, 90), (33, 129), (16, 17), (1, 1)])
+@pytest.mark.parametrize("patch_size", [8, 14, 16, 32])
+def test_every_level_has_ceil_rows(kind, size, patch_size):
+    encoder, pyramid = build(kind, patch_size)
+    maps = pyramid(encoder.forward_maps(torch.randn(1, 3, *size)), size)
+    expected = [(-(-size[0] // stride), -(-size[1] // stride)) for stride in (4, 8, 16, 32, 64)]
+    assert [tuple(m.shape[-2:]) for m in maps] == expected
+    assert {m.shape[1] for m in maps} == {8}
+    assert pyramid.strides == (4, 8, 16, 32, 64)
+
+
+@pytest.mark.parametrize("kind", ["simple", "tapped"])
+def test_every_parameter_gets_a_gradient(kind):
+    encoder, pyramid = build(kind)
+    sum(m.square().sum() for m in pyramid(encoder.forward_maps(torch.randn(1, 3, 64, 64)), (64, 64))).backward()
+    for module in (encoder, pyramid):
+        assert [name for name, p in module.named_parameters() if p.grad is None] == []
+
+
+def norm(x, layer):
+    return F.layer_norm(x.permute(0, 2, 3, 1), x.shape[1:2], layer.weight, layer.bias, 1e-6).permute(0, 3, 1, 2)
+
+
+def test_simple_pyramid_by_hand():
+    _, pyramid = build("simple")
+    x = torch.randn(1, 32, 4, 4)
+    maps = pyramid([x], (64, 64))
+    first, second, norm1, last = None, None, None, None
+    level = pyramid.levels[0]
+    first, norm1, _, last = level.resample
+    up = F.conv_transpose2d(x, first.weight, first.bias, stride=2)
+    up = F.conv_transpose2d(F.gelu(norm(up, norm1)), last.weight, last.bias, stride=2)
+    assert up.shape[1] == 8  # a quarter of 32 channels, as in ViTDet
+    second = norm(F.conv2d(up, level.lateral.weight), level.lateral_norm)
+    expected = norm(F.conv2d(second, level.output.weight, padding=1), level.output_norm)
+    torch.testing.assert_close(maps[0], expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(maps[4], maps[3][:, :, ::2, ::2])
+
+
+def test_tapped_pyramid_is_a_top_down_fpn():
+    _, pyramid = build("tapped", extra=0)
+    taps = [torch.randn(1, 32, 4, 4) for _ in range(4)]
+    maps = pyramid(taps, (64, 64))
+    laterals = [conv(r(t)) for t, r, conv in zip(taps, pyramid.resamples, pyramid.laterals, strict=True)]
+    top = laterals[3]
+    expected = [top]
+    for lateral in reversed(laterals[:3]):
+        top = lateral + top.repeat_interleave(2, 2).repeat_interleave(2, 3)
+        expected.insert(0, top)
+    for out, conv, e in zip(maps, pyramid.outputs, expected, strict=True):
+        torch.testing.assert_close(out, conv(e), atol=1e-5, rtol=1e-4)
+
+
+def test_taps_are_the_papers():
+    assert tap_indices(12) == (3, 5, 7, 11)  # after blocks 4, 6, 8, 12
+
+
+def test_wrong_use():
+    encoder, pyramid = build("tapped")
+    with pytest.raises(ValueError, match="did you mean 'tapped'"):
+        build_pyramid("taped", encoder)
+    with pytest.raises(ValueError, match="needs 4 maps"):
+        pyramid([torch.randn(1, 32, 4, 4)], (64, 64))

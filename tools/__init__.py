@@ -1,0 +1,1 @@
+"""Command-line tools. They are run from a checkout: ``python tools/NAME.py``."""

@@ -1,0 +1,122 @@
+"""What all command-line tools share: option errors that help, and the one ``error:`` line with exit code 2.
+
+Imports nothing heavy, so that ``--help`` and option errors answer before torch is imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from splitmask_backbones.errors import UserError, nearest
+
+EXIT_USER_ERROR = 2
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with full option names only, defaults in the help, and errors as UserError with the nearest name."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(allow_abbrev=False, **kwargs)
+        self.add_argument("--debug", action="store_true", help="show the traceback of an error as well")
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        words = list(sys.argv[1:] if args is None else args)
+        for word in words:  # before argparse complains about what is missing because of the misspelt name
+            option = word.split("=")[0]
+            if option.startswith("--") and option != "--" and option not in self._option_string_actions:
+                raise UserError(f"unknown option '{option}': {nearest(option, self._option_string_actions)}")
+        parsed, unknown = self.parse_known_args(words, namespace)
+        if unknown:
+            raise UserError(f"'{unknown[0]}' is one argument too many; see {self.prog} --help")
+        return parsed
+
+
+def positive_int(text: str) -> int:
+    """Parses an integer >= 1 for argparse."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def non_negative_int(text: str) -> int:
+    """Parses an integer >= 0 for argparse."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must be at least 0, got {value}")
+    return value
+
+
+def positive_float(text: str) -> float:
+    """Parses a finite float > 0 for argparse."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a positive number, got {text}")
+    return value
+
+
+def fraction(text: str) -> float:
+    """Parses a float in [0, 1] for argparse."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be between 0 and 1, got {text}")
+    return value
+
+
+def describe(error: BaseException) -> str:
+    """Returns the one-line cause and remedy for any exception that reaches the top of a tool."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno is not None:
+        where = f"{error.filename}: " if error.filename else ""
+        remedy = {
+            errno.ENOSPC: "the disk is full: free some room or choose another --output, then --resume",
+            errno.EDQUOT: "the disk quota is used up: free some room or choose another --output, then --resume",
+            errno.EROFS: "the file system is read-only: choose another --output",
+            errno.EACCES: "no permission: change the permissions or choose another path",
+            errno.EPERM: "no permission: change the permissions or choose another path",
+            errno.ENOENT: "it does not exist: check the path",
+            errno.ENOTDIR: "a part of the path is a file: choose another path",
+            errno.EISDIR: "it is a folder: name a file",
+        }.get(error.errno)
+        return f"{where}{remedy or error.strerror}"
+    if isinstance(error, MemoryError):
+        return "out of memory: use a smaller --batch-size or --img-size"
+    text = " ".join(str(error).split())
+    if "out of memory" in text.lower():
+        return f"out of memory: use a smaller --batch-size or --img-size ({text[:200]})"
+    if "No space left on device" in text:
+        return "the disk is full: free some room or choose another --output, then --resume"
+    return f"{type(error).__name__}: {text[:500]}; run again with --debug for the traceback"
+
+
+def print_error(error: BaseException, debug: bool) -> None:
+    """Writes the traceback (with ``debug``) and then exactly one unwrapped line ``error: ...`` to stderr."""
+    sys.stdout.flush()
+    if debug:
+        traceback.print_exception(error)
+    sys.stderr.write(f"error: {' '.join(describe(error).split())}\n")
+    sys.stderr.flush()
+
+
+def run(main: Callable[[list[str]], int | None]) -> NoReturn:
+    """Runs ``main(argv)`` and exits: 0 or its return value, 2 with one ``error:`` line, 130 after an interrupt."""
+    argv = sys.argv[1:]
+    try:
+        code = main(argv) or 0
+    except KeyboardInterrupt:
+        code = 130
+    except Exception as error:
+        print_error(error, "--debug" in argv)
+        code = EXIT_USER_ERROR
+    sys.stdout.flush()
+    raise SystemExit(code)

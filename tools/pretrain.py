@@ -1,0 +1,244 @@
+"""Pre-trains a plain ViT with SplitMask on your own images: writes encoder.safetensors into --output."""
+
+from __future__ import annotations
+
+import _path  # noqa: F401
+import argparse
+import dataclasses
+import logging
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pretrain.recipes import RECIPES, Recipe, get_recipe
+from splitmask_backbones.errors import UserError
+from tools import cli
+
+if TYPE_CHECKING:
+    from pretrain.run_folder import RunFolder
+    from pretrain.sources import ImageList
+
+ARTEFACT = "encoder.safetensors"
+
+
+def build_parser() -> cli.Parser:
+    """Returns the parser: one option for every recipe value, defaults from the recipes."""
+    recipes = "\n".join(
+        f"  {name:20}{about}; {r.model}, {f'{r.epochs} epochs' if r.epochs else f'{r.steps} steps'}, "
+        f"batch {r.batch_size}, lr {r.peak_lr:.2g}"
+        for name, (about, r) in RECIPES.items()
+    )
+    parser = cli.Parser(
+        prog="tools/pretrain.py",
+        description=__doc__,
+        epilog=f"recipes:\n{recipes}\n\nDefaults shown are those of most recipes; a recipe's own value wins over them.\n"
+        "Several GPUs: torchrun --nproc-per-node=8 tools/pretrain.py ...",
+    )
+    parser.add_argument("--recipe", required=True, metavar="NAME", help="see the list below")
+    parser.add_argument(
+        "--data", required=True, metavar="PATH", help="image folder, text list, COCO json, or ADE20K root"
+    )
+    parser.add_argument("--images", metavar="ROOT", help="image folder of a COCO json")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder for everything the run writes")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --output")
+    parser.add_argument("--workers", type=cli.non_negative_int, default=2, metavar="N", help="data processes (default 2)")
+    parser.add_argument(
+        "--save-every", type=cli.positive_int, default=500, metavar="STEPS", help="checkpoint interval (default 500)"
+    )
+    parser.add_argument(
+        "--log-every", type=cli.positive_int, default=20, metavar="STEPS", help="log interval (default 20)"
+    )
+    parser.add_argument(
+        "--max-bad-fraction",
+        type=cli.fraction,
+        default=0.01,
+        metavar="F",
+        help="largest share of unreadable images (default 0.01)",
+    )
+    values = parser.add_argument_group("recipe values")
+    types = {"int": int, "int | None": int, "float": float, "float | None": float, "str": str, "bool": _boolean}
+    for field in dataclasses.fields(Recipe):
+        choices = field.metadata["choices"]
+        values.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            type=types[str(field.type)],
+            metavar="|".join(choices) if choices else field.name.upper().split("_")[-1],
+            help=f"{field.metadata['help']} (default {_shown(field.default)})",
+        )
+    return parser
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false", "yes", "no", "1", "0"):
+        raise argparse.ArgumentTypeError(f"must be true or false, got {text}")
+    return text.lower() in ("true", "yes", "1")
+
+
+def _shown(default: Any) -> str:
+    if default is None:
+        return "none"
+    return f"{default:.3g}" if isinstance(default, float) else str(default)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the tool; returns the exit code."""
+    args = build_parser().parse_args(argv)
+    named = get_recipe(args.recipe)
+    given = {
+        field.name: getattr(args, field.name)
+        for field in dataclasses.fields(Recipe)
+        if getattr(args, field.name) is not None
+    }
+    named.override(given)  # option errors come before anything is imported or created
+    from pretrain.images import check_images, enforce_bad_limit
+    from pretrain.run_folder import RunFolder
+    from pretrain.signals import StopSignals
+    from pretrain.sources import open_source
+
+    source = open_source(args.data, args.images)
+    with StopSignals(), RunFolder.open(args.output, resume=args.resume, artefact=ARTEFACT) as folder:
+        _start_log(folder.path)
+        recipe = _recipe_of(args.recipe, named, given, folder.previous)
+        images, data = _readable_images(source, folder, args, check_images, enforce_bad_limit)
+        folder.write_config(_config(args, recipe, data))
+        if folder.finished:
+            print(f"{folder.path / ARTEFACT} is finished: nothing to do")
+            return 0
+        _train(recipe, images, folder, args)
+    return 0
+
+
+def _start_log(path: Path) -> None:
+    """Sends the project's messages to the screen: information to stdout, warnings as `warning:` lines to stderr."""
+    root = logging.getLogger()
+    root.setLevel(logging.WARNING)
+    to_stdout, to_stderr = logging.StreamHandler(sys.stdout), logging.StreamHandler(sys.stderr)
+    to_stdout.addFilter(lambda record: record.levelno < logging.WARNING)
+    to_stderr.setLevel(logging.WARNING)
+    to_stderr.setFormatter(logging.Formatter("warning: %(message)s"))
+    for name in ("pretrain", "splitmask_backbones"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        logger.handlers[:] = [to_stdout, to_stderr]
+        logger.propagate = False
+
+
+def _recipe_of(name: str, named: Recipe, given: dict[str, Any], previous: dict[str, Any] | None) -> Recipe:
+    """Returns the recipe with the options given; on a resume, options left away keep the values of the run."""
+    if previous is None:
+        return named.override(given)
+    if previous.get("recipe") != name:
+        raise UserError(
+            f"--resume: the run in --output has --recipe {previous.get('recipe')} and not {name}: "
+            "name the old recipe, or start anew in another --output"
+        )
+    old = Recipe(**previous["values"])
+    if "epochs" in given and old.steps is not None or "steps" in given and old.epochs is not None:
+        return named.override(given)
+    return old.override(given)
+
+
+def _readable_images(
+    source: ImageList, folder: RunFolder, args: argparse.Namespace, check_images: Any, enforce_bad_limit: Any
+) -> tuple[ImageList, dict[str, Any]]:
+    """Returns the images that decode to the end, and what identifies the data; a resume trusts an unchanged list."""
+    data: dict[str, Any] = {"num_files": len(source), "fingerprint": source.fingerprint()}
+    before = (folder.previous or {}).get("data", {})
+    if before and before.get("fingerprint") == data["fingerprint"]:
+        bad = set(before["unreadable"])
+        return source.subset([name for name in source.names if name not in bad]), {**before}
+    print(f"{source.describe()}: checking {len(source)} images")
+    found = check_images(source.root, source.names, workers=args.workers)
+    enforce_bad_limit(len(source), found, args.max_bad_fraction, folder.path / "bad_images.txt")
+    bad = {image.name for image in found}
+    data["unreadable"] = sorted(bad)
+    return source.subset([name for name in source.names if name not in bad]), data
+
+
+def _config(args: argparse.Namespace, recipe: Recipe, data: dict[str, Any]) -> dict[str, Any]:
+    import torch
+
+    return {
+        "command": "pretrain",
+        "recipe": args.recipe,
+        "values": dataclasses.asdict(recipe),
+        "data": data,
+        "free": {
+            "data": str(args.data),
+            "workers": args.workers,
+            "save_every": args.save_every,
+            "log_every": args.log_every,
+            "max_bad_fraction": args.max_bad_fraction,
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "processes": int(os.environ.get("WORLD_SIZE", "1")),
+            "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
+        },
+    }
+
+
+def _train(recipe: Recipe, images: ImageList, folder: RunFolder, args: argparse.Namespace) -> None:
+    import torch
+
+    from pretrain.build import build_method, build_views
+    from pretrain.engine import Loop, fit
+    from pretrain.fabric import make_fabric
+    from pretrain.loader import step_batches, steps_per_epoch
+    from pretrain.schedule import warmup_cosine
+    from splitmask_backbones import param_groups, save_encoder
+    from splitmask_backbones.registry import ENCODERS
+
+    per_epoch = steps_per_epoch(len(images), recipe.batch_size)
+    total_steps = recipe.total_steps(per_epoch)
+    fabric = make_fabric(recipe.precision)
+    views = build_views(recipe, images, ENCODERS[recipe.model]["patch_size"])
+    method = build_method(recipe, views, folder.path, args.workers)
+    print(
+        f"{len(images)} images, {total_steps} updates of {recipe.batch_size} "
+        f"({total_steps / per_epoch:.1f} epochs), peak lr {recipe.peak_lr:.3g}, {recipe.model}, {fabric.device}"
+    )
+    optimizer = torch.optim.AdamW(
+        param_groups(method, recipe.peak_lr, recipe.weight_decay), betas=(0.9, recipe.beta2), fused=False
+    )
+    loop = Loop(
+        total_steps=total_steps,
+        batch_size=recipe.batch_size,
+        steps_per_epoch=per_epoch,
+        clip_grad=recipe.clip_grad,
+        accumulate=recipe.accumulate,
+        save_every=args.save_every,
+        log_every=args.log_every,
+        seed=recipe.seed,
+    )
+    warmup_steps = round(recipe.warmup_fraction * total_steps)
+    fit(
+        fabric,
+        method,
+        optimizer,
+        loop=loop,
+        lr_at=lambda step: warmup_cosine(step, total_steps, warmup_steps, recipe.end_lr_factor),
+        batches=lambda start: step_batches(
+            views,
+            num_items=len(images),
+            batch_size=recipe.batch_size,
+            seed=recipe.seed,
+            start_step=start,
+            total_steps=total_steps,
+            workers=args.workers,
+            rank=fabric.global_rank,
+            world_size=fabric.world_size,
+            accumulate=recipe.accumulate,
+        ),
+        folder=folder,
+        metric_names=method.metric_names,
+        title="pre-train",
+    )
+    if fabric.is_global_zero:
+        save_encoder(method.encoder, folder.path / ARTEFACT)
+        print(f"wrote {folder.path / ARTEFACT}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
