@@ -1,7 +1,7 @@
 """The crop of an image that pre-training sees: random resized crop, flip and, for tiny data sets, stronger changes.
 
-Made of PIL operations and one numpy generator only: the pixels depend on nothing but image, generator and settings, not on the
-number of threads or data workers (torchvision draws from torch's global generator, and its resize is threaded).
+Made of PIL operations and one numpy generator only: the pixels depend on nothing but image, generator and settings, not
+on the number of threads or data workers (torchvision draws from torch's global generator, and its resize is threaded).
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ _JITTER: tuple[Callable[[Image.Image], ImageEnhance._Enhance], ...] = (
 class PretrainAugment:
     """Turns an image into a training crop: ``(PIL image, generator) -> uint8 (3, img_size, img_size)``, RGB.
 
-    RandomResizedCrop (bicubic, antialiased) and horizontal flip, as SplitMask Sec. 4 and BEiT. ``strong`` adds what SplitMask
-    App. A lists for its tiny sets (grey-scale, solarisation, Gaussian blur, colour jitter) without parameters. Ours: those of
-    DeiT III's 3-Augment, by the same group: exactly one of grey-scale, solarisation (threshold 128) and blur (radius uniform in
-    0.1..2 pixels), each as likely, then brightness, contrast and saturation, each by a factor uniform in 0.7..1.3, in random
-    order. The geometric part draws first, so the crop of a seed is the same with and without ``strong``.
+    RandomResizedCrop (bicubic, antialiased) and horizontal flip, as SplitMask Sec. 4 and BEiT. ``strong`` adds what
+    SplitMask App. A lists for its tiny sets (grey-scale, solarisation, Gaussian blur, colour jitter) without
+    parameters. Ours: those of DeiT III's 3-Augment, by the same group: exactly one of grey-scale, solarisation
+    (threshold 128) and blur (radius uniform in 0.1..2 pixels), each as likely, then brightness, contrast and
+    saturation, each by a factor uniform in 0.7..1.3, in random order. The geometric part draws first, so the crop of a
+    seed is the same with and without ``strong``.
 
     Args:
         img_size: side of the crop in pixels.
@@ -78,8 +79,8 @@ def crop_box(
 ) -> tuple[int, int, int, int]:
     """Returns a random box (left, top, width, height) in pixels that lies inside the image.
 
-    torchvision's ``RandomResizedCrop.get_params``: ten tries of a uniform area and a log-uniform aspect ratio, else the largest
-    centred box with an allowed ratio.
+    torchvision's ``RandomResizedCrop.get_params``: ten tries of a uniform area and a log-uniform aspect ratio, else the
+    largest centred box with an allowed ratio.
     """
     for _ in range(10):
         area = width * height * rng.uniform(*scale)

@@ -26,13 +26,15 @@ def coco_names(path: Path, root: Path) -> tuple[list[str], tuple[str, ...]]:
     for index, entry in enumerate(entries):
         name = entry.get("file_name") if isinstance(entry, dict) else None
         if not isinstance(name, str) or not name.strip():
-            raise UserError(f"--data {path}: images[{index}] has no 'file_name': add the image's path relative to --images")
+            raise UserError(
+                f"--data {path}: images[{index}] has no 'file_name': add the image's path relative to --images"
+            )
         names.add(posixpath.normpath(name))
     if not any(os.path.exists(os.path.join(root, name)) for name in names if "\0" not in name):
         first = posixpath.normpath(entries[0]["file_name"])
         raise UserError(
-            f"--images {root} has none of the {len(names)} images that {path} names, for example {os.path.join(root, first)}: "
-            f"give the folder that the file names are relative to"
+            f"--images {root} has none of the {len(names)} images that {path} names, "
+            f"for example {os.path.join(root, first)}: give the folder that the file names are relative to"
         )
     repeated = len(entries) - len(names)
     return sorted(names), (f"{repeated} repeated names skipped",) if repeated else ()
@@ -44,6 +46,8 @@ def _load(path: Path) -> object:
             return json.load(file)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
-        raise UserError(f"--data {path} is not valid JSON ({where}: {error.msg}): repair or download it again") from error
+        raise UserError(
+            f"--data {path} is not valid JSON ({where}: {error.msg}): repair or download it again"
+        ) from error
     except (UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"--data {path} is not valid JSON in UTF-8 ({error}): repair or download it again") from error

@@ -1,4 +1,4 @@
-"""Which patches each branch of SplitMask sees: BEiT's block mask with exactly equal halves, or disjoint uniform subsets.
+"""Which patches each branch of SplitMask sees: BEiT's block mask in exactly equal halves, or disjoint uniform subsets.
 
 A mask is a bool array over the patch grid, True means *masked*. All randomness comes from the numpy generator given.
 """
@@ -24,11 +24,11 @@ def block_mask(
 ) -> np.ndarray:
     """Returns a block mask with exactly ``num_masked`` masked patches, bool (H, W).
 
-    BEiT Algorithm 1 as its code has it: blocks of ``min_patches`` to ``max_patches`` patches and aspect ratio ``min_aspect`` to
-    ``1 / min_aspect``, placed until the count is reached, never more than are left, ten tries a block. That sampler stops short
-    of its count when ten tries fail. Ours: the missing patches are then grown onto the mask, those with the most masked
-    neighbours first, so that blocks get larger and no specks appear. On grids too small for two blocks of ``min_patches``,
-    blocks may be smaller (half of ``num_masked``).
+    BEiT Algorithm 1 as its code has it: blocks of ``min_patches`` to ``max_patches`` patches and aspect ratio
+    ``min_aspect`` to ``1 / min_aspect``, placed until the count is reached, never more than are left, ten tries a
+    block. That sampler stops short of its count when ten tries fail. Ours: the missing patches are then grown onto the
+    mask, those with the most masked neighbours first, so that blocks get larger and no specks appear. On grids too
+    small for two blocks of ``min_patches``, blocks may be smaller (half of ``num_masked``).
 
     Args:
         grid_size: (H, W) in patches.
@@ -43,10 +43,13 @@ def block_mask(
     """
     height, width = grid_size
     if not 0 <= num_masked <= height * width:
-        raise UserError(f"num_masked must be in 0..{height * width} on a grid of {height} x {width} patches, got {num_masked}")
+        raise UserError(
+            f"num_masked must be in 0..{height * width} on a grid of {height} x {width} patches, got {num_masked}"
+        )
     if not 1 <= min_patches <= max_patches or not 0 < min_aspect <= 1:
         raise UserError(
-            f"blocks need 1 <= min_patches <= max_patches and 0 < min_aspect <= 1, got {min_patches}, {max_patches}, {min_aspect}"
+            f"blocks need 1 <= min_patches <= max_patches and 0 < min_aspect <= 1, "
+            f"got {min_patches}, {max_patches}, {min_aspect}"
         )
     min_patches = min(min_patches, max(1, num_masked // 2))
     mask = np.zeros((height, width), dtype=bool)
@@ -62,7 +65,7 @@ def block_mask(
 
 
 def _add_block(mask: np.ndarray, min_patches: int, most: int, min_aspect: float, rng: np.random.Generator) -> int:
-    """Masks one block that adds 1 to ``most`` patches, in place; returns how many it added, 0 after ten failed tries."""
+    """Masks one block that adds 1 to ``most`` patches, in place; returns how many, 0 after ten failed tries."""
     height, width = mask.shape
     log_aspect = math.log(min_aspect)
     for _ in range(10):
@@ -98,9 +101,9 @@ def split_halves(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the patches that branch A and branch B see: two int64 (K,), sorted, row-major in [0, H * W), disjoint.
 
-    ``block`` (SplitMask App. A): A is the mask, B its complement, K = N / 2 each; only ``mask_ratio`` 0.5 splits in halves.
-    ``uniform`` (App. A, tiny sets, 0.75): each branch sees K = floor(N * (1 - mask_ratio)) patches drawn uniformly. Ours: the
-    two are disjoint, so they cover all patches at 0.5 and half of them at 0.75.
+    ``block`` (SplitMask App. A): A is the mask, B its complement, K = N / 2 each; only ``mask_ratio`` 0.5 splits in
+    halves. ``uniform`` (App. A, tiny sets, 0.75): each branch sees K = floor(N * (1 - mask_ratio)) patches drawn
+    uniformly. Ours: the two are disjoint, so they cover all patches at 0.5 and half of them at 0.75.
 
     Args:
         kind: "block" or "uniform".
@@ -109,26 +112,29 @@ def split_halves(
         mask_ratio: share of patches that a branch does not see, in [0.5, 1).
 
     Raises:
-        UserError: unknown kind, a grid that has no equal halves, or a ratio that leaves no patch or makes the two overlap.
+        UserError: unknown kind, a grid that has no equal halves, or a ratio that leaves no patch or makes the two
+            overlap.
     """
     check_choice("mask", kind, MASK_KINDS)
     height, width = grid_size
     num_patches = height * width
     if num_patches < 4 or num_patches % 2:
         raise UserError(
-            f"a grid of {height} x {width} patches has no two equal halves: choose an img_size with an even number of patches, "
-            f"at least 4"
+            f"a grid of {height} x {width} patches has no two equal halves: "
+            f"choose an img_size with an even number of patches, at least 4"
         )
     if kind == "block":
         if mask_ratio != 0.5:
-            raise UserError(f"mask_ratio of the block mask must be 0.5, got {mask_ratio}: use mask 'uniform' for other ratios")
+            raise UserError(
+                f"mask_ratio of the block mask must be 0.5, got {mask_ratio}: use mask 'uniform' for other ratios"
+            )
         mask = block_mask(grid_size, num_patches // 2, rng).ravel()
         return np.flatnonzero(mask).astype(np.int64), np.flatnonzero(~mask).astype(np.int64)
     num_seen = math.floor(num_patches * (1 - mask_ratio) + 1e-9)  # 0.7 and the like are not exact in binary
     if not 0.5 <= mask_ratio < 1 or num_seen < 1:
         raise UserError(
-            f"mask_ratio {mask_ratio} on {height} x {width} patches: must be at least 0.5, so that the two subsets are disjoint, "
-            f"and leave each branch a patch"
+            f"mask_ratio {mask_ratio} on {height} x {width} patches: must be at least 0.5, so that the two subsets "
+            f"are disjoint, and leave each branch a patch"
         )
     order = rng.permutation(num_patches).astype(np.int64)
     return np.sort(order[:num_seen]), np.sort(order[num_seen : 2 * num_seen])

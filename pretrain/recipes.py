@@ -157,11 +157,13 @@ RECIPES: dict[str, tuple[str, Recipe]] = {
             tokenizer="kmeans",
             vocab_size=1024,
             kmeans_iterations=10,
-            img_size=128,
+            mask="uniform",  # the paper's mask for its tiny sets
+            mask_ratio=0.75,
+            img_size=160,
             crop_scale=0.2,
             batch_size=64,
             epochs=None,
-            steps=1_500,
+            steps=1_000,
         ),
     ),
     "demo": (

@@ -1,7 +1,7 @@
 """Where the images are: a folder, a data set's root, a text list or a COCO json become one sorted list of names.
 
-Recognised by what the path is. A root that has a training split (COCO, ADE20K, or plain ``train`` and ``val`` folders) gives
-that split alone: pre-training on the evaluation images by accident would make every later number worthless.
+Recognised by what the path is. A root that has a training split (COCO, ADE20K, or plain ``train`` and ``val`` folders)
+gives that split alone: pre-training on the evaluation images by accident would make every later number worthless.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class ImageList:
 
     Attributes:
         root: folder that the names are relative to.
-        names: relative posix paths, sorted by code point, each once; the order does not depend on where the folder lies.
+        names: relative posix paths, sorted by code point, each once; the order does not depend on where the folder
+            lies.
         kind: what the source was recognised as, in words.
         notes: what was left out, in words.
     """
@@ -55,7 +56,7 @@ class ImageList:
         return printable("; ".join([f"{images} in {self.root} ({self.kind})", *self.notes]))
 
     def fingerprint(self) -> str:
-        """Returns the sha256 (hex) of all names and file sizes: the same wherever the folder lies; contents are not read."""
+        """Returns the sha256 (hex) of all names and file sizes, the same wherever the folder lies; reads no contents."""
         digest = hashlib.sha256()
         for name in self.names:
             try:
@@ -82,9 +83,10 @@ def open_source(data: str | os.PathLike[str], images: str | os.PathLike[str] | N
     """Returns the images that ``data`` stands for.
 
     Args:
-        data: a folder (searched recursively), the root of a COCO, ADE20K or train/val data set (its training images only), a
-            text list (a path a line, relative to the list's folder or absolute; blank lines and ``#`` comments are skipped),
-            or a COCO json (``images[].file_name``; files that are missing stay in the list and count as unreadable later).
+        data: a folder (searched recursively), the root of a COCO, ADE20K or train/val data set (its training images
+            only), a text list (a path a line, relative to the list's folder or absolute; blank lines and ``#`` comments
+            are skipped), or a COCO json (``images[].file_name``; files that are missing stay in the list and count as
+            unreadable later).
         images: the folder of a COCO json's images.
 
     Raises:
@@ -99,10 +101,14 @@ def open_source(data: str | os.PathLike[str], images: str | os.PathLike[str] | N
             raise UserError(f"--images is for a COCO json only, but --data {text} is a folder: leave --images out")
         return _open_folder(path)
     if not path.is_file():
-        raise UserError(f"--data {text} is neither a folder nor a regular file: give an image folder, a list or a COCO json")
+        raise UserError(
+            f"--data {text} is neither a folder nor a regular file: give an image folder, a list or a COCO json"
+        )
     if _is_json(path):
         if images is None:
-            raise UserError(f"--data {text} is a COCO json: add --images ROOT, the folder that its file names are relative to")
+            raise UserError(
+                f"--data {text} is a COCO json: add --images ROOT, the folder that its file names are relative to"
+            )
         root = _existing(os.fspath(images), "--images")
         if not root.is_dir():
             raise UserError(f"--images {images} is not a folder: give the folder of the images that {text} names")
@@ -136,7 +142,9 @@ def _existing(text: str, option: str) -> Path:
         neighbours = []
     if not neighbours:
         raise UserError(f"{option} {text} does not exist: the folder {found} is empty, check the path")
-    raise UserError(f"{option} {text} does not exist: in {found} there is no '{missing}', {nearest(missing, neighbours)}")
+    raise UserError(
+        f"{option} {text} does not exist: in {found} there is no '{missing}', {nearest(missing, neighbours)}"
+    )
 
 
 def _is_json(path: Path) -> bool:
@@ -172,7 +180,9 @@ def _training_part(path: Path) -> tuple[Path, str]:
 def _training_folder(path: Path) -> Path | None:
     found = sorted(name for name in os.listdir(path) if _TRAIN.fullmatch(name) and (path / name).is_dir())
     if len(found) > 1:
-        raise UserError(f"--data: {path} has more than one training folder ({', '.join(found)}): give one, {path / found[0]}")
+        raise UserError(
+            f"--data: {path} has more than one training folder ({', '.join(found)}): give one, {path / found[0]}"
+        )
     return path / found[0] if found else None
 
 
@@ -183,8 +193,9 @@ def _has_evaluation(path: Path) -> bool:
 def _find_images(root: Path) -> tuple[list[str], tuple[str, ...]]:
     """Returns the sorted names below ``root``, and notes on what was left out.
 
-    Hidden files and folders are skipped (macOS' ``._x.jpg`` and thumbnail caches are no images of the user), linked folders are
-    not followed (they may form loops). Links to files are taken, also broken ones: those count as unreadable later.
+    Hidden files and folders are skipped (macOS' ``._x.jpg`` and thumbnail caches are no images of the user), linked
+    folders are not followed (they may form loops). Links to files are taken, also broken ones: those count as
+    unreadable later.
     """
     names: list[str] = []
     skipped = {"hidden entries": 0, "linked folders": 0, "entries that are no regular files": 0, "other files": 0}
@@ -220,7 +231,7 @@ def _find_images(root: Path) -> tuple[list[str], tuple[str, ...]]:
 
 
 def _mode(path: str, test: object, missing: bool = False) -> bool:
-    """Returns whether what ``path`` finally points to passes ``stat.S_IS...``; ``missing`` for a broken or circular link."""
+    """Returns whether what ``path`` points to passes ``stat.S_IS...``; ``missing`` for a broken or circular link."""
     try:
         mode = os.stat(path).st_mode
     except OSError:

@@ -11,9 +11,9 @@ from splitmask_backbones.errors import UserError
 def read_text_list(path: Path) -> tuple[Path, list[str], tuple[str, ...]]:
     """Returns the folder, the sorted names relative to it, each once, and notes.
 
-    A line is a path, relative to the list's folder or absolute; blank lines and lines that start with ``#`` are skipped; a
-    byte-order mark and Windows line ends do no harm. The folder is the list's own if all images lie below it, else the
-    deepest one that holds them all, so that names stay the same when list and images move together.
+    A line is a path, relative to the list's folder or absolute; blank lines and lines that start with ``#`` are
+    skipped; a byte-order mark and Windows line ends do no harm. The folder is the list's own if all images lie below
+    it, else the deepest one that holds them all, so that names stay the same when list and images move together.
 
     Raises:
         UserError: not a text, no path in it, or a line that names no existing file (with the line's number).
@@ -32,7 +32,9 @@ def read_text_list(path: Path) -> tuple[Path, list[str], tuple[str, ...]]:
             continue
         file = os.path.abspath(os.path.join(base, os.path.expanduser(name)))
         if os.path.isdir(file):
-            raise UserError(f"--data {path}, line {number}: {name} is a folder: name image files, or give the folder as --data")
+            raise UserError(
+                f"--data {path}, line {number}: {name} is a folder: name image files, or give the folder as --data"
+            )
         if not os.path.lexists(file):
             missing.append((number, name))
         files.append(file)

@@ -1,0 +1,170 @@
+"""Any image file to upright 8-bit RGB, or a one-line reason why not."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import threading
+import warnings
+from collections.abc import Iterator
+from typing import IO
+
+import numpy as np
+from PIL import Image
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF")
+"""What is read, by content: the suffix of a file plays no part. Of an animation the first frame is taken."""
+
+_ORIENTATION_TAG = 0x0112
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# PIL warns about odd EXIF data, which does no harm, and about bombs, which are checked below. Once for the process:
+# putting filters up and down around each image is not safe in threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+# These say that the machine is short of something, not that the file is bad.
+_NOT_THE_FILE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+
+
+class UnreadableImage(ValueError):
+    """An image file that cannot be used; the message is the reason, one line without the path."""
+
+
+def read_image(path: str | os.PathLike[str]) -> Image.Image:
+    """Returns the image in ``path``, decoded to the end, as a PIL image of mode RGB, turned upright as its EXIF says.
+
+    How other pixels become 8-bit RGB: 16-bit grey ``v / 257`` (not clipped); CMYK, YCCK, LAB and YCbCr by PIL; colours
+    behind transparency (alpha, or a transparent palette entry) are laid on white, as viewers show them; 32-bit integers
+    within 0..65535 count as 16-bit grey, floats within 0..1 are multiplied by 255, floats within 0..255 are rounded;
+    other ranges are stretched from their minimum and maximum. Embedded colour profiles are ignored, as everywhere in
+    this field.
+
+    Raises:
+        UnreadableImage: not a regular file, not one of FORMATS, truncated or damaged, or more pixels than PIL's
+            decompression-bomb limit (``PIL.Image.MAX_IMAGE_PIXELS``, about 89 million).
+    """
+    try:
+        with _open_regular(path) as file:
+            return _decode(file)
+    except (UnreadableImage, MemoryError):
+        raise
+    except Image.DecompressionBombError:
+        raise UnreadableImage(_too_large()) from None
+    except Image.UnidentifiedImageError:
+        raise UnreadableImage("not a jpg, png, webp, bmp, tiff or gif image, or its header is damaged") from None
+    except OSError as error:
+        if error.errno in _NOT_THE_FILE:
+            raise
+        raise UnreadableImage(_one_line(error.strerror or error)) from error
+    except Exception as error:  # PIL's plugins let anything through: SyntaxError, struct.error, EOFError, KeyError, ...
+        raise UnreadableImage(_one_line(f"damaged ({error or type(error).__name__})")) from error
+
+
+def _open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
+    # O_NONBLOCK: opening a fifo that nobody writes to would wait for ever; it changes nothing for a regular file.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise UnreadableImage("not a regular file")
+        if status.st_size == 0:
+            raise UnreadableImage("the file is empty (0 bytes)")
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _decode(file: IO[bytes]) -> Image.Image:
+    image: Image.Image = Image.open(file, formats=FORMATS)
+    if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+        raise UnreadableImage(f"{image.width} x {image.height} pixels: {_too_large()}")
+    kind = image.format
+    with _silent_libtiff() if kind == "TIFF" else contextlib.nullcontext():
+        image.load()
+    if kind in ("JPEG", "MPO") and _jpeg_ends_in_zeros(file):
+        raise UnreadableImage("truncated: the file ends in zeros and has no end-of-image marker")
+    # Read after load(): PIL turns TIFFs itself while it decodes them and then drops the tag.
+    try:
+        transpose = _TRANSPOSE.get(image.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:  # damaged EXIF data: the pixels are good all the same
+        transpose = None
+    rgb = _to_rgb(image)
+    return rgb if transpose is None else rgb.transpose(transpose)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F" or image.mode.startswith("I"):
+        return Image.fromarray(_grey_to_uint8(np.asarray(image))).convert("RGB")
+    if image.mode in ("RGBa", "La"):  # premultiplied
+        image = image.convert("RGBA" if image.mode == "RGBa" else "LA")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB")
+    # A copy even when it is RGB already: the result must not hold the file or its metadata.
+    return image.convert("RGB") if image.mode != "RGB" else Image.frombytes("RGB", image.size, image.tobytes())
+
+
+def _grey_to_uint8(values: np.ndarray) -> np.ndarray:
+    """Returns uint8 (H, W) for integers or floats of any range; the rule stands in ``read_image``."""
+    grey = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
+    low, high = float(grey.min()), float(grey.max())
+    if values.dtype.kind == "f":
+        if low >= 0 and high <= 255:
+            low, high = 0.0, 1.0 if high <= 1 else 255.0
+    elif low >= 0 and high <= 65535:
+        low, high = 0.0, 65535.0
+    return np.rint((grey - low) * (255.0 / max(high - low, np.finfo(np.float64).tiny))).astype(np.uint8)
+
+
+def _jpeg_ends_in_zeros(file: IO[bytes]) -> bool:
+    """Returns whether a JPEG is an unfinished download into reserved space, which PIL decodes without a word."""
+    file.seek(-1, os.SEEK_END)
+    if file.read(1) != b"\0":
+        return False
+    file.seek(0)
+    data = file.read()
+    return data.find(b"\xff\xd9", data.rfind(b"\xff\xda")) < 0
+
+
+_STDERR_LOCK = threading.Lock()
+if hasattr(os, "register_at_fork"):  # a data worker forked while another thread decodes must not wait for that thread
+    os.register_at_fork(after_in_child=lambda: globals().update(_STDERR_LOCK=threading.Lock()))
+
+
+@contextlib.contextmanager
+def _silent_libtiff() -> Iterator[None]:
+    """Sends what C code writes to stderr nowhere: libtiff reports each damaged strip there, next to its error code."""
+    with _STDERR_LOCK:
+        try:
+            saved = os.dup(2)
+        except OSError:  # stderr is closed
+            yield
+            return
+        try:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, 2)
+            os.close(nowhere)
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+def _too_large() -> str:
+    return f"more than the decompression-bomb limit of {Image.MAX_IMAGE_PIXELS} pixels"
+
+
+def _one_line(reason: object) -> str:
+    text = " ".join(str(reason).split())
+    return text[:200] or "unknown reason"

@@ -1,0 +1,83 @@
+"""Two processes at global batch B compute what one process computes at B: loss, gradients, and the whole tool."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+
+SCRIPT = """
+import os, sys, torch
+import torch.distributed as dist
+sys.path.insert(0, sys.argv[1])
+from pretrain.splitmask import SplitMask
+from pretrain.tokenizers import Tokenizer, random_projection
+from splitmask_backbones import VisionTransformer
+torch.manual_seed(0)
+encoder = VisionTransformer(img_size=64, embed_dim=24, depth=2, num_heads=2)
+method = SplitMask(encoder, Tokenizer(random_projection(32, 768, 0)))
+for parameter in method.parameters():
+    torch.nn.init.normal_(parameter, std=0.1)
+order = torch.stack([torch.randperm(16) for _ in range(6)])
+batch = {"image": torch.randint(256, (6, 3, 64, 64), dtype=torch.uint8), "ids_a": order[:, :8], "ids_b": order[:, 8:]}
+model = method
+if "RANK" in os.environ:
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    batch = {key: value[rank * 3 : rank * 3 + 3] for key, value in batch.items()}
+    model = torch.nn.parallel.DistributedDataParallel(method)
+values = model(batch)
+values["loss"].backward()
+losses = torch.stack([values["loss_inpaint"], values["loss_match"]]).detach()
+if "RANK" in os.environ:
+    dist.all_reduce(losses)
+    losses /= 2
+if os.environ.get("RANK", "0") == "0":
+    torch.save([losses, [p.grad for p in method.parameters()]], sys.argv[2])
+if "RANK" in os.environ:
+    dist.destroy_process_group()
+"""
+
+ENV = {**{k: v for k, v in os.environ.items() if k != "RANK"}, "OMP_NUM_THREADS": "1"}
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
+
+
+def call(*words):
+    result = subprocess.run([str(w) for w in words], capture_output=True, text=True, env=ENV, timeout=180)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_loss_and_gradients_equal_one_process(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    call(sys.executable, script, ROOT, tmp_path / "one.pt")
+    call(*TORCHRUN, "--master-port=29531", script, ROOT, tmp_path / "two.pt")
+    (loss_one, one), (loss_two, two) = (torch.load(tmp_path / f"{n}.pt") for n in ("one", "two"))
+    torch.testing.assert_close(loss_one, loss_two, atol=1e-5, rtol=1e-5)
+    for a, b in zip(one, two, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+    assert max(g.abs().max() for g in one) > 1e-2
+
+
+def test_the_tool_under_torchrun(tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    for i in range(16):
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(tmp_path / f"images/{i}.png")
+    tool = [ROOT / "tools/pretrain.py", "--recipe", "tiny", "--data", tmp_path / "images", "--steps", 3]
+    tool += ["--log-every", 1, "--workers", 0, "--output"]
+    call(sys.executable, *tool, tmp_path / "one")
+    call(*TORCHRUN, "--master-port=29532", *tool, tmp_path / "two")
+    one, two = (
+        [json.loads(line) for line in (tmp_path / n / "metrics.jsonl").read_text().splitlines()] for n in ("one", "two")
+    )
+    for name in ("loss", "loss_inpaint", "loss_match", "grad_norm", "token_accuracy"):
+        assert [line[name] for line in two] == pytest.approx([line[name] for line in one], rel=2e-4), name
+    assert (tmp_path / "two/encoder.safetensors").exists()
