@@ -60,15 +60,27 @@ def check_images(root: str | os.PathLike[str], names: Sequence[str], workers: in
 
 
 _CHUNK = 32
+_TRY_SECONDS = 0.5  # this process measures for that long what an image costs
+_POOL_PAYS_SECONDS = 6.0  # starting processes takes seconds: they import what the main script imports
 
 
 def _reasons(root: str, names: Sequence[str], workers: int, stack: contextlib.ExitStack) -> Iterator[str | None]:
-    if workers <= 1 or len(names) <= 8 * _CHUNK:  # starting processes takes longer than that many images
-        return (_reason(root, name) for name in names)
-    # Spawned, not forked: the caller may hold torch's or faiss' threads, and a forked lock that nobody releases.
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
-    stack.callback(pool.shutdown, wait=True, cancel_futures=True)
-    return iter(pool.map(_reason, [root] * len(names), names, chunksize=_CHUNK))
+    start = time.monotonic()
+    done = 0
+    for name in names:
+        elapsed = time.monotonic() - start
+        if workers > 1 and done and elapsed > _TRY_SECONDS:
+            remaining = elapsed / done * (len(names) - done)
+            if remaining > _POOL_PAYS_SECONDS:
+                break
+        yield _reason(root, name)
+        done += 1
+    if done < len(names):
+        # Spawned, not forked: the caller may hold torch's or faiss' threads, and a forked lock that nobody releases.
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+        stack.callback(pool.shutdown, wait=True, cancel_futures=True)
+        yield from pool.map(_reason, [root] * (len(names) - done), names[done:], chunksize=_CHUNK)
 
 
 def _start_worker() -> None:
@@ -92,7 +104,7 @@ def _with_progress(items: Iterator[Any], total: int, stack: contextlib.ExitStack
             from rich import progress as bars
 
             columns = (bars.TextColumn("checking images"), bars.BarColumn(), bars.MofNCompleteColumn())
-            progress = bars.Progress(*columns, bars.TimeRemainingColumn(), transient=True)
+            progress = bars.Progress(*columns, bars.TimeRemainingColumn())
             stack.enter_context(progress)
             task = progress.add_task("checking images", total=total, completed=done)
         elif progress is not None:

@@ -56,7 +56,7 @@ class ImageList:
         return printable("; ".join([f"{images} in {self.root} ({self.kind})", *self.notes]))
 
     def fingerprint(self) -> str:
-        """Returns the sha256 (hex) of all names and file sizes, the same wherever the folder lies; reads no contents."""
+        """Returns the sha256 (hex) of all names and file sizes, the same wherever the folder lies, contents unread."""
         digest = hashlib.sha256()
         for name in self.names:
             try:
