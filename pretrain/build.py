@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from pretrain.augment import PretrainAugment
+from pretrain.fabric import main_process_first
 from pretrain.loader import sample_rng
 from pretrain.pixels import IMAGENET_MEAN, IMAGENET_STD
 from pretrain.recipes import Recipe
@@ -151,9 +152,10 @@ def build_method(recipe: Recipe, views: SplitViews, folder: Path, workers: int) 
     encoder = build_encoder(recipe)
     tokenizer = None
     if recipe.inpaint_weight:
-        tokenizer = build_tokenizer(recipe, views, encoder.patch_size, folder, workers)
-        if int(torch.distributed.get_rank() if torch.distributed.is_initialized() else 0) == 0:
-            measure_tokenizer(tokenizer, recipe, views, encoder.patch_size, folder, workers)
+        with main_process_first() as is_main:
+            tokenizer = build_tokenizer(recipe, views, encoder.patch_size, folder, workers)
+            if is_main:
+                measure_tokenizer(tokenizer, recipe, views, encoder.patch_size, folder, workers)
     return SplitMask(
         encoder, tokenizer, recipe.decoder_depth, recipe.inpaint_weight, recipe.match_weight, recipe.temperature
     )

@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from splitmask_backbones.errors import check_choice
@@ -22,6 +25,7 @@ def make_fabric(precision: str = "32") -> Fabric:
         precision: "32" or "bf16" (mixed: weights and optimizer stay in float32).
     """
     from lightning_fabric import Fabric
+    from lightning_fabric.strategies import DDPStrategy
 
     check_choice("precision", precision, PRECISIONS)
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
@@ -32,8 +36,23 @@ def make_fabric(precision: str = "32") -> Fabric:
         accelerator="auto",
         devices=local,
         num_nodes=world_size // local,
-        strategy="ddp" if world_size > 1 else "auto",
+        # The first process alone checks the images and makes the words while the others wait.
+        strategy=DDPStrategy(timeout=timedelta(hours=12)) if world_size > 1 else "auto",
         precision=PRECISIONS[precision],  # type: ignore[arg-type]
     )
     fabric.launch()
     return fabric
+
+
+@contextmanager
+def main_process_first() -> Iterator[bool]:
+    """Runs the block in the main process, then in the others, which find what it has written; yields whether main."""
+    import torch.distributed as dist
+
+    together = dist.is_available() and dist.is_initialized()
+    is_main = not together or dist.get_rank() == 0
+    if together and not is_main:
+        dist.barrier()
+    yield is_main
+    if together and is_main:
+        dist.barrier()

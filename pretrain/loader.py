@@ -61,7 +61,7 @@ class StepBatches(Sampler[list[tuple[int, int, int]]]):
 
     def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
         local = self.batch_size // (self.world_size * self.accumulate)
-        order, order_epoch = np.empty(0), -1
+        order, order_epoch = np.empty(0, dtype=np.int64), -1
         for step in range(self.start_step, self.total_steps):
             epoch, place = divmod(step, self.steps_per_epoch)
             if epoch != order_epoch:

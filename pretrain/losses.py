@@ -75,17 +75,28 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, bias: Tensor, target: Tensor
     return loss, correct
 
 
+class _AllGather(torch.autograd.Function):
+    """Rows of all ranks; the gradient of a row is the sum of what all ranks have for it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, x)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        grad = grad.contiguous()
+        dist.all_reduce(grad)
+        return grad.chunk(dist.get_world_size())[dist.get_rank()]
+
+
 def gather_with_grad(x: Tensor) -> Tensor:
     """Returns the rows of all ranks, `(B, C) -> (world * B, C)`; gradients flow back to the rank they came from."""
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return x
-    return torch.cat(tuple(_all_gather(x)))
-
-
-def _all_gather(x: Tensor) -> tuple[Tensor, ...]:
-    from torch.distributed.nn.functional import all_gather
-
-    return all_gather(x.contiguous())
+    gathered: Tensor = _AllGather.apply(x.contiguous())
+    return gathered
 
 
 def info_nce(x_a: Tensor, x_b: Tensor, temperature: float = 0.2) -> Tensor:

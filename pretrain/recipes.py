@@ -1,4 +1,4 @@
-"""Pre-training recipes by name: every row of the paper's settings (PAPER sections 1-3), and small ones. Free of torch."""
+"""Pre-training recipes by name: every row of the paper's settings, and small ones. Free of torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def option(default: Any, help: str, choices: tuple[str, ...] | None = None) -> A
 
 @dataclass(frozen=True)
 class Recipe:
-    """Every value that decides what pre-training computes. Sources: SplitMask Sec. 4 and App. A, via BEiT's settings."""
+    """Every value that decides what pre-training computes (SplitMask Sec. 4 and App. A, via BEiT's settings)."""
 
     model: str = option("vit_small", "encoder", tuple(ENCODERS))
     method: str = option("splitmask", "pre-training method", METHODS)
@@ -154,12 +154,10 @@ RECIPES: dict[str, tuple[str, Recipe]] = {
         "a few hundred images on a CPU",
         Recipe(
             **_CPU,
-            tokenizer="kmeans",
-            vocab_size=1024,
-            kmeans_iterations=10,
+            vocab_size=2048,
             mask="uniform",  # the paper's mask for its tiny sets
             mask_ratio=0.75,
-            img_size=160,
+            img_size=128,
             crop_scale=0.2,
             batch_size=64,
             epochs=None,

@@ -36,9 +36,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.mask_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, num_patches, embed_dim))
-        self.blocks = nn.ModuleList(
-            Block(embed_dim, num_heads, layer_norm_eps=layer_norm_eps) for _ in range(depth)
-        )
+        self.blocks = nn.ModuleList(Block(embed_dim, num_heads, layer_norm_eps=layer_norm_eps) for _ in range(depth))
         self.norm = nn.LayerNorm(embed_dim, eps=layer_norm_eps)
         for parameter in (self.mask_token, self.pos_embed):
             nn.init.trunc_normal_(parameter, std=0.02)
@@ -90,7 +88,9 @@ class SplitMask(nn.Module):
     ) -> None:
         super().__init__()
         if inpaint_weight == 0 and match_weight == 0:
-            raise UserError("--inpaint-weight 0 together with --match-weight 0 leaves nothing to learn: set one above 0")
+            raise UserError(
+                "--inpaint-weight 0 with --match-weight 0 leaves nothing to learn: set one above 0"
+            )
         self.encoder = encoder
         num_patches = encoder.grid_size[0] * encoder.grid_size[1]
         self.decoder = Decoder(

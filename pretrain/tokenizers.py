@@ -144,10 +144,10 @@ def kmeans_words(
             max_points_per_centroid=2**31 - 1,
         )
         kmeans.train(patches, init_centroids=centroids)
-        centroids = kmeans.centroids
+        centroids = np.array(kmeans.centroids)
         if report:
-            report(iteration + 1, float(kmeans.obj[-1]) / len(patches))
-    return torch.from_numpy(np.array(centroids))
+            report(iteration + 1, float(np.asarray(kmeans.obj)[-1]) / len(patches))
+    return torch.as_tensor(centroids)
 
 
 def _check_enough(tokenizer: str, vocab_size: int, num_images: int, patches_per_image: int) -> None:

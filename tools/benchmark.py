@@ -1,9 +1,8 @@
-"""Measures this machine and this project in one run: how much of the matrix-product rate a pre-training step reaches."""
+"""Measures how much of this machine's matrix-product rate a pre-training step reaches, both in one run."""
 
 from __future__ import annotations
 
 import _path  # noqa: F401
-import dataclasses
 import time
 from collections.abc import Callable
 
@@ -59,9 +58,7 @@ def pretrain_step(recipe: Recipe, num_steps: int) -> None:
     words = random_projection(recipe.vocab_size, 3 * encoder.patch_size**2, 0)
     method = SplitMask(encoder, Tokenizer(words, recipe.patch_norm))
     optimizer = torch.optim.AdamW(param_groups(method, recipe.peak_lr, recipe.weight_decay))
-    halves = [
-        split_halves("block", encoder.grid_size, sample_rng(0, 0, i)) for i in range(recipe.batch_size)
-    ]
+    halves = [split_halves("block", encoder.grid_size, sample_rng(0, 0, i)) for i in range(recipe.batch_size)]
     batch = {
         "image": torch.randint(256, (recipe.batch_size, 3, recipe.img_size, recipe.img_size), dtype=torch.uint8),
         "ids_a": torch.stack([torch.from_numpy(a) for a, _ in halves]),
@@ -102,7 +99,8 @@ def pretrain_step(recipe: Recipe, num_steps: int) -> None:
     print(f"step {best['step']:.3f} s (slowest {slowest:.3f}), {recipe.batch_size / best['step']:.1f} images/s")
     print(f"matrix product {size} x {size}: {rate / 1e9:.0f} GFLOP/s; the step reaches {reached / 1e9:.0f} GFLOP/s")
     print(f"share of the matrix-product rate: {100 * reached / rate:.0f} %")
-    print(f"parameters {sum(p.numel() for p in method.parameters()) / 1e6:.1f} M, {dataclasses.asdict(recipe)['model']}")
+    print(
+    )
 
 
 def _timed(call: Callable[[], object], device: str) -> float:

@@ -104,7 +104,7 @@ def print_error(error: BaseException, debug: bool) -> None:
     sys.stdout.flush()
     if debug:
         traceback.print_exception(error)
-    sys.stderr.write(f"error: {' '.join(describe(error).split())}\n")
+    sys.stderr.write(f"error: {' '.join(describe(error).splitlines())}\n")
     sys.stderr.flush()
 
 

@@ -17,6 +17,8 @@ from splitmask_backbones.errors import UserError
 from tools import cli
 
 if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
     from pretrain.run_folder import RunFolder
     from pretrain.sources import ImageList
 
@@ -33,7 +35,7 @@ def build_parser() -> cli.Parser:
     parser = cli.Parser(
         prog="tools/pretrain.py",
         description=__doc__,
-        epilog=f"recipes:\n{recipes}\n\nDefaults shown are those of most recipes; a recipe's own value wins over them.\n"
+        epilog=f"recipes:\n{recipes}\n\nDefaults shown are those of most recipes; a recipe's own values win.\n"
         "Several GPUs: torchrun --nproc-per-node=8 tools/pretrain.py ...",
     )
     parser.add_argument("--recipe", required=True, metavar="NAME", help="see the list below")
@@ -43,7 +45,9 @@ def build_parser() -> cli.Parser:
     parser.add_argument("--images", metavar="ROOT", help="image folder of a COCO json")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for everything the run writes")
     parser.add_argument("--resume", action="store_true", help="continue the run in --output")
-    parser.add_argument("--workers", type=cli.non_negative_int, default=2, metavar="N", help="data processes (default 2)")
+    parser.add_argument(
+        "--workers", type=cli.non_negative_int, default=2, metavar="N", help="data processes (default 2)"
+    )
     parser.add_argument(
         "--save-every", type=cli.positive_int, default=500, metavar="STEPS", help="checkpoint interval (default 500)"
     )
@@ -58,7 +62,7 @@ def build_parser() -> cli.Parser:
         help="largest share of unreadable images (default 0.01)",
     )
     values = parser.add_argument_group("recipe values")
-    types = {"int": int, "int | None": int, "float": float, "float | None": float, "str": str, "bool": _boolean}
+    types: dict[str, Any] = {"int": int, "int | None": int, "float": float, "float | None": float, "str": str, "bool": _boolean}
     for field in dataclasses.fields(Recipe):
         choices = field.metadata["choices"]
         values.add_argument(
@@ -92,21 +96,23 @@ def main(argv: list[str]) -> int:
         if getattr(args, field.name) is not None
     }
     named.override(given)  # option errors come before anything is imported or created
-    from pretrain.images import check_images, enforce_bad_limit
     from pretrain.run_folder import RunFolder
     from pretrain.signals import StopSignals
     from pretrain.sources import open_source
 
     source = open_source(args.data, args.images)
     with StopSignals(), RunFolder.open(args.output, resume=args.resume, artefact=ARTEFACT) as folder:
+        from pretrain.fabric import make_fabric
+
         _start_log(folder.path)
         recipe = _recipe_of(args.recipe, named, given, folder.previous)
-        images, data = _readable_images(source, folder, args, check_images, enforce_bad_limit)
+        fabric = make_fabric(recipe.precision)
+        images, data = _readable_images(source, folder, args, fabric)
         folder.write_config(_config(args, recipe, data))
         if folder.finished:
             print(f"{folder.path / ARTEFACT} is finished: nothing to do")
             return 0
-        _train(recipe, images, folder, args)
+        _train(recipe, images, folder, args, fabric)
     return 0
 
 
@@ -141,18 +147,24 @@ def _recipe_of(name: str, named: Recipe, given: dict[str, Any], previous: dict[s
 
 
 def _readable_images(
-    source: ImageList, folder: RunFolder, args: argparse.Namespace, check_images: Any, enforce_bad_limit: Any
+    source: ImageList, folder: RunFolder, args: argparse.Namespace, fabric: Fabric
 ) -> tuple[ImageList, dict[str, Any]]:
     """Returns the images that decode to the end, and what identifies the data; a resume trusts an unchanged list."""
+    from pretrain.images import check_images, enforce_bad_limit
+
     data: dict[str, Any] = {"num_files": len(source), "fingerprint": source.fingerprint()}
     before = (folder.previous or {}).get("data", {})
     if before and before.get("fingerprint") == data["fingerprint"]:
         bad = set(before["unreadable"])
         return source.subset([name for name in source.names if name not in bad]), {**before}
-    print(f"{source.describe()}: checking {len(source)} images")
-    found = check_images(source.root, source.names, workers=args.workers)
-    enforce_bad_limit(len(source), found, args.max_bad_fraction, folder.path / "bad_images.txt")
-    bad = {image.name for image in found}
+    bad = set()
+    if fabric.is_global_zero:
+        print(f"{source.describe()}: checking {len(source)} images")
+        found = check_images(source.root, source.names, workers=args.workers)
+        report = folder.path / "bad_images.txt"
+        enforce_bad_limit(len(source), found, args.max_bad_fraction, report, root=source.root)
+        bad = {image.name for image in found}
+    bad = fabric.broadcast(bad)
     data["unreadable"] = sorted(bad)
     return source.subset([name for name in source.names if name not in bad]), data
 
@@ -179,12 +191,11 @@ def _config(args: argparse.Namespace, recipe: Recipe, data: dict[str, Any]) -> d
     }
 
 
-def _train(recipe: Recipe, images: ImageList, folder: RunFolder, args: argparse.Namespace) -> None:
+def _train(recipe: Recipe, images: ImageList, folder: RunFolder, args: argparse.Namespace, fabric: Fabric) -> None:
     import torch
 
     from pretrain.build import build_method, build_views
     from pretrain.engine import Loop, fit
-    from pretrain.fabric import make_fabric
     from pretrain.loader import step_batches, steps_per_epoch
     from pretrain.schedule import warmup_cosine
     from splitmask_backbones import param_groups, save_encoder
@@ -192,7 +203,6 @@ def _train(recipe: Recipe, images: ImageList, folder: RunFolder, args: argparse.
 
     per_epoch = steps_per_epoch(len(images), recipe.batch_size)
     total_steps = recipe.total_steps(per_epoch)
-    fabric = make_fabric(recipe.precision)
     views = build_views(recipe, images, ENCODERS[recipe.model]["patch_size"])
     method = build_method(recipe, views, folder.path, args.workers)
     print(
