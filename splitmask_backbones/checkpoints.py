@@ -121,7 +121,7 @@ def load_encoder(path: str | Path, **overrides: Any) -> VisionTransformer:
         reason = " ".join(str(error).split())[:400]
         changed = ", ".join(f"{key}={value!r}" for key, value in overrides.items()) or "its own config"
         raise UserError(f"weights file {path} does not fit an encoder with {changed}: {reason}") from None
-    encoder.load_report = report  # type: ignore[assignment]
+    encoder.load_report = report
     logger.info("%s", report.summary())
     return encoder
 

@@ -159,8 +159,15 @@ class TappedPyramid(Pyramid):
 
 
 def tap_indices(depth: int) -> tuple[int, int, int, int]:
-    """Returns the four taps at 1/3, 1/2, 2/3 and all of the depth: after blocks 4, 6, 8, 12 of 12 (XCiT)."""
-    return depth // 3 - 1, depth // 2 - 1, 2 * depth // 3 - 1, depth - 1
+    """Returns the four taps at 1/3, 1/2, 2/3 and all of the depth: after blocks 4, 6, 8, 12 of 12 (XCiT).
+
+    Raises:
+        ValueError: fewer than four blocks.
+    """
+    if depth < len(STRIDES):
+        raise UserError(f"the tapped pyramid needs an encoder of at least 4 blocks, got {depth}: use pyramid='simple'")
+    third, half = max(1, depth // 3), max(2, depth // 2)
+    return third - 1, half - 1, max(half, 2 * depth // 3 - 1), depth - 1
 
 
 def build_pyramid(

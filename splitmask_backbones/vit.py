@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,9 @@ from splitmask_backbones.position import (
     resize_pos_embed,
     sincos_pos_embed,
 )
+
+if TYPE_CHECKING:
+    from splitmask_backbones.checkpoints import LoadReport
 
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:
@@ -220,6 +223,7 @@ class VisionTransformer(nn.Module):
         self.window_size, self.use_rel_pos = window_size, use_rel_pos
         self.norm_maps, self.grad_checkpointing = norm_maps, grad_checkpointing
         self._check_arguments(num_heads, final_norm)
+        self.load_report: LoadReport | None = None  # set by load_encoder
 
         self.grid_size = self.grid_of(*self.img_size)
         self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)

@@ -45,9 +45,7 @@ class Recorder(Dataset):
 
 def test_seeking_reads_no_image():
     dataset = Recorder()
-    loader = step_batches(
-        dataset, num_items=11, batch_size=4, seed=0, start_step=9, total_steps=10, workers=0
-    )
+    loader = step_batches(dataset, num_items=11, batch_size=4, seed=0, start_step=9, total_steps=10, workers=0)
     assert len(list(loader)) == 1
     assert dataset.read == batches()[9]
 

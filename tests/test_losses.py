@@ -12,9 +12,7 @@ from pretrain.losses import info_nce, linear_cross_entropy
 def test_linear_cross_entropy_equals_logits_at_once(rows, monkeypatch):
     monkeypatch.setattr(losses, "CHUNK", 16)
     torch.manual_seed(0)
-    x, weight, bias = (
-        torch.randn(*s, dtype=torch.float32, requires_grad=True) for s in ((rows, 12), (50, 12), (50,))
-    )
+    x, weight, bias = (torch.randn(*s, dtype=torch.float32, requires_grad=True) for s in ((rows, 12), (50, 12), (50,)))
     target = torch.randint(50, (rows,))
     loss, correct = linear_cross_entropy(x, weight, bias, target)
     (3 * loss).backward()

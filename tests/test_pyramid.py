@@ -73,6 +73,12 @@ def test_tapped_pyramid_is_a_top_down_fpn():
 
 def test_taps_are_the_papers():
     assert tap_indices(12) == (3, 5, 7, 11)  # after blocks 4, 6, 8, 12
+    assert tap_indices(24) == (7, 11, 15, 23)
+    for depth in range(4, 25):
+        assert len(set(tap_indices(depth))) == 4
+        assert list(tap_indices(depth)) == sorted(tap_indices(depth))
+    with pytest.raises(ValueError, match="at least 4 blocks"):
+        tap_indices(3)
 
 
 def test_wrong_use():

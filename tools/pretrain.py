@@ -62,12 +62,12 @@ def build_parser() -> cli.Parser:
         help="largest share of unreadable images (default 0.01)",
     )
     values = parser.add_argument_group("recipe values")
-    types: dict[str, Any] = {"int": int, "int | None": int, "float": float, "float | None": float, "str": str, "bool": _boolean}
+    types: dict[str, Any] = {"int": int, "float": float, "str": str, "bool": _boolean}
     for field in dataclasses.fields(Recipe):
         choices = field.metadata["choices"]
         values.add_argument(
             f"--{field.name.replace('_', '-')}",
-            type=types[str(field.type)],
+            type=types[str(field.type).removesuffix(" | None")],
             metavar="|".join(choices) if choices else field.name.upper().split("_")[-1],
             help=f"{field.metadata['help']} (default {_shown(field.default)})",
         )

@@ -1,0 +1,49 @@
+"""UperNet on the encoder and its pyramid, BEiT's protocol (PAPER.md section 5).
+
+Filled in late by tools/train_seg.py: `num_classes`, `in_channels` (from the backbone's `out_channels`), the size that
+crops are padded to and the sliding window (both from `img_size`).
+"""
+
+custom_imports = dict(imports=["splitmask_backbones.mmseg"])
+default_scope = "mmseg"
+
+norm_cfg = dict(type="BN", requires_grad=True)  # one process: nothing to synchronise
+model = dict(
+    type="EncoderDecoder",
+    data_preprocessor=dict(
+        type="SegDataPreProcessor",
+        mean=[123.675, 116.28, 103.53],
+        std=[58.395, 57.12, 57.375],
+        bgr_to_rgb=True,
+        pad_val=0,
+        seg_pad_val=255,
+    ),
+    backbone=dict(type="SplitMaskViT", encoder="vit_base", pyramid="simple", out_channels=256, drop_path_rate=0.1),
+    decode_head=dict(
+        type="UPerHead",
+        in_channels=[256, 256, 256, 256],
+        in_index=[0, 1, 2, 3],
+        pool_scales=(1, 2, 3, 6),
+        channels=512,
+        dropout_ratio=0.1,
+        num_classes=150,
+        norm_cfg=norm_cfg,
+        align_corners=False,
+        loss_decode=dict(type="CrossEntropyLoss", use_sigmoid=False, loss_weight=1.0),
+    ),
+    auxiliary_head=dict(
+        type="FCNHead",
+        in_channels=256,
+        in_index=2,
+        channels=256,
+        num_convs=1,
+        concat_input=False,
+        dropout_ratio=0.1,
+        num_classes=150,
+        norm_cfg=norm_cfg,
+        align_corners=False,
+        loss_decode=dict(type="CrossEntropyLoss", use_sigmoid=False, loss_weight=0.4),
+    ),
+    train_cfg=dict(),
+    test_cfg=dict(mode="whole"),  # or mode="slide": the window is img_size, its stride two thirds of that
+)

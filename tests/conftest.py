@@ -1,0 +1,66 @@
+"""What all tests share: one thread, skips with a reason, and a folder of small pictures."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+# Before torch is imported, and for the tools that tests start: several workers of pytest share few cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Tools begin with `import _path`, which lies beside them; afterwards sys.path is as in a tool.
+sys.path.insert(0, str(ROOT / "tools"))
+import _path  # noqa: E402, F401
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keeps torch on one thread: sums are the same on every machine, and workers do not fight for cores."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips what this machine cannot run, and says why."""
+    import torch
+
+    no_gpu = None if torch.cuda.is_available() else "no CUDA device"
+    no_detectron2 = None if find_spec("detectron2") else "detectron2 is not installed (PyPI does not hold it)"
+    for item in items:
+        for marker, reason in (("gpu", no_gpu), ("detectron2", no_detectron2)):
+            if reason and item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    """Returns a folder of 12 RGB pictures of different sizes, some in a folder of their own."""
+    folder = tmp_path / "images"
+    (folder / "more").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for index in range(12):
+        height, width = 40 + 7 * index, 90 - 3 * index
+        coarse = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8))
+        name = f"{index:02d}.{'png' if index % 3 == 0 else 'jpg'}"
+        coarse.resize((width, height), Image.Resampling.BICUBIC).save(
+            folder / ("more" if index % 4 == 3 else ".") / name
+        )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Returns the folder of real data beside the checkout; skips where it is missing."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("no real data: ../shared/data is missing")
+    return folder

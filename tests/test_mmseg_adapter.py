@@ -1,0 +1,149 @@
+"""The mmseg adapter: maps, strict weights, groups, and a stub that never hides a real extension."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+pytest.importorskip("mmcv", reason="the extra 'segmentation' is not installed")
+# Before any other import of mmseg: it puts the stub in place.
+adapter = pytest.importorskip("splitmask_backbones.mmseg")
+
+from mmengine.optim import build_optim_wrapper  # noqa: E402
+from mmseg.registry import MODELS  # noqa: E402
+from mmseg.utils import register_all_modules  # noqa: E402
+
+from splitmask_backbones import create_encoder, save_encoder  # noqa: E402
+from splitmask_backbones.pyramid import build_pyramid  # noqa: E402
+
+SMALL = {"encoder": "vit_tiny", "embed_dim": 24, "num_heads": 3, "depth": 6, "out_channels": 8}
+
+
+def build(**kwargs):
+    return MODELS.build({"type": "SplitMaskViT", **SMALL, **kwargs})
+
+
+def segmentor():
+    register_all_modules(init_default_scope=True)
+    norm = {"type": "BN"}
+    head = {"in_channels": [8] * 4, "in_index": [0, 1, 2, 3], "channels": 8, "num_classes": 3, "norm_cfg": norm}
+    return MODELS.build(
+        {
+            "type": "EncoderDecoder",
+            "data_preprocessor": {"type": "SegDataPreProcessor"},
+            "backbone": {"type": "SplitMaskViT", **SMALL},
+            "decode_head": {"type": "UPerHead", "align_corners": False, **head},
+            "train_cfg": {},
+            "test_cfg": {"mode": "whole"},
+        }
+    )
+
+
+@pytest.mark.parametrize("pyramid", ["simple", "tapped"])
+@pytest.mark.parametrize("size", [(64, 64), (50, 90)])
+def test_four_maps_at_the_four_strides(pyramid, size):
+    maps = build(pyramid=pyramid)(torch.randn(2, 3, *size))
+    assert [tuple(m.shape) for m in maps] == [(2, 8, -(-size[0] // s), -(-size[1] // s)) for s in (4, 8, 16, 32)]
+
+
+def test_maps_equal_those_of_encoder_and_pyramid():
+    backbone = build().eval()
+    images = torch.randn(1, 3, 48, 64)
+    pyramid = build_pyramid("simple", backbone.encoder, 8).eval()
+    pyramid.load_state_dict(backbone.pyramid.state_dict())
+    for ours, theirs in zip(backbone(images), pyramid(backbone.encoder.forward_maps(images), (48, 64)), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("pyramid", ["simple", "tapped"])
+def test_every_parameter_gets_a_gradient(pyramid):
+    backbone = build(pyramid=pyramid)
+    sum(m.square().mean() for m in backbone(torch.randn(1, 3, 64, 64))).backward()
+    assert [name for name, p in backbone.named_parameters() if p.grad is None] == []
+
+
+def test_pretrained_weights_are_loaded_and_survive_init_weights(tmp_path):
+    encoder = create_encoder("vit_tiny", embed_dim=24, num_heads=3, depth=4)
+    save_encoder(encoder, tmp_path / "encoder.safetensors")
+    init = {"type": "Pretrained", "checkpoint": str(tmp_path / "encoder.safetensors")}
+    backbone = MODELS.build({"type": "SplitMaskViT", "out_channels": 8, "init_cfg": init})
+    backbone.init_weights()
+    state = backbone.encoder.state_dict()
+    assert set(encoder.state_dict()) - set(state) == {"norm.weight", "norm.bias"}
+    assert all(torch.equal(encoder.state_dict()[key], value) for key, value in state.items())
+
+
+def test_init_cfg_that_is_not_understood_is_an_error():
+    with pytest.raises(ValueError, match="init_cfg.*Pretrained"):
+        build(init_cfg={"type": "TruncNormal", "std": 0.02})
+
+
+def test_unknown_override_names_the_nearest():
+    with pytest.raises(ValueError, match="did you mean 'drop_path_rate'"):
+        build(droppath_rate=0.1)
+
+
+def test_file_that_contradicts_the_name_is_an_error(tmp_path):
+    save_encoder(create_encoder("vit_tiny", embed_dim=24, num_heads=3, depth=4), tmp_path / "e.safetensors")
+    with pytest.raises(ValueError, match="embed_dim"):
+        adapter.SplitMaskViT("vit_small", weights=tmp_path / "e.safetensors")
+
+
+def test_every_parameter_of_a_segmentor_is_in_the_expected_group():
+    model = segmentor()
+    config = {
+        "type": "OptimWrapper",
+        "optimizer": {"type": "AdamW", "lr": 1e-3, "weight_decay": 0.05},
+        "constructor": "SplitMaskLayerDecay",
+        "paramwise_cfg": {"decay_rate": 0.5},
+    }
+    wrapper = build_optim_wrapper(model, config)
+    found = {
+        name: (group["lr"], group["weight_decay"])
+        for group in wrapper.optimizer.param_groups
+        for name in group["names"]
+    }
+    assert set(found) == {name for name, _ in model.named_parameters()}
+    for name, parameter in model.named_parameters():
+        inner = name.removeprefix("backbone.encoder.")
+        layer = 7  # depth + 1: pyramid and heads
+        if inner.startswith(("patch_embed", "pos_embed")):
+            layer = 0
+        elif inner.startswith("blocks."):
+            layer = int(inner.split(".")[1]) + 1
+        decays = parameter.ndim > 1 and inner != "pos_embed"
+        assert found[name] == (pytest.approx(1e-3 * 0.5 ** (7 - layer)), 0.05 if decays else 0.0), name
+
+
+def test_unknown_paramwise_key_is_an_error():
+    with pytest.raises(ValueError, match="did you mean 'decay_rate'"):
+        adapter.SplitMaskLayerDecay({"optimizer": {"type": "AdamW", "lr": 1.0}}, {"layer_decay_rate": 0.5})
+
+
+def run_python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+def test_stub_explains_itself_when_it_is_called():
+    result = run_python(
+        "from splitmask_backbones import _mmcv_stub; _mmcv_stub.install(); _mmcv_stub.install()\n"
+        "import sys; assert sum(type(f).__name__ == 'StubFinder' for f in sys.meta_path) == 1\n"
+        "assert 'torch' not in sys.modules and 'mmcv' not in sys.modules\n"
+        "m = __import__('importlib').import_module('mmcv._ext'); m.nms()"
+    )
+    assert "ImportError: mmcv._ext.nms is a compiled operation" in result.stderr
+
+
+def test_stub_never_hides_a_real_extension(tmp_path):
+    (tmp_path / "mmcv").mkdir()
+    (tmp_path / "mmcv" / "__init__.py").touch()
+    (tmp_path / "mmcv" / "_ext.py").write_text("REAL = 1\n")
+    result = run_python(
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from splitmask_backbones import _mmcv_stub; _mmcv_stub.install()\n"
+        "import mmcv._ext; assert mmcv._ext.REAL == 1"
+    )
+    assert result.returncode == 0, result.stderr

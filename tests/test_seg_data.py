@@ -1,0 +1,172 @@
+"""Pairs, labels, classes and results of the segmentation tool: hand-made cases with known answers."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tools.segmentation.check import check_split
+from tools.segmentation.classes import Classes, find_classes, make_classes
+from tools.segmentation.labels import check_values, read_label, to_training_labels
+from tools.segmentation.pairs import find_split, is_ade20k
+
+CLASSES = make_classes(["a", "b", "c"], None, False, "test")
+
+
+def make_data(root, names=("train", "val"), count=3, size=(12, 10), values=(0, 1, 2, 255)):
+    """Writes images and labels; `size` is (width, height)."""
+    rng = np.random.default_rng(0)
+    for name in names:
+        for part in ("images", "annotations"):
+            (root / part / name).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(rng.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)).save(
+                root / f"images/{name}/{i}.jpg"
+            )
+            label = rng.choice(np.array(values, dtype=np.uint8), (size[1], size[0]))
+            Image.fromarray(label).save(root / f"annotations/{name}/{i}.png")
+    return root
+
+
+def check(root, split="train", classes=CLASSES, fraction=0.0):
+    return check_split(find_split(root, split), split, classes, fraction, root / "bad_images.txt")
+
+
+def test_counts_are_those_of_the_files(tmp_path):
+    make_data(tmp_path)
+    labels = [np.asarray(Image.open(tmp_path / f"annotations/train/{i}.png")) for i in range(3)]
+    split, counts = check(tmp_path)
+    assert split.pairs == [(f"{i}.jpg", f"{i}.png") for i in range(3)]
+    assert counts["ignored_pixels"] == sum(int((label == 255).sum()) for label in labels)
+    for index, name in enumerate("abc"):
+        assert counts["classes"][name]["pixels"] == sum(int((label == index).sum()) for label in labels)
+
+
+def test_palette_label_is_read_as_indices(tmp_path):
+    indices = np.array([[0, 1], [2, 1]], dtype=np.uint8)
+    image = Image.fromarray(indices, mode="P")
+    image.putpalette([250, 240, 230, 10, 20, 30, 40, 50, 60] + [0] * (768 - 9))
+    image.save(tmp_path / "p.png")
+    assert read_label(tmp_path / "p.png").tolist() == indices.tolist()
+
+
+def test_bilevel_and_16_bit_labels(tmp_path):
+    Image.fromarray(np.array([[True, False]])).save(tmp_path / "1.png")
+    Image.fromarray(np.array([[300, 7]], dtype=np.uint16)).save(tmp_path / "16.png")
+    assert read_label(tmp_path / "1.png").tolist() == [[1, 0]]
+    assert read_label(tmp_path / "16.png").tolist() == [[300, 7]]
+    with pytest.raises(ValueError, match=r"16\.png holds the value 300"):
+        check_values(tmp_path / "16.png", read_label(tmp_path / "16.png"), 10, False)
+
+
+def test_reduce_zero_label_as_mmseg_does():
+    values = np.array([0, 1, 150, 255])
+    assert to_training_labels(values, True).tolist() == [255, 0, 149, 255]
+    assert to_training_labels(values, False).tolist() == [0, 1, 150, 255]
+
+
+@pytest.mark.parametrize(
+    ("reduce_zero_label", "value", "fine"), [(False, 2, True), (False, 3, False), (True, 3, True), (True, 4, False)]
+)
+def test_highest_value_that_is_allowed(reduce_zero_label, value, fine):
+    if fine:
+        check_values("f.png", np.array([[0, value, 255]]), 3, reduce_zero_label)
+    else:
+        with pytest.raises(ValueError, match=f"f.png holds the value {value}"):
+            check_values("f.png", np.array([[0, value, 255]]), 3, reduce_zero_label)
+
+
+def test_colour_label_is_refused(tmp_path):
+    make_data(tmp_path)
+    Image.new("RGB", (12, 10)).save(tmp_path / "annotations/train/1.png")
+    with pytest.raises(ValueError, match=r"annotations/train/1\.png is a colour image"):
+        check(tmp_path)
+
+
+def test_size_difference_is_refused(tmp_path):
+    make_data(tmp_path)
+    Image.new("L", (10, 12)).save(tmp_path / "annotations/val/2.png")
+    with pytest.raises(ValueError, match=r"images/val/2\.jpg is 12 x 10 pixels.*10 x 12"):
+        check(tmp_path, "val")
+
+
+@pytest.mark.parametrize(
+    ("gone", "match"), [("annotations/train/1.png", "1.jpg has no label"), ("images/val/0.jpg", "0.png has no image")]
+)
+def test_missing_partner_is_refused(tmp_path, gone, match):
+    make_data(tmp_path)
+    (tmp_path / gone).unlink()
+    with pytest.raises(ValueError, match=match):
+        find_split(tmp_path, gone.split("/")[1])
+
+
+def test_truncated_image_follows_the_limit(tmp_path):
+    make_data(tmp_path, count=4, size=(64, 64))
+    path = tmp_path / "images/train/2.jpg"
+    path.write_bytes(path.read_bytes()[:400])
+    with pytest.raises(ValueError, match="1 of 4 images"):
+        check(tmp_path, fraction=0.2)
+    split, counts = check(tmp_path, fraction=0.25)
+    assert [pair[0] for pair in split.pairs] == ["0.jpg", "1.jpg", "3.jpg"] and counts["unreadable_images"] == 1
+    assert "2.jpg" in (tmp_path / "bad_images.txt").read_text()
+
+
+def test_all_ignored_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="every pixel"):
+        check(make_data(tmp_path, values=(255,)))
+
+
+def test_folder_names_with_years_and_ade20k(tmp_path):
+    split = find_split(make_data(tmp_path / "coco", names=("train2017", "val2017")), "val")
+    assert split.image_dir.name == "val2017"
+    ade = make_data(tmp_path / "ade", names=("training", "validation"), values=(0, 1, 150))
+    assert is_ade20k(ade) and not is_ade20k(tmp_path / "coco")
+    classes = find_classes(ade, None, {}, is_ade20k=True)
+    assert len(classes.names) == 150 and classes.names[0] == "wall" and classes.reduce_zero_label
+    check(ade, classes=classes)
+
+
+def test_unknown_classes_ask_for_the_option(tmp_path):
+    with pytest.raises(ValueError, match="--classes"):
+        find_classes(make_data(tmp_path), None, {}, is_ade20k=False)
+
+
+def test_class_file_wins_over_the_config(tmp_path):
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps({"classes": ["x", "y"], "palette": [[1, 2, 3], [4, 5, 6]], "reduce_zero_label": True}))
+    assert find_classes(None, str(path), {"classes": ["a"]}, False) == Classes(["x", "y"], [[1, 2, 3], [4, 5, 6]], True)
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("[", "is no JSON"),
+        ('["a", "a"]', "twice"),
+        ("{}", "must hold"),
+        ('{"classes": ["a"], "palete": 1}', "did you mean 'palette'"),
+    ],
+)
+def test_class_files_that_cannot_be_used(tmp_path, text, match):
+    (tmp_path / "c.json").write_text(text)
+    with pytest.raises(ValueError, match=match):
+        find_classes(None, str(tmp_path / "c.json"), {}, False)
+
+
+def test_results_of_a_hand_made_confusion():
+    pytest.importorskip("mmcv", reason="the extra 'segmentation' is not installed")
+    from tools.segmentation.results import ClassIoU
+
+    # a: 3 of 4 right, 1 taken for b; b: 1 of 2 right, 1 taken for c; c does not occur in the labels.
+    label = torch.tensor([[0, 0, 0, 0, 1, 1, 255]])
+    predicted = torch.tensor([[0, 0, 0, 1, 1, 2, 0]])
+    metric = ClassIoU()
+    metric.dataset_meta = {"classes": ["a", "b", "c"]}
+    results = metric.compute_metrics([metric.intersect_and_union(predicted, label, 3, 255)])
+    assert results["per_class"] == {"a": pytest.approx(75.0), "b": pytest.approx(100 / 3), "c": None}
+    assert results["mIoU"] == pytest.approx((75 + 100 / 3) / 2)
+    assert results["mAcc"] == pytest.approx((75 + 50) / 2)
+    assert results["aAcc"] == pytest.approx(100 * 4 / 6)

@@ -1,0 +1,172 @@
+"""A config file, `key=value` overrides and options to one plain dictionary; what derives from it is derived last."""
+
+from __future__ import annotations
+
+import ast
+import copy
+from pathlib import Path
+from typing import Any
+
+from splitmask_backbones.errors import UserError, nearest
+
+CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "seg_configs"
+
+REQUIRED = ("model", "optim_wrapper", "schedule", "steps", "batch_size", "img_size", "train_pipeline", "test_pipeline")
+
+OPTIONAL: dict[str, Any] = {
+    "seed": 0,
+    "log_every": 50,
+    "save_every": 2000,
+    "classes": None,
+    "palette": None,
+    "reduce_zero_label": False,
+}
+
+
+def config_path(name: str) -> Path:
+    """Returns the file for `CONFIG`: a path, or the name of a file in seg_configs/. Free of torch.
+
+    Raises:
+        ValueError: no such file, with the nearest of seg_configs/.
+    """
+    for path in (Path(name), CONFIG_FOLDER / name, CONFIG_FOLDER / f"{name}.py"):
+        if path.is_file():
+            return path
+    known = [f"seg_configs/{path.name}" for path in CONFIG_FOLDER.glob("*.py")]
+    raise UserError(f"config {name} does not exist: {nearest(name, known)}")
+
+
+def load_config(path: Path) -> dict[str, Any]:
+    """Returns the config with its `_base_` files merged in, as plain dictionaries.
+
+    Raises:
+        ValueError: it cannot be read, or a required key is missing.
+    """
+    from mmengine.config import Config
+
+    try:
+        config = Config.fromfile(str(path), import_custom_modules=False).to_dict()
+    except UserError:
+        raise
+    except Exception as error:  # a config is a program: anything can go wrong in it
+        raise UserError(f"config {path} cannot be read ({type(error).__name__}: {error}): correct the file") from error
+    missing = [key for key in REQUIRED if key not in config]
+    if missing:
+        raise UserError(f"config {path} has no '{missing[0]}': start from one of {CONFIG_FOLDER.name}/")
+    return {**copy.deepcopy(OPTIONAL), **config}
+
+
+def override(config: dict[str, Any], texts: list[str]) -> None:
+    """Puts `key=value` texts into the config in place; keys are dotted, `train_pipeline.2.ratio_range=(1,2)` too.
+
+    `model.backbone` also takes every keyword argument of `VisionTransformer`.
+
+    Raises:
+        ValueError: no `=`, an unknown key (with the nearest), or a value of another type than the config's.
+    """
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UserError(f"'{text}' is no key=value: write for example optim_wrapper.optimizer.lr=1e-4")
+        _set(config, key.strip(), _parse(value.strip()))
+
+
+def _parse(text: str) -> Any:
+    words = {"true": True, "false": False, "none": None, "null": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _set(config: dict[str, Any], key: str, value: Any) -> None:
+    place: Any = config
+    *parents, last = key.split(".")
+    for part in parents:
+        place = place[_step(config, place, part, key)]
+    if key == f"model.backbone.{last}" and last not in place:
+        from splitmask_backbones.vit import ARGUMENTS
+
+        if last in ARGUMENTS:
+            place[last] = value
+            return
+    step = _step(config, place, last, key)
+    if not _same_kind(place[step], value):
+        raise UserError(
+            f"{key}={value} is a {type(value).__name__}, but the config's value {place[step]!r} is a "
+            f"{type(place[step]).__name__}: give the same kind"
+        )
+    place[step] = tuple(value) if isinstance(place[step], tuple) else value
+
+
+def _step(config: dict[str, Any], place: Any, part: str, key: str) -> Any:
+    if isinstance(place, dict) and part in place:
+        return part
+    if isinstance(place, list) and part.isdigit() and int(part) < len(place):
+        return int(part)
+    from splitmask_backbones.vit import ARGUMENTS
+
+    known = _keys(config) + [f"model.backbone.{name}" for name in ARGUMENTS]
+    raise UserError(f"unknown config key '{key}': {nearest(key, known)}")
+
+
+def _keys(value: Any, prefix: str = "") -> list[str]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    keys = []
+    for name, item in items:
+        keys += [f"{prefix}{name}", *_keys(item, f"{prefix}{name}.")]
+    return keys
+
+
+def _same_kind(old: Any, new: Any) -> bool:
+    if old is None or new is None:
+        return True
+    if isinstance(old, bool) or isinstance(new, bool):
+        return isinstance(old, bool) and isinstance(new, bool)
+    if isinstance(old, int):
+        return isinstance(new, int)
+    if isinstance(old, float):
+        return isinstance(new, int | float)
+    if isinstance(old, list | tuple):
+        return isinstance(new, list | tuple)
+    return isinstance(new, type(old))
+
+
+def check_config(config: dict[str, Any]) -> None:
+    """Raises ValueError, naming option and value, for numbers that cannot be trained with."""
+    for key in ("steps", "batch_size", "img_size", "log_every", "save_every"):
+        if not isinstance(config[key], int) or config[key] < 1:
+            raise UserError(f"--{key.replace('_', '-')} {config[key]} must be a whole number of at least 1")
+    patch_size = config["model"]["backbone"].get("patch_size") or 16
+    if config["img_size"] < 4 * patch_size:
+        raise UserError(
+            f"--img-size {config['img_size']} is too small: "
+            f"use at least 4 patches of {patch_size}, {4 * patch_size} pixels"
+        )
+    if config["batch_size"] == 1:
+        raise UserError("--batch-size 1 is too small for the heads' BatchNorm: use 2 or more")
+
+
+def derive(config: dict[str, Any], num_classes: int) -> dict[str, Any]:
+    """Returns a copy in which everything that follows from other values is filled in.
+
+    `num_classes` and `in_channels` of the heads, the crop, the size that crops are padded to, and the sliding window
+    (stride two thirds of it, as 512 and 341 in BEiT's protocol).
+    """
+    config = copy.deepcopy(config)
+    model, size = config["model"], config["img_size"]
+    out_channels = model["backbone"].get("out_channels", 256)
+    for head in ("decode_head", "auxiliary_head"):
+        if model.get(head):
+            many = isinstance(model[head].get("in_index"), list | tuple)
+            model[head]["num_classes"] = num_classes
+            model[head]["in_channels"] = [out_channels] * len(model[head]["in_index"]) if many else out_channels
+    model["data_preprocessor"]["size"] = (size, size)
+    if model["test_cfg"].get("mode") == "slide":
+        model["test_cfg"] |= {"crop_size": (size, size), "stride": (size * 2 // 3, size * 2 // 3)}
+    for transform in config["train_pipeline"]:
+        if transform["type"] == "RandomCrop":
+            transform["crop_size"] = (size, size)
+    return config

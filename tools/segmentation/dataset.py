@@ -1,0 +1,108 @@
+"""mmseg's view of the checked pairs: `SegPairs` (dataset), `SegImage` and `SegLabel` (readers)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmcv.transforms import BaseTransform
+from mmseg.datasets import BaseSegDataset
+from mmseg.registry import DATASETS, TRANSFORMS
+
+from pretrain.images import read_image
+from pretrain.loader import sample_rng
+from tools.segmentation.classes import Classes
+from tools.segmentation.labels import read_label, to_training_labels
+from tools.segmentation.pairs import Split
+
+
+@contextmanager
+def seeded(seed: int, epoch: int, index: int) -> Iterator[None]:
+    """Within it, numpy's and Python's global generators depend on the arguments alone; afterwards they are as before.
+
+    mmcv's and mmseg's transforms draw from these two; with this, a sample does not depend on workers or on resuming.
+    """
+    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
+    rng = sample_rng(seed, epoch, index)
+    np.random.seed(rng.integers(0, 2**32, size=4, dtype=np.uint32))  # noqa: NPY002
+    random.seed(int(rng.integers(0, 2**63)))
+    try:
+        yield
+    finally:
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        random.setstate(python_state)
+
+
+@DATASETS.register_module()
+class SegPairs(BaseSegDataset):
+    """The pairs of a checked split.
+
+    Training asks for `dataset[(epoch, index, position)]` and gets the same augmented sample every time; evaluation
+    asks for `dataset[index]`.
+    """
+
+    def __init__(
+        self, split: Split, classes: Classes, pipeline: list[dict[str, Any]], seed: int = 0, test_mode: bool = False
+    ):
+        self.split, self.seed = split, seed
+        super().__init__(
+            metainfo={"classes": classes.names, "palette": classes.palette},
+            reduce_zero_label=classes.reduce_zero_label,
+            pipeline=pipeline,
+            test_mode=test_mode,
+        )
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        """Returns one dict a pair, as mmseg's transforms expect it."""
+        return [
+            {
+                "img_path": str(self.split.image_dir / image),
+                "seg_map_path": str(self.split.label_dir / label),
+                "label_map": None,
+                "reduce_zero_label": self.reduce_zero_label,
+                "seg_fields": [],
+            }
+            for image, label in self.split.pairs
+        ]
+
+    def __getitem__(self, key: int | tuple[int, int, int]) -> Any:
+        """Returns the packed sample."""
+        if isinstance(key, int):
+            return self.prepare_data(key)
+        epoch, index, _ = key
+        with seeded(self.seed, epoch, index):
+            return self.prepare_data(index)
+
+
+def load_image(path: str | Path) -> np.ndarray:
+    """Returns uint8 BGR `(H, W, 3)`, upright: mmseg's colour transforms and its preprocessor expect BGR."""
+    return np.ascontiguousarray(np.asarray(read_image(path))[..., ::-1])
+
+
+@TRANSFORMS.register_module()
+class SegImage(BaseTransform):
+    """Reads `img_path` with the project's own reader: adds `img` (BGR), `img_shape`, `ori_shape`."""
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Returns the results with the image."""
+        image = load_image(results["img_path"])
+        return {**results, "img": image, "img_shape": image.shape[:2], "ori_shape": image.shape[:2]}
+
+
+@TRANSFORMS.register_module()
+class SegLabel(BaseTransform):
+    """Reads `seg_map_path` as indices: adds `gt_seg_map`, uint8 `(H, W)`. Does nothing where there is no such path.
+
+    In a test pipeline it stands after `Resize`: predictions are scaled back to the label's size, not the reverse.
+    """
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Returns the results with the label map."""
+        if "seg_map_path" not in results:
+            return results
+        labels = to_training_labels(read_label(results["seg_map_path"]), bool(results["reduce_zero_label"]))
+        return {**results, "gt_seg_map": labels, "seg_fields": [*results.get("seg_fields", ()), "gt_seg_map"]}

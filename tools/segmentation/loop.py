@@ -1,0 +1,236 @@
+"""The training loop and its hook: what mmengine's own leave out, so that a stop and a resume change nothing.
+
+mmengine re-reads all past batches on a resume and restores no random state. Here batches are sought, and each update
+seeds torch from its number, as in the project's other trainers.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dataset import pseudo_collate
+from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
+from mmengine.registry import LOOPS, OPTIM_WRAPPERS
+from mmengine.runner import IterBasedTrainLoop
+from torch.utils.data import DataLoader
+
+from pretrain.engine import step_seed
+from pretrain.loader import step_batches
+from pretrain.metrics import MetricsLog, ProgressLine
+from pretrain.schedule import warmup_poly
+from pretrain.signals import StopSignals
+from splitmask_backbones.errors import UserError
+from tools.segmentation import checkpoints
+
+
+@OPTIM_WRAPPERS.register_module()
+class Bf16OptimWrapper(OptimWrapper):
+    """Forward passes under bfloat16 autocast, on a GPU or a CPU; weights and optimizer stay in float32.
+
+    mmengine's AmpOptimWrapper refuses CPUs and scales the loss, which bfloat16 does not need.
+    """
+
+    def optim_context(self, model: torch.nn.Module) -> Any:
+        """Returns the context of the forward pass."""
+        device = next(model.parameters()).device.type
+        return _Both(super().optim_context(model), torch.autocast(device, dtype=torch.bfloat16))
+
+
+class _Both:
+    def __init__(self, first: Any, second: Any) -> None:
+        self.first, self.second = first, second
+
+    def __enter__(self) -> None:
+        self.first.__enter__()
+        self.second.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self.second.__exit__(*error)
+        self.first.__exit__(*error)
+
+
+@LOOPS.register_module()
+class SeekingTrainLoop(IterBasedTrainLoop):
+    """mmengine's loop with batches that can be entered at any update, lr from a pure function, and seeded updates.
+
+    Args:
+        runner: the runner.
+        dataloader: a loader whose dataset is a `SegPairs`; its own order is not used.
+        max_iters: updates of the whole run.
+        batch_size: images an update.
+        workers: data processes.
+        seed: of order, augmentation and updates.
+        warmup_fraction: share of the updates with rising lr.
+        power: of the polynomial decay to 0 that follows.
+    """
+
+    def __init__(
+        self,
+        runner: Any,
+        dataloader: DataLoader[Any],
+        max_iters: int,
+        batch_size: int,
+        workers: int,
+        seed: int,
+        warmup_fraction: float,
+        power: float,
+    ) -> None:
+        super().__init__(runner, dataloader, max_iters=max_iters, val_interval=max_iters + 1)
+        self.batch_size, self.workers, self.seed = batch_size, workers, seed
+        self.warmup_steps, self.power = round(warmup_fraction * max_iters), power
+
+    def run(self) -> torch.nn.Module:
+        """Trains from the runner's current update to the last."""
+        groups = self.runner.optim_wrapper.optimizer.param_groups
+        for group in groups:
+            group.setdefault("peak_lr", group["lr"])  # a resumed optimizer has it already
+        self.runner.call_hook("before_train")
+        self.runner.call_hook("before_train_epoch")
+        dataset = self.dataloader.dataset
+        batches = step_batches(
+            dataset,
+            num_items=len(dataset),
+            batch_size=self.batch_size,
+            seed=self.seed,
+            start_step=self._iter,
+            total_steps=self._max_iters,
+            workers=self.workers,
+            collate_fn=pseudo_collate,
+        )
+        self.runner.model.train()
+        for batch in batches:
+            factor = warmup_poly(self._iter, self._max_iters, self.warmup_steps, self.power)
+            for group in groups:
+                group["lr"] = group["peak_lr"] * factor
+            torch.manual_seed(step_seed(self.seed, self._iter, 0))
+            self.run_iter(batch)
+        self.runner.call_hook("after_train_epoch")
+        self.runner.call_hook("after_train")
+        return self.runner.model
+
+
+class RunHook(Hook):
+    """Stops on a loss that is not finite, logs, saves, and obeys SIGTERM and SIGINT after the running update.
+
+    Args:
+        folder: of the run: metrics.jsonl, TensorBoard events, checkpoints/.
+        stop: signals received.
+        batch_size, steps_per_epoch, total_steps, log_every, save_every: as in the config.
+    """
+
+    priority = "VERY_LOW"
+
+    def __init__(
+        self,
+        folder: Path,
+        stop: StopSignals,
+        *,
+        batch_size: int,
+        steps_per_epoch: int,
+        total_steps: int,
+        log_every: int,
+        save_every: int,
+    ) -> None:
+        self.folder, self.stop = folder, stop
+        self.batch_size, self.steps_per_epoch, self.total_steps = batch_size, steps_per_epoch, total_steps
+        self.log_every, self.save_every = log_every, save_every
+
+    def before_train(self, runner: Any) -> None:
+        """Opens log and progress; from here on a signal waits for the running update."""
+        self.log = MetricsLog(self.folder, runner.iter)
+        self.progress = ProgressLine(self.total_steps, runner.iter, "train").__enter__()
+        self.stop.graceful = True
+        self.waiting, self.since, self.images = 0.0, time.monotonic(), 0
+        self.ended = self.since
+
+    def close(self) -> None:
+        """Closes log and progress, also after an error."""
+        if hasattr(self, "log"):
+            self.progress.__exit__()
+            self.log.close()
+            self.stop.graceful = False
+            del self.log
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Takes the time that was spent waiting for the batch."""
+        self.waiting += time.monotonic() - self.ended
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Checks, logs, saves, stops."""
+        step = runner.iter + 1
+        values = {name: value.item() for name, value in outputs.items()}
+        norms = runner.message_hub.log_scalars.get("train/grad_norm")
+        grad_norm = float(norms.current()) if norms is not None else None
+        if not math.isfinite(values["loss"]) or not math.isfinite(grad_norm or 0.0):
+            raise UserError(
+                f"the loss is not finite at step {step} (loss {values['loss']}, gradient norm {grad_norm}): "
+                "the last checkpoint is kept; use a lower --lr, a longer warm-up or --precision 32"
+            )
+        self.images += self.batch_size
+        self.progress.advance(step)
+        if step % self.log_every == 0 or step == self.total_steps:
+            self._write(
+                step, values, max(group["lr"] for group in runner.optim_wrapper.optimizer.param_groups), grad_norm
+            )
+        received = self.stop.received
+        if step % self.save_every == 0 or step == self.total_steps or received:
+            checkpoints.save(runner, self.folder / "checkpoints", step)
+        if received and step < self.total_steps:
+            raise SystemExit(128 + received)
+        self.ended = time.monotonic()
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        """Makes the checkpoint one that torch reads safely."""
+        checkpoints.leave_histories_out(checkpoint)
+
+    def _write(self, step: int, values: dict[str, float], lr: float, grad_norm: float | None) -> None:
+        now = time.monotonic()
+        speed, data_share = self.images / (now - self.since), self.waiting / (now - self.since)
+        accuracy = values.get("decode.acc_seg")
+        entry = {
+            "step": step,
+            "epoch": step / self.steps_per_epoch,
+            "images": step * self.batch_size,
+            "loss": values["loss"],
+            "pixel_accuracy": None if accuracy is None else accuracy / 100,
+            "lr": lr,
+            "grad_norm": grad_norm,
+            "images_per_second": speed,
+        }
+        self.log.write(entry, {"data_wait": data_share})
+        self.progress.log(step, {name: entry[name] for name in ("loss", "pixel_accuracy", "lr")}, speed, data_share)  # type: ignore[misc]
+        self.waiting, self.since, self.images = 0.0, now, 0
+
+    def after_train(self, runner: Any) -> None:
+        """Closes; a signal that came with the last update takes effect now, everything is saved."""
+        self.close()
+        if self.stop.received:
+            raise SystemExit(128 + self.stop.received)
+
+
+class TestProgressHook(Hook):
+    """A line every few seconds of evaluation, with the time left."""
+
+    __test__ = False  # no test class of pytest
+
+    def __init__(self, seconds: float = 10.0, write: Callable[[str], Any] = sys.stdout.write) -> None:
+        self.seconds, self.write = seconds, write
+
+    def before_test(self, runner: Any) -> None:
+        """Starts the clock."""
+        self.started = self.shown = time.monotonic()
+
+    def after_test_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Writes the line when it is time."""
+        now = time.monotonic()
+        if now - self.shown > self.seconds:
+            total, done = len(runner.test_dataloader), batch_idx + 1
+            self.shown = now
+            self.write(f"evaluated {done}/{total}  {(now - self.started) / done * (total - done):.0f} s left\n")

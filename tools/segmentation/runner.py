@@ -1,0 +1,156 @@
+"""mmengine's Runner for one run folder: quiet on the screen, its full log in DIR/log."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.logging import MMLogger
+from mmengine.runner import Runner
+from mmseg.utils import register_all_modules
+from torch.utils.data import DataLoader
+
+import splitmask_backbones.mmseg  # noqa: F401 (registers the backbone and the optimizer constructor)
+from pretrain.loader import steps_per_epoch
+from pretrain.signals import StopSignals, ignore_in_worker
+from splitmask_backbones.errors import UserError
+from tools.segmentation import checkpoints
+from tools.segmentation.classes import Classes
+from tools.segmentation.dataset import SegPairs
+from tools.segmentation.loop import RunHook, TestProgressHook
+from tools.segmentation.pairs import Split
+from tools.segmentation.results import ClassIoU
+
+
+class QuietRunner(Runner):
+    """A Runner whose messages go to its log file; the screen has the project's own lines."""
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
+        """Returns mmengine's logger with errors alone on the screen."""
+        logger = super().build_logger(*args, **kwargs)
+        for handler in logger.handlers:
+            if not isinstance(handler, logging.FileHandler):
+                handler.setLevel(logging.ERROR)
+        return logger
+
+
+def quiet_warnings() -> None:
+    """Hides the host frameworks' deprecation warnings: the user can do nothing about them."""
+    for module in ("mmengine", "mmcv", "mmseg", "torch", "importlib"):
+        warnings.filterwarnings("ignore", module=rf"{module}\b")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
+
+
+def _start_worker(worker: int) -> None:
+    ignore_in_worker()
+    torch.set_num_threads(1)
+
+
+@contextmanager
+def config_errors() -> Iterator[None]:
+    """Turns the registries' answers to a wrong name or argument in the config into the user's error."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (TypeError, KeyError, AssertionError, AttributeError) as error:
+        text = " ".join(str(error).split())[:300]
+        raise UserError(f"the config does not build a segmentor ({text}): correct its values") from error
+
+
+def _runner(config: dict[str, Any], folder: Path, **kwargs: Any) -> QuietRunner:
+    with config_errors():
+        whole = Config(config)
+        return QuietRunner(
+            model=whole.model,
+            work_dir=str(folder / "log"),
+            default_scope="mmseg",
+            default_hooks={"logger": None, "checkpoint": None, "param_scheduler": None, "sampler_seed": None},
+            env_cfg={"cudnn_benchmark": False, "mp_cfg": {"mp_start_method": "fork", "opencv_num_threads": 0}},
+            randomness={"seed": config["seed"]},
+            experiment_name=folder.resolve().name,
+            cfg=whole,
+            **kwargs,
+        )
+
+
+def _dataset(split: Split, classes: Classes, pipeline: list[dict[str, Any]], seed: int, test_mode: bool) -> SegPairs:
+    register_all_modules(init_default_scope=True)
+    with config_errors():
+        dataset = SegPairs(split, classes, pipeline, seed=seed, test_mode=test_mode)
+        dataset[0, 0, 0]  # a pipeline that fails must do so now, not at the evaluation after a long training
+    return dataset
+
+
+def build_test_runner(
+    config: dict[str, Any], folder: Path, split: Split | None, classes: Classes, workers: int
+) -> QuietRunner:
+    """Returns a runner that can evaluate (with a `split`) and predict; its model is as initialised."""
+    return _runner(config, folder, custom_hooks=[TestProgressHook()], **_test_part(config, split, classes, workers))
+
+
+def _test_part(config: dict[str, Any], split: Split | None, classes: Classes, workers: int) -> dict[str, Any]:
+    if split is None:
+        return {}
+    dataset = _dataset(split, classes, config["test_pipeline"], config["seed"], test_mode=True)
+    loader: DataLoader[Any] = DataLoader(
+        dataset, batch_size=1, num_workers=workers, collate_fn=pseudo_collate, worker_init_fn=_start_worker
+    )
+    return {"test_dataloader": loader, "test_cfg": {"type": "TestLoop"}, "test_evaluator": {"type": ClassIoU}}
+
+
+def build_train_runner(
+    config: dict[str, Any],
+    folder: Path,
+    splits: dict[str, Split],
+    classes: Classes,
+    *,
+    workers: int,
+    precision: str,
+    resume_from: Path | None,
+    stop: StopSignals,
+) -> tuple[QuietRunner, RunHook]:
+    """Returns a runner that trains (from `resume_from`, if any) and evaluates, and the hook to close after an error."""
+    dataset = _dataset(splits["train"], classes, config["train_pipeline"], config["seed"], test_mode=False)
+    hook = RunHook(
+        folder,
+        stop,
+        batch_size=config["batch_size"],
+        steps_per_epoch=steps_per_epoch(len(dataset), config["batch_size"]),
+        total_steps=config["steps"],
+        log_every=config["log_every"],
+        save_every=config["save_every"],
+    )
+    runner = _runner(
+        config,
+        folder,
+        # Never iterated: the loop seeks its own batches in the dataset.
+        train_dataloader=DataLoader(dataset, batch_size=config["batch_size"], collate_fn=pseudo_collate),
+        train_cfg={
+            "type": "SeekingTrainLoop",
+            "max_iters": config["steps"],
+            "batch_size": config["batch_size"],
+            "workers": workers,
+            "seed": config["seed"],
+            **config["schedule"],
+        },
+        optim_wrapper={
+            **config["optim_wrapper"],
+            "type": "Bf16OptimWrapper" if precision == "bf16" else "OptimWrapper",
+        },
+        custom_hooks=[hook, TestProgressHook()],
+        load_from=None if resume_from is None else str(resume_from),
+        resume=resume_from is not None,
+        **_test_part(config, splits["val"], classes, workers),
+    )
+    if resume_from is not None:
+        checkpoints.check_fits(resume_from, runner.model)
+    return runner, hook
