@@ -1,0 +1,1 @@
+"""What the detection configs have in common."""

@@ -1,0 +1,123 @@
+"""Recipes and the command line's values: checked, typed, with the nearest right name."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from det_configs.common.recipe import FIELDS, DetRecipe, parse_value
+from tools.detection.config import CONFIG_DIR, OPTIONS, given_values, load_config, take_overrides
+
+
+@pytest.mark.parametrize(
+    "path", sorted(p for p in CONFIG_DIR.glob("*.py") if p.stem != "__init__"), ids=lambda p: p.stem
+)
+def test_every_config_loads_and_survives_json(path: Path) -> None:
+    recipe = load_config(str(path))
+    assert recipe == load_config(path.stem)
+    assert DetRecipe(**json.loads(json.dumps(dataclasses.asdict(recipe)))) == recipe
+
+
+def test_the_published_protocol() -> None:
+    recipe = load_config("coco_3x_vit_small")
+    assert (recipe.lr, recipe.weight_decay, recipe.batch_size, recipe.epochs) == (1e-4, 0.05, 16, 36)
+    assert [round(36 * share) for share in recipe.milestones] == [27, 33]
+    assert [round(recipe.img_size * factor) for factor in recipe.scale_range] == [480, 800]
+    assert round(recipe.img_size * recipe.max_long_side) == 1333
+    assert (recipe.pyramid, recipe.positions) == ("tapped", "sincos")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lr": 0.0}, "lr=0.0 must be above 0"),
+        ({"lr": float("nan")}, "expected a number"),
+        ({"batch_size": 0}, "must be at least 1"),
+        ({"batch_size": 2.5}, "expected an integer"),
+        ({"flip": 1.5}, "at most 1"),
+        ({"grad_checkpointing": 1}, "expected true or false"),
+        ({"encoder": "vit_huge"}, "unknown encoder 'vit_huge'"),
+        ({"anchor_sizes": (8, 16)}, "5 sizes"),
+        ({"scale_range": (2.0, 1.0)}, "smaller one first"),
+        ({"milestones": (0.9, 0.5)}, "must increase"),
+        ({"steps": 5}, "exclude each other"),
+        ({"batch_size": 6, "accumulate": 4}, "multiple of accumulate"),
+    ],
+)
+def test_wrong_values_are_named(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(DetRecipe(), **change)
+
+
+def test_steps_and_epochs_replace_each_other() -> None:
+    recipe = DetRecipe().override({"steps": 7})
+    assert (recipe.steps, recipe.epochs, recipe.total_steps(100)) == (7, None, 7)
+    assert recipe.override({"epochs": 2}).total_steps(100) == 200
+    with pytest.raises(ValueError, match="exclude each other"):
+        recipe.override({"epochs": 2, "steps": 3})
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("lr", "1e-3", 1e-3),
+        ("positions", "none", None),
+        ("clip_grad", "none", None),
+        ("grad_checkpointing", "yes", True),
+        ("anchor_sizes", "8,16,32,64,128", (8, 16, 32, 64, 128)),
+        ("scale_range", "(0.5, 2)", (0.5, 2.0)),
+        ("encoder", "vit_base", "vit_base"),
+    ],
+)
+def test_words_become_values(name: str, text: str, expected: Any) -> None:
+    assert parse_value(name, text) == expected
+
+
+def test_wrong_words_are_errors() -> None:
+    with pytest.raises(ValueError, match="did you mean 'rois_per_image'"):
+        parse_value("roi_per_image", "5")
+    with pytest.raises(ValueError, match="batch_size=many: expected an integer"):
+        parse_value("batch_size", "many")
+    with pytest.raises(ValueError, match="expected integers with commas"):
+        parse_value("anchor_sizes", "8;16")
+
+
+def test_overrides_mix_with_options_and_options_win() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("config")
+    parser.add_argument("--data")
+    parser.add_argument("--resume", action="store_true")
+    words, overrides = take_overrides(parser, ["c.py", "lr=0.1", "--data", "a=b", "--resume", "flip=0", "--x=1"])
+    assert (words, overrides) == (["c.py", "--data", "a=b", "--resume", "--x=1"], ["lr=0.1", "flip=0"])
+    args = argparse.Namespace(
+        **dict.fromkeys(OPTIONS),
+    )
+    args.lr = 0.5
+    assert given_values(args, overrides) == {"lr": 0.5, "flip": 0.0}
+    args.steps = 3
+    assert given_values(args, ["epochs=9"]) == {"lr": 0.5, "steps": 3}
+    with pytest.raises(ValueError, match="given twice"):
+        given_values(args, ["flip=0", "flip=1"])
+    assert set(OPTIONS) <= set(FIELDS)
+
+
+def test_config_files_of_the_user(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("from det_configs.common.recipe import DetRecipe\nrecipe = DetRecipe(seed=3)\n")
+    assert load_config(str(path)).seed == 3
+    for text, message in (
+        ("x = 1\n", "defines no `recipe`"),
+        ("def (\n", "SyntaxError"),
+        ("from det_configs.common.recipe import DetRecipe\nrecipe = DetRecipe(sead=3)\n", "did you mean 'seed'"),
+        ("from det_configs.common.recipe import DetRecipe\nrecipe = DetRecipe(lr=-3)\n", "must be above 0"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            load_config(str(path))
+    with pytest.raises(ValueError, match="did you mean 'det_configs/nuclei_tiny.py'"):
+        load_config("det_configs/nuclei_tinny.py")

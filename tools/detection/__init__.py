@@ -1,0 +1,1 @@
+"""Detection data, engines and evaluation behind `tools/train_det.py`."""

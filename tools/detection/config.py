@@ -1,0 +1,90 @@
+"""The recipe of a run: a config file, then `key=value` words, then options. Free of torch."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+from det_configs.common.recipe import FIELDS, DetRecipe, check_field, parse_value
+from splitmask_backbones.errors import UserError, nearest
+
+CONFIG_DIR = Path(__file__).resolve().parents[2] / "det_configs"
+# Options that are recipe values under the same name, so that all trainers take them alike.
+OPTIONS = ("steps", "epochs", "batch_size", "img_size", "lr", "seed", "precision")
+
+
+def config_names() -> list[str]:
+    """Returns the configs that come with the project, as det_configs/NAME.py."""
+    return sorted(f"det_configs/{path.name}" for path in CONFIG_DIR.glob("*.py") if path.stem != "__init__")
+
+
+def load_config(path: str) -> DetRecipe:
+    """Returns the `recipe` that a config file defines.
+
+    Args:
+        path: a Python file; the name of one of the project's own is enough.
+
+    Raises:
+        ValueError: no such file (with the nearest name), it fails, or it defines no `DetRecipe`.
+    """
+    file = Path(path)
+    own = CONFIG_DIR / f"{file.stem}.py"
+    if not file.is_file():
+        if own.is_file() and path in (file.stem, f"det_configs/{file.stem}.py"):
+            file = own
+        else:
+            raise UserError(f"config {path} does not exist: {nearest(path, config_names())}")
+    spec = importlib.util.spec_from_file_location(f"det_config_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise UserError(f"config {path} is no Python file: {nearest(path, config_names())}")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except TypeError as error:
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        hint = f": {nearest(unknown[1], FIELDS)}" if unknown else ""
+        raise UserError(f"config {path}: {error}{hint}") from error
+    except Exception as error:
+        raise UserError(f"config {path} cannot be used ({type(error).__name__}: {error}): correct the file") from error
+    recipe = getattr(module, "recipe", None)
+    if not isinstance(recipe, DetRecipe):
+        raise UserError(f"config {path} defines no `recipe` of type DetRecipe: see {config_names()[0]}")
+    return recipe
+
+
+def take_overrides(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[list[str], list[str]]:
+    """Returns the words without, and those that are, `key=value`: argparse cannot mix such a list with options."""
+    rest: list[str] = []
+    overrides: list[str] = []
+    is_value = False
+    for word in argv:
+        if not is_value and re.match(r"[A-Za-z_]\w*=", word) and not Path(word).exists():
+            overrides.append(word)
+            continue
+        rest.append(word)
+        action = parser._option_string_actions.get(word)
+        is_value = action is not None and action.nargs != 0
+    return rest, overrides
+
+
+def given_values(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
+    """Returns the recipe values of the command line; options win over `key=value` words.
+
+    Raises:
+        ValueError: unknown key, a value of a wrong type, or a key given twice.
+    """
+    values: dict[str, Any] = {}
+    for word in overrides:
+        name, _, text = word.partition("=")
+        check_field(name)
+        if name in values:
+            raise UserError(f"{name} is given twice: give it once")
+        values[name] = parse_value(name, text)
+    options = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
+    for one, other in (("steps", "epochs"), ("epochs", "steps")):
+        if one in options and other not in options:
+            values.pop(other, None)
+    return values | options

@@ -1,0 +1,94 @@
+"""COCO AP of boxes and masks, in percent, from detections in COCO's result format."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tools.detection.coco import CocoSplit
+from tools.detection.rle import to_rle
+
+Detection = dict[str, Any]
+"""COCO's result format: image_id, category_id, bbox (x, y, w, h), score, segmentation (RLE)."""
+
+COCO_MAX_DETECTIONS = 100
+_BY_AREA = ("APs", "APm", "APl")
+
+
+def ground_truth(split: CocoSplit) -> dict[str, Any]:
+    """Returns the split's usable annotations as a COCO data set, ids from 1: COCO's code takes 0 for "unmatched"."""
+    annotations: list[dict[str, Any]] = []
+    for image in split.images:
+        for instance in image.instances:
+            x1, y1, x2, y2 = instance.box
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image.id,
+                    "category_id": split.categories[instance.label][0],
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "area": instance.area,
+                    "iscrowd": int(instance.crowd),
+                    "segmentation": to_rle(instance.segmentation, image.height, image.width),
+                }
+            )
+    return {
+        "info": {},
+        "images": [{"id": image.id, "height": image.height, "width": image.width} for image in split.images],
+        "annotations": annotations,
+        "categories": [{"id": id, "name": name} for id, name in split.categories],
+    }
+
+
+def coco_ap(split: CocoSplit, detections: list[Detection], max_detections: int = 100) -> dict[str, Any]:
+    """Returns `{"bbox": {"AP", "AP50", "AP75", "APs", "APm", "APl"}, "segm": {...}}` in percent, None if undefined.
+
+    Args:
+        split: the images and annotations; crowds are ignored, not missed.
+        detections: of these images, in any order.
+        max_detections: an image and class, the strongest ones. COCO's own number is 100; images with more objects
+            than that need more.
+    """
+    truth = ground_truth(split)
+    return {kind: _ap(truth, detections, kind, max(max_detections, COCO_MAX_DETECTIONS)) for kind in ("bbox", "segm")}
+
+
+def _ap(truth: dict[str, Any], detections: list[Detection], kind: str, max_detections: int) -> dict[str, float | None]:
+    if not detections:
+        return _summary(np.where(_has_objects(truth), 0.0, -1.0)[None, None].repeat(10, 0))
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    reference = COCO(truth, use_deepcopy=True)
+    # A result's area is that of its mask where it has one; for boxes COCO uses the box.
+    results = (
+        [{k: v for k, v in d.items() if k != "segmentation"} for d in detections] if kind == "bbox" else detections
+    )
+    evaluation = COCOeval_faster(reference, reference.loadRes([dict(d) for d in results]), iouType=kind)
+    evaluation.params.maxDets = [1, 10, max_detections]
+    evaluation.evaluate()
+    evaluation.accumulate()
+    return _summary(np.asarray(evaluation.eval["precision"])[..., -1])
+
+
+def _has_objects(truth: dict[str, Any]) -> np.ndarray:
+    """Returns bool `(classes, 4)`: whether there is an object to find, by COCO's area ranges (all, s, m, l)."""
+    ranges = np.array([[0, 1e10], [0, 32**2], [32**2, 96**2], [96**2, 1e10]])
+    rows = {category["id"]: row for row, category in enumerate(truth["categories"])}
+    found = np.zeros((len(rows), 4), bool)
+    for annotation in truth["annotations"]:
+        if not annotation["iscrowd"]:
+            area = annotation["area"]
+            found[rows[annotation["category_id"]]] |= (area >= ranges[:, 0]) & (area <= ranges[:, 1])
+    return found
+
+
+def _summary(precision: np.ndarray) -> dict[str, float | None]:
+    """Returns the six numbers of precision `(IoU 0.50:0.05:0.95, recall, class, area)`; -1 is undefined."""
+
+    def mean(part: np.ndarray) -> float | None:
+        defined = part[part > -1]
+        return 100 * float(defined.mean()) if defined.size else None
+
+    result = {"AP": mean(precision[..., 0]), "AP50": mean(precision[0, ..., 0]), "AP75": mean(precision[5, ..., 0])}
+    return result | {name: mean(precision[..., 1 + row]) for row, name in enumerate(_BY_AREA)}

@@ -1,0 +1,322 @@
+"""The two things that `tools/train_det.py` does: train and evaluate a detector, or use a trained one."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from det_configs.common.recipe import DetRecipe
+from pretrain.engine import Loop, fit
+from pretrain.fabric import make_fabric
+from pretrain.images import UnreadableImage, read_image
+from pretrain.loader import step_batches, steps_per_epoch
+from pretrain.run_folder import RunFolder, write_json
+from pretrain.schedule import warmup_cosine, warmup_step
+from pretrain.signals import StopSignals
+from pretrain.sources import SUFFIXES
+from splitmask_backbones.errors import UserError
+from splitmask_backbones.param_groups import param_groups
+from tools.detection import splits as data
+from tools.detection.coco import CocoSplit
+from tools.detection.dataset import TrainingImages, collate
+from tools.detection.evaluate import Detection, coco_ap
+from tools.detection.predict import draw, picture_names
+from tools.detection.results import DETECTOR, newest_weights, paths_and_sizes, save_detector, to_coco
+from tools.detection.screen import start_log
+from tools.detection.torchvision_engine import TorchvisionDetector, build_detector, detect_all
+
+RESULTS = "results.json"
+REPORT = "data_report.json"
+DRAWN_SCORE = 0.5
+
+
+def train(args: argparse.Namespace, base: DetRecipe, given: dict[str, Any]) -> None:
+    """Trains from the start or the newest checkpoint, evaluates, and writes results.json last."""
+    locations = data.locate(args.data, args.val, args.train_json, args.train_images, args.val_json, args.val_images)
+    weights = None if args.weights == "none" else Path(args.weights)
+    weights_digest = "none" if weights is None else _digest(weights)
+    with StopSignals(), RunFolder.open(args.output, resume=args.resume, artefact=RESULTS) as folder:
+        start_log()
+        previous = folder.previous or {}
+        recipe = _recipe_of(args.config, base, given, folder.previous)
+        splits = data.read_splits(locations)
+        identity = _identity(splits, previous, args, folder)
+        for name, split in splits.items():
+            data.without(split, identity["unusable"][name])
+        torch.manual_seed(recipe.seed)
+        detector = build_detector(recipe, len(splits["train"].categories), weights)
+        config = {
+            "command": "train_det",
+            "config": Path(args.config).stem,
+            "engine": args.engine,
+            "--weights": weights_digest,
+            "values": dataclasses.asdict(recipe),
+            "config_values": dataclasses.asdict(base),
+            "encoder": detector.encoder.config,
+            "data": identity,
+            "free": {
+                "weights": args.weights,
+                "workers": args.workers,
+                "save_every": args.save_every,
+                "log_every": args.log_every,
+                "max_bad_fraction": args.max_bad_fraction,
+                "torch": torch.__version__,
+                "threads": torch.get_num_threads(),
+            },
+        }
+        fabric = make_fabric(recipe.precision)
+        train_set = TrainingImages(splits["train"], recipe)
+        per_epoch = steps_per_epoch(len(train_set), recipe.batch_size)
+        folder.write_config(config)
+        if folder.finished:
+            _say(folder, f"{folder.path / RESULTS} is finished: nothing to do")
+        else:
+            _report(splits, identity["unusable"], folder)
+            _fit(fabric, detector, train_set, per_epoch, recipe, folder, args)
+            if folder.is_main:
+                save_detector(folder.path / DETECTOR, detector, {k: v for k, v in config.items() if k != "free"})
+            _evaluate(fabric, detector, splits["val"], recipe, folder, args, RESULTS)
+        if args.predict is not None:
+            if folder.finished:  # then this process may have trained nothing
+                _load(detector, newest_weights(folder.path)[1], DETECTOR, folder)
+                fabric.to_device(detector)
+            _predict(fabric, detector, recipe, splits["train"].categories, folder, args)
+
+
+def use(args: argparse.Namespace, given: dict[str, Any]) -> None:
+    """Evaluates (`--eval-only`) and draws (`--predict`) with the newest weights of a run."""
+    with StopSignals(), RunFolder.open(args.output, resume=True, artefact=RESULTS) as folder:
+        start_log()
+        config = folder.previous
+        if config is None or config.get("command") != "train_det":
+            raise UserError(f"--output {folder.path} holds no run of tools/train_det.py: choose its folder")
+        recipe = DetRecipe(**config["values"]).override(given)
+        categories = [(id, name) for id, name in config["data"]["categories"]]
+        detector = build_detector(recipe, len(categories), encoder_config=config["encoder"])
+        source, tensors = newest_weights(folder.path)
+        _load(detector, tensors, source, folder)
+        fabric = make_fabric(recipe.precision)
+        fabric.to_device(detector)
+        _say(folder, f"using {source} of {folder.path}")
+        if args.eval_only:
+            locations = data.locate(args.data, args.val, None, None, args.val_json, args.val_images, needed=("val",))
+            splits = data.read_splits(locations, categories)
+            data.warn_about("val", splits["val"])
+            bad = data.check_split_images(splits, args.max_bad_fraction, folder.path / "bad_images.txt", args.workers)
+            data.without(splits["val"], bad["val"])
+            _report({"val": splits["val"]}, bad, folder)
+            # results.json marks a finished run: an unfinished one gets a file of its own, and can still be resumed.
+            results_name = RESULTS if source == DETECTOR else f"results_{source.split()[-1]}.json"
+            _evaluate(fabric, detector, splits["val"], recipe, folder, args, results_name)
+        if args.predict is not None:
+            _predict(fabric, detector, recipe, categories, folder, args)
+
+
+def _recipe_of(config: str, base: DetRecipe, given: dict[str, Any], previous: dict[str, Any] | None) -> DetRecipe:
+    """Returns the recipe with the values given; on a resume, values left away stay those of the run."""
+    if previous is None:
+        return base.override(given)
+    if previous.get("command") != "train_det" or previous.get("config") != Path(config).stem:
+        raise UserError(
+            f"--resume: the run in --output was made by {previous.get('command')} with config "
+            f"{previous.get('config')} and not {Path(config).stem}: name the old one, or choose another --output"
+        )
+    return DetRecipe(**previous["values"]).override(given)
+
+
+def _identity(
+    splits: dict[str, CocoSplit], previous: dict[str, Any], args: argparse.Namespace, folder: RunFolder
+) -> dict[str, Any]:
+    """Returns what identifies the data, after the check of both splits; a resume trusts unchanged files."""
+    identity: dict[str, Any] = {name: data.fingerprint(split) for name, split in splits.items()}
+    identity["categories"] = [list(category) for category in splits["train"].categories]
+    before = previous.get("data", {})
+    if before and all(before.get(name) == identity[name] for name in splits):
+        return identity | {"unusable": before["unusable"]}
+    if folder.is_main:
+        for name, split in splits.items():
+            data.warn_about(name, split)
+    counts = ", ".join(f"{len(split.images)} {name}" for name, split in splits.items())
+    _say(folder, f"checking {counts} images")
+    report_path = folder.path / "bad_images.txt"
+    identity["unusable"] = data.check_split_images(splits, args.max_bad_fraction, report_path, args.workers)
+    return identity
+
+
+def _report(splits: dict[str, CocoSplit], unusable: dict[str, list[str]], folder: RunFolder) -> None:
+    """Writes data_report.json, or the entries of these splits in it."""
+    path = folder.path / REPORT
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        entries = {}
+    if folder.is_main:
+        write_json(path, entries | {name: data.report(split, unusable[name]) for name, split in splits.items()})
+
+
+def _digest(weights: Path) -> str:
+    if not weights.is_file():
+        raise UserError(f"weights file {weights} does not exist or is no file: check --weights")
+    return hashlib.sha256(weights.read_bytes()).hexdigest()
+
+
+def _fit(
+    fabric: Any,
+    detector: TorchvisionDetector,
+    train_set: TrainingImages,
+    per_epoch: int,
+    recipe: DetRecipe,
+    folder: RunFolder,
+    args: argparse.Namespace,
+) -> None:
+    total_steps = recipe.total_steps(per_epoch)
+    _say(
+        folder,
+        f"{len(train_set)} images with objects, {total_steps} updates of {recipe.batch_size} "
+        f"({total_steps / per_epoch:.1f} epochs), peak lr {recipe.lr:.3g}, {recipe.encoder}, {fabric.device}",
+    )
+    groups = param_groups(detector, recipe.lr, recipe.weight_decay, recipe.layer_decay)
+    warmup_steps = round(recipe.warmup_fraction * total_steps)
+    milestones = [round(share * total_steps) for share in recipe.milestones]
+
+    def lr_at(step: int) -> float:
+        if recipe.schedule == "step":
+            return warmup_step(step, milestones, warmup_steps)
+        return warmup_cosine(step, total_steps, warmup_steps, recipe.end_lr_factor)
+
+    fit(
+        fabric,
+        detector,
+        torch.optim.AdamW(groups, betas=(0.9, recipe.beta2), fused=False),
+        loop=Loop(
+            total_steps=total_steps,
+            batch_size=recipe.batch_size,
+            steps_per_epoch=per_epoch,
+            clip_grad=recipe.clip_grad,
+            accumulate=recipe.accumulate,
+            save_every=args.save_every,
+            log_every=args.log_every,
+            seed=recipe.seed,
+        ),
+        lr_at=lr_at,
+        batches=lambda start: step_batches(
+            train_set,
+            num_items=len(train_set),
+            batch_size=recipe.batch_size,
+            seed=recipe.seed,
+            start_step=start,
+            total_steps=total_steps,
+            workers=args.workers,
+            rank=fabric.global_rank,
+            world_size=fabric.world_size,
+            accumulate=recipe.accumulate,
+            collate_fn=collate,
+        ),
+        folder=folder,
+        metric_names=detector.metric_names,
+        title="detector",
+    )
+
+
+def _evaluate(
+    fabric: Any,
+    detector: TorchvisionDetector,
+    split: CocoSplit,
+    recipe: DetRecipe,
+    folder: RunFolder,
+    args: argparse.Namespace,
+    results_name: str,
+) -> None:
+    start = time.monotonic()
+    detections: list[Detection] = []
+    paths, sizes = paths_and_sizes(split)
+    for index, found in detect_all(fabric, detector, paths, sizes, recipe, args.workers):
+        detections += to_coco(split.images[index].id, found, split.categories)
+    if fabric.world_size > 1:
+        parts: list[Any] = [None] * fabric.world_size
+        torch.distributed.all_gather_object(parts, detections)
+        detections = [detection for part in parts for detection in part]
+    if not folder.is_main:
+        return
+    results = coco_ap(split, detections, recipe.detections_per_image)
+    seconds = time.monotonic() - start
+    _say(folder, f"evaluated {len(paths)} images, {len(detections)} detections, in {seconds:.1f} s")
+    for kind, values in results.items():
+        shown = "  ".join(f"{key} {'-' if value is None else f'{value:.2f}'}" for key, value in values.items())
+        _say(folder, f"{kind}: {shown}")
+    write_json(folder.path / "detections.json", detections)
+    write_json(folder.path / results_name, results)
+
+
+def _predict(
+    fabric: Any,
+    detector: TorchvisionDetector,
+    recipe: DetRecipe,
+    categories: list[tuple[int, str]],
+    folder: RunFolder,
+    args: argparse.Namespace,
+) -> None:
+    root, names = _pictures(Path(args.predict))
+    paths, sizes, kept = [], [], []
+    for name in names:
+        try:
+            image = read_image(root / name)
+        except UnreadableImage as error:
+            if len(names) == 1:
+                raise UserError(f"--predict {root / name} cannot be read: {error}") from None
+            sys.stderr.write(f"warning: unreadable image {root / name}: {error}\n")
+            continue
+        paths.append(root / name)
+        sizes.append((image.height, image.width))
+        kept.append(name)
+    output = folder.path / "predictions"
+    class_names = [name for _, name in categories]
+    pictures = picture_names(kept)
+    everything: dict[str, list[dict[str, Any]]] = {}
+    for index, found in detect_all(fabric, detector, paths, sizes, recipe, args.workers, title="predict"):
+        target = output / pictures[index]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draw(read_image(paths[index]), found, class_names, DRAWN_SCORE).save(target)
+        listed = to_coco(index, found, categories)
+        everything[kept[index]] = [{k: v for k, v in entry.items() if k != "image_id"} for entry in listed]
+    if fabric.world_size == 1:
+        write_json(output / "predictions.json", everything)
+    drawn = sum(entry["score"] >= DRAWN_SCORE for listed in everything.values() for entry in listed)
+    _say(folder, f"wrote {len(kept)} pictures with {drawn} detections of score {DRAWN_SCORE} or more to {output}")
+
+
+def _pictures(path: Path) -> tuple[Path, list[str]]:
+    if path.is_file():
+        return path.parent, [path.name]
+    names = sorted(
+        file.relative_to(path).as_posix()
+        for file in path.rglob("*")
+        if file.suffix.lower() in SUFFIXES and file.is_file()
+    )
+    if not names:
+        raise UserError(f"--predict {path} holds no images: name a folder with {', '.join(SUFFIXES)} files")
+    return path, names
+
+
+def _load(detector: TorchvisionDetector, tensors: dict[str, torch.Tensor], source: str, folder: RunFolder) -> None:
+    try:
+        detector.load_state_dict(tensors, strict=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"{source} of {folder.path} does not fit the recipe ({reason}): "
+            "leave away key=value words that change the model"
+        ) from None
+
+
+def _say(folder: RunFolder, text: str) -> None:
+    if folder.is_main:
+        print(text, flush=True)

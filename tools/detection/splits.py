@@ -1,0 +1,195 @@
+"""From `--data` and its kin to two checked splits, a report of what was dropped, and images that can be read."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from splitmask_backbones.errors import UserError
+from tools.detection.coco import CocoSplit, read_coco
+
+SPLITS = ("train", "val")
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a split lies: its COCO json and the folder of its images."""
+
+    json_path: Path
+    image_dir: Path
+
+
+def locate(
+    data: str | None,
+    val: str | None = None,
+    train_json: str | None = None,
+    train_images: str | None = None,
+    val_json: str | None = None,
+    val_images: str | None = None,
+    needed: Sequence[str] = SPLITS,
+) -> dict[str, Location]:
+    """Returns the locations of the needed splits.
+
+    Args:
+        data: ROOT with `train*/`, `val*/` and `annotations/instances_*.json`, or `TRAIN.json+DIR`.
+        val: `VAL.json+DIR`.
+        train_json: with `train_images`, wins over `data`; the same for val.
+        needed: "train", "val" or both.
+
+    Raises:
+        ValueError: nothing found, more than one candidate, or half of a pair.
+    """
+    pairs = {"train": (train_json, train_images), "val": (val_json, val_images)}
+    joined = {"train": data if data and ".json+" in data else None, "val": val}
+    found: dict[str, Location] = {}
+    for split in needed:
+        json_path, images = pairs[split]
+        if (json_path is None) != (images is None):
+            given, missing = ("json", "images") if images is None else ("images", "json")
+            raise UserError(f"--{split}-{given} needs --{split}-{missing} as well")
+        if json_path is not None and images is not None:
+            found[split] = Location(Path(json_path), Path(images))
+        elif joined[split] is not None:
+            found[split] = _split_pair(str(joined[split]), "--val" if split == "val" else "--data")
+        elif data is not None and joined["train"] is None:
+            found[split] = _in_root(Path(data), split)
+        elif data is not None:
+            raise UserError(f"--data {data} names the training data only: add --val VAL.json+DIR")
+        else:
+            raise UserError(f"no {split} data: give --data ROOT, or --{split}-json FILE with --{split}-images DIR")
+    return found
+
+
+def _split_pair(text: str, option: str) -> Location:
+    json_path, plus, images = text.partition(".json+")
+    if not plus or not images:
+        raise UserError(f"{option} {text} must be FILE.json+DIR")
+    return Location(Path(json_path + ".json"), Path(images))
+
+
+def _in_root(root: Path, split: str) -> Location:
+    if not root.is_dir():
+        raise UserError(f"--data {root} does not exist or is no folder: check the path")
+    folders = sorted(path.name for path in root.iterdir() if path.is_dir() and path.name.startswith(split))
+    pairs = [name for name in folders if (root / "annotations" / f"instances_{name}.json").is_file()]
+    best = [name for name in pairs if name in (split, f"{split}2017")][:1] or pairs
+    if len(best) == 1:
+        return Location(root / "annotations" / f"instances_{best[0]}.json", root / best[0])
+    if best:
+        raise UserError(
+            f"--data {root} has {len(best)} {split} splits ({', '.join(best)}): choose one with "
+            f"--{split}-json and --{split}-images"
+        )
+    raise UserError(
+        f"--data {root} has no {split} split: it needs a folder {split} (or {split}2017) with images and "
+        f"annotations/instances_{split}.json (or instances_{split}2017.json); found {', '.join(folders) or 'neither'}"
+    )
+
+
+def read_splits(
+    locations: dict[str, Location], categories: Sequence[tuple[int, str]] | None = None
+) -> dict[str, CocoSplit]:
+    """Returns the checked annotations; the training file's categories (or those given) hold for both splits."""
+    splits: dict[str, CocoSplit] = {}
+    for name in SPLITS:
+        if name in locations:
+            split = read_coco(locations[name].json_path, locations[name].image_dir, categories)
+            splits[name] = split
+            categories = split.categories
+    return splits
+
+
+def fingerprint(split: CocoSplit) -> str:
+    """Returns a digest of the annotation file and of the names and sizes of its images, wherever they lie."""
+    digest = hashlib.sha256(split.json_path.read_bytes())
+    for image in split.images:
+        path = split.image_dir / image.file_name
+        digest.update(
+            f"\n{image.file_name}\t{path.stat().st_size if path.is_file() else -1}".encode("utf-8", "replace")
+        )
+    return digest.hexdigest()
+
+
+def check_split_images(
+    splits: dict[str, CocoSplit], max_fraction: float, report_path: Path, workers: int
+) -> dict[str, list[str]]:
+    """Returns the unusable images' names by split, after naming them on stderr and in `report_path`.
+
+    Unusable: missing, not decodable to the end, or of another size than annotated (the masks would not fit).
+
+    Raises:
+        ValueError: more than `max_fraction` of all files, or all of one split.
+    """
+    from pretrain.images import BadImage, check_images, enforce_bad_limit
+
+    paths = {name: [str(split.image_dir / image.file_name) for image in split.images] for name, split in splits.items()}
+    every = [path for listed in paths.values() for path in listed]
+    bad = {item.name: item for item in check_images(os.sep, [os.path.abspath(path) for path in every], workers=workers)}
+    # abspath, because the names are joined to a root; reports name the path as the user gave it.
+    bad = {path: BadImage(path, bad[os.path.abspath(path)].reason) for path in every if os.path.abspath(path) in bad}
+    for name, split in splits.items():
+        for path, image in zip(paths[name], split.images, strict=True):
+            size = None if path in bad else _size(path)
+            if size is not None and size != (image.height, image.width):
+                reason = f"is {size[1]}x{size[0]} pixels, its annotations say {image.width}x{image.height}"
+                bad[path] = BadImage(path, reason)
+    in_order = [bad[path] for path in dict.fromkeys(every) if path in bad]
+    enforce_bad_limit(len(every), in_order, max_fraction, report_path)
+    unusable = {
+        name: [image.file_name for path, image in zip(paths[name], split.images, strict=True) if path in bad]
+        for name, split in splits.items()
+    }
+    return unusable
+
+
+def _size(path: str) -> tuple[int, int]:
+    """Returns `(H, W)` as `read_image` would, from the header alone."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        width, height = image.size
+        try:
+            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        except Exception:  # damaged EXIF data counts for nothing, as in read_image
+            turned = False
+    return (width, height) if turned else (height, width)
+
+
+def without(split: CocoSplit, unusable: Sequence[str]) -> None:
+    """Takes images that cannot be used out of a split, in place."""
+    names = set(unusable)
+    split.images = [image for image in split.images if image.file_name not in names]
+    if not any(not instance.crowd for image in split.images for instance in image.instances):
+        raise UserError(
+            f"{split.json_path}: no usable image in {split.image_dir} has an object: check the image folder"
+        )
+
+
+def warn_about(name: str, split: CocoSplit) -> None:
+    """Writes one `warning:` line to stderr for each kind of dropped annotation."""
+    for kind, (count, first) in split.dropped.kinds.items():
+        first_id = "" if first is None else f" (first id {first})"
+        sys.stderr.write(f"warning: {name}: {count} annotation{'s' * (count > 1)} dropped: {kind}{first_id}\n")
+    sys.stderr.flush()
+
+
+def report(split: CocoSplit, unusable: Sequence[str]) -> dict[str, Any]:
+    """Returns the entry of a split in data_report.json."""
+    instances = [instance for image in split.images for instance in image.instances]
+    return {
+        "annotation_file": str(split.json_path),
+        "images_used": len(split.images),
+        "images_dropped": len(unusable),
+        "images_without_objects": sum(all(i.crowd for i in image.instances) for image in split.images),
+        "annotations": split.num_annotations,
+        "annotations_used": len(instances),
+        "annotations_dropped": {k: {"count": n, "first_id": id} for k, (n, id) in split.dropped.kinds.items()},
+        "crowd_regions": sum(instance.crowd for instance in instances),
+        "boxes_clipped": split.num_clipped,
+        "classes": len(split.categories),
+    }

@@ -1,0 +1,114 @@
+"""Where an image goes: resized, cropped, flipped, padded; the same placement for its pixels and its masks.
+
+Pixels and masks are resampled by PIL and NumPy on one thread, so the result depends on the random generator alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from det_configs.common.recipe import DetRecipe
+
+PAD_COLOUR = (124, 116, 104)
+"""ImageNet's mean colour in 0..255: padding is about zero after normalisation."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """An affine map without rotation.
+
+    Attributes:
+        source_size: `(H, W)` of the image.
+        scaled_size: `(H, W)` after resizing.
+        offset: `(y, x)` of the crop in the resized image.
+        crop_size: `(H, W)` of the crop, which lies at the top left of the output.
+        output_size: `(H, W)`, at least `crop_size`.
+        flip: whether the crop is mirrored left to right.
+    """
+
+    source_size: tuple[int, int]
+    scaled_size: tuple[int, int]
+    offset: tuple[int, int]
+    crop_size: tuple[int, int]
+    output_size: tuple[int, int]
+    flip: bool = False
+
+    def image(self, image: Image.Image) -> np.ndarray:
+        """Returns uint8 `(H, W, 3)`, antialiased bilinear, padded with the mean colour."""
+        (height, width), (scaled_h, scaled_w), (y, x), (crop_h, crop_w) = (
+            self.source_size, self.scaled_size, self.offset, self.crop_size
+        )  # fmt: skip
+        box = (
+            x * width / scaled_w,
+            y * height / scaled_h,
+            min((x + crop_w) * width / scaled_w, width),
+            min((y + crop_h) * height / scaled_h, height),
+        )
+        pixels = np.asarray(image.resize((crop_w, crop_h), Image.Resampling.BILINEAR, box=box))
+        output = np.empty((*self.output_size, 3), np.uint8)
+        output[:] = PAD_COLOUR
+        output[:crop_h, :crop_w] = pixels[:, ::-1] if self.flip else pixels
+        return output
+
+    def mask(self, mask: np.ndarray) -> np.ndarray:
+        """Returns a mask `(H, W)` at the output's size: the value at each pixel's centre, 0 in the padding."""
+        rows, cols = (
+            np.minimum((np.arange(length) + start + 0.5) * source / scaled, source - 1).astype(np.int64)
+            for length, start, source, scaled in zip(
+                self.crop_size, self.offset, self.source_size, self.scaled_size, strict=True
+            )
+        )
+        output = np.zeros(self.output_size, mask.dtype)
+        output[: self.crop_size[0], : self.crop_size[1]] = mask[rows[:, None], (cols[::-1] if self.flip else cols)]
+        return output
+
+    def touches(self, box: tuple[float, float, float, float]) -> bool:
+        """Returns whether a box (x1, y1, x2, y2 in the source) reaches into the crop."""
+        scale_y, scale_x = self.scaled_size[0] / self.source_size[0], self.scaled_size[1] / self.source_size[1]
+        (y, x), (crop_h, crop_w) = self.offset, self.crop_size
+        return (
+            box[0] * scale_x < x + crop_w
+            and box[2] * scale_x > x
+            and box[1] * scale_y < y + crop_h
+            and box[3] * scale_y > y
+        )
+
+
+def fit(size: tuple[int, int], short: float, long: float) -> tuple[int, int]:
+    """Returns the largest `(H, W)` of the same shape with sides of at most `short` and `long` pixels."""
+    scale = min(short / min(size), long / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def training_placement(recipe: DetRecipe) -> Callable[[tuple[int, int], np.random.Generator], Placement]:
+    """Returns `(source size, rng) -> Placement` of the recipe's augmentation.
+
+    "lsj" (large-scale jitter): the image fitted into the square times a random factor, then a random crop or padding
+    to the square. "multiscale": a random short side, no crop, no padding.
+    """
+
+    def lsj(size: tuple[int, int], rng: np.random.Generator) -> Placement:
+        side = recipe.img_size
+        target = side * rng.uniform(recipe.scale_range[0], recipe.scale_range[1])
+        scaled = fit(size, target, target)
+        crop = min(scaled[0], side), min(scaled[1], side)
+        offset = int(rng.integers(scaled[0] - crop[0] + 1)), int(rng.integers(scaled[1] - crop[1] + 1))
+        return Placement(size, scaled, offset, crop, (side, side), bool(rng.random() < recipe.flip))
+
+    def multiscale(size: tuple[int, int], rng: np.random.Generator) -> Placement:
+        short = recipe.img_size * rng.uniform(recipe.scale_range[0], recipe.scale_range[1])
+        scaled = fit(size, short, recipe.img_size * recipe.max_long_side)
+        return Placement(size, scaled, (0, 0), scaled, scaled, bool(rng.random() < recipe.flip))
+
+    return lsj if recipe.augment == "lsj" else multiscale
+
+
+def evaluation_placement(recipe: DetRecipe, size: tuple[int, int]) -> Placement:
+    """Returns the placement of an image in evaluation: only resized, as training does at factor 1."""
+    long = recipe.img_size if recipe.augment == "lsj" else recipe.img_size * recipe.max_long_side
+    scaled = fit(size, recipe.img_size, long)
+    return Placement(size, scaled, (0, 0), scaled, scaled)
