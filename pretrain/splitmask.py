@@ -88,9 +88,7 @@ class SplitMask(nn.Module):
     ) -> None:
         super().__init__()
         if inpaint_weight == 0 and match_weight == 0:
-            raise UserError(
-                "--inpaint-weight 0 with --match-weight 0 leaves nothing to learn: set one above 0"
-            )
+            raise UserError("--inpaint-weight 0 with --match-weight 0 leaves nothing to learn: set one above 0")
         self.encoder = encoder
         num_patches = encoder.grid_size[0] * encoder.grid_size[1]
         self.decoder = Decoder(

@@ -99,8 +99,7 @@ def pretrain_step(recipe: Recipe, num_steps: int) -> None:
     print(f"step {best['step']:.3f} s (slowest {slowest:.3f}), {recipe.batch_size / best['step']:.1f} images/s")
     print(f"matrix product {size} x {size}: {rate / 1e9:.0f} GFLOP/s; the step reaches {reached / 1e9:.0f} GFLOP/s")
     print(f"share of the matrix-product rate: {100 * reached / rate:.0f} %")
-    print(
-    )
+    print()
 
 
 def _timed(call: Callable[[], object], device: str) -> float:

@@ -1,0 +1,101 @@
+"""Loss curves, picture grids and the table of the demo."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+Curves = dict[str, tuple[list[float], list[float]]]  # label -> steps, values
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Returns the lines of a metrics.jsonl; a last line that was cut off by a kill is left out."""
+    entries = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            entries.append(json.loads(line))
+        except ValueError:
+            continue
+    return entries
+
+
+def curve(entries: Sequence[dict[str, Any]], name: str) -> tuple[list[float], list[float]]:
+    """Returns the steps and values of one metric, without the entries that lack it."""
+    kept = [(entry["step"], entry[name]) for entry in entries if entry.get(name) is not None]
+    return [step for step, _ in kept], [value for _, value in kept]
+
+
+def save_curves(panels: dict[str, Curves], path: Path) -> None:
+    """Writes a row of panels, one line a curve: panel title -> label -> (steps, values)."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.4 * len(panels), 3.4), squeeze=False)
+    for axis, (title, curves) in zip(axes[0], panels.items(), strict=True):
+        for label, (steps, values) in curves.items():
+            axis.plot(steps, values, label=label, linewidth=1.6, marker="." if len(steps) < 3 else None)
+        axis.set_title(title)
+        axis.set_xlabel("update")
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+        if curves:
+            axis.legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def save_grid(columns: Mapping[str, Sequence[Path]], path: Path, cell: int = 240, gap: int = 6) -> None:
+    """Writes a grid of picture files: one column a title, pictures shrunk or enlarged to `cell` pixels of height.
+
+    All columns must be equally long; a column is as wide as its widest picture.
+    """
+    pictures = {title: [_of_height(file, cell) for file in files] for title, files in columns.items()}
+    widths = [max((p.width for p in column), default=cell) for column in pictures.values()]
+    rows = max((len(column) for column in pictures.values()), default=0)
+    font, head = ImageFont.load_default(size=18), 30
+    canvas = Image.new("RGB", (sum(widths) + gap * (len(widths) + 1), head + rows * (cell + gap)), "white")
+    pen, left = ImageDraw.Draw(canvas), gap
+    for (title, column), width in zip(pictures.items(), widths, strict=True):
+        pen.text((left + 2, 5), title, fill="black", font=font)
+        for row, picture in enumerate(column):
+            canvas.paste(picture, (left, head + row * (cell + gap)))
+        left += width + gap
+    canvas.save(path)
+
+
+def _of_height(file: Path, height: int) -> Image.Image:
+    with Image.open(file) as picture:
+        rgb = picture.convert("RGB")
+    return rgb.resize((max(1, round(rgb.width * height / rgb.height)), height), Image.Resampling.LANCZOS)
+
+
+def show(value: float | None) -> str:
+    """Returns a percentage with one digit; None is "undefined"."""
+    return "undefined" if value is None else f"{value:.1f}"
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Returns a table in Markdown: the first column to the left, numbers to the right."""
+    lines = [header, [":---", *["---:"] * (len(header) - 1)], *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def print_table(title: str, caption: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Prints a table to the screen."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, caption=caption)
+    for index, name in enumerate(header):
+        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    console.print(table, width=max(console.width, 80))
