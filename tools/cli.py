@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import logging
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -106,6 +107,19 @@ def print_error(error: BaseException, debug: bool) -> None:
         traceback.print_exception(error)
     sys.stderr.write(f"error: {' '.join(describe(error).splitlines())}\n")
     sys.stderr.flush()
+
+
+def start_log() -> None:
+    """Connects the project's loggers to the screen: information to stdout, warnings as `warning:` lines to stderr."""
+    to_stdout, to_stderr = logging.StreamHandler(sys.stdout), logging.StreamHandler(sys.stderr)
+    to_stdout.addFilter(lambda record: record.levelno < logging.WARNING)
+    to_stderr.setLevel(logging.WARNING)
+    to_stderr.setFormatter(logging.Formatter("warning: %(message)s"))
+    for name in ("pretrain", "splitmask_backbones", "tools"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        logger.handlers[:] = [to_stdout, to_stderr]
+        logger.propagate = False
 
 
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:

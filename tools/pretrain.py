@@ -5,11 +5,8 @@ from __future__ import annotations
 import _path  # noqa: F401
 import argparse
 import dataclasses
-import logging
 import os
 import platform
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pretrain.recipes import RECIPES, Recipe, get_recipe
@@ -104,7 +101,7 @@ def main(argv: list[str]) -> int:
     with StopSignals(), RunFolder.open(args.output, resume=args.resume, artefact=ARTEFACT) as folder:
         from pretrain.fabric import make_fabric
 
-        _start_log(folder.path)
+        cli.start_log()
         recipe = _recipe_of(args.recipe, named, given, folder.previous)
         fabric = make_fabric(recipe.precision)
         images, data = _readable_images(source, folder, args, fabric)
@@ -114,21 +111,6 @@ def main(argv: list[str]) -> int:
             return 0
         _train(recipe, images, folder, args, fabric)
     return 0
-
-
-def _start_log(path: Path) -> None:
-    """Sends the project's messages to the screen: information to stdout, warnings as `warning:` lines to stderr."""
-    root = logging.getLogger()
-    root.setLevel(logging.WARNING)
-    to_stdout, to_stderr = logging.StreamHandler(sys.stdout), logging.StreamHandler(sys.stderr)
-    to_stdout.addFilter(lambda record: record.levelno < logging.WARNING)
-    to_stderr.setLevel(logging.WARNING)
-    to_stderr.setFormatter(logging.Formatter("warning: %(message)s"))
-    for name in ("pretrain", "splitmask_backbones"):
-        logger = logging.getLogger(name)
-        logger.setLevel(logging.INFO)
-        logger.handlers[:] = [to_stdout, to_stderr]
-        logger.propagate = False
 
 
 def _recipe_of(name: str, named: Recipe, given: dict[str, Any], previous: dict[str, Any] | None) -> Recipe:

@@ -24,13 +24,13 @@ from pretrain.signals import StopSignals
 from pretrain.sources import SUFFIXES
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.param_groups import param_groups
+from tools import cli
 from tools.detection import splits as data
 from tools.detection.coco import CocoSplit
 from tools.detection.dataset import TrainingImages, collate
 from tools.detection.evaluate import Detection, coco_ap
 from tools.detection.predict import draw, picture_names
 from tools.detection.results import DETECTOR, newest_weights, paths_and_sizes, save_detector, to_coco
-from tools.detection.screen import start_log
 from tools.detection.torchvision_engine import TorchvisionDetector, build_detector, detect_all
 
 RESULTS = "results.json"
@@ -44,7 +44,7 @@ def train(args: argparse.Namespace, base: DetRecipe, given: dict[str, Any]) -> N
     weights = None if args.weights == "none" else Path(args.weights)
     weights_digest = "none" if weights is None else _digest(weights)
     with StopSignals(), RunFolder.open(args.output, resume=args.resume, artefact=RESULTS) as folder:
-        start_log()
+        cli.start_log()
         previous = folder.previous or {}
         recipe = _recipe_of(args.config, base, given, folder.previous)
         splits = data.read_splits(locations)
@@ -94,7 +94,7 @@ def train(args: argparse.Namespace, base: DetRecipe, given: dict[str, Any]) -> N
 def use(args: argparse.Namespace, given: dict[str, Any]) -> None:
     """Evaluates (`--eval-only`) and draws (`--predict`) with the newest weights of a run."""
     with StopSignals(), RunFolder.open(args.output, resume=True, artefact=RESULTS) as folder:
-        start_log()
+        cli.start_log()
         config = folder.previous
         if config is None or config.get("command") != "train_det":
             raise UserError(f"--output {folder.path} holds no run of tools/train_det.py: choose its folder")
