@@ -171,11 +171,12 @@ RECIPES: dict[str, tuple[str, Recipe]] = {
             tokenizer="kmeans",
             vocab_size=1024,
             kmeans_iterations=10,
+            mask="uniform",
             img_size=96,
             crop_scale=0.2,
             batch_size=64,
             epochs=None,
-            steps=500,
+            steps=400,
         ),
     ),
     "tiny": (
