@@ -182,7 +182,7 @@ def test_resume_with_other_data(finished, images, tmp_path):
         (["--img-size", "48"], "even number of patches"),
         (["--steps", "0"], "--steps must be at least 1"),
         (["--lr", "nan"], "--lr must be a positive number"),
-        (["--lr", "fast"], "--lr: invalid float value: 'fast'"),
+        (["--lr", "fast"], "--lr: must be a number, got 'fast'"),
         (["--lr", "1e30"], "the loss is not finite at step"),
         (["--resume"], "nothing to resume"),
         (["--data", "/nowhere/images"], "/nowhere/images"),

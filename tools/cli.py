@@ -41,9 +41,25 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
 
+def integer(text: str) -> int:
+    """Parses an integer for argparse."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, got '{text}'") from None
+
+
+def number(text: str) -> float:
+    """Parses a float for argparse."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, got '{text}'") from None
+
+
 def positive_int(text: str) -> int:
     """Parses an integer >= 1 for argparse."""
-    value = int(text)
+    value = integer(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
     return value
@@ -51,7 +67,7 @@ def positive_int(text: str) -> int:
 
 def non_negative_int(text: str) -> int:
     """Parses an integer >= 0 for argparse."""
-    value = int(text)
+    value = integer(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"must be at least 0, got {value}")
     return value
@@ -59,7 +75,7 @@ def non_negative_int(text: str) -> int:
 
 def positive_float(text: str) -> float:
     """Parses a finite float > 0 for argparse."""
-    value = float(text)
+    value = number(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"must be a positive number, got {text}")
     return value
@@ -67,7 +83,7 @@ def positive_float(text: str) -> float:
 
 def fraction(text: str) -> float:
     """Parses a float in [0, 1] for argparse."""
-    value = float(text)
+    value = number(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"must be between 0 and 1, got {text}")
     return value

@@ -59,7 +59,7 @@ def build_parser() -> cli.Parser:
         help="largest share of unreadable images (default 0.01)",
     )
     values = parser.add_argument_group("recipe values")
-    types: dict[str, Any] = {"int": int, "float": float, "str": str, "bool": _boolean}
+    types: dict[str, Any] = {"int": cli.integer, "float": cli.number, "str": str, "bool": _boolean}
     for field in dataclasses.fields(Recipe):
         choices = field.metadata["choices"]
         values.add_argument(
