@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from splitmask_backbones.checkpoints import load_encoder, save_encoder
-    from splitmask_backbones.param_groups import param_groups
     from splitmask_backbones.pyramid import SimpleFeaturePyramid, TappedPyramid, build_pyramid
     from splitmask_backbones.registry import create_encoder, list_encoders
     from splitmask_backbones.vit import VisionTransformer
@@ -21,7 +20,6 @@ _HOME = {
     "list_encoders": "registry",
     "load_encoder": "checkpoints",
     "save_encoder": "checkpoints",
-    "param_groups": "param_groups",
     "SimpleFeaturePyramid": "pyramid",
     "TappedPyramid": "pyramid",
     "build_pyramid": "pyramid",
@@ -36,7 +34,6 @@ __all__ = [
     "create_encoder",
     "list_encoders",
     "load_encoder",
-    "param_groups",
     "save_encoder",
 ]
 
@@ -45,5 +42,5 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value  # `param_groups` is a function and a module: the function is the public name
+    globals()[name] = value
     return value

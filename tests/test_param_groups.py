@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from splitmask_backbones import VisionTransformer, build_pyramid, param_groups
-from splitmask_backbones.param_groups import layer_of
+from splitmask_backbones import VisionTransformer, build_pyramid
+from splitmask_backbones.param_groups import layer_of, param_groups
 
 
 class Model(nn.Module):

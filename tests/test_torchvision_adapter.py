@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN, RetinaNet
 
-from splitmask_backbones import VisionTransformer, create_encoder, load_encoder, param_groups, save_encoder
+from splitmask_backbones import VisionTransformer, create_encoder, load_encoder, save_encoder
+from splitmask_backbones.param_groups import param_groups
 from splitmask_backbones.pyramid import build_pyramid
 from splitmask_backbones.torchvision import StridedAnchors, backbone, mask_rcnn
 

@@ -51,7 +51,7 @@ def pretrain_step(recipe: Recipe, num_steps: int) -> None:
     from pretrain.masking import split_halves
     from pretrain.splitmask import SplitMask
     from pretrain.tokenizers import Tokenizer, random_projection
-    from splitmask_backbones import param_groups
+    from splitmask_backbones.param_groups import param_groups
 
     fabric = make_fabric(recipe.precision)
     encoder = build_encoder(recipe)

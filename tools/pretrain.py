@@ -180,7 +180,8 @@ def _train(recipe: Recipe, images: ImageList, folder: RunFolder, args: argparse.
     from pretrain.engine import Loop, fit
     from pretrain.loader import step_batches, steps_per_epoch
     from pretrain.schedule import warmup_cosine
-    from splitmask_backbones import param_groups, save_encoder
+    from splitmask_backbones import save_encoder
+    from splitmask_backbones.param_groups import param_groups
     from splitmask_backbones.registry import ENCODERS
 
     per_epoch = steps_per_epoch(len(images), recipe.batch_size)
