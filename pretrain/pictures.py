@@ -63,7 +63,7 @@ def average_patches(patches: Tensor, words: Tensor, vocab_size: int) -> Tensor:
 def save_words_picture(
     run_dir: str | Path, images: Sequence[str | Path], out_path: str | Path, num_rows: int = 6
 ) -> None:
-    """Writes a picture with a row an image: image, its words, half A, what A inpaints, half B, what B inpaints.
+    """Writes a picture with a row an image: image, its words, what A sees and inpaints, what B sees and inpaints.
 
     A word is drawn as the mean of the patches of these images that have it; inpainted patches are framed by the ones
     that the branch has seen.
@@ -90,7 +90,7 @@ def save_words_picture(
     dictionary = average_patches(pixels.flatten(0, 1), words.flatten(), method.tokenizer.vocab_size)
 
     num_rows, grid_size = min(num_rows, len(crops)), method.encoder.grid_size
-    titles = ("image", "as words", "half A", "inpainted from A", "half B", "inpainted from B")
+    titles = ("image", "as words", "A sees", "inpainted from A", "B sees", "inpainted from B")
     figure, axes = plt.subplots(num_rows, 6, figsize=(13, 2.25 * num_rows), squeeze=False)
     for row in range(num_rows):
         shown = [pixels[row], dictionary[words[row]]]
