@@ -1,5 +1,6 @@
 """The method: what each branch may see, what it predicts, and its two losses against a naive statement."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -110,10 +111,23 @@ def test_no_logits_are_kept():
 
 
 def test_golden_ten_steps():
-    """The loss of ten fixed steps falls, and stays what it was when it was written down."""
+    """The loss of ten fixed steps falls, and stays what it was when it was written down.
+
+    Numbers come from NumPy: torch's generators differ between its versions.
+    """
+    rng = np.random.default_rng(0)
     method = build()
+    with torch.no_grad():
+        for parameter in method.parameters():
+            parameter.copy_(torch.from_numpy(rng.normal(scale=0.1, size=tuple(parameter.shape))))
+    order = torch.from_numpy(rng.permuted(np.tile(np.arange(16), (3, 1)), axis=1))
+    batch = {
+        "image": torch.from_numpy(rng.integers(0, 256, (3, 3, 64, 64), dtype=np.uint8)),
+        "ids_a": order[:, :8],
+        "ids_b": order[:, 8:],
+    }
     optimizer = torch.optim.AdamW(method.parameters(), lr=3e-3)
-    batch, losses = make_batch(), []
+    losses = []
     for _ in range(10):
         loss = method(batch)["loss"]
         optimizer.zero_grad()
@@ -124,4 +138,4 @@ def test_golden_ten_steps():
     assert losses == pytest.approx(GOLDEN, rel=2e-3)
 
 
-GOLDEN = [4.5653, 4.5442, 4.5204, 4.4845, 4.4167, 4.2897, 4.0928, 3.8499, 3.6509, 3.5426]
+GOLDEN = [4.5852, 4.5639, 4.5418, 4.5155, 4.4815, 4.4253, 4.3136, 4.1319, 3.9646, 3.8773]
