@@ -91,6 +91,7 @@ def fit(
     if folder.resumed and (found := newest_checkpoint(checkpoints, warn=fabric.is_global_zero)):
         restore(found[1], method, optimizer)
         start_step = found[0]["step"]
+    folder.start()
     model, wrapped_optimizer = fabric.setup(method, optimizer)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     method.train()

@@ -84,6 +84,8 @@ class Recipe:
                 raise UserError(f"--{name.replace('_', '-')} must be between 0 and 1, got {getattr(self, name)}")
         if self.drop_path == 1 or self.crop_scale == 0:
             raise UserError("--drop-path must be below 1 and --crop-scale above 0")
+        if not 0 <= self.beta2 < 1:
+            raise UserError(f"--beta2 must be in [0, 1), got {self.beta2}")
         if self.inpaint_weight == 0 and self.match_weight == 0:
             raise UserError("--inpaint-weight 0 together with --match-weight 0 leaves nothing to learn")
         if self.mask == "block" and self.mask_ratio != 0.5:
@@ -97,7 +99,7 @@ class Recipe:
     def _check_img_size(self) -> None:
         patch_size = ENCODERS[self.model]["patch_size"]
         side = self.img_size // patch_size
-        if self.img_size % patch_size or (side * side) % 2 or side * side < 4:
+        if self.img_size < 1 or self.img_size % patch_size or (side * side) % 2 or side * side < 4:
             raise UserError(
                 f"--img-size {self.img_size} must be a multiple of the patch size {patch_size} with an even number of "
                 f"patches, at least 4: use {max(2, round(self.img_size / patch_size / 2) * 2) * patch_size}"

@@ -30,8 +30,8 @@ def strict_json(value: Any) -> Any:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes strict JSON; an existing file is replaced at once or not at all."""
-    text = json.dumps(strict_json(value), indent=2, ensure_ascii=False, allow_nan=False)
-    write_atomically(path, (text + "\n").encode("utf-8", "surrogateescape"))
+    # ASCII: names of files that are not UTF-8 come back as they were.
+    write_atomically(path, (json.dumps(strict_json(value), indent=2, allow_nan=False) + "\n").encode())
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -46,9 +46,15 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def option_name(dotted: str) -> str:
-    """Returns the name that a user knows a config entry by: `values.batch_size` -> `--batch-size`."""
+    """Returns the name that a user knows a config entry by.
+
+    `values.batch_size` is `--batch-size`, `recipe_values.rois` is `rois=`, `data.num_files` is `--data (num_files)`.
+    """
     head, _, rest = dotted.partition(".")
-    return f"--{rest.replace('_', '-')}" if head == "values" and rest else dotted
+    if not rest:
+        return dotted
+    known = {"values": f"--{rest.replace('_', '-')}", "recipe_values": f"{rest}=", "data": f"--data ({rest})"}
+    return known.get(head, dotted)
 
 
 class RunFolder:
@@ -69,6 +75,11 @@ class RunFolder:
         self.is_main = int(os.environ.get("RANK", "0")) == 0
         self._lock_file: Any = None
         self._created = False
+        self._started = False
+
+    def start(self) -> None:
+        """Marks that training begins: from now on the folder holds a run that can be resumed."""
+        self._started = True
 
     @classmethod
     def open(cls, path: str | Path, *, resume: bool, artefact: str) -> RunFolder:
@@ -82,6 +93,8 @@ class RunFolder:
         Raises:
             ValueError: the folder holds another run, is in use, or there is nothing to resume.
         """
+        if not str(path).strip():
+            raise UserError("--output is empty: name a folder")
         path = Path(path)
         if path.exists() and not path.is_dir():
             raise UserError(f"--output {path} is a file: name a folder")
@@ -154,11 +167,12 @@ class RunFolder:
             )
 
     def close(self, failed: bool = False) -> None:
-        """Releases the lock. After a failure before config.json, leaves nothing behind that this process made."""
+        """Releases the lock. After a failure before the first step, leaves no run behind: the folder can be used."""
         if self._lock_file is None:
             return
-        if failed and not (self.path / CONFIG).exists():
-            (self.path / LOCK).unlink(missing_ok=True)
+        if failed and self.previous is None and not self._started:
+            for name in (CONFIG, LOCK):
+                (self.path / name).unlink(missing_ok=True)
             if self._created and not any(self.path.iterdir()):
                 self.path.rmdir()
         self._lock_file.close()

@@ -164,15 +164,17 @@ def _training_part(path: Path) -> tuple[Path, str]:
     """Returns the folder to search and what the layout is called."""
     inner = path / "images"
     if inner.is_dir():
-        train = _training_folder(inner)
-        if train is not None and ((path / "annotations").is_dir() or _has_evaluation(inner)):
+        labelled = (path / "annotations").is_dir() or _has_evaluation(inner)
+        train = _training_folder(inner) if labelled else None
+        if train is not None:
             return train, f"ADE20K layout, images/{train.name} only"
         if train is None and (path / "annotations").is_dir():
             return inner, "folder images beside annotations"
-    train = _training_folder(path)
+    labelled = (path / "annotations").is_dir() or _has_evaluation(path)
+    train = _training_folder(path) if labelled else None  # without them a folder train_01 is like any other
     if train is not None and (path / "annotations").is_dir():
         return train, f"COCO layout, {train.name} only"
-    if train is not None and _has_evaluation(path):
+    if train is not None:
         return train, f"training and evaluation folders, {train.name} only"
     return path, "image folder"
 

@@ -69,7 +69,10 @@ def save_checkpoint(folder: Path, step: int, model: nn.Module, optimizer: torch.
     descriptor = os.open(folder, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)
-    for old in checkpoint_files(folder)[:-NUM_KEPT]:
+    # Newer files are damaged ones that a resume went past: they neither count nor stay.
+    files = checkpoint_files(folder)
+    position = files.index(path)
+    for old in [*files[: max(0, position + 1 - NUM_KEPT)], *files[position + 1 :]]:
         old.unlink()
     return path
 

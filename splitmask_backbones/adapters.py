@@ -36,7 +36,7 @@ def resolve_encoder(
             module whose maps do not suit the pyramid.
     """
     check_choice("pyramid", pyramid, PYRAMIDS)
-    check_arguments(overrides)
+    check_arguments(overrides, ("encoder", "weights", "pyramid", "out_channels", "num_extra_levels"))
     if isinstance(encoder, VisionTransformer):
         if weights is not None or overrides:
             raise UserError("a ready encoder takes neither weights nor overrides: load_encoder(path, ...) takes both")

@@ -84,10 +84,14 @@ def read_encoder_file(path: str | Path) -> tuple[dict[str, Any], dict[str, Tenso
         )
     try:
         config = json.loads(metadata["config"])
+        if not isinstance(config, dict):
+            raise TypeError(f"a JSON object is needed, not {type(config).__name__}")
         check_arguments(config)
-    except (json.JSONDecodeError, TypeError, UserError) as error:
+        with torch.device("meta"):
+            source = VisionTransformer(**config)
+    except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:
         raise UserError(f"weights file {path} holds an unusable encoder config ({error})") from None
-    return config, tensors
+    return source.config, tensors
 
 
 def load_encoder(path: str | Path, **overrides: Any) -> VisionTransformer:
@@ -112,6 +116,11 @@ def load_encoder(path: str | Path, **overrides: Any) -> VisionTransformer:
         config.pop("out_indices", None)
     with torch.device("meta"):
         source = VisionTransformer(**config)
+    if overrides.get("num_heads", config["num_heads"]) != config["num_heads"]:  # the one change no shape would show
+        raise UserError(
+            f"weights file {path} does not fit an encoder with num_heads={overrides['num_heads']}: "
+            f"it was trained with {config['num_heads']}"
+        )
     encoder = VisionTransformer(**{**config, **overrides})
     report = LoadReport(str(path))
     state = _fit_to(encoder, source, tensors, report)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -250,6 +250,18 @@ class VisionTransformer(nn.Module):
         self.reset_parameters()
 
     def _check_arguments(self, num_heads: int, final_norm: bool) -> None:
+        for name in ("patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "in_chans", "layer_norm_eps"):
+            if not self.config[name] > 0:
+                raise UserError(f"{name} must be above 0, got {self.config[name]}")
+        if min(self.img_size) < 1:
+            raise UserError(f"img_size must be at least 1 pixel, got {self.img_size}")
+        if self.config["num_registers"] < 0 or self.window_size < 0:
+            raise UserError(
+                f"num_registers and window_size must be at least 0, got {self.config['num_registers']} "
+                f"and {self.window_size}"
+            )
+        if not 0 <= self.config["drop_path_rate"] < 1:
+            raise UserError(f"drop_path_rate must be in [0, 1), got {self.config['drop_path_rate']}")
         check_choice("positions", self.positions, POSITION_KINDS)
         check_choice("position_resize", self.position_resize, POSITION_RESIZES)
         if self.embed_dim % num_heads:
@@ -380,8 +392,13 @@ class VisionTransformer(nn.Module):
 ARGUMENTS = tuple(inspect.signature(VisionTransformer).parameters)
 
 
-def check_arguments(overrides: Mapping[str, Any]) -> None:
-    """Raises ValueError, with the nearest right name, for a key that is no argument of `VisionTransformer`."""
+def check_arguments(overrides: Mapping[str, Any], others: Iterable[str] = ()) -> None:
+    """Raises ValueError, with the nearest right name, for a key that is no argument of `VisionTransformer`.
+
+    Args:
+        overrides: keyword arguments.
+        others: names that the caller takes itself, to be proposed as well.
+    """
     for name in overrides:
         if name not in ARGUMENTS:
-            raise UserError(f"unknown encoder argument '{name}': {nearest(name, ARGUMENTS)}")
+            raise UserError(f"unknown encoder argument '{name}': {nearest(name, {*ARGUMENTS, *others})}")

@@ -88,6 +88,7 @@ def test_tokens_norm_and_relative_positions_by_override(encoder, path):
         ({"depth": 3}, "does not fit"),
         ({"depth": 1}, "does not fit"),
         ({"patch_size": 8}, "does not fit"),
+        ({"num_heads": 4}, "trained with 2"),
         ({"patchsize": 8}, "did you mean 'patch_size'"),
     ],
 )
@@ -129,6 +130,10 @@ def test_foreign_damaged_and_missing_files(path, tmp_path):
     save_file({"x": torch.zeros(1)}, str(foreign), metadata={"config": "__import__('os').abort()"})
     with pytest.raises(ValueError, match="unusable"):
         load_encoder(foreign)
+    for config in ("[]", '["depth"]', '{"depth": "2"}', '{"img_size": null}', '{"depth": 0}'):
+        save_file({"x": torch.zeros(1)}, str(foreign), metadata={"config": config})
+        with pytest.raises(ValueError, match="unusable encoder config"):
+            load_encoder(foreign)
     pickled = tmp_path / "model.pth"
     torch.save({"model": {}}, pickled)
     with pytest.raises(ValueError, match="tools/convert"):
@@ -153,6 +158,8 @@ def test_adapters_let_the_file_decide(path):
     assert (encoder.depth, encoder.config["final_norm"]) == (2, False)
     with pytest.raises(ValueError, match="embed_dim 32, encoder 'vit_small' has 384"):
         resolve_encoder("vit_small", path)
+    with pytest.raises(ValueError, match="did you mean 'pyramid'"):
+        resolve_encoder("vit_tiny", pyramd="simple")
     with pytest.raises(ValueError, match="name an encoder"):
         resolve_encoder()
     with pytest.raises(ValueError, match="neither weights nor overrides"):

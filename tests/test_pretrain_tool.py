@@ -162,7 +162,7 @@ def test_resume_with_other_data(finished, images, tmp_path):
     shutil.copytree(images, tmp_path / "images")
     (tmp_path / "images/00.jpg").unlink()
     result = run("--data", tmp_path / "images", "--output", finished, *OPTIONS, "--resume")
-    assert "data.num_files was 20 and is now 19" in error_of(result)
+    assert "--data (num_files) was 20 and is now 19" in error_of(result)
 
 
 @pytest.mark.parametrize(
@@ -181,6 +181,8 @@ def test_resume_with_other_data(finished, images, tmp_path):
         (["--img-size", "100"], "--img-size 100 must be a multiple"),
         (["--img-size", "48"], "even number of patches"),
         (["--steps", "0"], "--steps must be at least 1"),
+        (["-steps", "3"], "unknown option '-steps': did you mean '--steps'"),
+        (["--output", ""], "--output is empty"),
         (["--lr", "nan"], "--lr must be a positive number"),
         (["--lr", "fast"], "--lr: must be a number, got 'fast'"),
         (["--lr", "1e30"], "the loss is not finite at step"),
@@ -193,6 +195,12 @@ def test_wrong_input(images, tmp_path, words, match):
     result = run("--data", images, "--output", tmp_path / "run", *OPTIONS, *words)
     assert match in error_of(result)
     assert not (tmp_path / "run/encoder.safetensors").exists()
+
+
+def test_a_refused_start_can_be_corrected(images, tmp_path):
+    result = run("--data", images, "--output", tmp_path / "run", *OPTIONS, "--batch-size", "100")
+    assert "--batch-size 100" in error_of(result)
+    assert not (tmp_path / "run").exists()
 
 
 def test_debug_shows_the_traceback_and_exits_2(images, tmp_path):

@@ -68,6 +68,8 @@ def test_steps_and_epochs_replace_each_other():
         ({"batch_size": 1}, "other images in the batch"),
         ({"drop_path": 1.0}, "below 1"),
         ({"img_size": 16}, "at least 4"),
+        ({"img_size": -32}, "at least 4"),
+        ({"beta2": 2.0}, "--beta2"),
     ],
 )
 def test_values_that_cannot_work(values, match):

@@ -60,7 +60,7 @@ def test_difference_names_option_and_both_values(tmp_path):
     with open_folder(tmp_path, resume=True) as folder:
         with pytest.raises(ValueError, match=r"--batch-size was 8 and is now 16"):
             folder.write_config({"values": {"batch_size": 16}, "data": {"fingerprint": "a"}})
-        with pytest.raises(ValueError, match=r"data.fingerprint was a and is now b"):
+        with pytest.raises(ValueError, match=r"--data \(fingerprint\) was a and is now b"):
             folder.write_config({"values": {"batch_size": 8}, "data": {"fingerprint": "b"}})
     assert json.loads((tmp_path / "config.json").read_text())["values"] == {"batch_size": 8}
 
@@ -77,10 +77,24 @@ def test_output_is_a_file(tmp_path):
         open_folder(tmp_path / "file")
 
 
-def test_failure_leaves_nothing_behind(tmp_path):
-    with pytest.raises(ValueError, match="boom"), open_folder(tmp_path / "run"):
-        raise ValueError("boom")
+def test_a_failed_start_leaves_nothing_behind(tmp_path):
+    folder = open_folder(tmp_path / "run")
+    folder.write_config({"values": {}})
+    folder.__exit__(ValueError, ValueError("boom"), None)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_failure_while_training_can_be_resumed(tmp_path):
+    folder = open_folder(tmp_path / "run")
+    folder.write_config({"values": {}})
+    folder.start()
+    folder.__exit__(ValueError, ValueError("boom"), None)
+    assert open_folder(tmp_path / "run", resume=True).previous == {"values": {}}
+
+
+def test_empty_output():
+    with pytest.raises(ValueError, match="--output is empty"):
+        open_folder("")
 
 
 def test_lock_against_another_process_that_dies(tmp_path):
@@ -102,6 +116,11 @@ def test_lock_against_another_process_that_dies(tmp_path):
         import signal
 
         os.killpg(p.pid, signal.SIGKILL)
+
+
+def test_names_that_are_not_utf8_come_back(tmp_path):
+    write_json(tmp_path / "x.json", {"name": "caf\udce9"})
+    assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == {"name": "caf\udce9"}
 
 
 def test_strict_json(tmp_path):

@@ -308,3 +308,11 @@ def test_real_coco_json_lists_the_files_of_its_folder():
     source = open_source(root / "annotations/instances_val2017.json", root / "val2017")
     assert source.names == open_source(root / "val2017").names
     assert source.fingerprint() == open_source(root / "val2017").fingerprint()
+
+
+def test_folders_called_train_without_labels_are_folders_like_others(tmp_path):
+    touch(tmp_path, "train_01/a.png", "train_02/b.png")
+    assert open_source(tmp_path).names == ["train_01/a.png", "train_02/b.png"]
+    touch(tmp_path, "val/c.png")
+    with pytest.raises(ValueError, match="more than one training folder"):
+        open_source(tmp_path)

@@ -71,6 +71,15 @@ def test_damaged_newest_is_named_and_the_one_before_used(tmp_path, damage, caplo
         newest_checkpoint(tmp_path)
 
 
+def test_damaged_newer_files_do_not_count(tmp_path):
+    """After a resume past a damaged file, two good ones are kept all the same."""
+    model, optimizer = build()
+    (tmp_path / "step_00000009.safetensors").write_bytes(b"junk")
+    for step in (4, 5, 6):
+        save_checkpoint(tmp_path, step, model, optimizer)
+    assert [read_checkpoint(path)[0]["step"] for path in checkpoint_files(tmp_path)] == [5, 6]
+
+
 def test_no_checkpoint_yet(tmp_path):
     assert newest_checkpoint(tmp_path) is None
     assert newest_checkpoint(tmp_path / "missing") is None

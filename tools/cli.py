@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import errno
 import logging
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -33,7 +34,8 @@ class Parser(argparse.ArgumentParser):
         words = list(sys.argv[1:] if args is None else args)
         for word in words:  # before argparse complains about what is missing because of the misspelt name
             option = word.split("=")[0]
-            if option.startswith("--") and option != "--" and option not in self._option_string_actions:
+            looks_like_one = option.startswith("--") and option != "--" or re.match(r"-[A-Za-z]", option)
+            if looks_like_one and option not in self._option_string_actions:
                 raise UserError(f"unknown option '{option}': {nearest(option, self._option_string_actions)}")
         parsed, unknown = self.parse_known_args(words, namespace)
         if unknown:
@@ -104,6 +106,9 @@ def describe(error: BaseException) -> str:
             errno.ENOENT: "it does not exist: check the path",
             errno.ENOTDIR: "a part of the path is a file: choose another path",
             errno.EISDIR: "it is a folder: name a file",
+            errno.EEXIST: "it exists already: choose another path",
+            errno.EFBIG: "the file is larger than allowed here: raise the limit or choose another --output",
+            errno.EPIPE: "what reads the output has gone: send the output to a file, then --resume",
         }.get(error.errno)
         return f"{where}{remedy or error.strerror}"
     if isinstance(error, MemoryError):
@@ -127,6 +132,7 @@ def print_error(error: BaseException, debug: bool) -> None:
 
 def start_log() -> None:
     """Connects the project's loggers to the screen: information to stdout, warnings as `warning:` lines to stderr."""
+    logging.raiseExceptions = False  # a reader of stdout that has gone is no reason for tracebacks
     to_stdout, to_stderr = logging.StreamHandler(sys.stdout), logging.StreamHandler(sys.stderr)
     to_stdout.addFilter(lambda record: record.levelno < logging.WARNING)
     to_stderr.setLevel(logging.WARNING)

@@ -136,9 +136,10 @@ def _readable_images(
 
     data: dict[str, Any] = {"num_files": len(source), "fingerprint": source.fingerprint()}
     before = (folder.previous or {}).get("data", {})
-    if before and before.get("fingerprint") == data["fingerprint"]:
+    if before:  # other data is told apart by write_config, before an image is read
         bad = set(before["unreadable"])
-        return source.subset([name for name in source.names if name not in bad]), {**before}
+        data["unreadable"] = before["unreadable"]
+        return source.subset([name for name in source.names if name not in bad]), data
     bad = set()
     if fabric.is_global_zero:
         print(f"{source.describe()}: checking {len(source)} images")
@@ -176,7 +177,7 @@ def _config(args: argparse.Namespace, recipe: Recipe, data: dict[str, Any]) -> d
 def _train(recipe: Recipe, images: ImageList, folder: RunFolder, args: argparse.Namespace, fabric: Fabric) -> None:
     import torch
 
-    from pretrain.build import build_method, build_views
+    from pretrain.build import TOKENIZER_FILE, build_method, build_views
     from pretrain.engine import Loop, fit
     from pretrain.loader import step_batches, steps_per_epoch
     from pretrain.schedule import warmup_cosine
@@ -186,6 +187,8 @@ def _train(recipe: Recipe, images: ImageList, folder: RunFolder, args: argparse.
 
     per_epoch = steps_per_epoch(len(images), recipe.batch_size)
     total_steps = recipe.total_steps(per_epoch)
+    if not folder.resumed and folder.is_main:
+        (folder.path / TOKENIZER_FILE).unlink(missing_ok=True)  # of a start that failed
     views = build_views(recipe, images, ENCODERS[recipe.model]["patch_size"])
     method = build_method(recipe, views, folder.path, args.workers)
     print(
