@@ -37,6 +37,7 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 	@if [ -n "$(TORCH)" ]; then \
 	  grep -vE '^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z-]+|sympy|networkx)==' constraints.txt > $(VENV)/constraints.txt; \
 	else cp constraints.txt $(VENV)/constraints.txt; fi
+	@echo 'installing into $(VENV) (a few minutes, several GB with CUDA builds of torch) ...'
 	$(BIN)/python -m pip install --quiet --progress-bar off $(TORCH) -e '.[all]' -c $(VENV)/constraints.txt
 	@if [ -n "$(TORCH)" ]; then echo "$(TORCH)" > $(TORCH_CHOICE); fi
 	@touch $@
