@@ -15,5 +15,5 @@ recipe = dataclasses.replace(
     roi_positive_fraction=0.5,
     rpn_post_nms_test=100,
     detections_per_image=30,  # a scene has a dozen shapes
-    steps=240,
+    steps=200,
 )

@@ -178,7 +178,7 @@ RECIPES: dict[str, tuple[str, Recipe]] = {
             crop_scale=0.2,
             batch_size=64,
             epochs=None,
-            steps=400,
+            steps=250,
         ),
     ),
     "tiny": (

@@ -145,3 +145,12 @@ def test_masks_are_pasted_as_by_torchvision(size: tuple[int, int]) -> None:
     expected = (paste_masks_in_image(masks, boxes, size) > 0.5)[:, 0].numpy()
     found = np.stack([coco_mask.decode(rle) for rle in to_rles(masks, boxes, size)])
     assert np.array_equal(found.astype(bool), expected)
+
+
+def test_ids_may_be_text() -> None:
+    box = (10.0, 10.0, 60.0, 50.0)
+    split = make_split([[(box, 0, False)], [(box, 1, False)]])
+    split.images[0].id, split.images[1].id = "im0", "im1"  # type: ignore[assignment]
+    split.categories[:] = [("cell", "a"), ("car", "b"), (12, "never")]  # type: ignore[list-item]
+    found = [{**detection(0, box, 0, 0.9), "image_id": "im0", "category_id": "cell"}]
+    assert coco_ap(split, found)["bbox"]["AP50"] == pytest.approx(50.0)

@@ -66,6 +66,22 @@ def finished(data, tmp_path_factory):
     return output
 
 
+def test_eval_only_uses_what_the_run_was_trained_with(data, finished, tmp_path):
+    """Neither the words nor the options of the training are given again, and the number is the same."""
+    import shutil
+
+    output = tmp_path / "run"
+    shutil.copytree(finished, output)
+    (output / "results.json").write_text("{}")
+    words = [sys.executable, "tools/train_seg.py", "seg_configs/demo.py", "--data", data, "--output", output]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [*map(str, words), "--eval-only", "--workers", "0"], cwd=ROOT, env=env, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert json.loads((output / "results.json").read_text()) == json.loads((finished / "results.json").read_text())
+
+
 def weights(output):
     import torch
 

@@ -59,7 +59,7 @@ def build_parser() -> cli.Parser:
     parser.add_argument(
         "--workers", type=cli.non_negative_int, default=2, metavar="N", help="data processes (default 2)"
     )
-    parser.add_argument("--precision", default="32", metavar="32|bf16", help="default 32")
+    parser.add_argument("--precision", metavar="32|bf16", help="default 32")
     parser.add_argument(
         "--max-bad-fraction",
         type=cli.fraction,
@@ -91,7 +91,8 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> int:
     """Runs the tool; returns the exit code."""
     args = parse_args(argv)
-    check_choice("precision", args.precision, ["32", "bf16"])
+    if args.precision is not None:
+        check_choice("precision", args.precision, ["32", "bf16"])
     path = config_path(args.config)
     output = Path(args.output)
     trained = (output / "config.json").exists() and any((output / "checkpoints").glob("step_????????.pth"))
@@ -104,14 +105,35 @@ def main(argv: list[str]) -> int:
     from pretrain.signals import StopSignals
     from tools.segmentation.predict import find_pictures
 
-    config = _config(path, args)
+    record = _read_record(output) if args.resume or not train else {}
+    config = _config(path, args, record, use_recorded=not train)
     pictures = find_pictures(Path(args.predict)) if args.predict else []
     with StopSignals() as stop, RunFolder.open(output, resume=args.resume or not train, artefact=ARTEFACT) as folder:
         if train:
             _train(config, folder, args, stop)
         if not train or pictures:
-            _use_checkpoint(config, folder, args, pictures)
+            if train:
+                record = _read_record(output)
+            _use_checkpoint(config, record, folder, args, pictures)
     return 0
+
+
+def _read_record(output: Path) -> dict[str, Any]:
+    """Returns config.json of the run in `output`; empty where there is none yet (then RunFolder decides).
+
+    Raises:
+        ValueError: it is damaged, or of another tool.
+    """
+    path = output / "config.json"
+    if not path.exists():
+        return {}
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["tool"] == "train_seg":
+            return record
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise UserError(f"{path} was not written by tools/train_seg.py, or is damaged: choose another --output")
 
 
 def _check_options(args: argparse.Namespace, train: bool, trained: bool) -> None:
@@ -127,16 +149,38 @@ def _check_options(args: argparse.Namespace, train: bool, trained: bool) -> None
         raise UserError("--weights is missing: name an encoder.safetensors, or none for random initialisation")
 
 
-def _config(path: Path, args: argparse.Namespace) -> dict[str, Any]:
+def _config(path: Path, args: argparse.Namespace, record: dict[str, Any], use_recorded: bool) -> dict[str, Any]:
+    """Returns the config with the words and options given.
+
+    Options left away keep the values of the run in `record`. With `use_recorded` (evaluating, predicting) so does
+    everything else; a resume reads the file again, so that a config that has changed is told apart.
+    """
     config = load_config(path)
+    values = record.get("values", {})
+    if use_recorded:
+        config |= {key: _tuples(value) for key, value in record["config"].items()}
+    if values:
+        config |= {name: values[name] for name in ("steps", "batch_size", "img_size", "seed")}
+        config["optim_wrapper"]["optimizer"]["lr"] = values["lr"]
     override(config, args.overrides)
     for name in ("steps", "batch_size", "img_size", "seed", "save_every", "log_every"):
         if getattr(args, name) is not None:
             config[name] = getattr(args, name)
     if args.lr is not None:
         config["optim_wrapper"]["optimizer"]["lr"] = args.lr
+    args.precision = args.precision or values.get("precision", "32")
     check_config(config)
     return config
+
+
+def _tuples(value: Any) -> Any:
+    """Returns JSON lists of numbers as the tuples that mmcv's transforms insist on."""
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    if isinstance(value, list):
+        items = [_tuples(item) for item in value]
+        return tuple(items) if items and all(isinstance(item, int | float) for item in items) else items
+    return value
 
 
 def _train(config: dict[str, Any], folder: RunFolder, args: argparse.Namespace, stop: StopSignals) -> None:
@@ -214,7 +258,11 @@ def _evaluate(runner: Any, path: Path) -> None:
 
 
 def _use_checkpoint(
-    config: dict[str, Any], folder: RunFolder, args: argparse.Namespace, pictures: list[tuple[Path, str]]
+    config: dict[str, Any],
+    record: dict[str, Any],
+    folder: RunFolder,
+    args: argparse.Namespace,
+    pictures: list[tuple[Path, str]],
 ) -> None:
     """Evaluates (--eval-only) and draws (--predict) with the newest checkpoint, encoder and classes of the run."""
     from tools.segmentation import checkpoints
@@ -224,15 +272,9 @@ def _use_checkpoint(
     from tools.segmentation.predict import predict_pictures
     from tools.segmentation.runner import build_test_runner
 
-    record = json.loads((folder.path / "config.json").read_text(encoding="utf-8"))
-    try:
-        data = record["data"]
-        classes = Classes(data["classes"], record["free"]["palette"], data["reduce_zero_label"])
-        encoder, total_steps = record["encoder"], record["values"]["steps"]
-    except (KeyError, TypeError):
-        raise UserError(
-            f"{folder.path / 'config.json'} was not written by tools/train_seg.py: choose another --output"
-        ) from None
+    data = record["data"]
+    classes = Classes(data["classes"], record["free"]["palette"], data["reduce_zero_label"])
+    encoder, total_steps = record["encoder"], record["values"]["steps"]
     backbone = config["model"]["backbone"]
     config["model"]["backbone"] = {
         key: backbone[key] for key in ("type", "pyramid", "out_channels") if key in backbone

@@ -50,8 +50,27 @@ def coco_ap(split: CocoSplit, detections: list[Detection], max_detections: int =
         max_detections: an image and class, the strongest ones. COCO's own number is 100; images with more objects
             than that need more.
     """
-    truth = ground_truth(split)
+    truth, detections = _numbered(ground_truth(split), detections)
     return {kind: _ap(truth, detections, kind, max(max_detections, COCO_MAX_DETECTIONS)) for kind in ("bbox", "segm")}
+
+
+def _numbered(truth: dict[str, Any], detections: list[Detection]) -> tuple[dict[str, Any], list[Detection]]:
+    """Returns both with images and categories numbered from 1: ids may be text, which COCO's code cannot count with."""
+    images = {image["id"]: number for number, image in enumerate(truth["images"], 1)}
+    categories = {category["id"]: number for number, category in enumerate(truth["categories"], 1)}
+
+    def numbered(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [
+            {**entry, "image_id": images[entry["image_id"]], "category_id": categories[entry["category_id"]]}
+            for entry in entries
+        ]
+
+    renamed = {
+        "images": [{**image, "id": images[image["id"]]} for image in truth["images"]],
+        "annotations": numbered(truth["annotations"]),
+        "categories": [{**category, "id": categories[category["id"]]} for category in truth["categories"]],
+    }
+    return {**truth, **renamed}, numbered(detections)
 
 
 def _ap(truth: dict[str, Any], detections: list[Detection], kind: str, max_detections: int) -> dict[str, float | None]:
