@@ -87,8 +87,8 @@ def _words_from_data(recipe: Recipe, views: SplitViews, patch_size: int, workers
     if recipe.tokenizer == "random_patches":
         return random_patches(recipe.vocab_size, num_images, per_crop, sample)
 
-    def report(iteration: int, distance: float) -> None:
-        logger.info("k-means iteration %d/%d: mean distance %.4f", iteration, recipe.kmeans_iterations, distance)
+    def report(iteration: int, cosine: float) -> None:
+        logger.info("k-means iteration %d/%d: mean cosine %.4f", iteration, recipe.kmeans_iterations, cosine)
 
     return kmeans_words(
         recipe.vocab_size,

@@ -114,7 +114,7 @@ def kmeans_words(
         iterations: Lloyd iterations.
         seed: of the initial centroids.
         patch_norm: of the tokenizer.
-        report: called with the iteration and the mean squared distance after each.
+        report: called with the iteration and the mean cosine between patches and their centroids after each.
 
     Raises:
         ValueError: fewer patches than words, both named.
