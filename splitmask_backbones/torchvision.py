@@ -167,7 +167,8 @@ def mask_rcnn(
     own = set(inspect.signature(MaskRCNN.__init__).parameters) - {"self", "backbone", "kwargs"} | {"size_divisible"}
     for name in kwargs:
         if name not in own and name not in ARGUMENTS:
-            raise UserError(f"unknown argument '{name}' of mask_rcnn: {nearest(name, own | set(ARGUMENTS))}")
+            known = own | set(ARGUMENTS) | set(inspect.signature(mask_rcnn).parameters) - {"kwargs"}
+            raise UserError(f"unknown argument '{name}' of mask_rcnn: {nearest(name, known)}")
     check_choice("box_head", box_head, BOX_HEADS)
     overrides = {name: value for name, value in kwargs.items() if name in ARGUMENTS}
     options = {name: value for name, value in kwargs.items() if name not in ARGUMENTS}

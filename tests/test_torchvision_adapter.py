@@ -158,6 +158,7 @@ def test_weights_are_loaded_strictly_and_decide(tmp_path: Path) -> None:
     [
         ({"encoder": "vit_smal"}, "did you mean 'vit_small'"),
         ({"box_detections_per_image": 5}, "did you mean 'box_detections_per_img'"),
+        ({"encodr": "vit_tiny"}, "did you mean 'encoder'"),
         ({"drop_path": 0.1}, "did you mean 'drop_path_rate'"),
         ({"pyramid": "simpel"}, "did you mean 'simple'"),
         ({"box_head": "fc2"}, "did you mean '2fc'"),

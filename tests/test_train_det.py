@@ -179,6 +179,10 @@ def test_predictions_are_drawn_for_a_picture_and_a_folder(base: Path, tmp_path: 
     listed = json.loads((drawn / "predictions.json").read_text())
     assert set(listed) == {"sub/one.JPG", "two.png"}
     assert "bad.png cannot be read" in error_of(*words, "--predict", str(tmp_path / "in" / "bad.png"))
+    (tmp_path / "unreadable").mkdir()
+    for name in ("a.png", "b.jpg"):
+        (tmp_path / "unreadable" / name).write_bytes(b"no picture")
+    assert "none of the 2 images can be read" in error_of(*words, "--predict", str(tmp_path / "unreadable"))
 
 
 def test_a_detector_learns_its_pictures_by_heart(tmp_path: Path) -> None:

@@ -277,6 +277,8 @@ def _predict(
         paths.append(root / name)
         sizes.append((image.height, image.width))
         kept.append(name)
+    if not kept:
+        raise UserError(f"--predict {args.predict}: none of the {len(names)} images can be read")
     output = folder.path / "predictions"
     class_names = [name for _, name in categories]
     pictures = picture_names(kept)

@@ -75,7 +75,10 @@ def save(runner: Any, folder: Path, step: int) -> Path:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
-    for old in checkpoint_files(folder)[:-NUM_KEPT]:
+    # Newer files are damaged ones that a resume went past: they neither count nor stay.
+    files = checkpoint_files(folder)
+    position = files.index(path)
+    for old in [*files[: max(0, position + 1 - NUM_KEPT)], *files[position + 1 :]]:
         old.unlink()
         _checksum_file(old).unlink(missing_ok=True)
     return path
