@@ -9,7 +9,7 @@ model = dict(
 )
 
 img_size = 128
-steps = 120
+steps = 300
 batch_size = 8
 schedule = dict(warmup_fraction=0.1)
 optim_wrapper = dict(optimizer=dict(lr=1e-3), paramwise_cfg=dict(decay_rate=0.75))

@@ -162,7 +162,7 @@ def test_bf16_is_really_on(data, finished, tmp_path):
         (["model.backbone.droppath_rate=0.1"], "did you mean 'model.backbone.drop_path_rate'"),
         (["optim_wrapper.optimizer.lr=high"], "optim_wrapper.optimizer.lr=high"),
         (["--batch-size", 7], "--batch-size 7 is larger than the data set of 6 images"),
-        (["--img-size", 32], "--img-size 32 is too small"),
+        (["--img-size", 16], "--img-size 16 is too small"),
         (["--weights", "nowhere.safetensors"], "nowhere.safetensors does not exist"),
         (["--lr", "1e30"], "not finite at step"),
     ],

@@ -140,10 +140,10 @@ def check_config(config: dict[str, Any]) -> None:
         if not isinstance(config[key], int) or config[key] < 1:
             raise UserError(f"--{key.replace('_', '-')} {config[key]} must be a whole number of at least 1")
     patch_size = config["model"]["backbone"].get("patch_size") or 16
-    if config["img_size"] < 4 * patch_size:
+    if config["img_size"] < 2 * patch_size:
         raise UserError(
             f"--img-size {config['img_size']} is too small: "
-            f"use at least 4 patches of {patch_size}, {4 * patch_size} pixels"
+            f"use at least 2 x 2 patches of {patch_size}, {2 * patch_size} pixels"
         )
     if config["batch_size"] == 1:
         raise UserError("--batch-size 1 is too small for the heads' BatchNorm: use 2 or more")
