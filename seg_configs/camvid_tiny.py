@@ -48,7 +48,7 @@ palette = [
 train_pipeline = [
     dict(type="SegImage"),
     dict(type="SegLabel"),
-    dict(type="RandomResize", scale=(480, 360), ratio_range=(0.5, 1.25), keep_ratio=True),
+    dict(type="RandomResize", resize_type="SegResize", scale=(480, 360), ratio_range=(0.5, 1.25), keep_ratio=True),
     dict(type="RandomCrop", crop_size=(160, 160), cat_max_ratio=0.75),
     dict(type="RandomFlip", prob=0.5),
     dict(type="PhotoMetricDistortion"),
@@ -56,7 +56,7 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type="SegImage"),
-    dict(type="Resize", scale=(480, 360), keep_ratio=True),
+    dict(type="SegResize", scale=(480, 360), keep_ratio=True),
     dict(type="SegLabel"),
     dict(type="PackSegInputs"),
 ]

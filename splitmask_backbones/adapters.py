@@ -55,12 +55,15 @@ def resolve_encoder(
         return create_encoder(encoder, **_for_maps(pyramid, depth, overrides))
     config, _ = read_encoder_file(weights)
     if encoder is not None:
-        for key in ("patch_size", "embed_dim", "depth", "num_heads"):
+        shape = ("patch_size", "embed_dim", "depth", "num_heads")
+        for key in shape:
             expected = overrides.get(key, ENCODERS[encoder][key])
             if config[key] != expected:
+                fitting = [name for name, own in ENCODERS.items() if all(own[k] == config[k] for k in shape)]
+                named = f" (encoder={fitting[0]})" if fitting else ""
                 raise UserError(
                     f"weights file {weights} has {key} {config[key]}, encoder '{encoder}' has {expected}: "
-                    "name the encoder of the file, or leave the name away"
+                    f"name the encoder of the file{named}, or leave the name away"
                 )
     return load_encoder(weights, **_for_maps(pyramid, overrides.get("depth", config["depth"]), overrides))
 

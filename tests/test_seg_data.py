@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tools.segmentation.check import check_split
+from tools.segmentation.check import check_splits, median_frequency_weights
 from tools.segmentation.classes import Classes, find_classes, make_classes
 from tools.segmentation.labels import check_values, read_label, to_training_labels
 from tools.segmentation.pairs import find_split, is_ade20k
@@ -33,7 +33,8 @@ def make_data(root, names=("train", "val"), count=3, size=(12, 10), values=(0, 1
 
 
 def check(root, split="train", classes=CLASSES, fraction=0.0):
-    return check_split(find_split(root, split), split, classes, fraction, root / "bad_images.txt")
+    splits, counts = check_splits({split: find_split(root, split)}, classes, fraction, root / "bad_images.txt")
+    return splits[split], counts[split]
 
 
 def test_counts_are_those_of_the_files(tmp_path):
@@ -170,3 +171,72 @@ def test_results_of_a_hand_made_confusion():
     assert results["mIoU"] == pytest.approx((75 + 100 / 3) / 2)
     assert results["mAcc"] == pytest.approx((75 + 50) / 2)
     assert results["aAcc"] == pytest.approx(100 * 4 / 6)
+
+
+def test_unreadable_images_of_both_splits_share_report_and_limit(tmp_path):
+    make_data(tmp_path, count=4, size=(64, 64))
+    for name in ("train/1.jpg", "val/3.jpg"):
+        path = tmp_path / "images" / name
+        path.write_bytes(path.read_bytes()[:400])
+    splits = {name: find_split(tmp_path, name) for name in ("train", "val")}
+    with pytest.raises(ValueError, match="2 of 8 images"):
+        check_splits(splits, CLASSES, 0.2, tmp_path / "bad_images.txt")
+    check_splits(splits, CLASSES, 0.25, tmp_path / "bad_images.txt")
+    named = [line.split("\t")[0] for line in (tmp_path / "bad_images.txt").read_text().splitlines()]
+    assert named == [str(tmp_path / "images" / name) for name in ("train/1.jpg", "val/3.jpg")]
+
+
+def test_unknown_name_in_a_config_file(tmp_path):
+    pytest.importorskip("mmengine", reason="the extra 'segmentation' is not installed")
+    from tools.segmentation.config import CONFIG_FOLDER, load_config
+
+    path = tmp_path / "mine.py"
+    path.write_text(f'_base_ = ["{CONFIG_FOLDER}/demo.py"]\nstpes = 5\n')
+    with pytest.raises(ValueError, match="unknown name 'stpes': did you mean 'steps'"):
+        load_config(path)
+    path.write_text(f'_base_ = ["{CONFIG_FOLDER}/demo.py"]\n_half = 64\nimg_size = 2 * _half\n')
+    config = load_config(path)
+    assert config["img_size"] == 128 and "_half" not in config
+
+
+@pytest.mark.parametrize("size", [(1, 2000), (2000, 1), (1, 1), (1000, 7)])
+def test_thin_images_keep_a_pixel_on_each_side(size):
+    pytest.importorskip("splitmask_backbones.mmseg", reason="the extra 'segmentation' is not installed")
+    from tools.segmentation.dataset import SegResize
+
+    results = SegResize(scale=(48, 36), keep_ratio=True).transform(
+        {"img": np.zeros((size[1], size[0], 3), np.uint8), "gt_seg_map": np.ones((size[1], size[0]), np.uint8)}
+    )
+    factor = min(48 / max(size), 36 / min(size))
+    expected = tuple(max(1, int(side * factor + 0.5)) for side in (size[1], size[0]))
+    assert results["img"].shape[:2] == results["gt_seg_map"].shape == expected
+
+
+def test_median_frequency_weights_of_hand_counted_labels(tmp_path):
+    root = make_data(tmp_path, count=2, size=(4, 4))
+    first, second = np.zeros((4, 4), np.uint8), np.zeros((4, 4), np.uint8)
+    first[0] = 1  # a 12 of 16, b 4 of 16
+    second[:] = 255
+    second[0] = 0  # a 4 of 4 labelled
+    for i, label in enumerate((first, second)):
+        Image.fromarray(label).save(root / f"annotations/train/{i}.png")
+    _, counts = check(root)
+    shares = (16 / 20, 4 / 16)
+    expected = [(sum(shares) / 2) / share for share in shares] + [1.0]  # c does not occur
+    assert median_frequency_weights(counts) == pytest.approx(expected)
+
+
+def test_class_weighted_loss_is_torchs_mean_and_survives_ignored_pixels():
+    pytest.importorskip("splitmask_backbones.mmseg", reason="the extra 'segmentation' is not installed")
+    from tools.segmentation.loss import ClassWeightedCrossEntropy
+
+    torch.manual_seed(0)
+    logits, labels = torch.randn(2, 3, 4, 5, requires_grad=True), torch.randint(3, (2, 4, 5))
+    labels[0, 1] = 255
+    weights = [0.2, 1.0, 3.0]
+    expected = torch.nn.functional.cross_entropy(logits, labels, torch.tensor(weights), ignore_index=255)
+    loss = ClassWeightedCrossEntropy(weights, loss_weight=0.4)
+    torch.testing.assert_close(loss(logits, labels), 0.4 * expected)
+    nothing = loss(logits, torch.full_like(labels, 255))
+    nothing.backward()
+    assert nothing == 0 and logits.grad.abs().max() == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -119,9 +120,33 @@ def test_resume_of_a_finished_run_changes_nothing_and_other_values_are_named(bas
     assert run(*words, "--resume")[0] == 0
     error = error_of(*words, "--resume", "lr=0.5")
     assert "--lr was 0.0005 and is now 0.5" in error
+    assert "rois_per_image= was 32 and is now 8" in error_of(*words, "--resume", "rois_per_image=8")
     assert "none" in error_of(*words, "--resume", "--weights", "none")
     assert "holds another run" in error_of(*words)
     assert snapshot(base / "done") == before
+
+
+def test_two_processes_check_the_images_once_and_share_the_work(base: Path, tmp_path: Path) -> None:
+    shutil.copytree(base / "root", tmp_path / "root")
+    victim = next((tmp_path / "root" / "train").iterdir())
+    victim.write_bytes(victim.read_bytes()[:100])
+    words = [*SMALL, "--data", str(tmp_path / "root"), "--output", str(tmp_path / "two"), "--weights", "none"]
+    words += ["--steps", "2", "--max-bad-fraction", "0.2"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
+    result = subprocess.run(
+        [*launch, "--master-port=29533", "tools/train_det.py", *words],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("checking") == 1 and result.stderr.count("unreadable image") == 1
+    assert (tmp_path / "two" / "bad_images.txt").read_text().startswith(str(victim))
+    assert len((tmp_path / "two" / "metrics.jsonl").read_text().splitlines()) == 2
+    images = {entry["image_id"] for entry in json.loads((tmp_path / "two" / "detections.json").read_text())}
+    assert images == {10, 11, 12}  # both processes' images
 
 
 def test_bfloat16_stays_close_and_keeps_boxes_whole(base: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tools.segmentation.pairs import Split
 
 ARTEFACT = "results.json"
+BAD_IMAGES = "bad_images.txt"
 TYPES = {
     "steps": cli.positive_int,
     "batch_size": cli.positive_int,
@@ -98,6 +99,8 @@ def main(argv: list[str]) -> int:
     trained = (output / "config.json").exists() and any((output / "checkpoints").glob("step_????????.pth"))
     train = args.resume or not (args.eval_only or (args.predict and trained))
     _check_options(args, train, trained)
+    record = _read_record(output) if args.resume or not train else {}
+    config = _config(path, args, record, use_recorded=not train)
     from tools.segmentation.runner import quiet_warnings  # mmseg, torch
 
     quiet_warnings()
@@ -105,8 +108,6 @@ def main(argv: list[str]) -> int:
     from pretrain.signals import StopSignals
     from tools.segmentation.predict import find_pictures
 
-    record = _read_record(output) if args.resume or not train else {}
-    config = _config(path, args, record, use_recorded=not train)
     pictures = find_pictures(Path(args.predict)) if args.predict else []
     with StopSignals() as stop, RunFolder.open(output, resume=args.resume or not train, artefact=ARTEFACT) as folder:
         if train:
@@ -188,7 +189,7 @@ def _train(config: dict[str, Any], folder: RunFolder, args: argparse.Namespace, 
     from pretrain.run_folder import write_json
     from splitmask_backbones.adapters import resolve_encoder
     from tools.segmentation import checkpoints
-    from tools.segmentation.check import check_split
+    from tools.segmentation.check import check_splits, median_frequency_weights
     from tools.segmentation.classes import find_classes
     from tools.segmentation.pairs import find_split, is_ade20k
     from tools.segmentation.runner import build_train_runner
@@ -204,18 +205,18 @@ def _train(config: dict[str, Any], folder: RunFolder, args: argparse.Namespace, 
     if folder.finished:
         print(f"{folder.path / ARTEFACT} is finished: nothing to do")
         return
-    report: dict[str, Any] = {}
-    for name, split in splits.items():
-        bad = folder.path / ("bad_images.txt" if name == "train" else "bad_images_val.txt")
-        splits[name], report[name] = check_split(split, name, classes, args.max_bad_fraction, bad)
+    splits, report = check_splits(splits, classes, args.max_bad_fraction, folder.path / BAD_IMAGES)
     steps_per_epoch(len(splits["train"].pairs), config["batch_size"])  # the last thing that the user may have to change
     write_json(folder.path / "data_report.json", report)
     _tell_data(report)
     if weights is not None:
         print(encoder.load_report.summary())
         config["model"]["backbone"]["init_cfg"] = {"type": "Pretrained", "checkpoint": weights}
+    class_weights = None
+    if config["class_weights"] == "median_frequency":
+        class_weights = median_frequency_weights(report["train"])
     runner, hook = build_train_runner(
-        derive(config, len(classes.names)),
+        derive(config, len(classes.names), class_weights),
         folder.path,
         splits,
         classes,
@@ -239,7 +240,7 @@ def _encoder(backbone: dict[str, Any], weights: str | None, resolve_encoder: Any
         return resolve_encoder(weights=weights, **known)
     except UserError as error:
         if weights is not None and "name the encoder of the file" in str(error):
-            raise UserError(f"{error}: model.backbone.encoder=NAME, or none") from None
+            raise UserError(str(error).replace("(encoder=", "(model.backbone.encoder=")) from None
         raise
 
 
@@ -266,7 +267,7 @@ def _use_checkpoint(
 ) -> None:
     """Evaluates (--eval-only) and draws (--predict) with the newest checkpoint, encoder and classes of the run."""
     from tools.segmentation import checkpoints
-    from tools.segmentation.check import check_split
+    from tools.segmentation.check import check_splits
     from tools.segmentation.classes import Classes
     from tools.segmentation.pairs import find_split
     from tools.segmentation.predict import predict_pictures
@@ -281,8 +282,8 @@ def _use_checkpoint(
     } | {"encoder": "vit_tiny", **encoder}  # the run's arguments win over all of the name's
     split = None
     if args.eval_only:
-        split = find_split(Path(args.data), "val")
-        split, _ = check_split(split, "val", classes, args.max_bad_fraction, folder.path / "bad_images_val.txt")
+        found = {"val": find_split(Path(args.data), "val")}
+        split = check_splits(found, classes, args.max_bad_fraction, folder.path / BAD_IMAGES)[0]["val"]
     path = checkpoints.newest(folder.path / "checkpoints")
     assert path is not None
     runner = build_test_runner(derive(config, len(classes.names)), folder.path, split, classes, args.workers)

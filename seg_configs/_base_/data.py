@@ -1,6 +1,7 @@
 """Reading and augmentation. Folders and classes come from the command line (`--data`, `--classes`).
 
 `SegImage` and `SegLabel` read with pillow: palette files are read as indices, never as colours.
+`SegResize` is mmcv's Resize that leaves no side without a pixel.
 """
 
 img_size = 512  # of the training crop
@@ -10,7 +11,7 @@ reduce_zero_label = False  # True: label 0 means "ignore" and 1 is the first cla
 train_pipeline = [
     dict(type="SegImage"),
     dict(type="SegLabel"),
-    dict(type="RandomResize", scale=(2048, 512), ratio_range=(0.5, 2.0), keep_ratio=True),
+    dict(type="RandomResize", resize_type="SegResize", scale=(2048, 512), ratio_range=(0.5, 2.0), keep_ratio=True),
     dict(type="RandomCrop", crop_size=(512, 512), cat_max_ratio=0.75),
     dict(type="RandomFlip", prob=0.5),
     dict(type="PhotoMetricDistortion"),
@@ -18,7 +19,7 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type="SegImage"),
-    dict(type="Resize", scale=(2048, 512), keep_ratio=True),  # the image alone: predictions are scaled back
+    dict(type="SegResize", scale=(2048, 512), keep_ratio=True),  # the image alone: predictions are scaled back
     dict(type="SegLabel"),
     dict(type="PackSegInputs"),
 ]

@@ -27,6 +27,7 @@ from splitmask_backbones.param_groups import param_groups
 from tools import cli
 from tools.detection import splits as data
 from tools.detection.coco import CocoSplit
+from tools.detection.config import OPTIONS
 from tools.detection.dataset import TrainingImages, collate
 from tools.detection.evaluate import Detection, coco_ap
 from tools.detection.predict import draw, picture_names
@@ -47,18 +48,21 @@ def train(args: argparse.Namespace, base: DetRecipe, given: dict[str, Any]) -> N
         cli.start_log()
         previous = folder.previous or {}
         recipe = _recipe_of(args.config, base, given, folder.previous)
+        fabric = make_fabric(recipe.precision)
         splits = data.read_splits(locations)
-        identity = _identity(splits, previous, args, folder)
+        identity = _identity(splits, previous, args, folder, fabric)
         for name, split in splits.items():
             data.without(split, identity["unusable"][name])
         torch.manual_seed(recipe.seed)
         detector = build_detector(recipe, len(splits["train"].categories), weights)
+        values = dataclasses.asdict(recipe)
         config = {
             "command": "train_det",
             "config": Path(args.config).stem,
             "engine": args.engine,
             "--weights": weights_digest,
-            "values": dataclasses.asdict(recipe),
+            "values": {name: values[name] for name in OPTIONS},
+            "recipe_values": {name: value for name, value in values.items() if name not in OPTIONS},
             "config_values": dataclasses.asdict(base),
             "encoder": detector.encoder.config,
             "data": identity,
@@ -72,7 +76,6 @@ def train(args: argparse.Namespace, base: DetRecipe, given: dict[str, Any]) -> N
                 "threads": torch.get_num_threads(),
             },
         }
-        fabric = make_fabric(recipe.precision)
         train_set = TrainingImages(splits["train"], recipe)
         per_epoch = steps_per_epoch(len(train_set), recipe.batch_size)
         folder.write_config(config)
@@ -98,7 +101,7 @@ def use(args: argparse.Namespace, given: dict[str, Any]) -> None:
         config = folder.previous
         if config is None or config.get("command") != "train_det":
             raise UserError(f"--output {folder.path} holds no run of tools/train_det.py: choose its folder")
-        recipe = DetRecipe(**config["values"]).override(given)
+        recipe = _recorded(config).override(given)
         categories = [(id, name) for id, name in config["data"]["categories"]]
         detector = build_detector(recipe, len(categories), encoder_config=config["encoder"])
         source, tensors = newest_weights(folder.path)
@@ -129,11 +132,15 @@ def _recipe_of(config: str, base: DetRecipe, given: dict[str, Any], previous: di
             f"--resume: the run in --output was made by {previous.get('command')} with config "
             f"{previous.get('config')} and not {Path(config).stem}: name the old one, or choose another --output"
         )
-    return DetRecipe(**previous["values"]).override(given)
+    return _recorded(previous).override(given)
+
+
+def _recorded(config: dict[str, Any]) -> DetRecipe:
+    return DetRecipe(**config["values"], **config["recipe_values"])
 
 
 def _identity(
-    splits: dict[str, CocoSplit], previous: dict[str, Any], args: argparse.Namespace, folder: RunFolder
+    splits: dict[str, CocoSplit], previous: dict[str, Any], args: argparse.Namespace, folder: RunFolder, fabric: Any
 ) -> dict[str, Any]:
     """Returns what identifies the data, after the check of both splits; a resume trusts unchanged files."""
     identity: dict[str, Any] = {name: data.fingerprint(split) for name, split in splits.items()}
@@ -141,14 +148,15 @@ def _identity(
     before = previous.get("data", {})
     if before and all(before.get(name) == identity[name] for name in splits):
         return identity | {"unusable": before["unusable"]}
+    unusable: dict[str, list[str]] = {}
     if folder.is_main:
         for name, split in splits.items():
             data.warn_about(name, split)
-    counts = ", ".join(f"{len(split.images)} {name}" for name, split in splits.items())
-    _say(folder, f"checking {counts} images")
-    report_path = folder.path / "bad_images.txt"
-    identity["unusable"] = data.check_split_images(splits, args.max_bad_fraction, report_path, args.workers)
-    return identity
+        counts = ", ".join(f"{len(split.images)} {name}" for name, split in splits.items())
+        _say(folder, f"checking {counts} images")
+        report_path = folder.path / "bad_images.txt"
+        unusable = data.check_split_images(splits, args.max_bad_fraction, report_path, args.workers)
+    return identity | {"unusable": fabric.broadcast(unusable)}
 
 
 def _report(splits: dict[str, CocoSplit], unusable: dict[str, list[str]], folder: RunFolder) -> None:

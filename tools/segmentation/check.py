@@ -18,21 +18,36 @@ from tools.segmentation.labels import IGNORE, check_values, read_label, to_train
 from tools.segmentation.pairs import Split
 
 
-def check_split(
-    split: Split, name: str, classes: Classes, max_bad_fraction: float, report: Path
-) -> tuple[Split, dict[str, Any]]:
-    """Returns the usable pairs and the counts for data_report.json.
+def check_splits(
+    splits: dict[str, Split], classes: Classes, max_bad_fraction: float, report: Path
+) -> tuple[dict[str, Split], dict[str, dict[str, Any]]]:
+    """Returns the usable pairs and the counts for data_report.json, both by the splits' names.
 
     Args:
-        split: of `find_split`.
-        name: "train" or "val".
+        splits: of `find_split`, by "train" and "val".
         classes: what the labels may hold.
-        max_bad_fraction: share of images that may be unreadable; their pairs are left out.
+        max_bad_fraction: share of all images that may be unreadable; their pairs are left out.
         report: file for the unreadable ones.
 
     Raises:
-        ValueError: a size that differs, a colour label, a value outside the classes, or too many unreadable images.
+        ValueError: a size that differs, a colour label, a value outside the classes, too many unreadable images, or
+            a split of which nothing is left.
     """
+    found = {name: _check_split(split, name, classes) for name, split in splits.items()}
+    bad = [image for _, images, _ in found.values() for image in images]
+    enforce_bad_limit(sum(len(split.pairs) for split in splits.values()), bad, max_bad_fraction, report)
+    for name, (split, _, counts) in found.items():
+        if not any(counted["pixels"] for counted in counts["classes"].values()):
+            raise UserError(
+                f"{split.label_dir}: every pixel of the {len(split.pairs)} usable labels of {name} is ignored: "
+                "there is nothing to learn from or to measure"
+            )
+    return {name: split for name, (split, _, _) in found.items()}, {
+        name: counts for name, (_, _, counts) in found.items()
+    }
+
+
+def _check_split(split: Split, name: str, classes: Classes) -> tuple[Split, list[BadImage], dict[str, Any]]:
     num_classes = len(classes.names)
 
     def look(pair: tuple[str, str]) -> BadImage | np.ndarray:
@@ -42,7 +57,7 @@ def check_split(
         try:
             width, height = read_image(split.image_dir / pair[0]).size
         except UnreadableImage as error:
-            return BadImage(pair[0], str(error))
+            return BadImage(str(split.image_dir / pair[0]), str(error))
         if (height, width) != values.shape:
             raise UserError(
                 f"{split.image_dir / pair[0]} is {width} x {height} pixels, but its label {label_path} is "
@@ -53,6 +68,7 @@ def check_split(
 
     pixels = np.zeros(IGNORE + 1, dtype=np.int64)
     images_with = np.zeros(IGNORE + 1, dtype=np.int64)
+    pixels_with = np.zeros(IGNORE + 1, dtype=np.int64)
     bad: list[BadImage] = []
     kept: list[tuple[str, str]] = []
     # Threads: pillow decodes without holding the interpreter.
@@ -67,23 +83,36 @@ def check_split(
                 kept.append(pair)
                 pixels += found
                 images_with += found > 0
+                pixels_with += (found > 0) * found[:num_classes].sum()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    enforce_bad_limit(len(split.pairs), bad, max_bad_fraction, report, root=split.image_dir)
-    if pixels[:num_classes].sum() == 0:
-        raise UserError(
-            f"{split.label_dir}: every pixel of the {len(kept)} labels is ignored: there is nothing to learn from"
-        )
     counts = {
         "images": len(kept),
         "unreadable_images": len(bad),
         "ignored_pixels": int(pixels[IGNORE]),
         "classes": {
-            title: {"images": int(images_with[i]), "pixels": int(pixels[i])} for i, title in enumerate(classes.names)
+            title: {
+                "images": int(images_with[i]),
+                "pixels": int(pixels[i]),
+                "labelled_pixels_of_images": int(pixels_with[i]),
+            }
+            for i, title in enumerate(classes.names)
         },
     }
-    return Split(split.image_dir, split.label_dir, kept), counts
+    return Split(split.image_dir, split.label_dir, kept), bad, counts
+
+
+def median_frequency_weights(counts: dict[str, Any]) -> list[float]:
+    """Returns a loss weight a class, from the counts of a split: rare classes weigh more (Eigen and Fergus 2015).
+
+    The frequency of a class is its share of the labelled pixels of the images that hold it; its weight is the median
+    of all frequencies over it. A class that does not occur has weight 1.
+    """
+    classes = counts["classes"].values()
+    shares = [entry["pixels"] / entry["labelled_pixels_of_images"] if entry["pixels"] else 0.0 for entry in classes]
+    median = float(np.median([share for share in shares if share]))
+    return [median / share if share else 1.0 for share in shares]
 
 
 def _with_progress(items: Iterator[Any], total: int, name: str) -> Iterator[Any]:

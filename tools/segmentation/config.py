@@ -7,7 +7,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from splitmask_backbones.errors import UserError, nearest
+from splitmask_backbones.errors import UserError, check_choice, nearest
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "seg_configs"
 
@@ -17,10 +17,14 @@ OPTIONAL: dict[str, Any] = {
     "seed": 0,
     "log_every": 50,
     "save_every": 2000,
+    "class_weights": None,
     "classes": None,
     "palette": None,
     "reduce_zero_label": False,
 }
+
+FRAMEWORK = ("custom_imports", "default_scope", "norm_cfg")
+"""Names that mmengine's configs may hold besides; helper variables of a file start with an underscore."""
 
 
 def config_path(name: str) -> Path:
@@ -40,7 +44,7 @@ def load_config(path: Path) -> dict[str, Any]:
     """Returns the config with its `_base_` files merged in, as plain dictionaries.
 
     Raises:
-        ValueError: it cannot be read, or a required key is missing.
+        ValueError: it cannot be read, a required key is missing, or a name is unknown.
     """
     from mmengine.config import Config
 
@@ -53,6 +57,14 @@ def load_config(path: Path) -> dict[str, Any]:
     missing = [key for key in REQUIRED if key not in config]
     if missing:
         raise UserError(f"config {path} has no '{missing[0]}': start from one of {CONFIG_FOLDER.name}/")
+    config = {key: value for key, value in config.items() if not key.startswith("_")}
+    for key in config:
+        known = (*REQUIRED, *OPTIONAL, *FRAMEWORK)
+        if key not in known:
+            raise UserError(
+                f"config {path}: unknown name '{key}': {nearest(key, known)} "
+                "(a helper variable's name starts with an underscore)"
+            )
     return {**copy.deepcopy(OPTIONAL), **config}
 
 
@@ -106,9 +118,11 @@ def _step(config: dict[str, Any], place: Any, part: str, key: str) -> Any:
         return part
     if isinstance(place, list) and part.isdigit() and int(part) < len(place):
         return int(part)
-    from splitmask_backbones.vit import ARGUMENTS
+    known = _keys(config)
+    if key.startswith("model.backbone."):
+        from splitmask_backbones.vit import ARGUMENTS  # torch
 
-    known = _keys(config) + [f"model.backbone.{name}" for name in ARGUMENTS]
+        known += [f"model.backbone.{name}" for name in ARGUMENTS]
     raise UserError(f"unknown config key '{key}': {nearest(key, known)}")
 
 
@@ -147,13 +161,15 @@ def check_config(config: dict[str, Any]) -> None:
         )
     if config["batch_size"] == 1:
         raise UserError("--batch-size 1 is too small for the heads' BatchNorm: use 2 or more")
+    if config["class_weights"] is not None:
+        check_choice("class_weights", config["class_weights"], ["none", "median_frequency"])
 
 
-def derive(config: dict[str, Any], num_classes: int) -> dict[str, Any]:
+def derive(config: dict[str, Any], num_classes: int, class_weights: list[float] | None = None) -> dict[str, Any]:
     """Returns a copy in which everything that follows from other values is filled in.
 
-    `num_classes` and `in_channels` of the heads, the crop, the size that crops are padded to, and the sliding window
-    (stride two thirds of it, as 512 and 341 in BEiT's protocol).
+    `num_classes` and `in_channels` of the heads, the weights of the classes in their losses, the crop, the size that
+    crops are padded to, and the sliding window (stride two thirds of it, as 512 and 341 in BEiT's protocol).
     """
     config = copy.deepcopy(config)
     model, size = config["model"], config["img_size"]
@@ -163,6 +179,13 @@ def derive(config: dict[str, Any], num_classes: int) -> dict[str, Any]:
             many = isinstance(model[head].get("in_index"), list | tuple)
             model[head]["num_classes"] = num_classes
             model[head]["in_channels"] = [out_channels] * len(model[head]["in_index"]) if many else out_channels
+            if class_weights is not None:
+                weight = model[head]["loss_decode"].get("loss_weight", 1.0)
+                model[head]["loss_decode"] = {
+                    "type": "ClassWeightedCrossEntropy",
+                    "class_weight": class_weights,
+                    "loss_weight": weight,
+                }
     model["data_preprocessor"]["size"] = (size, size)
     if model["test_cfg"].get("mode") == "slide":
         model["test_cfg"] |= {"crop_size": (size, size), "stride": (size * 2 // 3, size * 2 // 3)}

@@ -1,4 +1,4 @@
-"""mmseg's view of the checked pairs: `SegPairs` (dataset), `SegImage` and `SegLabel` (readers)."""
+"""mmseg's view of the checked pairs: `SegPairs` (dataset), `SegImage` and `SegLabel` (readers), `SegResize`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mmcv.transforms import BaseTransform
+from mmcv import rescale_size
+from mmcv.transforms import BaseTransform, Resize
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS, TRANSFORMS
 
@@ -91,6 +92,21 @@ class SegImage(BaseTransform):
         """Returns the results with the image."""
         image = load_image(results["img_path"])
         return {**results, "img": image, "img_shape": image.shape[:2], "ori_shape": image.shape[:2]}
+
+
+@TRANSFORMS.register_module()
+class SegResize(Resize):
+    """mmcv's `Resize`, also for images so thin that keeping their shape would leave a side of no pixel: it gets one."""
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Returns the results with the resized image and label map."""
+        if self.keep_ratio and self.scale is not None:
+            height, width = results["img"].shape[:2]
+            size = rescale_size((width, height), self.scale)
+            if min(size) < 1:
+                thin = Resize(scale=(max(1, size[0]), max(1, size[1])), interpolation=self.interpolation)
+                return thin.transform(results)
+        return super().transform(results)
 
 
 @TRANSFORMS.register_module()

@@ -18,6 +18,7 @@ from mmseg.utils import register_all_modules
 from torch.utils.data import DataLoader
 
 import splitmask_backbones.mmseg  # noqa: F401 (registers the backbone and the optimizer constructor)
+import tools.segmentation.loss  # noqa: F401 (registers the loss with class weights)
 from pretrain.loader import steps_per_epoch
 from pretrain.signals import StopSignals, ignore_in_worker
 from splitmask_backbones.errors import UserError
