@@ -14,7 +14,6 @@ from torch import Tensor
 from pretrain.augment import PretrainAugment
 from pretrain.fabric import main_process_first
 from pretrain.loader import sample_rng
-from pretrain.pixels import IMAGENET_MEAN, IMAGENET_STD
 from pretrain.recipes import Recipe
 from pretrain.run_folder import write_json
 from pretrain.sources import ImageList
@@ -30,6 +29,7 @@ from pretrain.tokenizers import (
 from pretrain.views import SplitViews, first_crops
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import write_atomically
+from splitmask_backbones.pixels import IMAGENET_MEAN, IMAGENET_STD
 from splitmask_backbones.registry import create_encoder
 from splitmask_backbones.vit import VisionTransformer, patchify
 

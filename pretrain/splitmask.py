@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.losses import info_nce, linear_cross_entropy
-from pretrain.pixels import IMAGENET_MEAN, IMAGENET_STD
 from pretrain.tokenizers import Tokenizer
 from splitmask_backbones.errors import UserError
+from splitmask_backbones.pixels import IMAGENET_MEAN, IMAGENET_STD
 from splitmask_backbones.vit import Block, VisionTransformer, gather_tokens, patchify
 
 

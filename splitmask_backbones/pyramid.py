@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from splitmask_backbones.vit import VisionTransformer
 
 STRIDES = (4, 8, 16, 32)
 PYRAMIDS = ("simple", "tapped")
+NORMS = ("LN", "BN", "SyncBN", "none")
 
 
 class LayerNorm2d(nn.LayerNorm):
@@ -26,7 +27,14 @@ class LayerNorm2d(nn.LayerNorm):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-def resample(dim: int, scale: float, keep_dim: bool) -> tuple[nn.Sequential, int]:
+def make_norm(norm: str, num_channels: int) -> nn.Module:
+    """Returns the norm of a map `(B, C, H, W)`: "LN" over channels, "BN", "SyncBN" over all processes, or "none"."""
+    check_choice("norm", norm, NORMS)
+    kinds = {"LN": LayerNorm2d, "BN": nn.BatchNorm2d, "SyncBN": nn.SyncBatchNorm}
+    return kinds[norm](num_channels) if norm in kinds else nn.Identity()
+
+
+def resample(dim: int, scale: float, keep_dim: bool, norm: str = "LN") -> tuple[nn.Sequential, int]:
     """Returns the layers that change a map's size by `scale` (a power of two), and their number of channels.
 
     Upsampling is by transposed convolutions, halving the channels each time unless `keep_dim`; downsampling by
@@ -38,7 +46,7 @@ def resample(dim: int, scale: float, keep_dim: bool) -> tuple[nn.Sequential, int
             layers.append(nn.MaxPool2d(2, 2, ceil_mode=True))
             continue
         if step:
-            layers += [LayerNorm2d(dim), nn.GELU()]
+            layers += [make_norm(norm, dim), nn.GELU()]
         new_dim = dim if keep_dim else dim // 2
         layers.append(nn.ConvTranspose2d(dim, new_dim, 2, 2))
         dim = new_dim
@@ -51,16 +59,23 @@ def crop_to_stride(x: Tensor, image_size: tuple[int, int], stride: int) -> Tenso
 
 
 class Pyramid(nn.Module):
-    """What both pyramids share: strides, sizes, extra levels."""
+    """What both pyramids share: strides, sizes, extra levels.
 
-    def __init__(self, patch_size: int, out_channels: int, num_extra_levels: int) -> None:
+    Attributes:
+        strides: pixels a cell of each map that is returned, fine to coarse.
+        first: how many of STRIDES are left away at the fine end; their layers do not exist.
+    """
+
+    def __init__(self, patch_size: int, out_channels: int, num_extra_levels: int, finest_stride: int) -> None:
         super().__init__()
+        check_choice("finest_stride", str(finest_stride), map(str, STRIDES))
         # A patch size that is no power of two (14, say) is first resized to stride 16.
         self.base_stride = patch_size if patch_size in (4, 8, 16, 32) else 16
         self.patch_size = patch_size
         self.out_channels = out_channels
         self.num_extra_levels = num_extra_levels
-        self.strides = tuple(4 * 2**i for i in range(len(STRIDES) + num_extra_levels))
+        self.first = STRIDES.index(finest_stride)
+        self.strides = tuple(4 * 2**i for i in range(self.first, len(STRIDES) + num_extra_levels))
 
     def at_base_stride(self, x: Tensor, image_size: tuple[int, int]) -> Tensor:
         """Returns the encoder's map at `base_stride`: unchanged for patch sizes 4, 8, 16 and 32."""
@@ -77,15 +92,16 @@ class Pyramid(nn.Module):
 
 
 class SimpleLevel(nn.Module):
-    """One level of the simple feature pyramid: resample, 1x1 and 3x3 convolution, each with LayerNorm."""
+    """One level of the simple feature pyramid: resample, 1x1 and 3x3 convolution, each with a norm."""
 
-    def __init__(self, dim: int, scale: float, out_channels: int) -> None:
+    def __init__(self, dim: int, scale: float, out_channels: int, norm: str) -> None:
         super().__init__()
-        self.resample, dim = resample(dim, scale, keep_dim=False)
-        self.lateral = nn.Conv2d(dim, out_channels, 1, bias=False)
-        self.lateral_norm = LayerNorm2d(out_channels)
-        self.output = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
-        self.output_norm = LayerNorm2d(out_channels)
+        self.resample, dim = resample(dim, scale, keep_dim=False, norm=norm)
+        bias = norm == "none"
+        self.lateral = nn.Conv2d(dim, out_channels, 1, bias=bias)
+        self.lateral_norm = make_norm(norm, out_channels)
+        self.output = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=bias)
+        self.output_norm = make_norm(norm, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns `(B, out_channels, scale * H, scale * W)`."""
@@ -100,14 +116,24 @@ class SimpleFeaturePyramid(Pyramid):
         patch_size: its stride in pixels.
         out_channels: channels of every level.
         num_extra_levels: coarser levels at strides 64, 128, ...
+        norm: "LN" (ViTDet's), "BN", "SyncBN" or "none".
+        finest_stride: 4, or 8, 16, 32 where finer maps are not needed (RetinaNet).
     """
 
     def __init__(
-        self, embed_dim: int, patch_size: int = 16, out_channels: int = 256, num_extra_levels: int = 0
+        self,
+        embed_dim: int,
+        patch_size: int = 16,
+        out_channels: int = 256,
+        num_extra_levels: int = 0,
+        norm: str = "LN",
+        finest_stride: int = 4,
     ) -> None:
-        super().__init__(patch_size, out_channels, num_extra_levels)
+        super().__init__(patch_size, out_channels, num_extra_levels, finest_stride)
+        # A level that is left away keeps its place, so that the others keep their parameter names.
         self.levels = nn.ModuleList(
-            SimpleLevel(embed_dim, self.base_stride / stride, out_channels) for stride in STRIDES
+            SimpleLevel(embed_dim, self.base_stride / stride, out_channels, norm) if i >= self.first else nn.Identity()
+            for i, stride in enumerate(STRIDES)
         )
 
     def forward(self, maps: Sequence[Tensor], image_size: tuple[int, int]) -> list[Tensor]:
@@ -118,26 +144,36 @@ class SimpleFeaturePyramid(Pyramid):
             image_size: `(H, W)` of the images in pixels.
         """
         x = self.at_base_stride(maps[-1], image_size)
-        levels = zip(self.levels, STRIDES, strict=True)
+        levels = list(zip(self.levels, STRIDES, strict=True))[self.first :]
         return self.with_extra_levels([crop_to_stride(level(x), image_size, stride) for level, stride in levels])
 
 
 class TappedPyramid(Pyramid):
     """Four taps resampled to strides 4, 8, 16, 32, then an FPN (XCiT; SplitMask App. A).
 
-    The norm between the two transposed convolutions of stride 4 is a LayerNorm where XCiT has a synchronised
-    BatchNorm: it does not depend on the batch, which is small in detection.
+    The norm between the two transposed convolutions of stride 4 is by default a LayerNorm where XCiT has a
+    synchronised BatchNorm: it does not depend on the batch, which is small in detection.
 
     Args: as `SimpleFeaturePyramid`.
     """
 
     def __init__(
-        self, embed_dim: int, patch_size: int = 16, out_channels: int = 256, num_extra_levels: int = 0
+        self,
+        embed_dim: int,
+        patch_size: int = 16,
+        out_channels: int = 256,
+        num_extra_levels: int = 0,
+        norm: str = "LN",
+        finest_stride: int = 4,
     ) -> None:
-        super().__init__(patch_size, out_channels, num_extra_levels)
-        self.resamples = nn.ModuleList(resample(embed_dim, self.base_stride / s, keep_dim=True)[0] for s in STRIDES)
-        self.laterals = nn.ModuleList(nn.Conv2d(embed_dim, out_channels, 1) for _ in STRIDES)
-        self.outputs = nn.ModuleList(nn.Conv2d(out_channels, out_channels, 3, padding=1) for _ in STRIDES)
+        super().__init__(patch_size, out_channels, num_extra_levels, finest_stride)
+
+        def each(make: Callable[[int], nn.Module]) -> nn.ModuleList:
+            return nn.ModuleList(make(s) if i >= self.first else nn.Identity() for i, s in enumerate(STRIDES))
+
+        self.resamples = each(lambda stride: resample(embed_dim, self.base_stride / stride, True, norm)[0])
+        self.laterals = each(lambda _: nn.Conv2d(embed_dim, out_channels, 1))
+        self.outputs = each(lambda _: nn.Conv2d(out_channels, out_channels, 3, padding=1))
 
     def forward(self, maps: Sequence[Tensor], image_size: tuple[int, int]) -> list[Tensor]:
         """Returns one `(B, out_channels, ceil(H / stride), ceil(W / stride))` a stride.
@@ -148,14 +184,15 @@ class TappedPyramid(Pyramid):
         """
         if len(maps) != len(STRIDES):
             raise UserError(f"the tapped pyramid needs {len(STRIDES)} maps, got {len(maps)}: set out_indices")
+        parts = list(zip(maps, self.resamples, self.laterals, STRIDES, strict=True))[self.first :]
         laterals = [
             lateral(crop_to_stride(resize(self.at_base_stride(x, image_size)), image_size, stride))
-            for x, resize, lateral, stride in zip(maps, self.resamples, self.laterals, STRIDES, strict=True)
+            for x, resize, lateral, stride in parts
         ]
-        for i in range(len(STRIDES) - 2, -1, -1):  # top-down
+        for i in range(len(laterals) - 2, -1, -1):  # top-down
             above = F.interpolate(laterals[i + 1], scale_factor=2.0, mode="nearest")
             laterals[i] = laterals[i] + above[..., : laterals[i].shape[-2], : laterals[i].shape[-1]]
-        return self.with_extra_levels([conv(x) for conv, x in zip(self.outputs, laterals, strict=True)])
+        return self.with_extra_levels([conv(x) for conv, x in zip(self.outputs[self.first :], laterals, strict=True)])
 
 
 def tap_indices(depth: int) -> tuple[int, int, int, int]:
@@ -171,13 +208,18 @@ def tap_indices(depth: int) -> tuple[int, int, int, int]:
 
 
 def build_pyramid(
-    kind: str, encoder: VisionTransformer, out_channels: int = 256, num_extra_levels: int = 0
+    kind: str,
+    encoder: VisionTransformer,
+    out_channels: int = 256,
+    num_extra_levels: int = 0,
+    norm: str = "LN",
+    finest_stride: int = 4,
 ) -> SimpleFeaturePyramid | TappedPyramid:
-    """Returns the pyramid `kind` ("simple" or "tapped") that fits the encoder.
+    """Returns the pyramid `kind` ("simple" or "tapped") that fits the encoder; the rest as `SimpleFeaturePyramid`.
 
     Raises:
-        ValueError: unknown kind.
+        ValueError: unknown kind, norm or stride.
     """
     check_choice("pyramid", kind, PYRAMIDS)
     cls = SimpleFeaturePyramid if kind == "simple" else TappedPyramid
-    return cls(encoder.embed_dim, encoder.patch_size, out_channels, num_extra_levels)
+    return cls(encoder.embed_dim, encoder.patch_size, out_channels, num_extra_levels, norm, finest_stride)

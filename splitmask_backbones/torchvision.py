@@ -25,13 +25,13 @@ from torchvision.ops.poolers import initLevelMapper
 
 from splitmask_backbones.adapters import resolve_encoder
 from splitmask_backbones.errors import UserError, check_choice, nearest
+from splitmask_backbones.pixels import IMAGENET_MEAN, IMAGENET_STD
 from splitmask_backbones.pyramid import LayerNorm2d, build_pyramid
 from splitmask_backbones.vit import ARGUMENTS, VisionTransformer
 
 BOX_HEADS = ("2fc", "4conv1fc")
 # torchvision's own names for p2..p6, so that its stock FasterRCNN, MaskRCNN and poolers find them.
 LEVEL_NAMES = ("0", "1", "2", "3", "pool", "pool2")
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class SplitMaskBackbone(nn.Module):

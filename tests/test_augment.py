@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from pretrain.augment import PretrainAugment, crop_box, three_augment
-from pretrain.pixels import IMAGENET_MEAN, IMAGENET_STD
 from splitmask_backbones.errors import UserError
+from splitmask_backbones.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 
 def photo(height: int = 90, width: int = 120) -> Image.Image:
