@@ -19,6 +19,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.rpn import RPNHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper
@@ -45,11 +46,16 @@ class SplitMaskBackbone(nn.Module):
     """
 
     def __init__(
-        self, encoder: VisionTransformer, pyramid: str = "simple", out_channels: int = 256, num_extra_levels: int = 1
+        self,
+        encoder: VisionTransformer,
+        pyramid: str = "simple",
+        out_channels: int = 256,
+        num_extra_levels: int = 1,
+        norm: str = "LN",
     ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.pyramid = build_pyramid(pyramid, encoder, out_channels, num_extra_levels)
+        self.pyramid = build_pyramid(pyramid, encoder, out_channels, num_extra_levels, norm)
         self.out_channels = out_channels
         self.strides = tuple(self.pyramid.strides)
 
@@ -69,6 +75,7 @@ def backbone(
     pyramid: str = "simple",
     out_channels: int = 256,
     num_extra_levels: int = 1,
+    norm: str = "LN",
     **overrides: Any,
 ) -> SplitMaskBackbone:
     """Returns a backbone for any torchvision detector: maps at strides 4, 8, 16, 32 and, by default, 64.
@@ -80,6 +87,7 @@ def backbone(
         pyramid: "simple" or "tapped".
         out_channels: channels of every level.
         num_extra_levels: levels coarser than stride 32, 0 to 2.
+        norm: of the pyramid: "LN", "BN", "SyncBN" or "none".
         **overrides: keyword arguments of `VisionTransformer`.
 
     Raises:
@@ -88,7 +96,7 @@ def backbone(
     if encoder is None and weights is None:
         encoder = "vit_small"
     resolved = resolve_encoder(encoder, weights, pyramid=pyramid, **overrides)
-    return SplitMaskBackbone(resolved, pyramid, out_channels, num_extra_levels)
+    return SplitMaskBackbone(resolved, pyramid, out_channels, num_extra_levels, norm)
 
 
 class StridedAnchors(AnchorGenerator):
@@ -132,10 +140,13 @@ def mask_rcnn(
     out_channels: int = 256,
     anchor_sizes: Sequence[int] = (32, 64, 128, 256, 512),
     aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0),
+    pyramid_norm: str = "LN",
+    rpn_convs: int = 1,
     box_head: str = "2fc",
     box_head_width: int = 1024,
     mask_head_width: int = 256,
     mask_head_convs: int = 4,
+    mask_head_norm: str = "none",
     resize: bool = True,
     **kwargs: Any,
 ) -> MaskRCNN:
@@ -152,10 +163,13 @@ def mask_rcnn(
         out_channels: channels of the pyramid.
         anchor_sizes: pixels, one a level.
         aspect_ratios: height over width.
+        pyramid_norm: "LN", "BN", "SyncBN" or "none".
+        rpn_convs: convolutions of the RPN's head.
         box_head: "2fc", or "4conv1fc" (ViTDet's).
         box_head_width: of its fully connected layers.
         mask_head_width: of its convolutions.
         mask_head_convs: their number.
+        mask_head_norm: "none" or "LN" (ViTDet's).
         resize: False if images have their final size: then detections stay in its pixels and masks are
             `(N, 1, 28, 28)` within their boxes.
         **kwargs: arguments of torchvision's `MaskRCNN` (`min_size`, `box_detections_per_img`, ...), or of
@@ -172,7 +186,8 @@ def mask_rcnn(
     check_choice("box_head", box_head, BOX_HEADS)
     overrides = {name: value for name, value in kwargs.items() if name in ARGUMENTS}
     options = {name: value for name, value in kwargs.items() if name not in ARGUMENTS}
-    net = backbone(encoder, weights, pyramid, out_channels, **overrides)
+    check_choice("mask_head_norm", mask_head_norm, ("none", "LN"))
+    net = backbone(encoder, weights, pyramid, out_channels, norm=pyramid_norm, **overrides)
     if len(anchor_sizes) != len(net.strides):
         raise UserError(f"anchor_sizes {tuple(anchor_sizes)} must hold one size a level: {len(net.strides)}")
     options.setdefault("image_mean", list(IMAGENET_MEAN))
@@ -185,11 +200,14 @@ def mask_rcnn(
         head = FastRCNNConvFCHead((out_channels, 7, 7), [out_channels] * 4, [box_head_width], norm_layer=LayerNorm2d)
     parts: dict[str, Any] = {
         "rpn_anchor_generator": StridedAnchors(anchor_sizes, aspect_ratios, net.strides),
+        "rpn_head": RPNHead(out_channels, len(aspect_ratios), conv_depth=rpn_convs),
         "box_roi_pool": _roi_align(7),
         "box_head": head,
         "box_predictor": FastRCNNPredictor(box_head_width, num_classes),
         "mask_roi_pool": _roi_align(14),
-        "mask_head": MaskRCNNHeads(out_channels, (mask_head_width,) * mask_head_convs, 1),
+        "mask_head": MaskRCNNHeads(
+            out_channels, (mask_head_width,) * mask_head_convs, 1, LayerNorm2d if mask_head_norm == "LN" else None
+        ),
         "mask_predictor": MaskRCNNPredictor(mask_head_width, mask_head_width, num_classes),
     }
     model = MaskRCNN(net, num_classes=None, **{**parts, **options})

@@ -133,7 +133,7 @@ def test_more_than_a_hundred_detections_count_when_asked_for() -> None:
 def test_masks_are_pasted_as_by_torchvision(size: tuple[int, int]) -> None:
     from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-    from tools.detection.torchvision_engine import to_rles
+    from tools.detection.detect import to_rles
 
     generator = torch.Generator().manual_seed(0)
     centre = torch.rand(60, 2, generator=generator) * torch.tensor([size[1], size[0]])

@@ -106,6 +106,35 @@ def test_overrides_mix_with_options_and_options_win() -> None:
     assert set(OPTIONS) <= set(FIELDS)
 
 
+def test_lr_follows_the_batch_and_nothing_else() -> None:
+    recipe = DetRecipe(lr=1e-4, batch_size=16)
+    assert recipe.override({"batch_size": 4}).lr == pytest.approx(2.5e-5)
+    assert recipe.override({"batch_size": 4, "lr": 3e-4}).lr == 3e-4
+    assert recipe.override({"accumulate": 4}).lr == 1e-4
+
+
+def test_lr_factor_is_the_published_schedule() -> None:
+    recipe = DetRecipe(warmup_fraction=0.01)
+    factors = [recipe.lr_factor(step, 3600) for step in range(3600)]
+    assert factors[0] == pytest.approx(1 / 36) and factors[35] == 1.0
+    drops = [step for step in range(1, 3600) if factors[step] < factors[step - 1]]
+    assert drops == [2700, 3300] and factors[-1] == pytest.approx(0.01)  # epochs 27 and 33 of 36
+
+
+def test_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tools.detection import engines
+
+    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    assert engines.choose_engine("auto", DetRecipe()) == "torchvision"
+    with pytest.raises(ValueError, match=r"--engine detectron2: detectron2 is not installed"):
+        engines.choose_engine("detectron2", DetRecipe())
+    with pytest.raises(ValueError, match="cascade=true needs --engine detectron2"):
+        engines.choose_engine("auto", DetRecipe(cascade=True))
+    monkeypatch.setattr(engines, "find_spec", lambda name: name)
+    assert engines.choose_engine("auto", DetRecipe(cascade=True)) == "detectron2"
+    assert engines.choose_engine("torchvision", DetRecipe()) == "torchvision"
+
+
 def test_config_files_of_the_user(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text("from det_configs.common.recipe import DetRecipe\nrecipe = DetRecipe(seed=3)\n")

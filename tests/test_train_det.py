@@ -59,15 +59,31 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 def train_words(base: Path, output: Path) -> list[str]:
     weights = str(base / "encoder.safetensors")
-    return [*SMALL, "--data", str(base / "root"), "--output", str(output), "--weights", weights, "--steps", str(STEPS)]
+    words = [*SMALL, "--data", str(base / "root"), "--output", str(output), "--weights", weights]
+    return [*words, "--steps", str(STEPS), "--engine", engine_of(base)]
+
+
+def engine_of(base: Path) -> str:
+    """Returns the engine of a run's fixture: the name of its folder, without pytest's number."""
+    return next(name for name in ("torchvision", "detectron2") if base.name.startswith(name))
+
+
+def write_inputs(folder: Path) -> Path:
+    write_root(folder / "root")
+    save_encoder(create_encoder("vit_tiny", img_size=32), folder / "encoder.safetensors")
+    return folder
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data, an encoder file, and one whole run in `done`."""
-    folder = tmp_path_factory.mktemp("det")
-    write_root(folder / "root")
-    save_encoder(create_encoder("vit_tiny", img_size=32), folder / "encoder.safetensors")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data and an encoder file."""
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module", params=["torchvision", pytest.param("detectron2", marks=pytest.mark.detectron2)])
+def base(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """Data, an encoder file, and one whole run in `done`, with each engine."""
+    folder = write_inputs(tmp_path_factory.mktemp(request.param))
     code, out, err = run(*train_words(folder, folder / "done"))
     assert code == 0, err
     assert "pos_embed: grid (2, 2) to (4, 4)" in out  # the load report
@@ -119,7 +135,7 @@ def test_resume_of_a_finished_run_changes_nothing_and_other_values_are_named(bas
     words = train_words(base, base / "done")
     assert run(*words, "--resume")[0] == 0
     error = error_of(*words, "--resume", "lr=0.5")
-    assert "--lr was 0.0005 and is now 0.5" in error
+    assert "--lr was 0.00025 and is now 0.5" in error
     assert "rois_per_image= was 32 and is now 8" in error_of(*words, "--resume", "rois_per_image=8")
     assert "none" in error_of(*words, "--resume", "--weights", "none")
     assert "holds another run" in error_of(*words)
@@ -131,7 +147,7 @@ def test_two_processes_check_the_images_once_and_share_the_work(base: Path, tmp_
     victim = next((tmp_path / "root" / "train").iterdir())
     victim.write_bytes(victim.read_bytes()[:100])
     words = [*SMALL, "--data", str(tmp_path / "root"), "--output", str(tmp_path / "two"), "--weights", "none"]
-    words += ["--steps", "2", "--max-bad-fraction", "0.2"]
+    words += ["--steps", "2", "--max-bad-fraction", "0.2", "--engine", engine_of(base)]
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
     result = subprocess.run(
         [*launch, "--master-port=29533", "tools/train_det.py", *words],
@@ -210,14 +226,15 @@ def test_predictions_are_drawn_for_a_picture_and_a_folder(base: Path, tmp_path: 
     assert "none of the 2 images can be read" in error_of(*words, "--predict", str(tmp_path / "unreadable"))
 
 
-def test_a_detector_learns_its_pictures_by_heart(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["torchvision", pytest.param("detectron2", marks=pytest.mark.detectron2)])
+def test_a_detector_learns_its_pictures_by_heart(tmp_path: Path, engine: str) -> None:
     """Pictures, targets, training and evaluation fit together: seen boxes are found, with the right class and mask."""
     write_root(tmp_path / "root")
     words = ["demo", "--data", str(tmp_path / "root"), "--val", _pair(tmp_path / "root"), "--weights", "none"]
     sizes = ["out_channels=32", "box_head_width=64", "mask_head_width=32", "mask_head_convs=1"]
     values = ["layer_decay=1", "anchor_sizes=8,16,24,32,48", "scale_range=1,1", "flip=0", "rpn_post_nms_train=50"]
     steps = ["--steps", "300", "--batch-size", "2", "--img-size", "64", "--lr", "1e-3", "--workers", "0"]
-    code, _, err = run(*words, *sizes, *values, *steps, "--output", str(tmp_path / "run"))
+    code, _, err = run(*words, *sizes, *values, *steps, "--output", str(tmp_path / "run"), "--engine", engine)
     assert code == 0, err
     results: dict[str, Any] = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["bbox"]["AP50"] > 60 and results["segm"]["AP50"] > 60, results
@@ -227,7 +244,7 @@ def _pair(root: Path) -> str:
     return f"{root / 'annotations' / 'instances_train.json'}+{root / 'train'}"
 
 
-def test_help_and_option_errors_come_without_torch(base: Path) -> None:
+def test_help_and_option_errors_come_without_torch(inputs: Path) -> None:
     code = "import sys; sys.argv = ['x', '--help']; sys.path.insert(0, 'tools'); import train_det\n"
     code += "try: train_det.main(['--help'])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0
@@ -240,7 +257,8 @@ def test_help_and_option_errors_come_without_torch(base: Path) -> None:
         (["demo", "--wieghts", "none"], "did you mean '--weights'"),
         (["demo", "rois_per_img=3"], "did you mean 'rois_per_image'"),
         (["demo", "rois_per_image=x"], "expected an integer"),
-        (["demo", "--engine", "detectron2"], "not built yet"),
+        (["demo", "--engine", "torchvision", "cascade=true"], "cascade=true needs --engine detectron2"),
+        (["demo", "window_size=14"], "window_size=14 and window_block_indexes=() go together"),
         (["demo", "--engine", "torchvison"], "did you mean 'torchvision'"),
         (["demo", "--steps", "0"], "--steps"),
         (["demo"], "--weights FILE|none is needed"),
@@ -254,9 +272,9 @@ def test_help_and_option_errors_come_without_torch(base: Path) -> None:
     ],
 )
 def test_errors_are_one_line_and_leave_nothing_behind(
-    base: Path, tmp_path: Path, words: list[str], message: str
+    inputs: Path, tmp_path: Path, words: list[str], message: str
 ) -> None:
-    names = {"ROOT": str(base / "root"), "ENCODER": str(base / "encoder.safetensors")}
+    names = {"ROOT": str(inputs / "root"), "ENCODER": str(inputs / "encoder.safetensors")}
     words = [names.get(word, word) for word in words]
     assert message in error_of(*words, "--output", str(tmp_path / "out"), "--workers", "0")
     assert not (tmp_path / "out").exists()

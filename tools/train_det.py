@@ -7,11 +7,10 @@ import argparse
 from pathlib import Path
 
 from det_configs.common.recipe import FIELDS
-from splitmask_backbones.errors import UserError, check_choice
+from splitmask_backbones.errors import UserError
 from tools import cli
 from tools.detection.config import config_names, given_values, load_config, take_overrides
-
-ENGINES = ("auto", "detectron2", "torchvision")
+from tools.detection.engines import ENGINES, choose_engine
 
 
 def build_parser() -> cli.Parser:
@@ -46,7 +45,12 @@ def build_parser() -> cli.Parser:
     )
     parser.add_argument("--weights", metavar="FILE|none", help="encoder.safetensors, or none for random initialisation")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for everything the run writes")
-    parser.add_argument("--engine", default="auto", metavar="|".join(ENGINES), help="(default auto)")
+    parser.add_argument(
+        "--engine",
+        default="auto",
+        metavar="|".join(ENGINES),
+        help="(default auto: detectron2 if installed)",
+    )
     parser.add_argument("--resume", action="store_true", help="continue the run in --output")
     parser.add_argument("--eval-only", action="store_true", help="evaluate the newest weights of the run in --output")
     parser.add_argument(
@@ -75,14 +79,6 @@ def build_parser() -> cli.Parser:
     return parser
 
 
-def choose_engine(name: str) -> str:
-    """Returns the engine that "auto" stands for, or the one named."""
-    check_choice("engine", name, ENGINES)
-    if name == "detectron2":
-        raise UserError("--engine detectron2: the detectron2 engine is not built yet: use --engine torchvision")
-    return "torchvision"
-
-
 def main(argv: list[str]) -> int:
     """Runs the tool; returns the exit code."""
     parser = build_parser()
@@ -90,8 +86,8 @@ def main(argv: list[str]) -> int:
     args: argparse.Namespace = parser.parse_args(words)
     base = load_config(args.config)
     given = given_values(args, overrides)
-    base.override(given)  # option errors come before anything heavy is imported or created
-    args.engine = choose_engine(args.engine)
+    # Option errors come before anything heavy is imported or created.
+    choose_engine(args.engine, base.override(given))
     has_run = (Path(args.output) / "config.json").exists()
     only_use = args.eval_only or (args.predict is not None and has_run and not args.resume)
     if only_use and not has_run:

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from pretrain.schedule import warmup_cosine, warmup_step
 from splitmask_backbones.errors import UserError, check_choice, nearest
 from splitmask_backbones.registry import ENCODERS
 
@@ -29,13 +30,20 @@ class DetRecipe:
     out_channels: int = value(256, "channels of the pyramid", low=1)
     positions: str | None = value(None, "replaces the encoder's positions", choices=("learned", "sincos", "none"))
     drop_path: float = value(0.1, "stochastic depth of the encoder", low=0, high=0.99)
+    window_size: int = value(0, "patches a side of the windows of windowed blocks", low=0)
+    window_block_indexes: tuple[int, ...] = value((), "blocks with windowed attention, the others are global", low=0)
+    use_rel_pos: bool = value(False, "decomposed relative positions (ViTDet)")
     grad_checkpointing: bool = value(False, "recompute blocks in the backward pass to save memory")
+    pyramid_norm: str = value("LN", "norm of the pyramid", choices=("LN", "BN", "SyncBN", "none"))
     anchor_sizes: tuple[int, ...] = value((32, 64, 128, 256, 512), "pixels, one a level (strides 4 to 64)", low=1)
     aspect_ratios: tuple[float, ...] = value((0.5, 1.0, 2.0), "height over width of the anchors", low=TINY)
+    cascade: bool = value(False, "Cascade R-CNN's three box heads; needs the detectron2 engine")
+    rpn_convs: int = value(1, "convolutions of the RPN; ViTDet has 2", low=1)
     box_head: str = value("2fc", "4conv1fc is ViTDet's", choices=("2fc", "4conv1fc"))
     box_head_width: int = value(1024, "width of its fully connected layers", low=1)
     mask_head_convs: int = value(4, "convolutions of the mask head", low=1)
     mask_head_width: int = value(256, "their channels", low=1)
+    mask_head_norm: str = value("none", "their norm; ViTDet has LN", choices=("none", "LN"))
     # proposals and detections
     rpn_pre_nms_train: int = value(2000, "proposals a level before NMS in training", low=1)
     rpn_post_nms_train: int = value(1000, "proposals an image after NMS in training", low=1)
@@ -58,7 +66,7 @@ class DetRecipe:
     accumulate: int = value(1, "micro-batches an update", low=1)
     epochs: int | None = value(36, "epochs of floor(images / batch) updates", low=1)
     steps: int | None = value(None, "updates of the whole run, in place of epochs", low=1)
-    lr: float = value(1e-4, "peak learning rate of AdamW", low=TINY)
+    lr: float = value(1e-4, "peak learning rate of AdamW at this batch_size", low=TINY)
     layer_decay: float = value(1.0, "factor a layer of the encoder on the lr; 1 for none", low=0.01, high=1)
     weight_decay: float = value(0.05, "none on 1-D parameters and positions", low=0)
     beta2: float = value(0.999, "AdamW's second beta", low=0, high=0.999999)
@@ -69,6 +77,8 @@ class DetRecipe:
     )
     end_lr_factor: float = value(0.0, "last lr of 'cosine' over the peak", low=0, high=1)
     warmup_fraction: float = value(0.002, "share of the updates that warm up linearly", low=0, high=1)
+    ema: float | None = value(None, "decay of the average of weights that is evaluated and kept", low=0, high=1)
+    eval_every: int | None = value(None, "updates between evaluations; the best detector is kept", low=1)
     precision: str = value("32", "bf16 is mixed precision", choices=("32", "bf16"))
     seed: int = value(0, "seed of everything random", low=0, high=2**62)
 
@@ -87,6 +97,11 @@ class DetRecipe:
             raise UserError(f"scale_range {self.scale_range} must be two factors, the smaller one first: 0.8,1.25")
         if list(self.milestones) != sorted(self.milestones):
             raise UserError(f"milestones {self.milestones} must increase")
+        if bool(self.window_size) != bool(self.window_block_indexes):
+            raise UserError(
+                f"window_size={self.window_size} and window_block_indexes={self.window_block_indexes} go together: "
+                "give both, or neither"
+            )
         if self.batch_size % self.accumulate:
             raise UserError(f"batch_size {self.batch_size} must be a multiple of accumulate {self.accumulate}")
 
@@ -94,8 +109,33 @@ class DetRecipe:
         """Returns the updates of the whole run."""
         return self.steps if self.steps is not None else (self.epochs or 0) * steps_per_epoch
 
+    def lr_factor(self, step: int, total_steps: int) -> float:
+        """Returns the factor on the peak lr at an update (0-based) of a run of `total_steps`."""
+        warmup_steps = round(self.warmup_fraction * total_steps)
+        if self.schedule == "step":
+            return warmup_step(step, [round(share * total_steps) for share in self.milestones], warmup_steps)
+        return warmup_cosine(step, total_steps, warmup_steps, self.end_lr_factor)
+
+    def encoder_arguments(self) -> dict[str, Any]:
+        """Returns the keyword arguments of `VisionTransformer` that this recipe decides."""
+        arguments: dict[str, Any] = {"img_size": self.img_size, "drop_path_rate": self.drop_path}
+        if self.positions is not None:
+            arguments["positions"] = self.positions
+        if self.grad_checkpointing:
+            arguments["grad_checkpointing"] = True
+        if self.window_size:
+            arguments |= {"window_size": self.window_size, "window_block_indexes": self.window_block_indexes}
+        if self.use_rel_pos:
+            arguments["use_rel_pos"] = True
+        if self.window_size or self.use_rel_pos:  # both are defined for patches only
+            arguments |= {"use_class_token": False, "num_registers": 0}
+        return arguments
+
     def override(self, values: dict[str, Any]) -> DetRecipe:
         """Returns the recipe with some values replaced; steps replaces epochs and the other way round.
+
+        Another batch_size scales the lr by the same factor (the linear rule) unless values hold an lr. The number of
+        processes changes neither: batch_size counts the images of all of them.
 
         Raises:
             ValueError: unknown name, or a value that cannot work.
@@ -108,7 +148,10 @@ class DetRecipe:
             values = {**values, "epochs": None}
         elif values.get("epochs") is not None:
             values = {**values, "steps": None}
-        return dataclasses.replace(self, **values)
+        changed = dataclasses.replace(self, **values)
+        if "lr" not in values and changed.batch_size != self.batch_size:
+            changed = dataclasses.replace(changed, lr=self.lr * changed.batch_size / self.batch_size)
+        return changed
 
 
 FIELDS: dict[str, dataclasses.Field[Any]] = {field.name: field for field in dataclasses.fields(DetRecipe)}

@@ -9,7 +9,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,7 +19,6 @@ from pretrain.fabric import make_fabric
 from pretrain.images import UnreadableImage, read_image
 from pretrain.loader import step_batches, steps_per_epoch
 from pretrain.run_folder import RunFolder, write_json
-from pretrain.schedule import warmup_cosine, warmup_step
 from pretrain.signals import StopSignals
 from pretrain.sources import SUFFIXES
 from splitmask_backbones.errors import UserError
@@ -29,10 +28,14 @@ from tools.detection import splits as data
 from tools.detection.coco import CocoSplit
 from tools.detection.config import OPTIONS
 from tools.detection.dataset import TrainingImages, collate
+from tools.detection.detect import detect_all
+from tools.detection.engines import build_detector, choose_engine
 from tools.detection.evaluate import Detection, coco_ap
 from tools.detection.predict import draw, picture_names
 from tools.detection.results import DETECTOR, newest_weights, paths_and_sizes, save_detector, to_coco
-from tools.detection.torchvision_engine import TorchvisionDetector, build_detector, detect_all
+
+if TYPE_CHECKING:
+    from tools.detection.engines import Detector
 
 RESULTS = "results.json"
 REPORT = "data_report.json"
@@ -53,13 +56,14 @@ def train(args: argparse.Namespace, base: DetRecipe, given: dict[str, Any]) -> N
         identity = _identity(splits, previous, args, folder, fabric)
         for name, split in splits.items():
             data.without(split, identity["unusable"][name])
+        engine = _engine_of(previous, args.engine, recipe)
         torch.manual_seed(recipe.seed)
-        detector = build_detector(recipe, len(splits["train"].categories), weights)
+        detector = build_detector(engine, recipe, len(splits["train"].categories), weights)
         values = dataclasses.asdict(recipe)
         config = {
             "command": "train_det",
             "config": Path(args.config).stem,
-            "engine": args.engine,
+            "--engine": engine,
             "--weights": weights_digest,
             "values": {name: values[name] for name in OPTIONS},
             "recipe_values": {name: value for name, value in values.items() if name not in OPTIONS},
@@ -103,7 +107,8 @@ def use(args: argparse.Namespace, given: dict[str, Any]) -> None:
             raise UserError(f"--output {folder.path} holds no run of tools/train_det.py: choose its folder")
         recipe = _recorded(config).override(given)
         categories = [(id, name) for id, name in config["data"]["categories"]]
-        detector = build_detector(recipe, len(categories), encoder_config=config["encoder"])
+        engine = _engine_of(config, args.engine, recipe)
+        detector = build_detector(engine, recipe, len(categories), encoder_config=config["encoder"])
         source, tensors = newest_weights(folder.path)
         _load(detector, tensors, source, folder)
         fabric = make_fabric(recipe.precision)
@@ -133,6 +138,11 @@ def _recipe_of(config: str, base: DetRecipe, given: dict[str, Any], previous: di
             f"{previous.get('config')} and not {Path(config).stem}: name the old one, or choose another --output"
         )
     return _recorded(previous).override(given)
+
+
+def _engine_of(previous: dict[str, Any], name: str, recipe: DetRecipe) -> str:
+    """Returns the engine: that of the run in the folder where --engine is left away."""
+    return choose_engine(previous.get("--engine", name) if name == "auto" else name, recipe)
 
 
 def _recorded(config: dict[str, Any]) -> DetRecipe:
@@ -178,7 +188,7 @@ def _digest(weights: Path) -> str:
 
 def _fit(
     fabric: Any,
-    detector: TorchvisionDetector,
+    detector: Detector,
     train_set: TrainingImages,
     per_epoch: int,
     recipe: DetRecipe,
@@ -192,14 +202,6 @@ def _fit(
         f"({total_steps / per_epoch:.1f} epochs), peak lr {recipe.lr:.3g}, {recipe.encoder}, {fabric.device}",
     )
     groups = param_groups(detector, recipe.lr, recipe.weight_decay, recipe.layer_decay)
-    warmup_steps = round(recipe.warmup_fraction * total_steps)
-    milestones = [round(share * total_steps) for share in recipe.milestones]
-
-    def lr_at(step: int) -> float:
-        if recipe.schedule == "step":
-            return warmup_step(step, milestones, warmup_steps)
-        return warmup_cosine(step, total_steps, warmup_steps, recipe.end_lr_factor)
-
     fit(
         fabric,
         detector,
@@ -214,7 +216,7 @@ def _fit(
             log_every=args.log_every,
             seed=recipe.seed,
         ),
-        lr_at=lr_at,
+        lr_at=lambda step: recipe.lr_factor(step, total_steps),
         batches=lambda start: step_batches(
             train_set,
             num_items=len(train_set),
@@ -236,7 +238,7 @@ def _fit(
 
 def _evaluate(
     fabric: Any,
-    detector: TorchvisionDetector,
+    detector: Detector,
     split: CocoSplit,
     recipe: DetRecipe,
     folder: RunFolder,
@@ -266,7 +268,7 @@ def _evaluate(
 
 def _predict(
     fabric: Any,
-    detector: TorchvisionDetector,
+    detector: Detector,
     recipe: DetRecipe,
     categories: list[tuple[int, str]],
     folder: RunFolder,
@@ -316,7 +318,7 @@ def _pictures(path: Path) -> tuple[Path, list[str]]:
     return path, names
 
 
-def _load(detector: TorchvisionDetector, tensors: dict[str, torch.Tensor], source: str, folder: RunFolder) -> None:
+def _load(detector: Detector, tensors: dict[str, torch.Tensor], source: str, folder: RunFolder) -> None:
     try:
         detector.load_state_dict(tensors, strict=True)
     except RuntimeError as error:

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from pycocotools import mask as coco_mask
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from torchvision.models.detection.roi_heads import expand_boxes, expand_masks
 
 from det_configs.common.recipe import DetRecipe
 from splitmask_backbones.adapters import resolve_encoder
+from splitmask_backbones.errors import UserError
 from splitmask_backbones.torchvision import mask_rcnn
 from splitmask_backbones.vit import VisionTransformer
-from tools.detection.dataset import EvaluationImages, Target
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
+from tools.detection.dataset import Target
+from tools.detection.detect import scale_boxes, to_rles
 
 
 class TorchvisionDetector(nn.Module):
@@ -62,37 +55,13 @@ class TorchvisionDetector(nn.Module):
             boxes float `(N, 4)` x1, y1, x2, y2; labels int `(N,)` from 0; scores `(N,)`; masks: N RLEs. NumPy.
         """
         found = self.model([image.float() / 255])[0]
-        height, width = image.shape[-2:]
-        scale = torch.tensor([size[1] / width, size[0] / height] * 2, device=image.device)
-        boxes = found["boxes"].float() * scale
+        boxes = scale_boxes(found["boxes"], (image.shape[-2], image.shape[-1]), size)
         return {
-            "boxes": boxes.cpu().numpy().astype(np.float64),
+            "boxes": boxes.double().numpy(),
             "labels": found["labels"].cpu().numpy() - 1,
-            "scores": found["scores"].float().cpu().numpy().astype(np.float64),
-            "masks": to_rles(found["masks"].float().cpu(), boxes.cpu(), size),
+            "scores": found["scores"].double().cpu().numpy(),
+            "masks": to_rles(found["masks"].float().cpu(), boxes, size),
         }
-
-
-def to_rles(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> list[dict[str, Any]]:
-    """Returns mask probabilities `(N, 1, M, M)` within their boxes as RLEs of the image, cut at 0.5.
-
-    As torchvision's `paste_masks_in_image`, but it resamples one box at a time: a picture of a thousand pixels a side
-    with hundreds of detections would need a GB there.
-    """
-    padded, scale = expand_masks(masks, padding=1)
-    corners = expand_boxes(boxes, scale).to(torch.int64).tolist()
-    canvas = np.zeros((*size, 1), np.uint8, order="F")  # COCO's encoder reads column by column
-    rles: list[dict[str, Any]] = []
-    for mask, (x1, y1, x2, y2) in zip(padded, corners, strict=True):
-        height, width = max(y2 - y1 + 1, 1), max(x2 - x1 + 1, 1)
-        pasted = F.interpolate(mask[None], size=(height, width), mode="bilinear", align_corners=False)[0, 0] > 0.5
-        top, bottom, left, right = max(y1, 0), min(y2 + 1, size[0]), max(x1, 0), min(x2 + 1, size[1])
-        region = canvas[top:bottom, left:right, 0]
-        region[:] = pasted[top - y1 : bottom - y1, left - x1 : right - x1].numpy()
-        rle = coco_mask.encode(canvas)[0]
-        region[:] = 0
-        rles.append({"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")})
-    return rles
 
 
 def build_detector(
@@ -113,15 +82,12 @@ def build_detector(
     Raises:
         ValueError: the weights do not suit the recipe.
     """
+    if recipe.cascade:
+        raise UserError("cascade=true needs --engine detectron2: torchvision has no Cascade R-CNN")
     if encoder_config is not None:
         encoder = VisionTransformer(**encoder_config)
     else:
-        overrides: dict[str, Any] = {"img_size": recipe.img_size, "drop_path_rate": recipe.drop_path}
-        if recipe.positions is not None:
-            overrides["positions"] = recipe.positions
-        if recipe.grad_checkpointing:
-            overrides["grad_checkpointing"] = True
-        encoder = resolve_encoder(recipe.encoder, weights, pyramid=recipe.pyramid, **overrides)
+        encoder = resolve_encoder(recipe.encoder, weights, pyramid=recipe.pyramid, **recipe.encoder_arguments())
     model = mask_rcnn(
         encoder,
         num_classes=num_classes + 1,
@@ -129,10 +95,13 @@ def build_detector(
         out_channels=recipe.out_channels,
         anchor_sizes=recipe.anchor_sizes,
         aspect_ratios=recipe.aspect_ratios,
+        pyramid_norm=recipe.pyramid_norm,
+        rpn_convs=recipe.rpn_convs,
         box_head=recipe.box_head,
         box_head_width=recipe.box_head_width,
         mask_head_width=recipe.mask_head_width,
         mask_head_convs=recipe.mask_head_convs,
+        mask_head_norm=recipe.mask_head_norm,
         resize=False,
         rpn_pre_nms_top_n_train=recipe.rpn_pre_nms_train,
         rpn_post_nms_top_n_train=recipe.rpn_post_nms_train,
@@ -146,33 +115,3 @@ def build_detector(
         box_detections_per_img=recipe.detections_per_image,
     )
     return TorchvisionDetector(model)
-
-
-def detect_all(
-    fabric: Fabric,
-    detector: TorchvisionDetector,
-    paths: list[Path],
-    sizes: list[tuple[int, int]],
-    recipe: DetRecipe,
-    workers: int,
-    title: str = "evaluate",
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields `(index, detections)` of this process's share of the images, one image at a time.
-
-    One at a time, so that no image's padding depends on its neighbours. Shows a progress bar with the time left.
-    """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    own = range(fabric.global_rank, len(paths), fabric.world_size)
-    loader = DataLoader(EvaluationImages(paths, recipe), batch_size=None, sampler=own, num_workers=workers)
-    was_training = detector.training
-    detector.eval()
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    try:
-        with Progress(*columns, transient=True, disable=not fabric.is_global_zero) as bar:
-            for index, image in bar.track(loader, total=len(own)):
-                with fabric.autocast():
-                    found = detector.detect(fabric.to_device(image), sizes[int(index)])
-                yield int(index), found
-    finally:
-        detector.train(was_training)

@@ -1,0 +1,26 @@
+"""The recipe's learning-rate schedule as fvcore, and with it detectron2's trainer, calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fvcore.common.param_scheduler import ParamScheduler
+
+from det_configs.common.recipe import DetRecipe
+
+
+class RecipeSchedule(ParamScheduler):
+    """Factor on the peak lr by the share of the run.
+
+    Args:
+        recipe: the values of a `DetRecipe`.
+        max_iter: updates of the whole run.
+    """
+
+    def __init__(self, recipe: Mapping[str, Any], max_iter: int) -> None:
+        self.recipe, self.max_iter = DetRecipe(**recipe), max_iter
+
+    def __call__(self, where: float) -> float:
+        """Returns the factor for the update at `where`, in [0, 1)."""
+        return self.recipe.lr_factor(round(where * self.max_iter), self.max_iter)
