@@ -171,7 +171,8 @@ def _pixel_conversion(
     given_mean, given_std = (own_mean if mean is None else list(mean)), (own_std if std is None else list(std))
     if len(given_mean) != 3 or len(given_std) != 3:
         raise UserError(f"pixel_mean {given_mean} and pixel_std {given_std} must hold 3 channels each")
-    same = torch.allclose(torch.tensor([given_mean, given_std]), torch.tensor([own_mean, own_std]), atol=0.02)
+    pairs = zip([*given_mean, *given_std], [*own_mean, *own_std], strict=True)
+    same = all(abs(given - own) < 0.02 for given, own in pairs)  # configs round to two digits
     return None if same and not flip else PixelConversion(given_mean, given_std, flip)
 
 

@@ -24,7 +24,7 @@ def test_every_config_loads_and_survives_json(path: Path) -> None:
 
 
 def test_the_published_protocol() -> None:
-    recipe = load_config("coco_3x_vit_small")
+    recipe = load_config("coco_3x_vit_small_splitmask_coco")
     assert (recipe.lr, recipe.weight_decay, recipe.batch_size, recipe.epochs) == (1e-4, 0.05, 16, 36)
     assert [round(36 * share) for share in recipe.milestones] == [27, 33]
     assert [round(recipe.img_size * factor) for factor in recipe.scale_range] == [480, 800]

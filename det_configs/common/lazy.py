@@ -175,7 +175,7 @@ def lazy_data(recipe: DetRecipe) -> DictConfig:
     if recipe.augment == "lsj":
         train = [
             L(T.ResizeScale)(min_scale=low, max_scale=high, target_height=size, target_width=size),
-            L(T.FixedSizeCrop)(crop_size=(size, size), pad=True),
+            L(T.FixedSizeCrop)(crop_size=(size, size), pad=True),  # detectron2 needs shapely for its polygons
         ]
         test_long_side = size
     else:

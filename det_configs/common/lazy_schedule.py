@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fvcore.common.param_scheduler import ParamScheduler
@@ -19,7 +19,11 @@ class RecipeSchedule(ParamScheduler):
     """
 
     def __init__(self, recipe: Mapping[str, Any], max_iter: int) -> None:
-        self.recipe, self.max_iter = DetRecipe(**recipe), max_iter
+        # omegaconf hands over sequences of its own.
+        values: dict[str, Any] = {
+            k: list(v) if isinstance(v, Sequence) and not isinstance(v, str) else v for k, v in recipe.items()
+        }
+        self.recipe, self.max_iter = DetRecipe(**values), max_iter
 
     def __call__(self, where: float) -> float:
         """Returns the factor for the update at `where`, in [0, 1)."""
