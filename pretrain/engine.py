@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from pretrain.average import WeightAverage
 from pretrain.metrics import MetricsLog, ProgressLine
 from pretrain.run_folder import CHECKPOINTS, RunFolder
 from pretrain.signals import StopSignals
@@ -34,6 +35,7 @@ class Loop:
         accumulate: micro-batches an update.
         save_every: updates between checkpoints.
         log_every: updates between log lines.
+        eval_every: updates between evaluations, or None.
         seed: of everything random in a step.
     """
 
@@ -44,6 +46,7 @@ class Loop:
     accumulate: int = 1
     save_every: int = 1000
     log_every: int = 50
+    eval_every: int | None = None
     seed: int = 0
 
 
@@ -63,6 +66,8 @@ def fit(
     folder: RunFolder,
     metric_names: Sequence[str],
     title: str = "train",
+    average: WeightAverage | None = None,
+    evaluate: Callable[[int], None] | None = None,
 ) -> None:
     """Trains `method` in place from the folder's newest checkpoint, or from the start, to `loop.total_steps`.
 
@@ -79,6 +84,9 @@ def fit(
         folder: where checkpoints, metrics.jsonl and TensorBoard events go.
         metric_names: entries of the method's result that are logged; a missing one is logged as null.
         title: in front of the progress bar.
+        average: takes in the weights after each update.
+        evaluate: called in every process with the finished updates, `loop.eval_every` of them apart and not after the
+            last.
 
     Raises:
         ValueError: the loss or gradient is not finite (the update is not made, earlier checkpoints stay).
@@ -89,7 +97,7 @@ def fit(
     checkpoints = folder.path / CHECKPOINTS
     start_step = 0
     if folder.resumed and (found := newest_checkpoint(checkpoints, warn=fabric.is_global_zero)):
-        restore(found[1], method, optimizer)
+        restore(found[1], method, optimizer, average)
         start_step = found[0]["step"]
     folder.start()
     model, wrapped_optimizer = fabric.setup(method, optimizer)
@@ -102,7 +110,7 @@ def fit(
     def save(step: int) -> None:
         nonlocal saved_step
         if fabric.is_global_zero and step != saved_step:
-            save_checkpoint(checkpoints, step, method, optimizer)
+            save_checkpoint(checkpoints, step, method, optimizer, average)
         saved_step = step
 
     stop = StopSignals()
@@ -132,6 +140,8 @@ def fit(
                 stop_now = _agree(fabric, metrics["loss"], grad_norm, stop, step)
                 wrapped_optimizer.step()
                 wrapped_optimizer.zero_grad(set_to_none=True)
+                if average is not None:
+                    average.update(method, done)
                 clock.images += loop.batch_size
                 if done % loop.log_every == 0 or done == loop.total_steps:
                     names = [name for name in metric_names if name in metrics]
@@ -152,6 +162,11 @@ def fit(
                     progress.advance(done)
                 if done % loop.save_every == 0 or done == loop.total_steps or stop_now:
                     save(done)
+                due = loop.eval_every is not None and done % loop.eval_every == 0 and done < loop.total_steps
+                if evaluate is not None and due and not stop_now:
+                    save(done)  # an evaluation takes long: what came before it is not lost
+                    evaluate(done)
+                    clock.lap()
                 if stop_now and done < loop.total_steps:
                     raise SystemExit(128 + stop_now)
     finally:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from pretrain.average import WeightAverage
 from splitmask_backbones.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,13 @@ def _digest(tensors: dict[str, Tensor], state: str) -> str:
     return digest.hexdigest()
 
 
-def save_checkpoint(folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> Path:
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: WeightAverage | None = None,
+) -> Path:
     """Writes `step_XXXXXXXX.safetensors` (beside, flushed, renamed) and removes all but the newest two.
 
     Args:
@@ -44,11 +51,14 @@ def save_checkpoint(folder: Path, step: int, model: nn.Module, optimizer: torch.
         step: finished updates.
         model: its state goes under "model.".
         optimizer: its per-parameter state goes under "optimizer.INDEX."; learning rates come from the schedule.
+        average: its tensors go under "average.".
     """
     folder.mkdir(exist_ok=True)
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     for index, values in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in values.items()}
+    if average is not None:
+        tensors |= {f"average.{name}": value for name, value in average.tensors.items()}
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     state = json.dumps({"step": step})
     path = folder / f"step_{step:08d}.safetensors"
@@ -115,8 +125,13 @@ def newest_checkpoint(folder: Path, warn: bool = True) -> tuple[dict[str, Any], 
     return None
 
 
-def restore(tensors: dict[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Puts a checkpoint's tensors into the model and the optimizer, strictly.
+def restore(
+    tensors: dict[str, Tensor],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: WeightAverage | None = None,
+) -> None:
+    """Puts a checkpoint's tensors into the model, the optimizer and the average, strictly.
 
     Raises:
         ValueError: the checkpoint belongs to another model.
@@ -132,3 +147,5 @@ def restore(tensors: dict[str, Tensor], model: nn.Module, optimizer: torch.optim
             _, index, name = key.split(".", 2)
             state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    if average is not None:
+        average.tensors = {name: tensors[f"average.{name}"] for name in average.tensors}

@@ -60,7 +60,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 def train_words(base: Path, output: Path) -> list[str]:
     weights = str(base / "encoder.safetensors")
     words = [*SMALL, "--data", str(base / "root"), "--output", str(output), "--weights", weights]
-    return [*words, "--steps", str(STEPS), "--engine", engine_of(base)]
+    return [*words, "--steps", str(STEPS), "--engine", engine_of(base), "ema=0.5", "eval_every=4"]
 
 
 def engine_of(base: Path) -> str:
@@ -107,6 +107,10 @@ def test_a_run_writes_what_the_contract_names(base: Path) -> None:
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
     parts = ("loss_classifier", "loss_box_reg", "loss_mask", "loss_objectness", "loss_rpn_box_reg")
     assert all(math.isclose(line["loss"], sum(line[p] for p in parts), rel_tol=1e-4) for line in lines)
+    evaluations = [json.loads(line) for line in (done / "evaluations.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in evaluations] == [4, STEPS]
+    assert {kind: evaluations[-1][kind] for kind in ("bbox", "segm")} == results
+    assert json.loads((done / "best.json").read_text()) in evaluations
     report = json.loads((done / "data_report.json").read_text())
     assert (report["train"]["images_used"], report["val"]["annotations_used"]) == (6, 6)
     detections = json.loads((done / "detections.json").read_text())
@@ -126,7 +130,7 @@ def test_kills_and_workers_do_not_change_a_byte(base: Path, tmp_path: Path) -> N
     assert list(checkpoints.glob("step_*")) and not (tmp_path / "killed" / "results.json").exists()
     code, _, err = run(*words, "--resume")
     assert code == 0, err
-    for name in ("detector.safetensors", "results.json", "detections.json"):
+    for name in ("detector.safetensors", "results.json", "evaluations.jsonl", "best.safetensors", "best.json"):
         assert (tmp_path / "killed" / name).read_bytes() == (base / "done" / name).read_bytes(), name
 
 

@@ -1,60 +1,86 @@
-"""Pictures with the boxes, masks, names and scores of what a detector found."""
+"""From `--predict` to pictures with what a detector finds, and predictions.json."""
 
 from __future__ import annotations
 
-import colorsys
-from collections.abc import Sequence
+import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image, ImageDraw, ImageFont
-from pycocotools import mask as coco_mask
+from det_configs.common.recipe import DetRecipe
+from pretrain.images import UnreadableImage, read_image
+from pretrain.run_folder import RunFolder, write_json
+from pretrain.sources import SUFFIXES
+from splitmask_backbones.errors import UserError
+from tools.detection.detect import detect_all
+from tools.detection.draw import draw, picture_names
+from tools.detection.results import to_coco
 
-MASK_OPACITY = 0.45
+DRAWN_SCORE = 0.5
 
 
-def colour(index: int) -> tuple[int, int, int]:
-    """Returns a colour that differs clearly from its neighbours': hues a golden angle apart."""
-    red, green, blue = colorsys.hsv_to_rgb(index * 0.61803398875 % 1.0, 0.75, 1.0)
-    return round(255 * red), round(255 * green), round(255 * blue)
-
-
-def draw(image: Image.Image, found: dict[str, Any], names: Sequence[str], min_score: float) -> Image.Image:
-    """Returns the picture with every detection of at least `min_score`; the weakest are drawn first.
+def predict_pictures(
+    fabric: Any,
+    detector: Any,
+    recipe: DetRecipe,
+    categories: list[tuple[int, str]],
+    source: str,
+    folder: RunFolder,
+    workers: int,
+) -> None:
+    """Draws what a detector finds in a picture or a folder of pictures into DIR/predictions.
 
     Args:
-        image: RGB, of the size that the detections refer to.
-        found: `boxes, labels, scores, masks` of an engine's `detect`.
-        names: of the labels; one class is not written out again at every box.
-        min_score: in [0, 1].
+        fabric: device, precision, processes.
+        detector: of either engine.
+        recipe: of its training.
+        categories: id and name of each label.
+        source: `--predict`.
+        folder: of the run; also gets predictions.json.
+        workers: data processes.
+
+    Raises:
+        ValueError: no picture, or none that can be read.
     """
-    chosen = [i for i in np.argsort(found["scores"]) if found["scores"][i] >= min_score]
-    pixels = np.asarray(image).astype(np.float32)
-    for i in chosen:
-        mask = coco_mask.decode(found["masks"][i]).astype(bool)
-        pixels[mask] = (1 - MASK_OPACITY) * pixels[mask] + MASK_OPACITY * np.array(colour(int(i)), np.float32)
-    picture = Image.fromarray(np.rint(pixels).astype(np.uint8))
-    pen = ImageDraw.Draw(picture)
-    line = max(1, round(max(image.size) / 500))
-    font = ImageFont.load_default(max(9, round(max(image.size) / 55)))
-    crowded = len(chosen) > 40  # labels would hide the picture
-    for i in chosen:
-        x1, y1, x2, y2 = (float(side) for side in found["boxes"][i])
-        pen.rectangle((x1, y1, max(x2 - 1, x1), max(y2 - 1, y1)), outline=colour(int(i)), width=line)
-        if crowded:
+    root, names = _pictures(Path(source))
+    paths, sizes, kept = [], [], []
+    for name in names:
+        try:
+            image = read_image(root / name)
+        except UnreadableImage as error:
+            if len(names) == 1:
+                raise UserError(f"--predict {root / name} cannot be read: {error}") from None
+            sys.stderr.write(f"warning: unreadable image {root / name}: {error}\n")
             continue
-        score = f"{found['scores'][i]:.2f}"
-        text = score if len(names) == 1 else f"{names[int(found['labels'][i])]} {score}"
-        left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
-        x = min(max(0.0, x1), max(0.0, image.width - (right - left) - 2))
-        y = max(0.0, y1 - (bottom - top) - 3)
-        pen.rectangle((x, y, x + right - left + 2, y + bottom - top + 3), fill=colour(int(i)))
-        pen.text((x + 1 - left, y + 1 - top), text, fill=(0, 0, 0), font=font)
-    return picture
+        paths.append(root / name)
+        sizes.append((image.height, image.width))
+        kept.append(name)
+    if not kept:
+        raise UserError(f"--predict {source}: none of the {len(names)} images can be read")
+    output = folder.path / "predictions"
+    class_names = [name for _, name in categories]
+    pictures = picture_names(kept)
+    everything: dict[str, list[dict[str, Any]]] = {}
+    for index, found in detect_all(fabric, detector, paths, sizes, recipe, workers, title="predict"):
+        target = output / pictures[index]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draw(read_image(paths[index]), found, class_names, DRAWN_SCORE).save(target)
+        listed = to_coco(index, found, categories)
+        everything[kept[index]] = [{k: v for k, v in entry.items() if k != "image_id"} for entry in listed]
+    if fabric.world_size == 1:
+        write_json(output / "predictions.json", everything)
+    drawn = sum(entry["score"] >= DRAWN_SCORE for listed in everything.values() for entry in listed)
+    if folder.is_main:
+        print(f"wrote {len(kept)} pictures with {drawn} detections of score {DRAWN_SCORE} or more to {output}")
 
 
-def picture_names(names: Sequence[str]) -> list[str]:
-    """Returns a `.png` name for each image name; the old suffix stays where two would fall together."""
-    stems = [str(Path(name).with_suffix("")) for name in names]
-    return [f"{stem}.png" if stems.count(stem) == 1 else f"{name}.png" for stem, name in zip(stems, names, strict=True)]
+def _pictures(path: Path) -> tuple[Path, list[str]]:
+    if path.is_file():
+        return path.parent, [path.name]
+    names = sorted(
+        file.relative_to(path).as_posix()
+        for file in path.rglob("*")
+        if file.suffix.lower() in SUFFIXES and file.is_file()
+    )
+    if not names:
+        raise UserError(f"--predict {path} holds no images: name a folder with {', '.join(SUFFIXES)} files")
+    return path, names

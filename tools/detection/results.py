@@ -52,6 +52,8 @@ def save_detector(path: Path, detector: nn.Module, config: dict[str, Any]) -> No
 def newest_weights(folder: Path) -> tuple[str, dict[str, Tensor]]:
     """Returns the name of a run's newest weights and the weights: the finished detector, else the newest checkpoint.
 
+    Where the run keeps an average of its weights, that is returned.
+
     Raises:
         ValueError: there are none, or none is readable.
     """
@@ -69,5 +71,6 @@ def newest_weights(folder: Path) -> tuple[str, dict[str, Tensor]]:
     if found is None:
         raise UserError(f"{folder} holds no trained weights yet: train first, or continue with --resume")
     state, tensors = found
-    weights = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
+    prefix = "average." if any(name.startswith("average.") for name in tensors) else "model."
+    weights = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
     return f"checkpoint step_{state['step']:08d}", weights

@@ -6,21 +6,21 @@ import argparse
 import dataclasses
 import hashlib
 import json
-import sys
 import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from det_configs.common.recipe import DetRecipe
+from pretrain.average import WeightAverage
 from pretrain.engine import Loop, fit
 from pretrain.fabric import make_fabric
-from pretrain.images import UnreadableImage, read_image
 from pretrain.loader import step_batches, steps_per_epoch
 from pretrain.run_folder import RunFolder, write_json
 from pretrain.signals import StopSignals
-from pretrain.sources import SUFFIXES
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.param_groups import param_groups
 from tools import cli
@@ -31,7 +31,8 @@ from tools.detection.dataset import TrainingImages, collate
 from tools.detection.detect import detect_all
 from tools.detection.engines import build_detector, choose_engine
 from tools.detection.evaluate import Detection, coco_ap
-from tools.detection.predict import draw, picture_names
+from tools.detection.evaluations import record_evaluation
+from tools.detection.predict import predict_pictures
 from tools.detection.results import DETECTOR, newest_weights, paths_and_sizes, save_detector, to_coco
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
 RESULTS = "results.json"
 REPORT = "data_report.json"
-DRAWN_SCORE = 0.5
 
 
 def train(args: argparse.Namespace, base: DetRecipe, given: dict[str, Any]) -> None:
@@ -87,15 +87,26 @@ def train(args: argparse.Namespace, base: DetRecipe, given: dict[str, Any]) -> N
             _say(folder, f"{folder.path / RESULTS} is finished: nothing to do")
         else:
             _report(splits, identity["unusable"], folder)
-            _fit(fabric, detector, train_set, per_epoch, recipe, folder, args)
+            public = {key: value for key, value in config.items() if key != "free"}
+
+            def measure(step: int) -> dict[str, Any] | None:
+                results = _measure(fabric, detector, splits["val"], recipe, folder, args)
+                if results is not None and recipe.eval_every is not None:
+                    best = record_evaluation(folder.path, step, results, detector, public)
+                    _say(folder, f"step {step}: the best so far" if best else f"step {step}: not the best")
+                return results
+
+            total_steps = _fit(fabric, detector, train_set, per_epoch, recipe, folder, args, measure)
             if folder.is_main:
-                save_detector(folder.path / DETECTOR, detector, {k: v for k, v in config.items() if k != "free"})
-            _evaluate(fabric, detector, splits["val"], recipe, folder, args, RESULTS)
+                save_detector(folder.path / DETECTOR, detector, public)
+            results = measure(total_steps)
+            if results is not None:
+                write_json(folder.path / RESULTS, results)
         if args.predict is not None:
             if folder.finished:  # then this process may have trained nothing
                 _load(detector, newest_weights(folder.path)[1], DETECTOR, folder)
                 fabric.to_device(detector)
-            _predict(fabric, detector, recipe, splits["train"].categories, folder, args)
+            predict_pictures(fabric, detector, recipe, splits["train"].categories, args.predict, folder, args.workers)
 
 
 def use(args: argparse.Namespace, given: dict[str, Any]) -> None:
@@ -123,9 +134,11 @@ def use(args: argparse.Namespace, given: dict[str, Any]) -> None:
             _report({"val": splits["val"]}, bad, folder)
             # results.json marks a finished run: an unfinished one gets a file of its own, and can still be resumed.
             results_name = RESULTS if source == DETECTOR else f"results_{source.split()[-1]}.json"
-            _evaluate(fabric, detector, splits["val"], recipe, folder, args, results_name)
+            results = _measure(fabric, detector, splits["val"], recipe, folder, args)
+            if results is not None:
+                write_json(folder.path / results_name, results)
         if args.predict is not None:
-            _predict(fabric, detector, recipe, categories, folder, args)
+            predict_pictures(fabric, detector, recipe, categories, args.predict, folder, args.workers)
 
 
 def _recipe_of(config: str, base: DetRecipe, given: dict[str, Any], previous: dict[str, Any] | None) -> DetRecipe:
@@ -194,7 +207,9 @@ def _fit(
     recipe: DetRecipe,
     folder: RunFolder,
     args: argparse.Namespace,
-) -> None:
+    measure: Callable[[int], Any],
+) -> int:
+    """Trains the detector; it ends with the averaged weights where the recipe has an average. Returns the updates."""
     total_steps = recipe.total_steps(per_epoch)
     _say(
         folder,
@@ -202,6 +217,12 @@ def _fit(
         f"({total_steps / per_epoch:.1f} epochs), peak lr {recipe.lr:.3g}, {recipe.encoder}, {fabric.device}",
     )
     groups = param_groups(detector, recipe.lr, recipe.weight_decay, recipe.layer_decay)
+    average = None if recipe.ema is None else WeightAverage(detector, recipe.ema)
+
+    def evaluate(step: int) -> None:
+        with nullcontext() if average is None else average.applied(detector):
+            measure(step)
+
     fit(
         fabric,
         detector,
@@ -214,6 +235,7 @@ def _fit(
             accumulate=recipe.accumulate,
             save_every=args.save_every,
             log_every=args.log_every,
+            eval_every=recipe.eval_every,
             seed=recipe.seed,
         ),
         lr_at=lambda step: recipe.lr_factor(step, total_steps),
@@ -233,18 +255,23 @@ def _fit(
         folder=folder,
         metric_names=detector.metric_names,
         title="detector",
+        average=average,
+        evaluate=evaluate,
     )
+    if average is not None:
+        average.copy_to(detector)
+    return total_steps
 
 
-def _evaluate(
+def _measure(
     fabric: Any,
     detector: Detector,
     split: CocoSplit,
     recipe: DetRecipe,
     folder: RunFolder,
     args: argparse.Namespace,
-    results_name: str,
-) -> None:
+) -> dict[str, Any] | None:
+    """Evaluates a split; returns the contents of results.json in the main process, None in the others."""
     start = time.monotonic()
     detections: list[Detection] = []
     paths, sizes = paths_and_sizes(split)
@@ -255,7 +282,7 @@ def _evaluate(
         torch.distributed.all_gather_object(parts, detections)
         detections = [detection for part in parts for detection in part]
     if not folder.is_main:
-        return
+        return None
     results = coco_ap(split, detections, recipe.detections_per_image)
     seconds = time.monotonic() - start
     _say(folder, f"evaluated {len(paths)} images, {len(detections)} detections, in {seconds:.1f} s")
@@ -263,59 +290,7 @@ def _evaluate(
         shown = "  ".join(f"{key} {'-' if value is None else f'{value:.2f}'}" for key, value in values.items())
         _say(folder, f"{kind}: {shown}")
     write_json(folder.path / "detections.json", detections)
-    write_json(folder.path / results_name, results)
-
-
-def _predict(
-    fabric: Any,
-    detector: Detector,
-    recipe: DetRecipe,
-    categories: list[tuple[int, str]],
-    folder: RunFolder,
-    args: argparse.Namespace,
-) -> None:
-    root, names = _pictures(Path(args.predict))
-    paths, sizes, kept = [], [], []
-    for name in names:
-        try:
-            image = read_image(root / name)
-        except UnreadableImage as error:
-            if len(names) == 1:
-                raise UserError(f"--predict {root / name} cannot be read: {error}") from None
-            sys.stderr.write(f"warning: unreadable image {root / name}: {error}\n")
-            continue
-        paths.append(root / name)
-        sizes.append((image.height, image.width))
-        kept.append(name)
-    if not kept:
-        raise UserError(f"--predict {args.predict}: none of the {len(names)} images can be read")
-    output = folder.path / "predictions"
-    class_names = [name for _, name in categories]
-    pictures = picture_names(kept)
-    everything: dict[str, list[dict[str, Any]]] = {}
-    for index, found in detect_all(fabric, detector, paths, sizes, recipe, args.workers, title="predict"):
-        target = output / pictures[index]
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draw(read_image(paths[index]), found, class_names, DRAWN_SCORE).save(target)
-        listed = to_coco(index, found, categories)
-        everything[kept[index]] = [{k: v for k, v in entry.items() if k != "image_id"} for entry in listed]
-    if fabric.world_size == 1:
-        write_json(output / "predictions.json", everything)
-    drawn = sum(entry["score"] >= DRAWN_SCORE for listed in everything.values() for entry in listed)
-    _say(folder, f"wrote {len(kept)} pictures with {drawn} detections of score {DRAWN_SCORE} or more to {output}")
-
-
-def _pictures(path: Path) -> tuple[Path, list[str]]:
-    if path.is_file():
-        return path.parent, [path.name]
-    names = sorted(
-        file.relative_to(path).as_posix()
-        for file in path.rglob("*")
-        if file.suffix.lower() in SUFFIXES and file.is_file()
-    )
-    if not names:
-        raise UserError(f"--predict {path} holds no images: name a folder with {', '.join(SUFFIXES)} files")
-    return path, names
+    return results
 
 
 def _load(detector: Detector, tensors: dict[str, torch.Tensor], source: str, folder: RunFolder) -> None:
