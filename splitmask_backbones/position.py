@@ -77,8 +77,12 @@ def relative_table(table: Tensor, size: int) -> Tensor:
     return table[positions[:, None] - positions[None, :] + size - 1]
 
 
-def decomposed_bias(query: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor, grid_size: tuple[int, int]) -> Tensor:
-    """Returns the additive attention bias of decomposed relative positions (ViTDet, MViTv2).
+def decomposed_bias(
+    query: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor, grid_size: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Returns the two parts of the attention bias of decomposed relative positions (ViTDet, MViTv2).
+
+    The bias of a query and a key is the sum of the first part at the key's row and the second at its column.
 
     Args:
         query: `(B, heads, H * W, D)`, not scaled.
@@ -87,11 +91,37 @@ def decomposed_bias(query: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor, grid_si
         grid_size: `(H, W)`.
 
     Returns:
-        `(B, heads, H * W, H * W)` in the dtype of the query.
+        `(B, heads, H * W, H)` and `(B, heads, H * W, W)` in the dtype of the query.
     """
     height, width = grid_size
-    batch, heads, num_tokens, _ = query.shape
-    grid = query.reshape(batch, heads, height, width, -1)
+    grid = query.unflatten(2, grid_size)
     bias_h = torch.einsum("bnhwd,hkd->bnhwk", grid, relative_table(rel_pos_h, height).to(query.dtype))
     bias_w = torch.einsum("bnhwd,wkd->bnhwk", grid, relative_table(rel_pos_w, width).to(query.dtype))
-    return (bias_h[..., :, None] + bias_w[..., None, :]).reshape(batch, heads, num_tokens, num_tokens)
+    return bias_h.flatten(2, 3), bias_w.flatten(2, 3)
+
+
+def attend_in_full(query: Tensor, key: Tensor, value: Tensor, bias_h: Tensor, bias_w: Tensor) -> Tensor:
+    """Returns attention with a decomposed bias, `(B, heads, N, D)`, by way of all N x N scores.
+
+    The faster way on a CPU, where scaled_dot_product_attention has no fused kernel for a bias with a gradient.
+    """
+    height, width = bias_h.shape[-1], bias_w.shape[-1]
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+    scores = scores.unflatten(3, (height, width)) + bias_h[..., :, None] + bias_w[..., None, :]
+    return scores.flatten(3).softmax(dim=-1) @ value
+
+
+def attend_fused(query: Tensor, key: Tensor, value: Tensor, bias_h: Tensor, bias_w: Tensor) -> Tensor:
+    """Returns the same as `attend_in_full` without ever holding N x N scores, where SDPA has a fused kernel.
+
+    The bias becomes part of the product of query and key: the query is extended by the two parts of its bias, the key
+    by ones at its row and its column. Zeros fill the width up to a multiple of 8, as the kernels need.
+    """
+    (height, width), dim = (bias_h.shape[-1], bias_w.shape[-1]), query.shape[-1]
+    rows = torch.eye(height, dtype=key.dtype, device=key.device).repeat_interleave(width, 0)
+    cols = torch.eye(width, dtype=key.dtype, device=key.device).repeat(height, 1)
+    place = torch.cat([rows, cols], dim=-1).expand(*key.shape[:2], -1, -1)
+    long_query = torch.cat([query, bias_h * dim**0.5, bias_w * dim**0.5], dim=-1)  # SDPA divides by that root
+    long_key = torch.cat([key, place], dim=-1)
+    fill = (0, -long_key.shape[-1] % 8)
+    return F.scaled_dot_product_attention(F.pad(long_query, fill), F.pad(long_key, fill), value, scale=dim**-0.5)

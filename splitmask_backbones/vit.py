@@ -15,6 +15,8 @@ from splitmask_backbones.errors import UserError, check_choice, nearest
 from splitmask_backbones.position import (
     POSITION_KINDS,
     POSITION_RESIZES,
+    attend_fused,
+    attend_in_full,
     decomposed_bias,
     resize_pos_embed,
     sincos_pos_embed,
@@ -75,8 +77,11 @@ class Attention(nn.Module):
         batch, num_tokens, dim = x.shape
         qkv = self.qkv(x).reshape(batch, num_tokens, 3, self.num_heads, dim // self.num_heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, N, D)
-        bias = decomposed_bias(query, self.rel_pos_h, self.rel_pos_w, grid_size) if self.use_rel_pos else None
-        x = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        if self.use_rel_pos:
+            attend = attend_in_full if x.device.type == "cpu" else attend_fused
+            x = attend(query, key, value, *decomposed_bias(query, self.rel_pos_h, self.rel_pos_w, grid_size))
+        else:
+            x = F.scaled_dot_product_attention(query, key, value)
         return self.proj(x.transpose(1, 2).reshape(batch, num_tokens, dim))
 
 

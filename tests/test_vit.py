@@ -242,3 +242,30 @@ def test_wrong_arguments(arguments, match):
 def test_unknown_encoder():
     with pytest.raises(ValueError, match="did you mean 'vit_small'"):
         create_encoder("vit_smal")
+
+
+@pytest.mark.parametrize("grid", [(4, 4), (3, 7), (5, 1)])
+def test_both_ways_of_decomposed_attention_equal_a_loop_over_pairs(grid):
+    """The fused way, which GPUs take, and the CPU's, against the definition; values and gradients."""
+    from splitmask_backbones.position import attend_fused, attend_in_full, decomposed_bias
+
+    torch.manual_seed(0)
+    n, dim = grid[0] * grid[1], 8
+    query, key, value = (torch.randn(2, 3, n, dim, requires_grad=True) for _ in range(3))
+    table_h, table_w = (torch.randn(2 * size - 1, dim, requires_grad=True) for size in grid)
+    leaves = (query, key, value, table_h, table_w)
+    scores = torch.zeros(2, 3, n, n)
+    for i in range(n):
+        for j in range(n):
+            (yi, xi), (yj, xj) = divmod(i, grid[1]), divmod(j, grid[1])
+            relative = table_h[yi - yj + grid[0] - 1] + table_w[xi - xj + grid[1] - 1]
+            scores[:, :, i, j] = (query[:, :, i] * key[:, :, j]).sum(-1) / dim**0.5 + query[:, :, i] @ relative
+    expected = scores.softmax(-1) @ value
+    weight = torch.randn_like(expected)
+    expected_grads = torch.autograd.grad((expected * weight).sum(), leaves)
+    for attend in (attend_fused, attend_in_full):
+        found = attend(query, key, value, *decomposed_bias(query, table_h, table_w, grid))
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+        grads = torch.autograd.grad((found * weight).sum(), leaves)
+        for a, b in zip(grads, expected_grads, strict=True):
+            torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)

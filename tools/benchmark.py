@@ -1,26 +1,30 @@
-"""Measures how much of this machine's matrix-product rate a pre-training step reaches, both in one run."""
+"""Measures speed as ratios within one run, because shared machines change theirs."""
 
 from __future__ import annotations
 
 import _path  # noqa: F401
-import time
-from collections.abc import Callable
 
 from pretrain.recipes import Recipe
-from splitmask_backbones.errors import UserError, nearest
+from splitmask_backbones.errors import check_choice
 from splitmask_backbones.registry import ENCODERS
 from tools import cli
 
-BENCHMARKS = ("pretrain",)
+BENCHMARKS = {
+    "pretrain": "FLOPs by part, images/s, and the share of the machine's matrix-product rate that a step reaches",
+    "backbone": "forward and backward of the encoder against detectron2's own ViT: time and peak memory",
+}
 
 
 def build_parser() -> cli.Parser:
     """Returns the parser."""
-    parser = cli.Parser(prog="tools/benchmark.py", description=__doc__)
-    parser.add_argument("what", metavar="|".join(BENCHMARKS), help="pretrain: FLOPs by part, images/s, share of peak")
+    listed = "\n".join(f"  {name:12}{about}" for name, about in BENCHMARKS.items())
+    parser = cli.Parser(prog="tools/benchmark.py", description=__doc__, epilog=f"benchmarks:\n{listed}")
+    parser.add_argument("what", metavar="|".join(BENCHMARKS), help="see below")
     parser.add_argument("--model", default="vit_small", metavar="M", help=f"one of {', '.join(ENCODERS)}")
-    parser.add_argument("--img-size", type=cli.positive_int, default=224, metavar="P", help="pixels (default 224)")
-    parser.add_argument("--batch-size", type=cli.positive_int, default=32, metavar="N", help="images (default 32)")
+    parser.add_argument(
+        "--img-size", type=cli.positive_int, metavar="P", help="pixels (default 224; backbone: 512, ViTDet's is 1024)"
+    )
+    parser.add_argument("--batch-size", type=cli.positive_int, metavar="N", help="images (default 32; backbone: 1)")
     parser.add_argument("--steps", type=cli.positive_int, default=5, metavar="N", help="measured steps (default 5)")
     parser.add_argument("--precision", default="32", metavar="32|bf16", help="default 32")
     return parser
@@ -29,89 +33,20 @@ def build_parser() -> cli.Parser:
 def main(argv: list[str]) -> int:
     """Runs the tool; returns the exit code."""
     args = build_parser().parse_args(argv)
-    if args.what not in BENCHMARKS:
-        raise UserError(f"unknown benchmark '{args.what}': {nearest(args.what, BENCHMARKS)}")
-    recipe = Recipe().override(
-        {name: getattr(args, name) for name in ("model", "img_size", "batch_size", "precision", "steps")}
-    )
-    pretrain_step(recipe, args.steps)
+    check_choice("benchmark", args.what, BENCHMARKS)
+    check_choice("model", args.model, ENCODERS)
+    check_choice("precision", args.precision, ("32", "bf16"))
+    if args.what == "pretrain":
+        from tools.benchmarks.pretrain import pretrain_step
+
+        values = {name: getattr(args, name) for name in ("model", "img_size", "batch_size", "precision", "steps")}
+        given = {name: value for name, value in values.items() if value is not None}
+        pretrain_step(Recipe().override({"batch_size": 32, **given}), args.steps)
+    else:
+        from tools.benchmarks.backbone import compare_backbones
+
+        compare_backbones(args.model, args.img_size or 512, args.batch_size or 1, args.steps, args.precision)
     return 0
-
-
-def pretrain_step(recipe: Recipe, num_steps: int) -> None:
-    """Prints FLOPs by part, images/s, and the share of the matrix-product rate measured between the steps."""
-    import torch
-    from rich.console import Console
-    from rich.table import Table
-
-    from pretrain.build import build_encoder
-    from pretrain.fabric import make_fabric
-    from pretrain.flops import flops_per_image
-    from pretrain.loader import sample_rng
-    from pretrain.masking import split_halves
-    from pretrain.splitmask import SplitMask
-    from pretrain.tokenizers import Tokenizer, random_projection
-    from splitmask_backbones.param_groups import param_groups
-
-    fabric = make_fabric(recipe.precision)
-    encoder = build_encoder(recipe)
-    words = random_projection(recipe.vocab_size, 3 * encoder.patch_size**2, 0)
-    method = SplitMask(encoder, Tokenizer(words, recipe.patch_norm))
-    optimizer = torch.optim.AdamW(param_groups(method, recipe.peak_lr, recipe.weight_decay))
-    halves = [split_halves("block", encoder.grid_size, sample_rng(0, 0, i)) for i in range(recipe.batch_size)]
-    batch = {
-        "image": torch.randint(256, (recipe.batch_size, 3, recipe.img_size, recipe.img_size), dtype=torch.uint8),
-        "ids_a": torch.stack([torch.from_numpy(a) for a, _ in halves]),
-        "ids_b": torch.stack([torch.from_numpy(b) for _, b in halves]),
-    }
-    flops = flops_per_image(method, batch)
-    model, wrapped = fabric.setup(method, optimizer)
-    batch = fabric.to_device(batch)
-    method.train()
-
-    def step() -> None:
-        fabric.backward(model(batch)["loss"])
-        torch.nn.utils.clip_grad_norm_(method.parameters(), recipe.clip_grad)
-        wrapped.step()
-        wrapped.zero_grad(set_to_none=True)
-
-    dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
-    size = 8192 if fabric.device.type == "cuda" else 2048
-    left, right = (torch.randn(size, size, device=fabric.device, dtype=dtype) for _ in range(2))
-    seconds = {"step": [], "product": []}  # type: dict[str, list[float]]
-    for _ in range(num_steps + 1):  # in turns, because the machine's speed changes
-        seconds["product"] += [_timed(lambda: left @ right, fabric.device.type) for _ in range(4)]
-        seconds["step"].append(_timed(step, fabric.device.type))
-    best = {"step": min(seconds["step"][1:]), "product": min(seconds["product"][4:])}
-    # The best of each, taken in turns: on a shared machine everything slower measures the neighbours.
-    rate = 2 * size**3 / best["product"]
-    reached = sum(flops.values()) * recipe.batch_size / best["step"]
-
-    console = Console()
-    table = Table(title=f"SplitMask step, {recipe.model}, {recipe.img_size} px, batch {recipe.batch_size}")
-    table.add_column("part")
-    table.add_column("GFLOPs an image", justify="right")
-    for name, value in {**flops, "total": sum(flops.values())}.items():
-        table.add_row(name, f"{value / 1e9:.2f}")
-    console.print(table)
-    print(f"device {fabric.device}, precision {recipe.precision}, threads {torch.get_num_threads()}")
-    slowest = max(seconds["step"][1:])
-    print(f"step {best['step']:.3f} s (slowest {slowest:.3f}), {recipe.batch_size / best['step']:.1f} images/s")
-    print(f"matrix product {size} x {size}: {rate / 1e9:.0f} GFLOP/s; the step reaches {reached / 1e9:.0f} GFLOP/s")
-    print(f"share of the matrix-product rate: {100 * reached / rate:.0f} %")
-    print()
-
-
-def _timed(call: Callable[[], object], device: str) -> float:
-    import torch
-
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    call()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

@@ -1,0 +1,165 @@
+"""The encoder against detectron2's own ViT with the same blocks and sizes: forward + backward time and peak memory."""
+
+from __future__ import annotations
+
+import multiprocessing
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from splitmask_backbones import create_encoder
+from splitmask_backbones.errors import UserError
+from splitmask_backbones.registry import ENCODERS
+from tools.benchmarks.timing import timed
+
+WINDOW_SIZE = 14
+WINDOW_BLOCKS = {12: (0, 1, 3, 4, 6, 7, 9, 10), 24: tuple(i for i in range(24) if i % 6 != 5)}
+"""Blocks with windows by depth: four global ones, evenly spaced (ViTDet)."""
+
+CASES = {
+    "global": {"windows": False, "rel_pos": False},
+    "global, relative positions": {"windows": False, "rel_pos": True},
+    "windows": {"windows": True, "rel_pos": False},
+    "windows, relative positions (ViTDet)": {"windows": True, "rel_pos": True},
+}
+
+
+warnings.filterwarnings("ignore", category=FutureWarning)  # of detectron2 about torch and timm
+
+
+def build(whose: str, model: str, img_size: int, windows: bool, rel_pos: bool) -> nn.Module:
+    """Returns a module from images to the last map: `whose` is "ours" or "detectron2"."""
+    sizes = ENCODERS[model]
+    shared: dict[str, Any] = {"img_size": img_size, "use_rel_pos": rel_pos}
+    if windows:
+        shared |= {"window_size": WINDOW_SIZE, "window_block_indexes": WINDOW_BLOCKS[sizes["depth"]]}
+    if whose == "ours":
+        return LastMap(create_encoder(model, final_norm=False, **shared))
+    from detectron2.modeling import ViT
+
+    return LastMap(
+        ViT(
+            patch_size=sizes["patch_size"],
+            embed_dim=sizes["embed_dim"],
+            depth=sizes["depth"],
+            num_heads=sizes["num_heads"],
+            pretrain_img_size=img_size,
+            pretrain_use_cls_token=False,
+            **shared,
+        )
+    )
+
+
+class LastMap(nn.Module):
+    """Calls either ViT for its last map."""
+
+    def __init__(self, vit: nn.Module) -> None:
+        super().__init__()
+        self.vit = vit
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Returns `(B, C, H / p, W / p)`."""
+        if hasattr(self.vit, "forward_maps"):
+            return self.vit.forward_maps(images)[-1]  # type: ignore[operator]
+        return self.vit(images)["last_feat"]
+
+
+def make_step(
+    whose: str, model: str, img_size: int, batch_size: int, precision: str, case: dict[str, bool]
+) -> Callable[[], None]:
+    """Returns a call that runs forward and backward once."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(0)
+    module = build(whose, model, img_size, **case).to(device)
+    images = torch.randn(batch_size, 3, img_size, img_size, device=device)
+
+    def step() -> None:
+        with torch.autocast(device, torch.bfloat16) if precision == "bf16" else nullcontext():
+            loss = module(images).float().square().mean()
+        loss.backward()
+        module.zero_grad(set_to_none=True)
+
+    return step
+
+
+def _peak_of(connection: Any, arguments: tuple[Any, ...]) -> None:
+    """In a fresh process: sends the memory in bytes that one step adds at its peak, to what the model needs itself."""
+    step = make_step(*arguments)
+    if torch.cuda.is_available():
+        step()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        connection.send(torch.cuda.max_memory_allocated() - before)
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: starts the high-water mark anew
+        before = _status("VmRSS")
+        step()
+        connection.send(_status("VmHWM") - before)
+
+
+def _status(name: str) -> int:
+    """Returns an entry of Linux's /proc/self/status in bytes."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+
+
+def peak_memory(*arguments: Any) -> int:
+    """Returns the bytes of one step's peak above the memory before it, measured in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_peak_of, args=(there, arguments))
+    process.start()
+    there.close()
+    try:
+        return int(here.recv())
+    except EOFError:
+        raise UserError(
+            f"the {arguments[0]} model did not fit into memory: use a smaller --img-size or --batch-size"
+        ) from None
+    finally:
+        process.join()
+
+
+def compare_backbones(model: str, img_size: int, batch_size: int, num_steps: int, precision: str) -> None:
+    """Prints a table: seconds and bytes of both in every case, and their ratios.
+
+    Raises:
+        ValueError: detectron2 is not installed, or a model that it does not know.
+    """
+    try:
+        import detectron2  # noqa: F401
+    except ImportError:
+        raise UserError(
+            "the backbone benchmark compares with detectron2, which is not installed (PyPI does not hold it): "
+            "install it from its repository"
+        ) from None
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    title = f"{model}, {img_size} px, batch {batch_size}, {precision}, {device}, {torch.get_num_threads()} threads"
+    table = Table(title=f"forward + backward: {title}")
+    for column in ("blocks", "ours s", "detectron2 s", "time ratio", "ours MB", "detectron2 MB", "memory ratio"):
+        table.add_column(column, justify="left" if column == "blocks" else "right")
+    for name, case in CASES.items():
+        steps = {who: make_step(who, model, img_size, batch_size, precision, case) for who in ("ours", "detectron2")}
+        seconds: dict[str, list[float]] = {who: [] for who in steps}
+        for _ in range(num_steps + 1):  # in turns: the machine's speed changes
+            for who, step in steps.items():
+                seconds[who].append(timed(step, "cuda" if torch.cuda.is_available() else "cpu"))
+        best = {who: min(values[1:]) for who, values in seconds.items()}
+        del steps
+        peaks = {who: peak_memory(who, model, img_size, batch_size, precision, case) for who in best}
+        table.add_row(
+            name,
+            *(f"{best[who]:.3f}" for who in best),
+            f"{best['ours'] / best['detectron2']:.2f}",
+            *(f"{peaks[who] / 1e6:.0f}" for who in peaks),
+            f"{peaks['ours'] / peaks['detectron2']:.2f}",
+        )
+    Console(width=120).print(table)
