@@ -78,6 +78,7 @@ class Attention(nn.Module):
         qkv = self.qkv(x).reshape(batch, num_tokens, 3, self.num_heads, dim // self.num_heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, N, D)
         if self.use_rel_pos:
+            query = query.contiguous()  # three products read it
             attend = attend_in_full if x.device.type == "cpu" else attend_fused
             x = attend(query, key, value, *decomposed_bias(query, self.rel_pos_h, self.rel_pos_w, grid_size))
         else:
