@@ -8,6 +8,7 @@ those of every other framework; this file translates names, shapes, pixels and c
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ except ImportError as error:
         f"splitmask_backbones.detectron2 needs detectron2, and {error}: PyPI does not hold it, so install it from its "
         "repository with pip install --no-build-isolation"
     ) from error
+
+# Below detectron2's logger, because that is what its programs show.
+logger = logging.getLogger("detectron2.splitmask_backbones")
 
 LEVELS = {f"p{stage}": 2**stage for stage in range(2, 8)}
 """Names of the maps, as detectron2's FPN gives them, and their strides in pixels."""
@@ -82,6 +86,8 @@ class SplitMaskViTBackbone(Backbone):
         self._out_features = _consecutive(out_features)
         strides = [LEVELS[name] for name in self._out_features]
         self.encoder = resolve_encoder(encoder, weights, pyramid=pyramid, **overrides)
+        if weights is not None and self.encoder.load_report is not None:
+            logger.info("Encoder %s", self.encoder.load_report.summary())
         self.pyramid = build_pyramid(
             pyramid,
             self.encoder,
@@ -267,7 +273,7 @@ def _extend_checkpointer() -> None:
                     f"encoder file {path} was not loaded when the model was built: give it as MODEL.WEIGHTS or as the "
                     "backbone's weights before building"
                 )
-            self.logger.info("The backbone has loaded its encoder: %s", report.summary())
+            logger.info("Encoder %s was loaded when the backbone was built", path)
             return {}
         return load(self, path, *args, **kwargs)
 
