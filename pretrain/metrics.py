@@ -87,4 +87,5 @@ class ProgressLine:
         if not self._console.is_terminal:
             per_step = (time.monotonic() - self._started) / max(1, step - self._start_step)
             left = time.strftime("%H:%M:%S", time.gmtime(per_step * (self._total_steps - step)))
-            print(f"step {step}/{self._total_steps}  {detail}  left {left}", flush=True)
+            sys.stdout.write(f"step {step}/{self._total_steps}  {detail}  left {left}\n")
+            sys.stdout.flush()

@@ -157,6 +157,6 @@ def test_errors_and_names_come_without_torch() -> None:
 
 def test_library_code_does_not_print() -> None:
     pattern = re.compile(r"^\s*print\(", re.MULTILINE)
-    for folder in ("splitmask_backbones",):
+    for folder in ("splitmask_backbones", "pretrain"):
         for path in (ROOT / folder).rglob("*.py"):
             assert not pattern.search(path.read_text(encoding="utf-8")), path
