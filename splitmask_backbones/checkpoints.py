@@ -16,6 +16,7 @@ from torch import Tensor
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import write_atomically
 from splitmask_backbones.position import resize_pos_embed
+from splitmask_backbones.relative_bias import NUM_CLASS_ROWS, num_rows, resize_bias_table
 from splitmask_backbones.vit import VisionTransformer, check_arguments
 
 logger = logging.getLogger(__name__)
@@ -155,6 +156,8 @@ def _fit_to(
             report.dropped["pos_embed"] = f"learned positions replaced by positions='{encoder.positions}'"
         elif state["pos_embed"].shape == (1, source.num_prefix_tokens + _size(source.grid_size), source.embed_dim):
             state["pos_embed"] = _fit_positions(encoder, source, state["pos_embed"], report)
+    for key in [key for key in state if key.endswith("relative_position_bias_table") and key in own]:
+        state[key] = _fit_bias_table(encoder, source, key, state[key], report)
     for key, value in own.items():
         if key.rsplit(".", 1)[-1] in ("rel_pos_h", "rel_pos_w") and key not in state and not source.use_rel_pos:
             state[key] = value
@@ -180,6 +183,21 @@ def _fit_positions(
     if encoder.grid_size != source.grid_size:
         report.resized["pos_embed"] = f"grid {source.grid_size} to {encoder.grid_size}, {encoder.position_resize}"
     return resize_pos_embed(table, source.grid_size, encoder.grid_size, num_prefix_tokens, encoder.position_resize)
+
+
+def _fit_bias_table(
+    encoder: VisionTransformer, source: VisionTransformer, key: str, table: Tensor, report: LoadReport
+) -> Tensor:
+    """Returns BEiT's table without the rows of a dropped class token and at the grid of the encoder's img_size."""
+    with_class_token = source.cls_token is not None
+    if table.shape[0] != num_rows(source.grid_size, with_class_token):
+        return table  # of another model: the strict load says so
+    if with_class_token and encoder.cls_token is None:
+        table, with_class_token = table[:-NUM_CLASS_ROWS], False
+        report.resized[key] = "without the rows of the class token"
+    if encoder.grid_size != source.grid_size:
+        report.resized[key] = f"grid {source.grid_size} to {encoder.grid_size}, spline over geometric offsets"
+    return resize_bias_table(table, source.grid_size, encoder.grid_size, with_class_token)
 
 
 def _size(grid_size: tuple[int, int]) -> int:

@@ -21,6 +21,7 @@ from splitmask_backbones.position import (
     resize_pos_embed,
     sincos_pos_embed,
 )
+from splitmask_backbones.relative_bias import KINDS, bias_index, num_rows, relative_bias
 
 if TYPE_CHECKING:
     from splitmask_backbones.checkpoints import LoadReport
@@ -62,9 +63,13 @@ class PatchEmbed(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention over all tokens it is given, by SDPA, with optional decomposed relative positions."""
 
-    def __init__(self, dim: int, num_heads: int, qkv_bias: bool, rel_pos_size: tuple[int, int] | None) -> None:
+    def __init__(
+        self, dim: int, num_heads: int, qkv_bias: bool, rel_pos_size: tuple[int, int] | None, bias_rows: int = 0
+    ) -> None:
         super().__init__()
         self.num_heads = num_heads
+        # BEiT's table of a block of its own; the encoder turns it into `bias`.
+        self.relative_position_bias_table = nn.Parameter(torch.zeros(bias_rows, num_heads)) if bias_rows else None
         self.qkv = nn.Linear(dim, dim * 3, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
         self.use_rel_pos = rel_pos_size is not None
@@ -72,8 +77,14 @@ class Attention(nn.Module):
             self.rel_pos_h = nn.Parameter(torch.zeros(2 * rel_pos_size[0] - 1, dim // num_heads))
             self.rel_pos_w = nn.Parameter(torch.zeros(2 * rel_pos_size[1] - 1, dim // num_heads))
 
-    def forward(self, x: Tensor, grid_size: tuple[int, int]) -> Tensor:
-        """Returns `(B, N, C)`; `grid_size` is used by relative positions only."""
+    def forward(self, x: Tensor, grid_size: tuple[int, int], bias: Tensor | None = None) -> Tensor:
+        """Returns `(B, N, C)`.
+
+        Args:
+            x: `(B, N, C)`.
+            grid_size: `(H, W)`, used by decomposed relative positions only.
+            bias: `(1, heads, N, N)`, added to the scores.
+        """
         batch, num_tokens, dim = x.shape
         qkv = self.qkv(x).reshape(batch, num_tokens, 3, self.num_heads, dim // self.num_heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, N, D)
@@ -82,7 +93,8 @@ class Attention(nn.Module):
             attend = attend_in_full if x.device.type == "cpu" else attend_fused
             x = attend(query, key, value, *decomposed_bias(query, self.rel_pos_h, self.rel_pos_w, grid_size))
         else:
-            x = F.scaled_dot_product_attention(query, key, value)
+            mask = None if bias is None else bias.to(query.dtype)
+            x = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.proj(x.transpose(1, 2).reshape(batch, num_tokens, dim))
 
 
@@ -97,6 +109,18 @@ class Mlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Returns `(B, N, C)`."""
         return self.fc2(F.gelu(self.fc1(x)))
+
+
+class LayerScale(nn.Module):
+    """A learned factor a channel on a residual branch (CaiT; BEiT, DINOv2)."""
+
+    def __init__(self, dim: int, init_value: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), init_value))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns `x * gamma`."""
+        return x * self.gamma
 
 
 class DropPath(nn.Module):
@@ -127,30 +151,38 @@ class Block(nn.Module):
         layer_norm_eps: float = 1e-6,
         window_size: int = 0,
         rel_pos_size: tuple[int, int] | None = None,
+        layer_scale: float | None = None,
+        bias_rows: int = 0,
     ) -> None:
         super().__init__()
         self.window_size = window_size
         self.norm1 = nn.LayerNorm(dim, eps=layer_norm_eps)
-        self.attn = Attention(dim, num_heads, qkv_bias, rel_pos_size)
+        self.attn = Attention(dim, num_heads, qkv_bias, rel_pos_size, bias_rows)
+        self.ls1 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
         self.norm2 = nn.LayerNorm(dim, eps=layer_norm_eps)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.ls2 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
         self.drop_path = DropPath(drop_path_rate)
 
-    def forward(self, x: Tensor, grid_size: tuple[int, int] = (0, 0)) -> Tensor:
-        """Returns `(B, N, C)`; windows and relative positions need `grid_size` `(H, W)` with `H * W == N`."""
-        if self.window_size:
-            x = x + self.drop_path(self._windowed_attention(self.norm1(x), grid_size))
-        else:
-            x = x + self.drop_path(self.attn(self.norm1(x), grid_size))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+    def forward(self, x: Tensor, grid_size: tuple[int, int] = (0, 0), bias: Tensor | None = None) -> Tensor:
+        """Returns `(B, N, C)`; windows and relative positions need `grid_size` `(H, W)` with `H * W == N`.
 
-    def _windowed_attention(self, x: Tensor, grid_size: tuple[int, int]) -> Tensor:
+        `bias` `(1, heads, N, N)`, or of a window's tokens, is added to the attention scores.
+        """
+        if self.window_size:
+            attended = self._windowed_attention(self.norm1(x), grid_size, bias)
+        else:
+            attended = self.attn(self.norm1(x), grid_size, bias)
+        x = x + self.drop_path(self.ls1(attended))
+        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
+
+    def _windowed_attention(self, x: Tensor, grid_size: tuple[int, int], bias: Tensor | None) -> Tensor:
         """Attention within windows; zeros pad at the bottom and right and take part in it, as in ViTDet."""
         size, (height, width), (batch, _, dim) = self.window_size, grid_size, x.shape
         rows, cols = -(-height // size), -(-width // size)
         x = F.pad(x.reshape(batch, height, width, dim), (0, 0, 0, cols * size - width, 0, rows * size - height))
         x = x.reshape(batch, rows, size, cols, size, dim).transpose(2, 3).reshape(-1, size * size, dim)
-        x = self.attn(x, (size, size))
+        x = self.attn(x, (size, size), bias)
         x = x.reshape(batch, rows, cols, size, size, dim).transpose(2, 3)
         x = x.reshape(batch, rows * size, cols * size, dim)[:, :height, :width]
         return x.reshape(batch, height * width, dim)
@@ -177,6 +209,8 @@ class VisionTransformer(nn.Module):
         window_size: patches a side of the attention windows.
         window_block_indexes: blocks whose attention is windowed; the others are global.
         use_rel_pos: decomposed relative positions in every block, as ViTDet; the tables start at zero.
+        relative_position_bias: BEiT's learned bias by offset: "none", "shared" by all blocks, or "per_block".
+        layer_scale: initial value of a learned factor a channel on every residual branch; None for none.
         out_indices: blocks whose outputs `forward_maps` returns; the last one by default. Negative ones count back.
         final_norm: LayerNorm after the last block; without it `forward` returns the last block's output.
         norm_maps: apply the final norm to the maps as well.
@@ -205,6 +239,8 @@ class VisionTransformer(nn.Module):
         window_size: int = 0,
         window_block_indexes: Sequence[int] = (),
         use_rel_pos: bool = False,
+        relative_position_bias: str = "none",
+        layer_scale: float | None = None,
         out_indices: Sequence[int] | None = None,
         final_norm: bool = True,
         norm_maps: bool = False,
@@ -227,6 +263,7 @@ class VisionTransformer(nn.Module):
         self.positions, self.position_resize = positions, position_resize
         self.num_prefix_tokens = int(use_class_token) + num_registers
         self.window_size, self.use_rel_pos = window_size, use_rel_pos
+        self.relative_position_bias = relative_position_bias
         self.norm_maps, self.grad_checkpointing = norm_maps, grad_checkpointing
         self._check_arguments(num_heads, final_norm)
         self.load_report: LoadReport | None = None  # set by load_encoder
@@ -239,6 +276,9 @@ class VisionTransformer(nn.Module):
         learned = positions == "learned"
         self.pos_embed = nn.Parameter(torch.zeros(1, num_positions, embed_dim)) if learned else None
         windowed = set(self.window_block_indexes) if window_size else set()
+        bias_rows = num_rows(self.grid_size, use_class_token)
+        shared = relative_position_bias == "shared"
+        self.relative_position_bias_table = nn.Parameter(torch.zeros(bias_rows, num_heads)) if shared else None
         self.blocks = nn.ModuleList(
             Block(
                 embed_dim,
@@ -249,6 +289,8 @@ class VisionTransformer(nn.Module):
                 layer_norm_eps,
                 window_size if i in windowed else 0,
                 None if not use_rel_pos else (window_size, window_size) if i in windowed else self.grid_size,
+                layer_scale,
+                bias_rows if relative_position_bias == "per_block" else 0,
             )
             for i in range(depth)
         )
@@ -270,6 +312,9 @@ class VisionTransformer(nn.Module):
             raise UserError(f"drop_path_rate must be in [0, 1), got {self.config['drop_path_rate']}")
         check_choice("positions", self.positions, POSITION_KINDS)
         check_choice("position_resize", self.position_resize, POSITION_RESIZES)
+        check_choice("relative_position_bias", self.relative_position_bias, KINDS)
+        if self.relative_position_bias != "none" and (self.use_rel_pos or self.config["num_registers"]):
+            raise UserError("relative_position_bias excludes use_rel_pos and registers: BEiT has neither")
         if self.embed_dim % num_heads:
             raise UserError(f"embed_dim {self.embed_dim} must be a multiple of num_heads {num_heads}")
         if self.positions == "sincos" and self.embed_dim % 4:
@@ -296,7 +341,9 @@ class VisionTransformer(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        for parameter in (self.cls_token, self.reg_token, self.pos_embed):
+        blocks: Any = self.blocks
+        tables = [block.attn.relative_position_bias_table for block in blocks]
+        for parameter in (self.cls_token, self.reg_token, self.pos_embed, self.relative_position_bias_table, *tables):
             if parameter is not None:
                 nn.init.trunc_normal_(parameter, std=0.02)
 
@@ -333,10 +380,34 @@ class VisionTransformer(nn.Module):
                 prefix = [torch.cat(prefix, dim=1) + table[:, : self.num_prefix_tokens]]
         return torch.cat([*prefix, tokens], dim=1) if prefix else tokens, grid_size
 
-    def _run_block(self, block: nn.Module, x: Tensor, grid_size: tuple[int, int]) -> Tensor:
+    def _run_block(self, block: nn.Module, x: Tensor, grid_size: tuple[int, int], bias: Tensor | None) -> Tensor:
         if self.grad_checkpointing and self.training and torch.is_grad_enabled():
-            return checkpoint(block, x, grid_size, use_reentrant=False)
-        return block(x, grid_size)
+            return checkpoint(block, x, grid_size, bias, use_reentrant=False)
+        return block(x, grid_size, bias)
+
+    def _biases(self, grid_size: tuple[int, int]) -> list[Tensor | None]:
+        """Returns each block's attention bias, made once for all that share table and grid."""
+        if self.relative_position_bias == "none":
+            return [None] * self.depth
+        with_class_token = self.cls_token is not None
+        indexes: dict[tuple[int, int], Tensor] = {}
+        shared: dict[tuple[int, int], Tensor] = {}
+        biases: list[Tensor | None] = []
+        block: Any
+        for block in self.blocks:
+            grid = (block.window_size, block.window_size) if block.window_size else grid_size
+            own = block.attn.relative_position_bias_table
+            if own is None and grid in shared:
+                biases.append(shared[grid])
+                continue
+            table: Any = self.relative_position_bias_table if own is None else own
+            if grid not in indexes:
+                indexes[grid] = bias_index(grid, with_class_token, table.device)
+            bias = relative_bias(table, self.grid_size, grid, with_class_token, indexes[grid])
+            if own is None:
+                shared[grid] = bias
+            biases.append(bias)
+        return biases
 
     def forward(self, x: Tensor, ids_keep: Tensor | None = None) -> Tensor:
         """Returns the tokens after the final norm, prefix first, patches row by row.
@@ -355,12 +426,13 @@ class VisionTransformer(nn.Module):
         if ids_keep is not None:
             self._check_ids(x, ids_keep)
         x, grid_size = self.embed(x, ids_keep)
-        for block in self.blocks:
-            x = self._run_block(block, x, grid_size)
+        for block, bias in zip(self.blocks, self._biases(grid_size), strict=True):
+            x = self._run_block(block, x, grid_size, bias)
         return self.norm(x)
 
     def _check_ids(self, x: Tensor, ids_keep: Tensor) -> None:
-        if (self.window_size and self.window_block_indexes) or self.use_rel_pos:
+        relative = self.use_rel_pos or self.relative_position_bias != "none"
+        if (self.window_size and self.window_block_indexes) or relative:
             raise UserError("ids_keep cannot be used with windows or relative positions: they need the whole grid")
         if ids_keep.dtype != torch.int64 or ids_keep.ndim != 2 or ids_keep.shape[0] != x.shape[0]:
             raise UserError(
@@ -386,8 +458,9 @@ class VisionTransformer(nn.Module):
             raise UserError("norm_maps=True needs an encoder built with final_norm=True")
         x, grid_size = self.embed(x)
         maps = []
+        biases = self._biases(grid_size)
         for i, block in enumerate(self.blocks[: self.out_indices[-1] + 1]):
-            x = self._run_block(block, x, grid_size)
+            x = self._run_block(block, x, grid_size, biases[i])
             if i in self.out_indices:
                 tokens = (self.norm(x) if with_norm else x)[:, self.num_prefix_tokens :]
                 # (B, N, C) -> (B, C, H, W)
