@@ -19,6 +19,9 @@ from splitmask_backbones.position import resize_pos_embed
 from splitmask_backbones.relative_bias import NUM_CLASS_ROWS, num_rows, resize_bias_table
 from splitmask_backbones.vit import VisionTransformer, check_arguments
 
+PYRAMID = "pyramid."
+"""What the names of a pyramid's parameters start with in an encoder file."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -31,6 +34,25 @@ class LoadReport:
     resized: dict[str, str] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
     expected_missing: dict[str, str] = field(default_factory=dict)
+    unexpected: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every key of the file and every parameter of the encoder is accounted for."""
+        return not self.unexpected and not self.missing
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """Returns (key, what became of it, why) for every key, what was not simply loaded first."""
+        entries = [(key, "missing", "random values") for key in self.missing]
+        entries += [(key, "unexpected", "nothing takes it") for key in self.unexpected]
+        for title, named in (
+            ("resized", self.resized),
+            ("dropped", self.dropped),
+            ("expected missing", self.expected_missing),
+        ):
+            entries += [(key, title, reason) for key, reason in named.items()]
+        return entries + [(key, "loaded", "") for key in self.loaded]
 
     def summary(self) -> str:
         """Returns one line: counts, and each key that was not simply loaded, with the reason."""
@@ -47,14 +69,16 @@ class LoadReport:
         return f"{self.path}: {', '.join(parts)}"
 
 
-def save_encoder(encoder: VisionTransformer, path: str | Path) -> None:
+def save_encoder(encoder: VisionTransformer, path: str | Path, pyramid_state: dict[str, Tensor] | None = None) -> None:
     """Writes the encoder's parameters and constructor arguments; an existing file is replaced at once or not at all.
 
     Args:
         encoder: any `VisionTransformer`.
         path: a `.safetensors` file; the folder must exist.
+        pyramid_state: parameters of a `SimpleFeaturePyramid` that go with it, for adapters to load.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    tensors |= {f"{PYRAMID}{name}": value.contiguous() for name, value in (pyramid_state or {}).items()}
     write_atomically(path, save(tensors, metadata={"config": json.dumps(encoder.config, sort_keys=True)}))
 
 
@@ -72,7 +96,8 @@ def read_encoder_file(path: str | Path) -> tuple[dict[str, Any], dict[str, Tenso
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+            names = [key for key in file.keys() if not key.startswith(PYRAMID)]  # noqa: SIM118 (not a dict)
+            tensors = {key: file.get_tensor(key) for key in names}
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(
             f"weights file {path} is no readable safetensors file ({error}): it is damaged or of another format; "
@@ -93,6 +118,13 @@ def read_encoder_file(path: str | Path) -> tuple[dict[str, Any], dict[str, Tenso
     except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:
         raise UserError(f"weights file {path} holds an unusable encoder config ({error})") from None
     return source.config, tensors
+
+
+def read_pyramid(path: str | Path) -> dict[str, Tensor]:
+    """Returns the simple pyramid's parameters in an encoder file: those of a converted ViTDet detector, else none."""
+    with safe_open(str(path), framework="pt") as file:
+        names = [key for key in file.keys() if key.startswith(PYRAMID)]  # noqa: SIM118 (not a dict)
+        return {key.removeprefix(PYRAMID): file.get_tensor(key) for key in names}
 
 
 def load_encoder(path: str | Path, **overrides: Any) -> VisionTransformer:
@@ -132,6 +164,7 @@ def load_encoder(path: str | Path, **overrides: Any) -> VisionTransformer:
         changed = ", ".join(f"{key}={value!r}" for key, value in overrides.items()) or "its own config"
         raise UserError(f"weights file {path} does not fit an encoder with {changed}: {reason}") from None
     encoder.load_report = report
+    encoder.pyramid_state = read_pyramid(path)
     logger.info("%s", report.summary())
     return encoder
 

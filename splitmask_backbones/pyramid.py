@@ -222,4 +222,19 @@ def build_pyramid(
     """
     check_choice("pyramid", kind, PYRAMIDS)
     cls = SimpleFeaturePyramid if kind == "simple" else TappedPyramid
-    return cls(encoder.embed_dim, encoder.patch_size, out_channels, num_extra_levels, norm, finest_stride)
+    pyramid = cls(encoder.embed_dim, encoder.patch_size, out_channels, num_extra_levels, norm, finest_stride)
+    _load_pyramid(pyramid, encoder)
+    return pyramid
+
+
+def _load_pyramid(pyramid: Pyramid, encoder: VisionTransformer) -> None:
+    """Loads the pyramid that came with the encoder's weights, where it has this form; the report says which."""
+    given, own = encoder.pyramid_state, pyramid.state_dict()
+    if not given or encoder.load_report is None:
+        return
+    fits = all(name in given and given[name].shape == value.shape for name, value in own.items())
+    if fits:
+        pyramid.load_state_dict({name: given[name] for name in own}, strict=True)
+        encoder.load_report.loaded += [f"pyramid.{name}" for name in own]
+    else:
+        encoder.load_report.dropped["pyramid.*"] = "of another form than this pyramid"

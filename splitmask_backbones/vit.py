@@ -209,6 +209,7 @@ class VisionTransformer(nn.Module):
         window_size: patches a side of the attention windows.
         window_block_indexes: blocks whose attention is windowed; the others are global.
         use_rel_pos: decomposed relative positions in every block, as ViTDet; the tables start at zero.
+        rel_pos_grid: `(H, W)` in patches that the tables of global blocks are made for; by default that of `img_size`.
         relative_position_bias: BEiT's learned bias by offset: "none", "shared" by all blocks, or "per_block".
         layer_scale: initial value of a learned factor a channel on every residual branch; None for none.
         out_indices: blocks whose outputs `forward_maps` returns; the last one by default. Negative ones count back.
@@ -239,6 +240,7 @@ class VisionTransformer(nn.Module):
         window_size: int = 0,
         window_block_indexes: Sequence[int] = (),
         use_rel_pos: bool = False,
+        rel_pos_grid: Sequence[int] | None = None,
         relative_position_bias: str = "none",
         layer_scale: float | None = None,
         out_indices: Sequence[int] | None = None,
@@ -258,6 +260,7 @@ class VisionTransformer(nn.Module):
             "img_size": list(self.img_size),
             "out_indices": list(self.out_indices),
             "window_block_indexes": list(self.window_block_indexes),
+            "rel_pos_grid": None if rel_pos_grid is None else [int(side) for side in rel_pos_grid],
         }
         self.patch_size, self.embed_dim, self.depth = patch_size, embed_dim, depth
         self.positions, self.position_resize = positions, position_resize
@@ -267,6 +270,7 @@ class VisionTransformer(nn.Module):
         self.norm_maps, self.grad_checkpointing = norm_maps, grad_checkpointing
         self._check_arguments(num_heads, final_norm)
         self.load_report: LoadReport | None = None  # set by load_encoder
+        self.pyramid_state: dict[str, Tensor] = {}  # a pyramid that came with the weights, set by load_encoder
 
         self.grid_size = self.grid_of(*self.img_size)
         self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)
@@ -278,6 +282,7 @@ class VisionTransformer(nn.Module):
         windowed = set(self.window_block_indexes) if window_size else set()
         bias_rows = num_rows(self.grid_size, use_class_token)
         shared = relative_position_bias == "shared"
+        rel_pos_sides = self.grid_size if rel_pos_grid is None else (int(rel_pos_grid[0]), int(rel_pos_grid[1]))
         self.relative_position_bias_table = nn.Parameter(torch.zeros(bias_rows, num_heads)) if shared else None
         self.blocks = nn.ModuleList(
             Block(
@@ -288,7 +293,7 @@ class VisionTransformer(nn.Module):
                 drop_path_rate * i / max(depth - 1, 1),
                 layer_norm_eps,
                 window_size if i in windowed else 0,
-                None if not use_rel_pos else (window_size, window_size) if i in windowed else self.grid_size,
+                None if not use_rel_pos else (window_size, window_size) if i in windowed else rel_pos_sides,
                 layer_scale,
                 bias_rows if relative_position_bias == "per_block" else 0,
             )

@@ -1,0 +1,147 @@
+"""Reads any weights file without running anything that is in it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from splitmask_backbones.errors import UserError
+
+
+@dataclass
+class WeightsFile:
+    """What a file holds.
+
+    Attributes:
+        path: the file that was read.
+        tensors: by the names in the file, in float32 where they are floats.
+        metadata: of a safetensors file.
+        hf_config: config.json beside the file, as Hugging Face writes it.
+        containers: keys around the tensors, such as ("teacher",) or ("model",).
+    """
+
+    path: Path
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str] = field(default_factory=dict)
+    hf_config: dict[str, Any] | None = None
+    containers: tuple[str, ...] = ()
+
+
+def read_weights(path: str | Path, step: int | None = None) -> WeightsFile:
+    """Returns the tensors of a file, of a Hugging Face folder, or of a run folder's newest checkpoint.
+
+    Args:
+        path: `.safetensors`, anything that `torch.save` writes, or a folder.
+        step: of a run folder's checkpoint; the newest by default.
+
+    Raises:
+        ValueError: no such file, empty, damaged, of another format, or a pickle that would run code.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path} does not exist: check the path")
+    if path.is_dir():
+        path = _file_of(path, step)
+    if path.stat().st_size == 0:
+        raise UserError(f"{path} is empty (0 bytes): copy it again")
+    if path.suffix == ".safetensors":
+        file = _read_safetensors(path)
+    else:
+        file = _read_torch(path)
+    file.tensors = {name: value.float() if value.is_floating_point() else value for name, value in file.tensors.items()}
+    config = path.parent / "config.json"
+    if any("patch_embeddings" in name for name in file.tensors) and config.is_file():
+        file.hf_config = json.loads(config.read_text(encoding="utf-8"))
+    return file
+
+
+def _file_of(folder: Path, step: int | None) -> Path:
+    checkpoints = sorted((folder / "checkpoints").glob("step_????????.safetensors"))
+    if step is not None:
+        wanted = folder / "checkpoints" / f"step_{step:08d}.safetensors"
+        if wanted not in checkpoints:
+            kept = ", ".join(str(int(path.stem.removeprefix("step_"))) for path in checkpoints) or "none"
+            raise UserError(f"{folder} holds no checkpoint of step {step}: there are {kept}")
+        return wanted
+    for candidate in (folder / "model.safetensors", folder / "encoder.safetensors", *reversed(checkpoints)):
+        if candidate.is_file():
+            return candidate
+    raise UserError(f"{folder} is a folder without model.safetensors, encoder.safetensors or checkpoints: name a file")
+
+
+def _read_safetensors(path: Path) -> WeightsFile:
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+            return WeightsFile(path, tensors, dict(file.metadata() or {}))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path} is no readable safetensors file ({error}): copy it again") from None
+
+
+def harmless_types() -> list[Any]:
+    """Returns what checkpoints hold beside tensors and what runs nothing when it is read."""
+    try:
+        multiarray: Any = import_module("numpy._core.multiarray")
+    except ImportError:  # NumPy 1
+        multiarray = import_module("numpy.core.multiarray")
+    types: list[Any] = [argparse.Namespace, multiarray.scalar, multiarray._reconstruct, np.dtype, np.ndarray]
+    types += [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")]
+    with contextlib.suppress(ImportError):
+        from mmengine.logging.history_buffer import HistoryBuffer
+
+        types.append(HistoryBuffer)
+    return types
+
+
+def _read_torch(path: Path) -> WeightsFile:
+    try:
+        with torch.serialization.safe_globals(harmless_types()):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = " ".join(str(error).split())
+        if "Unsupported global" in reason or "WeightsUnpickler" in reason or "weights_only" in reason.lower():
+            raise UserError(
+                f"{path} holds Python objects that would run code when it is read ({_global_in(reason)}), so it was "
+                "not: ask its author for a file with tensors alone"
+            ) from None
+        raise UserError(f"{path} is no weights file ({reason[:150]}): it is damaged or of another format") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        reason = " ".join(str(error).split())[:150]
+        raise UserError(f"{path} is no readable weights file ({reason}): it is damaged or of another format") from None
+    tensors, containers = _find_tensors(content)
+    if not tensors:
+        raise UserError(f"{path} holds no tensors: name a file of weights")
+    return WeightsFile(path, tensors, containers=containers)
+
+
+def _global_in(reason: str) -> str:
+    _, found, rest = reason.partition("GLOBAL ")
+    return rest.split(" ")[0] if found else "a pickle of its own"
+
+
+CONTAINERS = ("teacher", "model_ema", "state_dict_ema", "model", "state_dict", "module", "student")
+"""Keys that weights lie under, the preferred one first: of DINO files the teacher is taken."""
+
+
+def _find_tensors(content: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    if not isinstance(content, Mapping):
+        return {}, ()
+    for key in CONTAINERS:
+        if isinstance(content.get(key), Mapping):
+            tensors, below = _find_tensors(content[key])
+            if tensors:
+                return tensors, (key, *below)
+    return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}, ()

@@ -1,0 +1,126 @@
+"""Converts ViT weights between projects; both models must give the same output before anything is written."""
+
+from __future__ import annotations
+
+import _path  # noqa: F401
+import ast
+import sys
+from pathlib import Path
+from typing import Any
+
+from splitmask_backbones.errors import UserError, check_choice
+from splitmask_backbones.registry import ENCODERS
+from tools import cli
+
+FAMILIES = ("auto", "timm", "deit", "beit", "dino", "mae", "mocov3", "vitdet", "hf", "splitmask")
+TARGETS = ("splitmask", "timm", "detectron2", "mmseg", "hf")
+EXAMPLES = """examples:
+  python tools/convert.py deit_small.pth deit_small.safetensors
+  python tools/convert.py dino_vits16.pth dino.safetensors --from dino
+  python tools/convert.py model_final.pth vitdet.safetensors --from vitdet
+  python tools/convert.py runs/mine encoder_so_far.safetensors              (a run folder: its newest checkpoint)
+  python tools/convert.py encoder.safetensors vitdet_init.pth --to detectron2
+
+DST: splitmask and timm .safetensors, detectron2 and mmseg .pth, hf a folder. A bare encoder file of timm, DeiT, DINO,
+MAE and MoCo v3 looks alike: --from dino makes positions resize as DINO does. A report goes beside DST."""
+
+
+def build_parser() -> cli.Parser:
+    """Returns the parser."""
+    parser = cli.Parser(prog="tools/convert.py", description=__doc__, epilog=EXAMPLES)
+    parser.add_argument("source", metavar="SRC", help="a weights file, a Hugging Face folder, or a run folder")
+    parser.add_argument("destination", metavar="DST", help="what to write")
+    parser.add_argument("--from", dest="from_", default="auto", metavar="|".join(FAMILIES), help="(default auto)")
+    parser.add_argument("--to", default="splitmask", metavar="|".join(TARGETS), help="(default splitmask)")
+    parser.add_argument("--model", metavar="NAME", help=f"the encoder that SRC must be: {', '.join(ENCODERS)}")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="key=value",
+        help="what SRC does not show, as an argument of VisionTransformer: window_size=14",
+    )
+    parser.add_argument("--step", type=cli.positive_int, metavar="N", help="of a run folder's checkpoint")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing DST")
+    parser.add_argument("--allow-partial", action="store_true", help="go on with missing or unexpected keys")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Runs the tool; returns the exit code."""
+    args = build_parser().parse_args(argv)
+    check_choice("family", args.from_, FAMILIES)
+    check_choice("target", args.to, TARGETS)
+    if args.model is not None:
+        check_choice("model", args.model, ENCODERS)
+    overrides = dict(_parse(text) for text in args.set)
+    from splitmask_backbones.convert import convert
+
+    done = convert(
+        args.source,
+        args.destination,
+        args.from_,
+        args.to,
+        args.model,
+        overrides,
+        args.step,
+        args.overwrite,
+        args.allow_partial,
+    )
+    _show(done, Path(args.destination))
+    return 0
+
+
+def _parse(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UserError(f"--set {text} is no key=value: write for example --set window_size=14")
+    try:
+        return key, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return key, value
+
+
+def _show(done: Any, destination: Path) -> None:
+    """Prints the report and writes it as JSON beside the destination."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from pretrain.run_folder import write_json
+
+    report = done.report
+    table = Table(title=f"{report.path}: {done.family} -> {done.target}")
+    for column in ("key", "", "why"):
+        table.add_column(column, overflow="fold")
+    for key, what, why in report.rows():
+        if what != "loaded":
+            table.add_row(key, what, why)
+    table.add_row(f"{len(report.loaded)} keys", "loaded", "")
+    Console(file=sys.stdout).print(table)
+    for side, difference in done.differences.items():
+        shown = "not compared" if difference is None else f"largest difference {difference:.2g}"
+        sys.stdout.write(f"{side}: {shown} (tolerance {done.tolerance:.2g})\n")
+    if not report.complete:
+        sys.stderr.write(
+            f"warning: {len(report.missing)} parameters missing and {len(report.unexpected)} keys unexpected: "
+            "the result is partial\n"
+        )
+    rows = [{"key": key, "state": what, "reason": why} for key, what, why in report.rows()]
+    path = destination.with_name(destination.name + ".report.json")
+    write_json(
+        path,
+        {
+            "source": report.path,
+            "family": done.family,
+            "target": done.target,
+            "complete": report.complete,
+            "differences": done.differences,
+            "tolerance": done.tolerance,
+            "keys": rows,
+        },
+    )
+    sys.stdout.write(f"wrote {destination}, report {path}\n")
+
+
+if __name__ == "__main__":
+    cli.run(main)
