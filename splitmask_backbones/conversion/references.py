@@ -52,7 +52,8 @@ def loaded(model: Any, state: dict[str, Tensor]) -> Any:
         raise UserError(
             f"{type(model).__name__} does not take the tensors: {' '.join(str(error).split())[:300]}"
         ) from None
-    return model.eval()
+    model.eval()  # mmseg's own `eval` returns None
+    return model
 
 
 def need(library: str, extra: str = "convert") -> None:
