@@ -14,9 +14,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from splitmask_backbones.checkpoints import LoadReport, save_encoder
-from splitmask_backbones.conversion.export import TARGETS, Export, export
-from splitmask_backbones.conversion.families import FAMILIES, Source, read_source
+from splitmask_backbones.conversion.export import Export, export
+from splitmask_backbones.conversion.families import Source, read_source
 from splitmask_backbones.conversion.files import read_weights
+from splitmask_backbones.conversion.names import FAMILIES, TARGETS
 from splitmask_backbones.conversion.references import TOKENS, Forward, reference_of
 from splitmask_backbones.errors import UserError, check_choice
 from splitmask_backbones.files import write_atomically

@@ -8,12 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from splitmask_backbones.conversion.names import FAMILIES, TARGETS
 from splitmask_backbones.errors import UserError, check_choice
 from splitmask_backbones.registry import ENCODERS
 from tools import cli
 
-FAMILIES = ("auto", "timm", "deit", "beit", "dino", "mae", "mocov3", "vitdet", "hf", "splitmask")
-TARGETS = ("splitmask", "timm", "detectron2", "mmseg", "hf")
 EXAMPLES = """examples:
   python tools/convert.py deit_small.pth deit_small.safetensors
   python tools/convert.py dino_vits16.pth dino.safetensors --from dino
@@ -30,7 +29,9 @@ def build_parser() -> cli.Parser:
     parser = cli.Parser(prog="tools/convert.py", description=__doc__, epilog=EXAMPLES)
     parser.add_argument("source", metavar="SRC", help="a weights file, a Hugging Face folder, or a run folder")
     parser.add_argument("destination", metavar="DST", help="what to write")
-    parser.add_argument("--from", dest="from_", default="auto", metavar="|".join(FAMILIES), help="(default auto)")
+    parser.add_argument(
+        "--from", dest="from_", default="auto", metavar="|".join(("auto", *FAMILIES)), help="(default auto)"
+    )
     parser.add_argument("--to", default="splitmask", metavar="|".join(TARGETS), help="(default splitmask)")
     parser.add_argument("--model", metavar="NAME", help=f"the encoder that SRC must be: {', '.join(ENCODERS)}")
     parser.add_argument(
@@ -49,7 +50,7 @@ def build_parser() -> cli.Parser:
 def main(argv: list[str]) -> int:
     """Runs the tool; returns the exit code."""
     args = build_parser().parse_args(argv)
-    check_choice("family", args.from_, FAMILIES)
+    check_choice("family", args.from_, ("auto", *FAMILIES))
     check_choice("target", args.to, TARGETS)
     if args.model is not None:
         check_choice("model", args.model, ENCODERS)

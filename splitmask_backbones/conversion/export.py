@@ -28,8 +28,6 @@ from splitmask_backbones.errors import UserError
 from splitmask_backbones.position import sincos_pos_embed
 from splitmask_backbones.vit import VisionTransformer
 
-TARGETS = ("splitmask", "timm", "detectron2", "mmseg", "hf")
-
 
 @dataclass
 class Export:

@@ -14,13 +14,13 @@ from torch import Tensor
 from splitmask_backbones.checkpoints import LoadReport
 from splitmask_backbones.conversion.files import WeightsFile
 from splitmask_backbones.conversion.layouts import to_ours
+from splitmask_backbones.conversion.names import FAMILIES
 from splitmask_backbones.conversion.pyramid_keys import FROM_VITDET, is_simple_pyramid, translate
 from splitmask_backbones.errors import UserError, check_choice
 from splitmask_backbones.registry import ENCODERS
 from splitmask_backbones.relative_bias import num_rows
 from splitmask_backbones.vit import check_arguments
 
-FAMILIES = ("timm", "deit", "beit", "dino", "mae", "mocov3", "vitdet", "hf", "splitmask")
 PLAIN = ("timm", "deit", "dino", "mae", "mocov3")
 """Families of the same layout: a bare encoder file of one looks like that of another."""
 HF_FIRST = "embeddings.patch_embeddings.projection.weight"

@@ -1,0 +1,65 @@
+"""timm entries: encoder files through checkpoint_path, features_only, other image sizes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+timm = pytest.importorskip("timm", reason="the extra 'timm' is not installed")
+
+import splitmask_backbones.timm  # noqa: E402, F401 (registers the entries)
+from splitmask_backbones import create_encoder, load_encoder, save_encoder  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("encoder") / "encoder.safetensors"
+    torch.manual_seed(0)
+    save_encoder(create_encoder("vit_tiny", img_size=64), path)
+    return path
+
+
+def create(file, **kwargs):
+    return timm.create_model("vit_tiny_patch16_splitmask", checkpoint_path=str(file), img_size=64, **kwargs).eval()
+
+
+def test_tokens_are_the_encoders(file):
+    images = torch.randn(2, 3, 64, 64)
+    model = create(file, num_classes=7)
+    with torch.no_grad():
+        torch.testing.assert_close(model.forward_features(images), load_encoder(file)(images), atol=1e-5, rtol=1e-4)
+        assert model(images).shape == (2, 7)
+        assert create(file, num_classes=0)(images).shape == (2, 192)
+
+
+def test_features_only(file):
+    images = torch.randn(1, 3, 64, 64)
+    model = create(file, features_only=True, out_indices=(3, 7))
+    encoder = load_encoder(file, out_indices=(3, 7))
+    with torch.no_grad():
+        for theirs, ours in zip(model(images), encoder.forward_maps(images), strict=True):
+            torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=1e-4)
+
+
+def test_another_image_size_resizes_as_load_encoder(file):
+    model = timm.create_model(
+        "vit_tiny_patch16_splitmask", checkpoint_path=str(file), img_size=(96, 64), num_classes=0
+    ).eval()
+    images = torch.randn(1, 3, 96, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            model.forward_features(images), load_encoder(file, img_size=(96, 64)).eval()(images), atol=1e-5, rtol=1e-4
+        )
+
+
+def test_what_does_not_fit_is_an_error(file, tmp_path):
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        timm.create_model("vit_small_patch16_splitmask", checkpoint_path=str(file), img_size=64)
+    with pytest.raises(ValueError, match="no published"):
+        timm.create_model("vit_small_patch16_splitmask", pretrained=True)
+    save_encoder(create_encoder("vit_tiny", img_size=64, use_class_token=True), tmp_path / "cls.safetensors")
+    with pytest.raises(ValueError, match="class_token=True"):
+        create(tmp_path / "cls.safetensors")
+    model = create(tmp_path / "cls.safetensors", class_token=True, global_pool="token", num_classes=3)
+    assert model(torch.randn(1, 3, 64, 64)).shape == (1, 3)
+    assert {f"vit_{size}_patch16_splitmask" for size in ("tiny", "small", "base", "large")} <= set(timm.list_models())
