@@ -225,7 +225,7 @@ def _config_of(
     config["img_size"] = _img_size(file, family, state, config, overrides, table)
     if family == "vitdet":
         config |= _windows(file, state, overrides)
-    return {**config, **overrides}
+    return {**config, **overrides, "img_size": config["img_size"]}
 
 
 def _heads(file: WeightsFile, dim: int, model: str | None, overrides: dict[str, Any], table: Tensor | None) -> int:

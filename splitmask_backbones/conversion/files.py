@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -102,13 +103,20 @@ def harmless_types() -> list[Any]:
     with contextlib.suppress(ImportError):
         from mmengine.logging.history_buffer import HistoryBuffer
 
-        types.append(HistoryBuffer)
+        def statistic(owner: Any, name: str) -> Any:
+            """What a HistoryBuffer's pickle calls getattr for, and nothing else."""
+            if owner is not HistoryBuffer or name not in ("min", "max", "mean", "current"):
+                raise pickle.UnpicklingError(f"Unsupported global: GLOBAL getattr({owner}, {name})")
+            return getattr(owner, name)
+
+        types += [HistoryBuffer, (statistic, "builtins.getattr")]
     return types
 
 
 def _read_torch(path: Path) -> WeightsFile:
     try:
-        with torch.serialization.safe_globals(harmless_types()):
+        with torch.serialization.safe_globals(harmless_types()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch about old pickle protocols
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = " ".join(str(error).split())

@@ -1,0 +1,295 @@
+"""Conversions: each family from its own library's random model, to every target and back."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from splitmask_backbones import VisionTransformer, create_encoder, load_encoder, save_encoder
+from splitmask_backbones.convert import convert
+
+timm = pytest.importorskip("timm", reason="the extra 'timm' is not installed")
+from timm.models.beit import Beit  # noqa: E402
+from timm.models.deit import VisionTransformerDistilled  # noqa: E402
+from timm.models.vision_transformer import VisionTransformer as TimmViT  # noqa: E402
+
+SIZES: dict[str, Any] = {"img_size": 64, "patch_size": 16, "embed_dim": 64, "depth": 3, "num_heads": 1}
+
+
+def shaken(model: nn.Module) -> Any:
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    return model.eval()
+
+
+def under(prefix: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {f"{prefix}{name}": value for name, value in state.items()}
+
+
+def plain(**kwargs: Any) -> Any:
+    return shaken(TimmViT(**SIZES, **{"num_classes": 0, "global_pool": "token", "dynamic_img_size": True, **kwargs}))
+
+
+def beit(**kwargs: Any) -> Any:
+    arguments = {"use_abs_pos_emb": False, "init_values": 0.1, "num_classes": 0, "global_pool": "", **kwargs}
+    return shaken(Beit(**SIZES, **arguments))
+
+
+def families() -> dict[str, tuple[str, Any, Any]]:
+    """Returns name -> (family, contents of the file, the model whose `forward_features` it is)."""
+    vit, labelled, dist = plain(), plain(num_classes=5), shaken(VisionTransformerDistilled(**SIZES, num_classes=5))
+    shared, own = beit(use_shared_rel_pos_bias=True), beit(use_rel_pos_bias=True)
+    head = {"head.mlp.0.weight": torch.zeros(3, 3), "head.last_layer.weight_g": torch.zeros(3)}
+    moco = {
+        **under("module.base_encoder.", vit.state_dict()),
+        **under("module.momentum_encoder.", plain().state_dict()),
+        "module.predictor.0.weight": torch.zeros(2),
+    }
+    decoder = {"decoder_embed.weight": torch.zeros(2), "mask_token": torch.zeros(1, 1, 2)}
+    return {
+        "timm": ("timm", labelled.state_dict(), labelled),
+        "deit": ("timm", {"model": labelled.state_dict()}, labelled),
+        "deit_distilled": ("deit", {"model": dist.state_dict()}, dist),
+        "dino": ("dino", {"student": {}, "teacher": {**under("backbone.", vit.state_dict()), **head}}, vit),
+        "mae": ("mae", {"model": {**vit.state_dict(), **decoder}}, vit),
+        "mocov3": ("mocov3", {"state_dict": moco}, vit),
+        "beit_per_block": ("beit", {"model": {**own.state_dict(), "lm_head.weight": torch.zeros(2)}}, own),
+        "beit_shared": ("beit", {"model": shared.state_dict()}, shared),
+    }
+
+
+@pytest.mark.parametrize("name", families())
+def test_every_family_gives_its_own_models_tokens(name, tmp_path):
+    family, content, model = families()[name]
+    torch.save(content, tmp_path / "in.pth")
+    done = convert(tmp_path / "in.pth", tmp_path / "deep/er/out.safetensors")
+    assert done.family == family and done.report.complete
+    assert all(difference <= 1e-5 for difference in done.differences.values()), done.differences
+    encoder = load_encoder(tmp_path / "deep/er/out.safetensors").eval()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(images), model.forward_features(images), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(96, 96), (64, 128), (80, 48)])
+def test_other_sizes_and_gradients(size, tmp_path):
+    model = plain()
+    torch.save(model.state_dict(), tmp_path / "in.pth")
+    convert(tmp_path / "in.pth", tmp_path / "out.safetensors")
+    encoder = load_encoder(tmp_path / "out.safetensors").eval()
+    images = torch.randn(2, 3, *size)
+    ours, theirs = encoder(images), model.forward_features(images)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    weight = torch.randn_like(ours)
+    (ours * weight).sum().backward()
+    (theirs * weight).sum().backward()
+    for name, parameter in encoder.named_parameters():
+        expected = model.get_parameter(name).grad
+        torch.testing.assert_close(parameter.grad, expected, atol=1e-4, rtol=1e-3, msg=name)
+
+
+def test_dinov2_registers_have_no_positions(tmp_path):
+    """Restated: positions are added to the class token and the patches, then registers are put between."""
+    model = plain(init_values=0.1)
+    registers = torch.randn(1, 4, 64)
+    content = {**model.state_dict(), "register_tokens": registers, "mask_token": torch.zeros(1, 64)}
+    torch.save({"teacher": under("backbone.", content)}, tmp_path / "in.pth")
+    done = convert(tmp_path / "in.pth", tmp_path / "out.safetensors")
+    assert done.family == "dino" and done.encoder.config["position_resize"] == "plain"
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        x = model.patch_embed(images).flatten(1, 2) if model.dynamic_img_size else model.patch_embed(images)
+        x = torch.cat([model.cls_token.expand(2, -1, -1), x], dim=1) + model.pos_embed
+        x = torch.cat([x[:, :1], registers.expand(2, -1, -1), x[:, 1:]], dim=1)
+        expected = model.norm(model.blocks(x))
+        torch.testing.assert_close(done.encoder(images), expected, atol=1e-5, rtol=1e-5)
+    chunked = {name.replace("blocks.", "blocks.0."): value for name, value in content.items()}
+    torch.save(chunked, tmp_path / "chunks.pth")
+    assert convert(tmp_path / "chunks.pth", tmp_path / "c.safetensors").differences["source"] <= 1e-5
+
+
+@pytest.mark.parametrize("bias", [None, "use_relative_position_bias", "use_shared_relative_position_bias"])
+def test_hugging_face_folders(bias, tmp_path):
+    transformers = pytest.importorskip("transformers", reason="the extra 'convert' is not installed")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    if bias is None:
+        model = transformers.ViTModel(transformers.ViTConfig(**sizes, image_size=64))
+    else:
+        config = transformers.BeitConfig(**sizes, image_size=64, use_mean_pooling=False, **{bias: True})
+        model = transformers.BeitModel(config)
+    shaken(model).save_pretrained(tmp_path / "in")
+    done = convert(tmp_path / "in", tmp_path / "out.safetensors")
+    assert done.family == "hf" and done.encoder.config["layer_norm_eps"] == 1e-12
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = model(images).last_hidden_state
+    torch.testing.assert_close(done.encoder(images), expected, atol=1e-5, rtol=1e-5)
+    convert(tmp_path / "out.safetensors", tmp_path / "back", to="hf")
+    again = type(model).from_pretrained(tmp_path / "back", add_pooling_layer=False).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(again(images).last_hidden_state, expected, atol=1e-5, rtol=1e-5)
+
+
+def targets(tmp_path: Path, encoder: VisionTransformer, to: str) -> Any:
+    save_encoder(encoder, tmp_path / "in.safetensors")
+    suffix = {"timm": ".safetensors", "splitmask": ".safetensors"}.get(to, ".pth")
+    done = convert(tmp_path / "in.safetensors", tmp_path / f"out{suffix}", to=to)
+    assert done.differences["target"] <= done.tolerance
+    return tmp_path / f"out{suffix}"
+
+
+@pytest.mark.parametrize("token", [True, False])
+def test_to_mmseg_loads_into_its_backbone(token, tmp_path):
+    pytest.importorskip("splitmask_backbones.mmseg", reason="the extra 'segmentation' is not installed")
+    from mmseg.models.backbones import VisionTransformer as MMSegViT
+
+    encoder = shaken(VisionTransformer(**SIZES, use_class_token=token))
+    state = torch.load(targets(tmp_path, encoder, "mmseg"), weights_only=True)["state_dict"]
+    model = MMSegViT(
+        img_size=64, embed_dims=64, num_layers=3, num_heads=1, out_indices=2, patch_bias=True, with_cls_token=token,
+        norm_cfg={"type": "LN", "eps": 1e-6},
+    )  # fmt: skip
+    model.load_state_dict({name.removeprefix("backbone."): value for name, value in state.items()})
+    model.eval()
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(model(images)[-1], encoder.forward_maps(images)[-1], atol=1e-5, rtol=1e-5)
+
+
+def vitdet(windows: bool = True, rel_pos: bool = True) -> Any:
+    from detectron2.modeling import SimpleFeaturePyramid, ViT
+    from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+
+    where = {"window_size": 3, "window_block_indexes": (0, 2)} if windows else {}
+    net = ViT(
+        img_size=128, embed_dim=64, depth=3, num_heads=1, use_rel_pos=rel_pos, pretrain_img_size=64,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6), **where,
+    )  # fmt: skip
+    scales = (4.0, 2.0, 1.0, 0.5)
+    return shaken(SimpleFeaturePyramid(net, "last_feat", 16, scales, LastLevelMaxPool(), "LN", 0))
+
+
+@pytest.mark.detectron2
+def test_the_restated_vitdet_is_detectron2s():
+    from splitmask_backbones.conversion.vitdet import vitdet_map
+
+    for windows in (True, False):
+        for rel_pos in (True, False):
+            net = vitdet(windows, rel_pos).net
+            for size in ((128, 128), (96, 160)):
+                images = torch.randn(1, 3, *size)
+                with torch.no_grad():
+                    found = vitdet_map(net.state_dict(), images, 1, 3 if windows else 0, (0, 2))
+                    torch.testing.assert_close(found, net(images)["last_feat"], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.detectron2
+def test_a_vitdet_detector_comes_with_its_pyramid_and_goes_back(tmp_path):
+    from splitmask_backbones.detectron2 import SplitMaskViTBackbone
+
+    model = vitdet()
+    content = {**under("backbone.", model.state_dict()), "roi_heads.box_head.fc1.weight": torch.zeros(2)}
+    torch.save({"model": content, "trainer": {"iteration": 5}}, tmp_path / "in.pth")
+    done = convert(tmp_path / "in.pth", tmp_path / "out.safetensors", from_="vitdet")
+    assert done.encoder.config["window_block_indexes"] == [0, 2] and done.encoder.config["window_size"] == 3
+    backbone = SplitMaskViTBackbone(weights=tmp_path / "out.safetensors", out_channels=16).eval()
+    for size in ((128, 128), (96, 160)):
+        images = torch.randn(1, 3, *size)
+        with torch.no_grad():
+            for ours, theirs in zip(backbone(images).values(), model(images).values(), strict=True):
+                torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+    convert(tmp_path / "out.safetensors", tmp_path / "back.pth", to="detectron2")
+    state = torch.load(tmp_path / "back.pth", weights_only=True)["model"]
+    own = {name.removeprefix("backbone."): value for name, value in state.items()}
+    for name, value in model.state_dict().items():
+        if name != "net.pos_embed":  # the row that it ignores comes back as zeros
+            assert torch.equal(own[name], value), name
+    other = SplitMaskViTBackbone(weights=tmp_path / "out.safetensors", out_channels=8)
+    assert "pyramid.*" in other.encoder.load_report.dropped
+
+
+@pytest.mark.detectron2
+def test_vitdet_without_visible_windows_asks_for_them(tmp_path):
+    torch.save({"model": under("backbone.", vitdet(True, False).state_dict())}, tmp_path / "in.pth")
+    with pytest.raises(ValueError, match="--set window_size=14"):
+        convert(tmp_path / "in.pth", tmp_path / "out.safetensors", from_="vitdet")
+    windows = {"window_size": 3, "window_block_indexes": (0, 2)}
+    done = convert(tmp_path / "in.pth", tmp_path / "out.safetensors", from_="vitdet", overrides=windows)
+    assert done.differences["source"] <= done.tolerance
+
+
+def test_to_detectron2_loads_into_its_vit_keys(tmp_path):
+    encoder = shaken(VisionTransformer(**SIZES, final_norm=False))
+    state = torch.load(targets(tmp_path, encoder, "detectron2"), weights_only=True)["model"]
+    assert state["backbone.net.pos_embed"].shape == (1, 17, 64)  # with the row of a class token, as its default wants
+    assert torch.equal(state["backbone.net.blocks.1.attn.qkv.weight"], encoder.blocks[1].attn.qkv.weight)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    heads=st.integers(1, 2),
+    grid=st.integers(2, 4),
+    patch=st.sampled_from([8, 14, 16]),
+    depth=st.integers(1, 3),
+    positions=st.sampled_from(["learned", "sincos", "none"]),
+    token=st.booleans(),
+    registers=st.integers(0, 2),
+    scale=st.sampled_from([None, 0.5]),
+    precision=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
+)
+def test_to_timm_and_back(tmp_path_factory, heads, grid, patch, depth, positions, token, registers, scale, precision):
+    folder = tmp_path_factory.mktemp("round")
+    encoder = shaken(
+        VisionTransformer(
+            img_size=grid * patch, patch_size=patch, embed_dim=64 * heads, depth=depth, num_heads=heads,
+            positions=positions, use_class_token=token, num_registers=registers, layer_scale=scale,
+        )
+    ).to(precision).float()  # fmt: skip
+    save_encoder(encoder, folder / "a.safetensors")
+    convert(folder / "a.safetensors", folder / "b.safetensors", to="timm")
+    back = convert(folder / "b.safetensors", folder / "c.safetensors", overrides={"img_size": grid * patch})
+    images = torch.randn(1, 3, grid * patch, grid * patch)
+    with torch.no_grad():
+        found, expected = load_encoder(folder / "c.safetensors").eval()(images), encoder(images)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert back.encoder.config["positions"] == ("none" if positions == "none" else "learned")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_files(dtype, tmp_path):
+    state = {name: value.to(dtype) for name, value in plain().state_dict().items()}
+    torch.save(state, tmp_path / "in.pth")
+    done = convert(tmp_path / "in.pth", tmp_path / "out.safetensors")
+    assert next(done.encoder.parameters()).dtype == torch.float32
+    assert torch.equal(done.encoder.norm.weight, state["norm.weight"].float())
+
+
+def test_a_run_in_the_middle(tmp_path):
+    import dataclasses
+
+    from pretrain.recipes import get_recipe
+    from pretrain.run_folder import write_json
+    from pretrain.train_state import save_checkpoint
+
+    values = dataclasses.asdict(get_recipe("tiny"))
+    encoder = shaken(create_encoder(values["model"], img_size=values["img_size"]))
+    method = nn.Module()
+    method.encoder, method.head = encoder, nn.Linear(2, 2)
+    write_json(tmp_path / "run/config.json", {}) if (tmp_path / "run").mkdir() else None
+    write_json(tmp_path / "run/config.json", {"command": "pretrain", "values": values})
+    for step in (5, 10):
+        with torch.no_grad():
+            encoder.norm.bias.fill_(step)
+        save_checkpoint(tmp_path / "run/checkpoints", step, method, torch.optim.SGD(method.parameters(), lr=0.1))
+    assert convert(tmp_path / "run", tmp_path / "new.safetensors").encoder.norm.bias[0] == 10
+    assert convert(tmp_path / "run", tmp_path / "old.safetensors", step=5).encoder.norm.bias[0] == 5
+    with pytest.raises(ValueError, match="there are 5, 10"):
+        convert(tmp_path / "run", tmp_path / "x.safetensors", step=7)
