@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from splitmask_backbones.conversion.families import Source
@@ -161,6 +164,10 @@ def _unchunked(name: str) -> str:
 def hf_model(config: dict[str, Any], mean_pooling: bool = False) -> Any:
     """Returns Hugging Face's ViTModel, or BeitModel for an encoder with BEiT's bias or LayerScale."""
     need("transformers")
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     from transformers import BeitConfig, BeitModel, ViTConfig, ViTModel
 
     height, width = config["img_size"]
@@ -196,12 +203,21 @@ def is_beit(config: dict[str, Any]) -> bool:
 
 
 def hf_tokens(config: dict[str, Any], tensors: dict[str, Tensor], mean_pooling: bool) -> Forward:
-    """Returns a call from images to the last hidden state of Hugging Face's own model with these tensors."""
+    """Returns a call from images to the last hidden state of Hugging Face's own model with these tensors.
+
+    They go through a folder and `from_pretrained`, because the names in files are not those of all versions' modules.
+    """
     model = hf_model(config, mean_pooling)
-    known = set(model.state_dict())
-    buffers = {name: value for name, value in model.state_dict().items() if name.endswith("relative_position_index")}
-    state = {name: value for name, value in tensors.items() if name in known or name not in buffers}
-    model = loaded(model, {**buffers, **state})
+    state = {name: value.contiguous() for name, value in tensors.items() if not name.endswith("position_index")}
+    with tempfile.TemporaryDirectory() as folder:
+        model.config.save_pretrained(folder)
+        save_file(state, str(Path(folder) / "model.safetensors"), metadata={"format": "pt"})
+        model, found = type(model).from_pretrained(folder, add_pooling_layer=False, output_loading_info=True)
+    wrong = [key for key in (*found["missing_keys"], *found["unexpected_keys"]) if not key.endswith("position_index")]
+    if wrong or found["mismatched_keys"]:
+        first = (wrong or [str(found["mismatched_keys"])])[0]
+        raise UserError(f"{type(model).__name__} does not take the tensors: {len(wrong)} names differ, such as {first}")
+    model.eval()
 
     @torch.no_grad()
     def forward(images: Tensor) -> Tensor:
