@@ -109,3 +109,21 @@ def test_cityscapes_ids_are_those_of_its_classes() -> None:
     void = {0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30}
     layout = make_layout(load_config(CONFIG_FOLDER / "cityscapes_80k_vit_base.py")["layout"])
     assert list(layout.label_ids) == [i for i in range(34) if i not in void] and len(layout.label_ids) == 19
+
+
+GOLDEN = Path(__file__).parent / "golden" / "segmentor_groups.txt"
+
+
+def test_lr_and_decay_of_every_parameter_are_those_of_the_golden_file() -> None:
+    """Each line: name, lr and weight decay of a parameter of the ADE20K row of SplitMask, ViT-B."""
+    config = derive(load_config(CONFIG_FOLDER / "ade20k_160k_vit_base_splitmask_ade20k.py"), num_classes=150)
+    with torch.device("meta"):
+        model = build(config)
+    wrapper = build_optim_wrapper(model, Config({"optim": {"type": "OptimWrapper", **config["optim_wrapper"]}}).optim)
+    found = {
+        name: f"{name} {group['lr']:.4e} {group['weight_decay']:g}"
+        for group in wrapper.optimizer.param_groups
+        for name in group["names"]
+    }
+    lines = [found[name] for name, _ in model.named_parameters()]
+    assert lines == GOLDEN.read_text(encoding="utf-8").splitlines()
