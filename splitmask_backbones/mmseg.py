@@ -1,7 +1,8 @@
-"""MMSegmentation adapter: `custom_imports = dict(imports=['splitmask_backbones.mmseg'])` registers both classes.
+"""MMSegmentation adapter: `custom_imports = dict(imports=['splitmask_backbones.mmseg'])` registers its classes.
 
 `SplitMaskViT` is a backbone with four maps for UPerHead and the like; `SplitMaskLayerDecay` builds the optimizer with
 layer-wise learning rates. They only translate: encoder, pyramid and groups are those of every other framework.
+`SlidingEncoderDecoder` (in mmseg_slide.py) is registered along with them.
 """
 
 from __future__ import annotations
@@ -23,23 +24,29 @@ from splitmask_backbones.vit import VisionTransformer
 try:
     _mmcv_stub.install()  # before mmseg, which cannot be imported with mmcv-lite alone
     import mmseg.models  # noqa: F401 (registers UPerHead and the others)
+    from mmengine.logging import print_log
     from mmengine.model import BaseModule, is_model_wrapper
     from mmengine.optim import OptimWrapper
     from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
     from mmseg.registry import MODELS
+
+    from splitmask_backbones.mmseg_slide import SlidingEncoderDecoder
 except ImportError as error:
     raise ImportError(
         f"splitmask_backbones.mmseg needs mmsegmentation, mmengine and mmcv-lite (or mmcv), and {error}: "
         "install the extra 'segmentation'"
     ) from error
 
+__all__ = ["SlidingEncoderDecoder", "SplitMaskLayerDecay", "SplitMaskViT"]
+
 
 @MODELS.register_module()
 class SplitMaskViT(BaseModule):
     """The encoder under a feature pyramid: four maps at strides 4, 8, 16, 32.
 
-    The weights are loaded when the module is built, strictly; the framework's `init_weights` neither repeats nor
-    undoes that.
+    The weights are loaded when the module is built, strictly, and mmengine's log has the report; the framework's
+    `init_weights` neither repeats nor undoes that. Levels that no head reads (a single-scale head has one `in_index`) get
+    no gradient: several processes then need `find_unused_parameters=True`, as with any backbone of mmseg.
 
     Args:
         encoder: a name such as "vit_small", or a ready `VisionTransformer`; None lets the weights file decide.
@@ -47,6 +54,7 @@ class SplitMaskViT(BaseModule):
         out_channels: channels of each map.
         init_cfg: `dict(type='Pretrained', checkpoint=FILE)` with an encoder file, as for any mmseg backbone.
         weights: the same file, as in the other adapters.
+        norm: of the pyramid: "LN", "BN", "SyncBN" or "none".
         **overrides: keyword arguments of `VisionTransformer`.
 
     Attributes:
@@ -64,6 +72,7 @@ class SplitMaskViT(BaseModule):
         out_channels: int = 256,
         init_cfg: Mapping[str, Any] | None = None,
         weights: str | Path | None = None,
+        norm: str = "LN",
         **overrides: Any,
     ) -> None:
         super().__init__(init_cfg=None)  # with an init_cfg, mmengine would load it again, non-strictly
@@ -71,7 +80,9 @@ class SplitMaskViT(BaseModule):
         if checkpoint is not None and weights is not None:
             raise UserError(f"init_cfg names {checkpoint} and weights names {weights}: give one of them")
         self.encoder = resolve_encoder(encoder, weights or checkpoint, pyramid=pyramid, **overrides)
-        self.pyramid = build_pyramid(pyramid, self.encoder, out_channels)
+        self.pyramid = build_pyramid(pyramid, self.encoder, out_channels, norm=norm)
+        if self.encoder.load_report is not None:
+            print_log(self.encoder.load_report.summary(), "current")
 
     def init_weights(self) -> None:
         """Does nothing: encoder and pyramid are initialised, or loaded, when they are built."""

@@ -76,6 +76,44 @@ def test_pretrained_weights_are_loaded_and_survive_init_weights(tmp_path):
     assert all(torch.equal(encoder.state_dict()[key], value) for key, value in state.items())
 
 
+@pytest.mark.parametrize("pyramid", ["simple", "tapped"])
+@pytest.mark.parametrize("size", [(64, 64), (75, 101)])
+@torch.no_grad()
+def test_same_maps_as_torchvisions_adapter(tmp_path, pyramid, size):
+    pytest.importorskip("torchvision")
+    from splitmask_backbones import torchvision
+
+    path = tmp_path / "encoder.safetensors"
+    save_encoder(create_encoder("vit_tiny", embed_dim=24, num_heads=3, depth=6), path)
+    ours = adapter.SplitMaskViT(weights=path, pyramid=pyramid, out_channels=8).eval()
+    theirs = torchvision.backbone(weights=path, pyramid=pyramid, out_channels=8).eval()
+    theirs.load_state_dict(ours.state_dict())
+    images = torch.randn(2, 3, *size)
+    for a, b in zip(ours(images), list(theirs(images).values())[:4], strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("pyramid", ["simple", "tapped"])
+@pytest.mark.parametrize(("norm", "kind"), [("BN", "BatchNorm2d"), ("SyncBN", "SyncBatchNorm"), ("none", None)])
+def test_norm_of_the_pyramid(pyramid, norm, kind):
+    kinds = {type(module).__name__ for module in build(pyramid=pyramid, norm=norm).pyramid.modules()}
+    assert kinds & {"LayerNorm2d", "BatchNorm2d", "SyncBatchNorm"} == ({kind} if kind else set())
+
+
+def test_unknown_norm_names_the_nearest():
+    with pytest.raises(ValueError, match="unknown norm 'SyncBatchNorm': did you mean 'SyncBN'"):
+        build(norm="SyncBatchNorm")
+
+
+def test_mmengines_log_has_the_load_report(tmp_path):
+    from mmengine.logging import MMLogger
+
+    save_encoder(create_encoder("vit_tiny", embed_dim=24, num_heads=3, depth=4), tmp_path / "e.safetensors")
+    MMLogger.get_instance("report", log_file=str(tmp_path / "log.txt"), log_level="INFO")
+    backbone = adapter.SplitMaskViT(weights=tmp_path / "e.safetensors")
+    assert backbone.encoder.load_report.summary() in (tmp_path / "log.txt").read_text()
+
+
 def test_init_cfg_that_is_not_understood_is_an_error():
     with pytest.raises(ValueError, match="init_cfg.*Pretrained"):
         build(init_cfg={"type": "TruncNormal", "std": 0.02})

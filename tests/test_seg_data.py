@@ -12,6 +12,7 @@ from PIL import Image
 from tools.segmentation.check import check_splits, median_frequency_weights
 from tools.segmentation.classes import Classes, find_classes, make_classes
 from tools.segmentation.labels import check_values, read_label, to_training_labels
+from tools.segmentation.layout import Layout, make_layout
 from tools.segmentation.pairs import find_split, is_ade20k
 
 CLASSES = make_classes(["a", "b", "c"], None, False, "test")
@@ -105,6 +106,69 @@ def test_missing_partner_is_refused(tmp_path, gone, match):
         find_split(tmp_path, gone.split("/")[1])
 
 
+def test_missing_partners_are_listed(tmp_path):
+    make_data(tmp_path, count=14)
+    for i in range(12):
+        (tmp_path / f"annotations/train/{i}.png").unlink()
+    with pytest.raises(
+        ValueError, match=r"12 files in .*images/train have no label in .*: 0\.jpg, 1\.jpg, 10\.jpg,.* and 2 m"
+    ):
+        find_split(tmp_path, "train")
+
+
+def test_cityscapes_as_it_is_unpacked(tmp_path):
+    """Numbers of the label files become indices, void ones are ignored, other files of the folder left alone."""
+    layout = Layout("leftImg8bit/{split}", "gtFine/{split}", "_leftImg8bit.png", "_gtFine_labelIds.png", "", (7, 8, 26))
+    for split in ("train", "val"):
+        for part, suffix in (("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_labelIds"), ("gtFine", "gtFine_color")):
+            folder = tmp_path / part / split / "ulm"
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB" if part == "leftImg8bit" else "L", (4, 2)).save(folder / f"ulm_01_{suffix}.png")
+    raw = np.array([[0, 7, 8, 26], [26, 33, 4, 7]], np.uint8)
+    Image.fromarray(raw).save(tmp_path / "gtFine/train/ulm/ulm_01_gtFine_labelIds.png")
+    split = find_split(tmp_path, "train", layout)
+    assert split.pairs == [("ulm/ulm_01_leftImg8bit.png", "ulm/ulm_01_gtFine_labelIds.png")]
+    labels = read_label(split.label_dir / split.pairs[0][1], split.label_ids)
+    assert labels.tolist() == [[255, 0, 1, 2], [2, 255, 255, 0]]
+    splits, counts = check_splits({"train": split}, CLASSES, 0.0, tmp_path / "bad_images.txt")
+    assert splits["train"].label_ids == (7, 8, 26)
+    assert [entry["pixels"] for entry in counts["train"]["classes"].values()] == [2, 1, 2]
+
+
+def test_negative_numbers_are_no_class(tmp_path):
+    Image.fromarray(np.array([[-1, 7]], np.int32)).save(tmp_path / "l.tif")
+    assert read_label(tmp_path / "l.tif", (8, 7)).tolist() == [[255, 1]]
+
+
+def test_lists_of_names_as_in_pascal_context(tmp_path):
+    layout = Layout("JPEGImages", "Labels", names="Sets/{split}.txt")
+    for folder, suffix in (("JPEGImages", "jpg"), ("Labels", "png")):
+        (tmp_path / folder).mkdir()
+        for i in range(5):
+            Image.new("RGB" if suffix == "jpg" else "L", (4, 2)).save(tmp_path / folder / f"{i}.{suffix}")
+    (tmp_path / "Sets").mkdir()
+    (tmp_path / "Sets/train.txt").write_text("3\n1\n")
+    (tmp_path / "Sets/val.txt").write_text("0\n9\n")
+    (tmp_path / "Labels/2.png").unlink()  # in no list: not missed
+    assert find_split(tmp_path, "train", layout).pairs == [("1.jpg", "1.png"), ("3.jpg", "3.png")]
+    with pytest.raises(ValueError, match=r"1 names in .*val\.txt have no image in .*JPEGImages: 9:"):
+        find_split(tmp_path, "val", layout)
+
+
+@pytest.mark.parametrize(
+    ("value", "match"),
+    [
+        ({"image": "x"}, "unknown layout key 'image': did you mean 'images'"),
+        ({"images": "a", "labels": "b"}, "train and val are the same"),
+        ({"label_ids": [1, 1]}, "a number twice"),
+        ({"label_suffix": 3}, "layout.label_suffix must be text"),
+    ],
+)
+def test_layouts_that_cannot_be_used(value, match):
+    with pytest.raises(ValueError, match=match):
+        make_layout(value)
+
+
 def test_truncated_image_follows_the_limit(tmp_path):
     make_data(tmp_path, count=4, size=(64, 64))
     path = tmp_path / "images/train/2.jpg"
@@ -149,6 +213,8 @@ def test_class_file_wins_over_the_config(tmp_path):
         ('["a", "a"]', "twice"),
         ("{}", "must hold"),
         ('{"classes": ["a"], "palete": 1}', "did you mean 'palette'"),
+        ('{"classes": ["a", "b"], "palette": [[1, 2, 3]]}', "the palette holds 1 colours for 2 classes"),
+        ('{"classes": ["a"], "palette": [[1, 2, 300]]}', "values 0-255"),
     ],
 )
 def test_class_files_that_cannot_be_used(tmp_path, text, match):
@@ -240,3 +306,30 @@ def test_class_weighted_loss_is_torchs_mean_and_survives_ignored_pixels():
     nothing = loss(logits, torch.full_like(labels, 255))
     nothing.backward()
     assert nothing == 0 and logits.grad.abs().max() == 0
+
+
+def test_classes_by_the_name_of_a_data_set():
+    pytest.importorskip("splitmask_backbones.mmseg", reason="the extra 'segmentation' is not installed")
+    classes = find_classes(None, None, {"classes": "pcontext", "reduce_zero_label": True}, False)
+    assert len(classes.names) == len(classes.palette) == 59 and classes.reduce_zero_label
+    with pytest.raises(ValueError, match="did you mean 'cityscapes'"):
+        find_classes(None, None, {"classes": "cityscape"}, False)
+
+
+@pytest.mark.parametrize(
+    ("words", "batch_size", "lr"),
+    [
+        ([], None, 7e-4),
+        ([], 8, 3.5e-4),
+        (["batch_size=32"], None, 1.4e-3),
+        (["optim_wrapper.optimizer.lr=1e-4"], 8, 1e-4),
+    ],
+)
+def test_lr_follows_the_batch_unless_it_is_given(words, batch_size, lr):
+    pytest.importorskip("mmengine", reason="the extra 'segmentation' is not installed")
+    from tools import train_seg
+
+    given = [] if batch_size is None else ["--batch-size", str(batch_size)]
+    args = train_seg.parse_args(["folder_20k_vit_small", "--output", "x", *given, *words])
+    config = train_seg._config(train_seg.config_path(args.config), args, {}, use_recorded=False)
+    assert config["optim_wrapper"]["optimizer"]["lr"] == pytest.approx(lr)

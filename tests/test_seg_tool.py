@@ -130,7 +130,7 @@ def test_finished_run_stays_as_it_is(data, finished):
 
     before = state()
     assert train(data, finished, "--resume").returncode == 0
-    assert "--lr was 0.001 and is now 0.5" in error_of(train(data, finished, "--resume", "--lr", 0.5))
+    assert "--lr was 0.00025 and is now 0.5" in error_of(train(data, finished, "--resume", "--lr", 0.5))
     assert "holds another run" in error_of(train(data, finished))
     assert state() == before
 
@@ -181,24 +181,3 @@ def test_bad_label_in_val_stops_before_the_first_step(tmp_path):
     line = error_of(train(root, tmp_path / "run"))
     assert "annotations/val/1.png holds the value 77" in line
     assert not (tmp_path / "run").exists()
-
-
-def test_every_config_loads_and_builds():
-    from mmseg.registry import MODELS
-    from mmseg.utils import register_all_modules
-
-    from tools.segmentation.config import CONFIG_FOLDER, derive, load_config
-
-    register_all_modules(init_default_scope=True)
-    from mmengine.config import Config
-
-    paths = sorted(CONFIG_FOLDER.glob("*.py"))
-    assert {"camvid_tiny.py", "demo.py"} <= {path.name for path in paths}
-    for path in paths:
-        config = derive(load_config(path), num_classes=5)
-        config["model"]["backbone"]["encoder"] = "vit_tiny"
-        model = MODELS.build(Config(config).model)
-        assert model.decode_head.num_classes == 5
-        assert {t["crop_size"] for t in config["train_pipeline"] if t["type"] == "RandomCrop"} == {
-            (config["img_size"],) * 2
-        }

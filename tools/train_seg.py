@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from splitmask_backbones.errors import UserError, check_choice
 from tools import cli
-from tools.segmentation.config import check_config, config_path, derive, load_config, override
+from tools.segmentation.config import (
+    check_config,
+    config_path,
+    derive,
+    gives_lr,
+    load_config,
+    override,
+    scale_lr,
+)
 
 if TYPE_CHECKING:
     from pretrain.run_folder import RunFolder
@@ -53,7 +61,10 @@ def build_parser() -> cli.Parser:
     for name, kind in TYPES.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="N", help="default: the config's")
     parser.add_argument(
-        "--lr", type=cli.positive_float, metavar="F", help="peak lr of the last layer; default: the config's"
+        "--lr",
+        type=cli.positive_float,
+        metavar="F",
+        help="peak lr of the last layer; default: the config's, scaled with --batch-size",
     )
     parser.add_argument("--save-every", type=cli.positive_int, metavar="STEPS", help="default: the config's")
     parser.add_argument("--log-every", type=cli.positive_int, metavar="STEPS", help="default: the config's")
@@ -139,7 +150,9 @@ def _read_record(output: Path) -> dict[str, Any]:
 
 def _check_options(args: argparse.Namespace, train: bool, trained: bool) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("tools/train_seg.py runs in one process: start it without torchrun")
+        raise UserError(
+            "tools/train_seg.py runs in one process: start it without torchrun; a smaller --batch-size scales the lr"
+        )
     if args.eval_only and args.resume:
         raise UserError("--eval-only and --resume exclude each other: --resume evaluates at its end")
     if not train and not trained:
@@ -163,12 +176,15 @@ def _config(path: Path, args: argparse.Namespace, record: dict[str, Any], use_re
     if values:
         config |= {name: values[name] for name in ("steps", "batch_size", "img_size", "seed")}
         config["optim_wrapper"]["optimizer"]["lr"] = values["lr"]
+    batch_size = config["batch_size"]
     override(config, args.overrides)
     for name in ("steps", "batch_size", "img_size", "seed", "save_every", "log_every"):
         if getattr(args, name) is not None:
             config[name] = getattr(args, name)
     if args.lr is not None:
         config["optim_wrapper"]["optimizer"]["lr"] = args.lr
+    elif not gives_lr(args.overrides) and isinstance(config["batch_size"], int):
+        scale_lr(config, batch_size)
     args.precision = args.precision or values.get("precision", "32")
     check_config(config)
     return config
@@ -191,14 +207,20 @@ def _train(config: dict[str, Any], folder: RunFolder, args: argparse.Namespace, 
     from tools.segmentation import checkpoints
     from tools.segmentation.check import check_splits, median_frequency_weights
     from tools.segmentation.classes import find_classes
+    from tools.segmentation.layout import make_layout
     from tools.segmentation.pairs import find_split, is_ade20k
     from tools.segmentation.runner import build_train_runner
 
     weights = None if args.weights == "none" else args.weights
     encoder = _encoder(config["model"]["backbone"], weights, resolve_encoder)
     root = Path(args.data)
-    splits = {name: find_split(root, name) for name in ("train", "val")}
+    layout = make_layout(config["layout"])
+    splits = {name: find_split(root, name, layout) for name in ("train", "val")}
     classes = find_classes(root, args.classes, config, is_ade20k(root))
+    if layout.label_ids and len(layout.label_ids) != len(classes.names):
+        raise UserError(
+            f"layout.label_ids holds {len(layout.label_ids)} numbers for {len(classes.names)} classes: give one a class"
+        )
     record = _record(config, encoder.config, classes, args, splits)
     if folder.previous is not None:
         folder.write_config(record)  # compares
@@ -235,7 +257,7 @@ def _train(config: dict[str, Any], folder: RunFolder, args: argparse.Namespace, 
 
 
 def _encoder(backbone: dict[str, Any], weights: str | None, resolve_encoder: Any) -> Any:
-    known = {key: value for key, value in backbone.items() if key not in ("type", "out_channels")}
+    known = {key: value for key, value in backbone.items() if key not in ("type", "out_channels", "norm")}
     try:
         return resolve_encoder(weights=weights, **known)
     except UserError as error:
@@ -269,6 +291,7 @@ def _use_checkpoint(
     from tools.segmentation import checkpoints
     from tools.segmentation.check import check_splits
     from tools.segmentation.classes import Classes
+    from tools.segmentation.layout import make_layout
     from tools.segmentation.pairs import find_split
     from tools.segmentation.predict import predict_pictures
     from tools.segmentation.runner import build_test_runner
@@ -278,11 +301,11 @@ def _use_checkpoint(
     encoder, total_steps = record["encoder"], record["values"]["steps"]
     backbone = config["model"]["backbone"]
     config["model"]["backbone"] = {
-        key: backbone[key] for key in ("type", "pyramid", "out_channels") if key in backbone
+        key: backbone[key] for key in ("type", "pyramid", "out_channels", "norm") if key in backbone
     } | {"encoder": "vit_tiny", **encoder}  # the run's arguments win over all of the name's
     split = None
     if args.eval_only:
-        found = {"val": find_split(Path(args.data), "val")}
+        found = {"val": find_split(Path(args.data), "val", make_layout(config["layout"]))}
         split = check_splits(found, classes, args.max_bad_fraction, folder.path / BAD_IMAGES)[0]["val"]
     path = checkpoints.newest(folder.path / "checkpoints")
     assert path is not None

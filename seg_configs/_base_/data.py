@@ -5,7 +5,16 @@
 """
 
 img_size = 512  # of the training crop
-classes = None  # names, or None: --classes, ROOT/classes.json, or ADE20K's 150 by its folder names
+layout = dict(  # see tools/segmentation/layout.py
+    images="images/{split}",
+    labels="annotations/{split}",
+    image_suffix="",
+    label_suffix="",
+    names="",
+    label_ids=[],
+)
+# Names, a data set that mmseg knows, or None: --classes, ROOT/classes.json, or ADE20K's 150 by its folder names.
+classes = None
 palette = None
 reduce_zero_label = False  # True: label 0 means "ignore" and 1 is the first class
 train_pipeline = [
@@ -23,3 +32,5 @@ test_pipeline = [
     dict(type="SegLabel"),
     dict(type="PackSegInputs"),
 ]
+tta = dict(ratios=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75), flip=True)  # of --tta: factors on the size of test_pipeline
+use_tta = False  # True: as --tta

@@ -1,4 +1,4 @@
-"""UperNet on the encoder and its pyramid, BEiT's protocol (PAPER.md section 5).
+"""UperNet on the encoder and its pyramid, BEiT's protocol.
 
 Filled in late by tools/train_seg.py: `num_classes`, `in_channels` (from the backbone's `out_channels`), the size that
 crops are padded to and the sliding window (both from `img_size`).
@@ -9,7 +9,7 @@ default_scope = "mmseg"
 
 norm_cfg = dict(type="BN", requires_grad=True)  # one process: nothing to synchronise
 model = dict(
-    type="EncoderDecoder",
+    type="SlidingEncoderDecoder",
     data_preprocessor=dict(
         type="SegDataPreProcessor",
         mean=[123.675, 116.28, 103.53],

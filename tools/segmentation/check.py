@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Iterator
@@ -52,7 +53,7 @@ def _check_split(split: Split, name: str, classes: Classes) -> tuple[Split, list
 
     def look(pair: tuple[str, str]) -> BadImage | np.ndarray:
         label_path = split.label_dir / pair[1]
-        values = read_label(label_path)
+        values = read_label(label_path, split.label_ids)
         check_values(label_path, values, num_classes, classes.reduce_zero_label)
         try:
             width, height = read_image(split.image_dir / pair[0]).size
@@ -100,7 +101,7 @@ def _check_split(split: Split, name: str, classes: Classes) -> tuple[Split, list
             for i, title in enumerate(classes.names)
         },
     }
-    return Split(split.image_dir, split.label_dir, kept), bad, counts
+    return dataclasses.replace(split, pairs=kept), bad, counts
 
 
 def median_frequency_weights(counts: dict[str, Any]) -> list[float]:

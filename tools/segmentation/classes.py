@@ -35,6 +35,8 @@ def find_classes(root: Path | None, file: str | None, config: dict[str, Any], is
     """
     if file is not None:
         return read_classes(Path(file), "--classes")
+    if isinstance(config.get("classes"), str):
+        return known_classes(config["classes"], bool(config.get("reduce_zero_label")))
     if config.get("classes"):
         return make_classes(config["classes"], config.get("palette"), bool(config.get("reduce_zero_label")), "classes")
     if root is not None and (root / "classes.json").is_file():
@@ -47,6 +49,19 @@ def find_classes(root: Path | None, file: str | None, config: dict[str, Any], is
         f"the classes of --data {root} are not known: name them with --classes FILE.json "
         '(a list of names, or {"classes": [...], "palette": [[r, g, b], ...]})'
     )
+
+
+def known_classes(name: str, reduce_zero_label: bool) -> Classes:
+    """Returns classes and colours that mmseg knows by a data set's name, such as "cityscapes".
+
+    Raises:
+        ValueError: a name that it does not know.
+    """
+    from mmseg.utils import get_classes, get_palette
+    from mmseg.utils.class_names import dataset_aliases
+
+    check_choice("data set in the config's classes", name, dataset_aliases)
+    return make_classes(get_classes(name), get_palette(name), reduce_zero_label, f"classes '{name}'")
 
 
 def read_classes(path: Path, title: str) -> Classes:
@@ -90,13 +105,16 @@ def make_classes(names: Any, palette: Any, reduce_zero_label: bool, title: str) 
     if palette is None:
         hues = [colorsys.hsv_to_rgb(i / len(names), 0.75, 0.95 - 0.35 * (i % 2)) for i in range(len(names))]
         palette = [[round(255 * value) for value in hue] for hue in hues]
+    if isinstance(palette, list | tuple) and len(palette) != len(names):
+        raise UserError(
+            f"{title}: the palette holds {len(palette)} colours for {len(names)} classes: "
+            "give one [r, g, b] a class, or leave the palette away"
+        )
     try:
         palette = [[int(value) for value in colour] for colour in palette]
         fits = all(len(colour) == 3 and all(0 <= value <= 255 for value in colour) for colour in palette)
     except (TypeError, ValueError):
         fits = False
-    if not fits or len(palette) != len(names):
-        raise UserError(
-            f"{title}: the palette must hold one [r, g, b] with values 0-255 for each of {len(names)} classes"
-        )
+    if not fits:
+        raise UserError(f"{title}: the palette must be a list of [r, g, b] with values 0-255, one a class")
     return Classes(names, palette, reduce_zero_label)

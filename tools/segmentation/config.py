@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from splitmask_backbones.errors import UserError, check_choice, nearest
+from tools.segmentation.layout import make_layout
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "seg_configs"
 
@@ -17,7 +18,13 @@ OPTIONAL: dict[str, Any] = {
     "seed": 0,
     "log_every": 50,
     "save_every": 2000,
+    "eval_every": None,
     "class_weights": None,
+    "tta": {"ratios": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), "flip": True},
+    "use_tta": False,
+    "layout": None,
+    "custom_hooks": None,
+    "visualizer": None,
     "classes": None,
     "palette": None,
     "reduce_zero_label": False,
@@ -81,6 +88,21 @@ def override(config: dict[str, Any], texts: list[str]) -> None:
         if not equals or not key:
             raise UserError(f"'{text}' is no key=value: write for example optim_wrapper.optimizer.lr=1e-4")
         _set(config, key.strip(), _parse(value.strip()))
+
+
+def scale_lr(config: dict[str, Any], before: int) -> None:
+    """Scales the lr in place with the batch: lr times batch_size over the one `before` (the linear rule)."""
+    optimizer = config["optim_wrapper"]["optimizer"]
+    if config["batch_size"] != before:
+        optimizer["lr"] = optimizer["lr"] * config["batch_size"] / before
+
+
+LR_KEY = "optim_wrapper.optimizer.lr"
+
+
+def gives_lr(texts: list[str]) -> bool:
+    """Returns whether `key=value` texts hold the lr, so that the linear rule does not apply."""
+    return any(text.partition("=")[0].strip() == LR_KEY for text in texts)
 
 
 def _parse(text: str) -> Any:
@@ -150,9 +172,18 @@ def _same_kind(old: Any, new: Any) -> bool:
 
 def check_config(config: dict[str, Any]) -> None:
     """Raises ValueError, naming option and value, for numbers that cannot be trained with."""
+    for key in ("ratios", "flip"):
+        if key not in config["tta"]:
+            raise UserError(f"tta has no '{key}': write tta=dict(ratios=(0.5, 1.0, 1.5), flip=True)")
     for key in ("steps", "batch_size", "img_size", "log_every", "save_every"):
         if not isinstance(config[key], int) or config[key] < 1:
             raise UserError(f"--{key.replace('_', '-')} {config[key]} must be a whole number of at least 1")
+    if config["eval_every"] is not None and (type(config["eval_every"]) is not int or config["eval_every"] < 1):
+        raise UserError(f"eval_every={config['eval_every']} must be a whole number of at least 1, or none")
+    ratios = config["tta"]["ratios"]
+    if not isinstance(ratios, list | tuple) or not ratios or not all(type(r) in (int, float) and r > 0 for r in ratios):
+        raise UserError(f"tta.ratios={ratios} must be factors above 0, as (0.5, 1.0, 1.5)")
+    make_layout(config["layout"])
     patch_size = config["model"]["backbone"].get("patch_size") or 16
     if config["img_size"] < 2 * patch_size:
         raise UserError(
@@ -174,18 +205,9 @@ def derive(config: dict[str, Any], num_classes: int, class_weights: list[float] 
     config = copy.deepcopy(config)
     model, size = config["model"], config["img_size"]
     out_channels = model["backbone"].get("out_channels", 256)
-    for head in ("decode_head", "auxiliary_head"):
-        if model.get(head):
-            many = isinstance(model[head].get("in_index"), list | tuple)
-            model[head]["num_classes"] = num_classes
-            model[head]["in_channels"] = [out_channels] * len(model[head]["in_index"]) if many else out_channels
-            if class_weights is not None:
-                weight = model[head]["loss_decode"].get("loss_weight", 1.0)
-                model[head]["loss_decode"] = {
-                    "type": "ClassWeightedCrossEntropy",
-                    "class_weight": class_weights,
-                    "loss_weight": weight,
-                }
+    for head in (model["decode_head"], model.get("auxiliary_head")):
+        for part in head if isinstance(head, list) else [head] if head else []:
+            _fit_head(part, num_classes, out_channels, class_weights)
     model["data_preprocessor"]["size"] = (size, size)
     if model["test_cfg"].get("mode") == "slide":
         model["test_cfg"] |= {"crop_size": (size, size), "stride": (size * 2 // 3, size * 2 // 3)}
@@ -193,3 +215,25 @@ def derive(config: dict[str, Any], num_classes: int, class_weights: list[float] 
         if transform["type"] == "RandomCrop":
             transform["crop_size"] = (size, size)
     return config
+
+
+def _fit_head(head: dict[str, Any], num_classes: int, out_channels: int, class_weights: list[float] | None) -> None:
+    """Fills a head's classes, channels and class weights in, in place."""
+    index, channels = head.get("in_index"), head.get("in_channels")
+    head["num_classes"] = num_classes
+    if isinstance(index, list | tuple):
+        head["in_channels"] = [out_channels] * len(index)
+    else:  # Mask2FormerHead takes all maps and has no in_index
+        head["in_channels"] = [out_channels] * len(channels) if isinstance(channels, list | tuple) else out_channels
+    if isinstance(head.get("loss_cls"), dict) and head["loss_cls"].get("class_weight"):
+        head["loss_cls"]["class_weight"] = [1.0] * num_classes + [head["loss_cls"]["class_weight"][-1]]  # "no object"
+    if class_weights is None:
+        return
+    if not isinstance(head.get("loss_decode"), dict):
+        raise UserError(f"class_weights: {head.get('type')} has no single loss_decode to be weighted: leave them away")
+    weight = head["loss_decode"].get("loss_weight", 1.0)
+    head["loss_decode"] = {
+        "type": "ClassWeightedCrossEntropy",
+        "class_weight": class_weights,
+        "loss_weight": weight,
+    }

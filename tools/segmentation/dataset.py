@@ -64,6 +64,7 @@ class SegPairs(BaseSegDataset):
                 "img_path": str(self.split.image_dir / image),
                 "seg_map_path": str(self.split.label_dir / label),
                 "label_map": None,
+                "label_ids": self.split.label_ids,
                 "reduce_zero_label": self.reduce_zero_label,
                 "seg_fields": [],
             }
@@ -120,5 +121,7 @@ class SegLabel(BaseTransform):
         """Returns the results with the label map."""
         if "seg_map_path" not in results:
             return results
-        labels = to_training_labels(read_label(results["seg_map_path"]), bool(results["reduce_zero_label"]))
+        labels = to_training_labels(
+            read_label(results["seg_map_path"], results.get("label_ids", ())), bool(results["reduce_zero_label"])
+        )
         return {**results, "gt_seg_map": labels, "seg_fields": [*results.get("seg_fields", ()), "gt_seg_map"]}

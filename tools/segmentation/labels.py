@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -15,8 +16,12 @@ INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 """Pillow's modes with one number a pixel; P holds palette indices, which are the labels."""
 
 
-def read_label(path: str | os.PathLike[str]) -> np.ndarray:
-    """Returns the raw labels of a file, int64 `(H, W)`: palette files as indices, bilevel ones as 0 and 1.
+def read_label(path: str | os.PathLike[str], label_ids: Sequence[int] = ()) -> np.ndarray:
+    """Returns the labels of a file, int64 `(H, W)`: palette files as indices, bilevel ones as 0 and 1.
+
+    Args:
+        path: the file.
+        label_ids: the number of each class in the file, where that is not its index; all others become 255 (ignore).
 
     Raises:
         ValueError: unreadable, or a colour image.
@@ -32,7 +37,12 @@ def read_label(path: str | os.PathLike[str]) -> np.ndarray:
             f"label file {path} is a colour image (mode {mode}): "
             "labels hold one class index a pixel, as a grey or palette PNG; convert the colours to indices"
         )
-    return values.astype(np.int64)
+    values = values.astype(np.int64)
+    if not label_ids:
+        return values
+    table = np.full(max(int(values.max(initial=0)), *label_ids) + 1, IGNORE, dtype=np.int64)
+    table[list(label_ids)] = np.arange(len(label_ids))
+    return np.where(values < 0, IGNORE, table[np.maximum(values, 0)])
 
 
 def to_training_labels(values: np.ndarray, reduce_zero_label: bool) -> np.ndarray:

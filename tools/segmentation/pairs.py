@@ -1,4 +1,4 @@
-"""ROOT/images/{train*,val*} and ROOT/annotations/{train*,val*} to lists of image and label files."""
+"""The folders of a data set, by its layout, to lists of image and label files. Nothing is opened."""
 
 from __future__ import annotations
 
@@ -8,18 +8,23 @@ from pathlib import Path
 
 from pretrain.sources import SUFFIXES
 from splitmask_backbones.errors import UserError
+from tools.segmentation.layout import SPLITS, Layout
 
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
-SPLITS = {"train": ("train", "training"), "val": ("val", "validation", "valid")}
+NUM_LISTED = 10
 
 
 @dataclass(frozen=True)
 class Split:
-    """One split: `image_dir / pairs[i][0]` belongs to `label_dir / pairs[i][1]`; relative posix names, sorted."""
+    """One split: `image_dir / pairs[i][0]` belongs to `label_dir / pairs[i][1]`; relative posix names, sorted.
+
+    `label_ids` as in `Layout`.
+    """
 
     image_dir: Path
     label_dir: Path
     pairs: list[tuple[str, str]]
+    label_ids: tuple[int, ...] = ()
 
     def fingerprint(self) -> str:
         """Returns the sha256 of all names and file sizes: the same wherever the folder lies."""
@@ -37,44 +42,79 @@ def is_ade20k(root: Path) -> bool:
     )
 
 
-def find_split(root: Path, split: str) -> Split:
-    """Returns the pairs of a split; nothing is opened.
+def find_split(root: Path, split: str, layout: Layout | None = None) -> Split:
+    """Returns the pairs of a split; nothing but a list of names is opened.
 
     Args:
         root: `--data`.
         split: "train" or "val".
+        layout: of the data set.
 
     Raises:
-        ValueError: a folder is missing or empty, or an image or label is without its partner.
+        ValueError: a folder is missing or empty, or an image or label is without its partner (they are listed).
     """
+    layout = layout or Layout()
     if not root.exists():
         raise UserError(f"--data {root} does not exist: check the path")
     if not root.is_dir():
-        raise UserError(f"--data {root} is not a folder: name the one that holds images/ and annotations/")
-    image_dir, label_dir = (_split_folder(root, part, split) for part in ("images", "annotations"))
-    images, labels = _by_stem(image_dir, SUFFIXES, "image"), _by_stem(label_dir, LABEL_SUFFIXES, "label")
+        raise UserError(f"--data {root} is not a folder: name the one that holds {_first(layout)}")
+    image_dir, label_dir = (_folder(root, template, split, layout) for template in (layout.images, layout.labels))
+    images = _by_name(image_dir, layout.image_suffix, SUFFIXES, "image")
+    labels = _by_name(label_dir, layout.label_suffix, LABEL_SUFFIXES, "label")
     if not images:
-        raise UserError(f"{image_dir} holds no images ({', '.join(SUFFIXES)}): check --data {root}")
-    for missing, names, there, here in (
-        (sorted(set(images) - set(labels)), images, image_dir, label_dir),
-        (sorted(set(labels) - set(images)), labels, label_dir, image_dir),
-    ):
-        if missing:
-            what = "label" if there == image_dir else "image"
-            more = f" (and {len(missing) - 1} more like it)" if len(missing) > 1 else ""
+        searched = f"*{layout.image_suffix}" if layout.image_suffix else ", ".join(SUFFIXES)
+        raise UserError(f"{image_dir} holds no images ({searched}): check --data {root}")
+    if layout.names:
+        listed = _listed_names(root, layout.names, split)
+        absent = sorted(name for name in listed if name not in images)
+        if absent:
             raise UserError(
-                f"{there / names[missing[0]]} has no {what} {missing[0]}.* in {here}{more}: "
-                "add the file, or remove its partner"
+                f"{len(absent)} names in {root / _fill(layout.names, split)} have no image in {image_dir}: "
+                f"{_shown(absent)}: add the files, or take the names out"
             )
-    return Split(image_dir, label_dir, [(images[stem], labels[stem]) for stem in sorted(images)])
+        images = {name: images[name] for name in listed}
+        labels = {name: file for name, file in labels.items() if name in images}
+    _require_partners(images, labels, image_dir, label_dir)
+    return Split(image_dir, label_dir, [(images[name], labels[name]) for name in sorted(images)], layout.label_ids)
 
 
-def _split_folder(root: Path, part: str, split: str) -> Path:
-    parent = root / part
+def _require_partners(images: dict[str, str], labels: dict[str, str], image_dir: Path, label_dir: Path) -> None:
+    for names, others, folder, other_folder, kind in (
+        (images, labels, image_dir, label_dir, "label"),
+        (labels, images, label_dir, image_dir, "image"),
+    ):
+        lonely = [names[name] for name in sorted(set(names) - set(others))]
+        if len(lonely) == 1:
+            what = f"{folder / lonely[0]} has no {kind} in {other_folder}: add the file, or remove its partner"
+            raise UserError(what)
+        if lonely:
+            raise UserError(
+                f"{len(lonely)} files in {folder} have no {kind} in {other_folder}: {_shown(lonely)}: "
+                "add the files, or remove their partners"
+            )
+
+
+def _shown(names: list[str]) -> str:
+    more = f" and {len(names) - NUM_LISTED} more" if len(names) > NUM_LISTED else ""
+    return ", ".join(names[:NUM_LISTED]) + more
+
+
+def _first(layout: Layout) -> str:
+    return " and ".join(f"{template.split('/')[0]}/" for template in (layout.images, layout.labels))
+
+
+def _fill(template: str, split: str) -> str:
+    return template.replace("{split}", split)
+
+
+def _folder(root: Path, template: str, split: str, layout: Layout) -> Path:
+    """Returns the folder of a split: {split} stands for its folder, whichever of the usual names that has."""
+    before, has_split, after = template.partition("{split}")
+    parent = root / before
     if not parent.is_dir():
-        raise UserError(
-            f"--data {root} has no folder {part}/: it must hold images/ and annotations/, each with train and val"
-        )
+        raise UserError(f"--data {root} has no folder {before}: it must hold {_first(layout)}, each with train and val")
+    if not has_split:
+        return parent
     folders = sorted(folder for folder in parent.iterdir() if folder.is_dir())
     exact = [folder for folder in folders if folder.name.lower() in SPLITS[split]]
     found = exact or [folder for folder in folders if folder.name.lower().startswith(split)]
@@ -84,17 +124,37 @@ def _split_folder(root: Path, part: str, split: str) -> Path:
         raise UserError(
             f"{parent} has several folders for '{split}' ({', '.join(f.name for f in found)}): keep one of them"
         )
-    return found[0]
+    folder = found[0] / after.strip("/")
+    if not folder.is_dir():
+        raise UserError(f"--data {root} has no folder {folder.relative_to(root)}: check the config's layout")
+    return folder
 
 
-def _by_stem(folder: Path, suffixes: tuple[str, ...], kind: str) -> dict[str, str]:
+def _listed_names(root: Path, template: str, split: str) -> list[str]:
+    path = root / _fill(template, split)
+    try:
+        names = path.read_text(encoding="utf-8").split()
+    except (OSError, ValueError) as error:
+        raise UserError(f"list of names {path} cannot be read ({error}): check --data {root}") from None
+    if not names:
+        raise UserError(f"list of names {path} is empty: check --data {root}")
+    return sorted(set(names))
+
+
+def _by_name(folder: Path, suffix: str, suffixes: tuple[str, ...], kind: str) -> dict[str, str]:
+    """Returns the files of a folder and its subfolders, by what stands before the suffix."""
     names: dict[str, str] = {}
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in suffixes or not path.is_file() or path.name.startswith("."):
+        if not path.is_file() or path.name.startswith("."):
             continue
-        name = path.relative_to(folder).as_posix()
-        stem = name[: -len(path.suffix)]
-        if stem in names:
-            raise UserError(f"{folder} holds two {kind} files for '{stem}' ({names[stem]}, {name}): remove one of them")
-        names[stem] = name
+        file = path.relative_to(folder).as_posix()
+        if suffix and file.endswith(suffix):
+            name = file.removesuffix(suffix)
+        elif not suffix and path.suffix.lower() in suffixes:
+            name = file[: -len(path.suffix)]
+        else:
+            continue
+        if name in names:
+            raise UserError(f"{folder} holds two {kind} files for '{name}' ({names[name]}, {file}): remove one of them")
+        names[name] = file
     return names

@@ -1,0 +1,66 @@
+"""`SlidingEncoderDecoder`: mmseg's segmentor with sliding windows that run as batches and may exceed the image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, cat
+from torch.nn import functional
+
+from splitmask_backbones import _mmcv_stub
+from splitmask_backbones.errors import UserError
+
+_mmcv_stub.install()  # before mmseg, which cannot be imported with mmcv-lite alone
+from mmseg.models import EncoderDecoder  # noqa: E402
+from mmseg.registry import MODELS  # noqa: E402
+
+WINDOW_BATCH = 8
+
+
+def window_starts(size: int, window: int, stride: int) -> list[int]:
+    """Returns where the windows of one axis begin: every `stride`, the last one flush with the end, as in mmseg.
+
+    Args:
+        size: pixels of the axis, at least `window`.
+        window: its length.
+        stride: between windows.
+    """
+    return [*range(0, size - window, stride), size - window]
+
+
+@MODELS.register_module()
+class SlidingEncoderDecoder(EncoderDecoder):
+    """`EncoderDecoder` whose `test_cfg=dict(mode="slide", crop_size=, stride=)` is quicker and never too large.
+
+    Windows run `test_cfg.window_batch` (8) at a time. Images smaller than the window are padded to it with zeros at
+    the bottom and right, as crops are in training, where mmseg passes on a smaller window: learned positions would then
+    be squeezed as they never were in training, and encoders of one size fail. Other images get mmseg's numbers.
+    """
+
+    def slide_inference(self, inputs: Tensor, batch_img_metas: list[dict[str, Any]]) -> Tensor:
+        """Returns logits `(B, classes, H, W)` of images `(B, 3, H, W)`: the mean over all windows of a pixel.
+
+        Raises:
+            ValueError: a stride larger than the window, which would leave pixels out.
+        """
+        window, stride = self.test_cfg.crop_size, self.test_cfg.stride
+        if any(step > side or step < 1 for step, side in zip(stride, window, strict=True)):
+            raise UserError(f"test_cfg.stride {stride} must lie between 1 and the window {window}")
+        height, width = inputs.shape[-2:]
+        inputs = functional.pad(inputs, (0, max(0, window[1] - width), 0, max(0, window[0] - height)))
+        starts = [window_starts(inputs.shape[2 + i], window[i], stride[i]) for i in (0, 1)]
+        places = [(top, left) for top in starts[0] for left in starts[1]]
+        metas = [{**meta, "img_shape": tuple(window), "pad_shape": tuple(window)} for meta in batch_img_metas]
+        total = inputs.new_zeros((len(inputs), self.out_channels, *inputs.shape[-2:]))
+        count = inputs.new_zeros((1, 1, *inputs.shape[-2:]))
+        at_once = max(1, int(self.test_cfg.get("window_batch", WINDOW_BATCH)) // len(inputs))
+        for first in range(0, len(places), at_once):
+            some = [
+                (slice(top, top + window[0]), slice(left, left + window[1]))
+                for top, left in places[first : first + at_once]
+            ]
+            logits = self.encode_decode(cat([inputs[:, :, rows, cols] for rows, cols in some]), metas * len(some))
+            for (rows, cols), part in zip(some, logits.split(len(inputs)), strict=True):
+                total[:, :, rows, cols] += part
+                count[:, :, rows, cols] += 1
+        return (total / count)[:, :, :height, :width]

@@ -1,0 +1,86 @@
+"""Sliding windows: mmseg's own numbers, in batches; padded where the image is smaller than the window."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+pytest.importorskip("mmcv", reason="the extra 'segmentation' is not installed")
+pytest.importorskip("splitmask_backbones.mmseg")  # before any other import of mmseg: it puts the stub in place
+
+from mmengine.config import ConfigDict
+from mmseg.models import EncoderDecoder
+from mmseg.registry import MODELS
+from mmseg.utils import register_all_modules
+
+from splitmask_backbones.mmseg_slide import window_starts
+
+WINDOW, STRIDE = (48, 64), (32, 40)
+
+
+@pytest.fixture(scope="module")
+def model():
+    register_all_modules(init_default_scope=True)
+    torch.manual_seed(0)
+    backbone = {"type": "SplitMaskViT", "encoder": "vit_tiny", "embed_dim": 24, "num_heads": 3, "depth": 2}
+    head = {"type": "UPerHead", "in_channels": [8] * 4, "in_index": [0, 1, 2, 3], "channels": 8, "num_classes": 3}
+    test_cfg = {"mode": "slide", "crop_size": WINDOW, "stride": STRIDE}
+    return MODELS.build(
+        ConfigDict(
+            type="SlidingEncoderDecoder",
+            data_preprocessor={"type": "SegDataPreProcessor"},
+            backbone={**backbone, "out_channels": 8},
+            decode_head={**head, "norm_cfg": {"type": "BN"}, "align_corners": False},
+            test_cfg=test_cfg,
+        )
+    ).eval()
+
+
+def metas(images):
+    return [{"ori_shape": tuple(images.shape[2:]), "img_shape": tuple(images.shape[2:])} for _ in images]
+
+
+@pytest.mark.parametrize("size", [(48, 64), (49, 64), (80, 104), (81, 150), (130, 64)])
+@pytest.mark.parametrize("window_batch", [1, 3, 100])
+@torch.no_grad()
+def test_equals_mmsegs_own(model, size, window_batch):
+    model.test_cfg.window_batch = window_batch
+    images = torch.randn(2, 3, *size)
+    theirs = EncoderDecoder.slide_inference(model, images, metas(images))
+    torch.testing.assert_close(model.slide_inference(images, metas(images)), theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(20, 30), (48, 10), (20, 150), (1, 1)])
+@torch.no_grad()
+def test_images_smaller_than_the_window_are_padded(model, size):
+    images = torch.randn(1, 3, *size)
+    padded = functional.pad(images, (0, max(0, WINDOW[1] - size[1]), 0, max(0, WINDOW[0] - size[0])))
+    expected = EncoderDecoder.slide_inference(model, padded, metas(padded))[:, :, : size[0], : size[1]]
+    found = model.inference(images, metas(images))
+    assert found.shape == (1, 3, *size)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_windows_run_as_batches(model, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(model, "encode_decode", lambda x, m: sizes.append((len(x), len(m))) or x[:, :3])
+    model.test_cfg.window_batch = 4
+    images = torch.randn(1, 3, 112, 144)  # 3 x 3 windows
+    torch.testing.assert_close(model.slide_inference(images, metas(images)), images)  # the mean of equal logits
+    assert sizes == [(4, 4), (4, 4), (1, 1)]
+
+
+@torch.no_grad()
+def test_a_stride_that_leaves_pixels_out(model, monkeypatch):
+    monkeypatch.setattr(model.test_cfg, "stride", (49, 40))
+    with pytest.raises(ValueError, match=r"test_cfg.stride \(49, 40\) must lie between 1 and the window"):
+        model.slide_inference(torch.randn(1, 3, 150, 150), [{}])
+
+
+@pytest.mark.parametrize("size", range(5, 30))
+def test_windows_cover_everything_and_end_at_the_border(size):
+    starts = window_starts(size, 5, 3)
+    assert sorted({i + start for start in starts for i in range(5)}) == list(range(size))
+    assert starts[0] == 0 and starts[-1] == size - 5 and len(starts) == len(set(starts))
