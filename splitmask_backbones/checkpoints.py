@@ -42,6 +42,11 @@ class LoadReport:
         """Whether every key of the file and every parameter of the encoder is accounted for."""
         return not self.unexpected and not self.missing
 
+    def as_json(self) -> dict[str, Any]:
+        """Returns the report for a file: the source, whether it is complete, and every key with what became of it."""
+        keys = [{"key": key, "state": state, "reason": reason} for key, state, reason in self.rows()]
+        return {"source": self.path, "complete": self.complete, "keys": keys}
+
     def rows(self) -> list[tuple[str, str, str]]:
         """Returns (key, what became of it, why) for every key, what was not simply loaded first."""
         entries = [(key, "missing", "random values") for key in self.missing]

@@ -111,6 +111,9 @@ def test_a_run_writes_what_the_contract_names(base: Path) -> None:
     assert [entry["step"] for entry in evaluations] == [4, STEPS]
     assert {kind: evaluations[-1][kind] for kind in ("bbox", "segm")} == results
     assert json.loads((done / "best.json").read_text()) in evaluations
+    loaded = json.loads((done / "load_report.json").read_text())
+    states = {entry["key"]: entry["state"] for entry in loaded["keys"]}
+    assert loaded["complete"] and states["pos_embed"] == "resized" and states["blocks.0.norm1.weight"] == "loaded"
     report = json.loads((done / "data_report.json").read_text())
     assert (report["train"]["images_used"], report["val"]["annotations_used"]) == (6, 6)
     detections = json.loads((done / "detections.json").read_text())

@@ -106,20 +106,9 @@ def _show(done: Any, destination: Path) -> None:
             f"warning: {len(report.missing)} parameters missing and {len(report.unexpected)} keys unexpected: "
             "the result is partial\n"
         )
-    rows = [{"key": key, "state": what, "reason": why} for key, what, why in report.rows()]
     path = destination.with_name(destination.name + ".report.json")
-    write_json(
-        path,
-        {
-            "source": report.path,
-            "family": done.family,
-            "target": done.target,
-            "complete": report.complete,
-            "differences": done.differences,
-            "tolerance": done.tolerance,
-            "keys": rows,
-        },
-    )
+    proof = {"family": done.family, "target": done.target, "differences": done.differences, "tolerance": done.tolerance}
+    write_json(path, {**proof, **report.as_json()})
     sys.stdout.write(f"wrote {destination}, report {path}\n")
 
 

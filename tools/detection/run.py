@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 RESULTS = "results.json"
 REPORT = "data_report.json"
+LOAD_REPORT = "load_report.json"
 
 
 def train(args: argparse.Namespace, base: DetRecipe, given: dict[str, Any]) -> None:
@@ -87,6 +88,8 @@ def train(args: argparse.Namespace, base: DetRecipe, given: dict[str, Any]) -> N
             _say(folder, f"{folder.path / RESULTS} is finished: nothing to do")
         else:
             _report(splits, identity["unusable"], folder)
+            if folder.is_main and detector.encoder.load_report is not None:
+                write_json(folder.path / LOAD_REPORT, detector.encoder.load_report.as_json())
             public = {key: value for key, value in config.items() if key != "free"}
 
             def measure(step: int) -> dict[str, Any] | None:
