@@ -36,6 +36,13 @@ class MetricsLog:
             if name not in ("step", "epoch", "images") and value is not None:
                 self._writer.add_scalar(f"train/{name}", value, entry["step"])
 
+    def scalars(self, prefix: str, values: dict[str, float | None], step: int) -> None:
+        """Writes values of something else than training, such as "val", to TensorBoard alone."""
+        for name, value in values.items():
+            if value is not None:
+                self._writer.add_scalar(f"{prefix}/{name}", value, step)
+        self._writer.flush()
+
     def close(self) -> None:
         """Flushes and closes both."""
         self._file.close()

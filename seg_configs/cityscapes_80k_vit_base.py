@@ -29,11 +29,11 @@ train_pipeline = [
     dict(type="RandomCrop", crop_size=(768, 768), cat_max_ratio=0.75),
     dict(type="RandomFlip", prob=0.5),
     dict(type="PhotoMetricDistortion"),
-    dict(type="PackSegInputs"),
+    dict(type="SegPack"),
 ]
 test_pipeline = [
     dict(type="SegImage"),
     dict(type="SegResize", scale=(2048, 1024), keep_ratio=True),
     dict(type="SegLabel"),
-    dict(type="PackSegInputs"),
+    dict(type="SegPack"),
 ]

@@ -22,10 +22,10 @@ train_pipeline = [
     dict(type="SegLabel"),
     dict(type="RandomCrop", crop_size=(128, 128)),
     dict(type="RandomFlip", prob=0.5),
-    dict(type="PackSegInputs"),
+    dict(type="SegPack"),
 ]
 test_pipeline = [
     dict(type="SegImage"),
     dict(type="SegLabel"),
-    dict(type="PackSegInputs"),
+    dict(type="SegPack"),
 ]

@@ -26,11 +26,11 @@ train_pipeline = [
     dict(type="RandomCrop", crop_size=(480, 480), cat_max_ratio=0.75),
     dict(type="RandomFlip", prob=0.5),
     dict(type="PhotoMetricDistortion"),
-    dict(type="PackSegInputs"),
+    dict(type="SegPack"),
 ]
 test_pipeline = [
     dict(type="SegImage"),
     dict(type="SegResize", scale=(520, 520), keep_ratio=True),
     dict(type="SegLabel"),
-    dict(type="PackSegInputs"),
+    dict(type="SegPack"),
 ]

@@ -46,7 +46,7 @@ class SplitMaskViT(BaseModule):
 
     The weights are loaded when the module is built, strictly, and mmengine's log has the report; the framework's
     `init_weights` neither repeats nor undoes that. Levels that no head reads (a single-scale head has one `in_index`)
-    get no gradient: several processes then need `find_unused_parameters=True`, as with any backbone of mmseg.
+    get no gradient: several processes then need `find_unused_parameters=True`.
 
     Args:
         encoder: a name such as "vit_small", or a ready `VisionTransformer`; None lets the weights file decide.

@@ -45,7 +45,7 @@ def sync_to_plain(value):
 
 
 def train_and_predict(model, unread=()):
-    """Asserts that a step moves every parameter but those of levels that no head reads; predictions fit the image."""
+    """Asserts that a step moves every parameter but those of unread levels; predicts at the original size."""
     torch.manual_seed(0)
     optimizer = {"type": "AdamW", "lr": 1e-2, "weight_decay": 0.05}
     wrapper = build_optim_wrapper(

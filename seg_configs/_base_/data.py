@@ -1,7 +1,7 @@
 """Reading and augmentation. Folders and classes come from the command line (`--data`, `--classes`).
 
 `SegImage` and `SegLabel` read with pillow: palette files are read as indices, never as colours.
-`SegResize` is mmcv's Resize that leaves no side without a pixel.
+`SegResize` is mmcv's Resize that leaves no side without a pixel, `SegPack` mmseg's PackSegInputs for such images too.
 """
 
 img_size = 512  # of the training crop
@@ -24,13 +24,13 @@ train_pipeline = [
     dict(type="RandomCrop", crop_size=(512, 512), cat_max_ratio=0.75),
     dict(type="RandomFlip", prob=0.5),
     dict(type="PhotoMetricDistortion"),
-    dict(type="PackSegInputs"),
+    dict(type="SegPack"),
 ]
 test_pipeline = [
     dict(type="SegImage"),
     dict(type="SegResize", scale=(2048, 512), keep_ratio=True),  # the image alone: predictions are scaled back
     dict(type="SegLabel"),
-    dict(type="PackSegInputs"),
+    dict(type="SegPack"),
 ]
 tta = dict(ratios=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75), flip=True)  # of --tta: factors on the size of test_pipeline
 use_tta = False  # True: as --tta

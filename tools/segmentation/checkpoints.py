@@ -84,6 +84,20 @@ def save(runner: Any, folder: Path, step: int) -> Path:
     return path
 
 
+def save_weights(path: Path, model: torch.nn.Module, meta: dict[str, Any]) -> None:
+    """Writes `{"state_dict", "meta"}` and its checksum; an earlier file is replaced at once or not at all."""
+    beside = path.with_name(f".{path.name}.tmp")
+    try:
+        torch.save({"state_dict": model.state_dict(), "meta": meta}, beside)
+        checksum = _sha256(beside) + "\n"
+        _checksum_file(path).unlink(missing_ok=True)  # in between, neither the old nor the new file looks whole
+        os.replace(beside, path)
+        write_atomically(_checksum_file(path), checksum.encode())
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
 def verify(path: Path) -> None:
     """Raises ValueError unless the file is the one whose checksum was written."""
     try:

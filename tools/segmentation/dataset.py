@@ -1,4 +1,4 @@
-"""mmseg's view of the checked pairs: `SegPairs` (dataset), `SegImage` and `SegLabel` (readers), `SegResize`."""
+"""mmseg's view of the checked pairs: `SegPairs` (dataset), `SegImage`, `SegLabel` (readers), `SegResize`, `SegPack`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from mmcv import rescale_size
 from mmcv.transforms import BaseTransform, Resize
 from mmseg.datasets import BaseSegDataset
+from mmseg.datasets.transforms import PackSegInputs
 from mmseg.registry import DATASETS, TRANSFORMS
 
 from pretrain.images import read_image
@@ -101,9 +102,12 @@ class SegResize(Resize):
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Returns the results with the resized image and label map."""
-        if self.keep_ratio and self.scale is not None:
+        if self.keep_ratio or self.scale is None:
             height, width = results["img"].shape[:2]
-            size = rescale_size((width, height), self.scale)
+            if self.scale is None:
+                size = tuple(int(side * f + 0.5) for side, f in zip((width, height), self.scale_factor, strict=True))
+            else:
+                size = rescale_size((width, height), self.scale)
             if min(size) < 1:
                 thin = Resize(scale=(max(1, size[0]), max(1, size[1])), interpolation=self.interpolation)
                 return thin.transform(results)
@@ -125,3 +129,16 @@ class SegLabel(BaseTransform):
             read_label(results["seg_map_path"], results.get("label_ids", ())), bool(results["reduce_zero_label"])
         )
         return {**results, "gt_seg_map": labels, "seg_fields": [*results.get("seg_fields", ()), "gt_seg_map"]}
+
+
+@TRANSFORMS.register_module()
+class SegPack(PackSegInputs):
+    """mmseg's `PackSegInputs`, which fails on a flipped image of one pixel's width: torch takes no negative strides."""
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Returns `inputs` and `data_samples`."""
+        results = dict(results)
+        for key in ("img", "gt_seg_map"):
+            if key in results:
+                results[key] = np.array(results[key], order="C")
+        return super().transform(results)

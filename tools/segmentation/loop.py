@@ -28,6 +28,7 @@ from pretrain.schedule import warmup_poly
 from pretrain.signals import StopSignals
 from splitmask_backbones.errors import UserError
 from tools.segmentation import checkpoints
+from tools.segmentation.evaluations import is_recorded, record_evaluation
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -117,12 +118,12 @@ class SeekingTrainLoop(IterBasedTrainLoop):
 
 
 class RunHook(Hook):
-    """Stops on a loss that is not finite, logs, saves, and obeys SIGTERM and SIGINT after the running update.
+    """Stops on a loss that is not finite, logs, saves, evaluates; obeys SIGTERM and SIGINT after the running update.
 
     Args:
         folder: of the run: metrics.jsonl, TensorBoard events, checkpoints/.
         stop: signals received.
-        batch_size, steps_per_epoch, total_steps, log_every, save_every: as in the config.
+        batch_size, steps_per_epoch, total_steps, log_every, save_every, eval_every: as in the config.
     """
 
     priority = "VERY_LOW"
@@ -137,16 +138,19 @@ class RunHook(Hook):
         total_steps: int,
         log_every: int,
         save_every: int,
+        eval_every: int | None = None,
     ) -> None:
         self.folder, self.stop = folder, stop
         self.batch_size, self.steps_per_epoch, self.total_steps = batch_size, steps_per_epoch, total_steps
-        self.log_every, self.save_every = log_every, save_every
+        self.log_every, self.save_every, self.eval_every = log_every, save_every, eval_every
 
     def before_train(self, runner: Any) -> None:
         """Opens log and progress; from here on a signal waits for the running update."""
         self.log = MetricsLog(self.folder, runner.iter)
         self.progress = ProgressLine(self.total_steps, runner.iter, "train").__enter__()
         self.stop.graceful = True
+        if self._evaluation_due(runner.iter) and not is_recorded(self.folder, runner.iter):
+            self._evaluate(runner, runner.iter)  # the run was stopped before it could be made
         self.waiting, self.since, self.images = 0.0, time.monotonic(), 0
         self.ended = self.since
 
@@ -179,12 +183,34 @@ class RunHook(Hook):
             self._write(
                 step, values, max(group["lr"] for group in runner.optim_wrapper.optimizer.param_groups), grad_norm
             )
-        received = self.stop.received
-        if step % self.save_every == 0 or step == self.total_steps or received:
+        received, due = self.stop.received, self._evaluation_due(step)
+        if step % self.save_every == 0 or step == self.total_steps or received or due:
+            # Also before an evaluation, which takes long: what came before it is not lost.
             checkpoints.save(runner, self.folder / "checkpoints", step)
+        if due and not received:
+            started = time.monotonic()
+            self._evaluate(runner, step)
+            self.since += time.monotonic() - started
         if received and step < self.total_steps:
             raise SystemExit(128 + received)
         self.ended = time.monotonic()
+
+    def after_val_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Obeys a signal in the middle of an evaluation: the state is saved, and a resume evaluates again."""
+        if self.stop.received:
+            raise SystemExit(128 + self.stop.received)
+
+    def _evaluation_due(self, step: int) -> bool:
+        """Returns whether an evaluation belongs after `step` updates; the one after the last gives results.json."""
+        return self.eval_every is not None and 0 < step < self.total_steps and step % self.eval_every == 0
+
+    def _evaluate(self, runner: Any, step: int) -> None:
+        results = runner.val_loop.run()
+        runner.model.train()
+        best = record_evaluation(self.folder, step, results, runner.model)
+        self.log.scalars("val", {name: results[name] for name in ("mIoU", "mAcc", "aAcc")}, step)
+        shown = "undefined" if results["mIoU"] is None else f"{results['mIoU']:.2f}"
+        sys.stdout.write(f"step {step}: mIoU {shown}, {'the best' if best else 'not the best'} so far\n")
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         """Makes the checkpoint one that torch reads safely."""
@@ -227,10 +253,18 @@ class TestProgressHook(Hook):
         """Starts the clock."""
         self.started = self.shown = time.monotonic()
 
+    before_val = before_test
+
     def after_test_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Writes the line when it is time."""
+        self._show(batch_idx + 1, len(runner.test_dataloader))
+
+    def after_val_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Writes the line when it is time."""
+        self._show(batch_idx + 1, len(runner.val_dataloader))
+
+    def _show(self, done: int, total: int) -> None:
         now = time.monotonic()
         if now - self.shown > self.seconds:
-            total, done = len(runner.test_dataloader), batch_idx + 1
             self.shown = now
             self.write(f"evaluated {done}/{total}  {(now - self.started) / done * (total - done):.0f} s left\n")

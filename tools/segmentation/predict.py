@@ -48,6 +48,7 @@ def predict_pictures(
         ValueError: none of the pictures can be read.
     """
     from mmcv.transforms import Compose
+    from mmengine.dataset import pseudo_collate
 
     transforms = Compose(pipeline)
     model.eval()
@@ -60,8 +61,7 @@ def predict_pictures(
             reason = f"{path}: {error}"
             sys.stderr.write(f"warning: unreadable image {reason}\n")
             continue
-        batch = {"inputs": [sample["inputs"]], "data_samples": [sample["data_samples"]]}
-        result = model.test_step(batch)[0]  # type: ignore[operator]
+        result = model.test_step(pseudo_collate([sample]))[0]  # type: ignore[operator]
         labels = result.pred_sem_seg.data[0].cpu().numpy()
         target = (out / name).with_suffix(".png")
         if target in written:  # a.jpg and a.png

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
+from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from mmseg.utils import register_all_modules
@@ -28,6 +29,7 @@ from tools.segmentation.dataset import SegPairs
 from tools.segmentation.loop import RunHook, TestProgressHook
 from tools.segmentation.pairs import Split
 from tools.segmentation.results import ClassIoU
+from tools.segmentation.tta import MeanOfViews, tta_pipeline
 
 
 class QuietRunner(Runner):
@@ -67,7 +69,7 @@ def config_errors() -> Iterator[None]:
         raise UserError(f"the config does not build a segmentor ({text}): correct its values") from error
 
 
-def _runner(config: dict[str, Any], folder: Path, **kwargs: Any) -> QuietRunner:
+def _runner(config: dict[str, Any], folder: Path, hooks: list[Hook], **kwargs: Any) -> QuietRunner:
     with config_errors():
         whole = Config(config)
         return QuietRunner(
@@ -79,6 +81,8 @@ def _runner(config: dict[str, Any], folder: Path, **kwargs: Any) -> QuietRunner:
             randomness={"seed": config["seed"]},
             experiment_name=folder.resolve().name,
             cfg=whole,
+            visualizer=whole.visualizer,
+            custom_hooks=[*hooks, *(whole.custom_hooks or [])],
             **kwargs,
         )
 
@@ -95,17 +99,37 @@ def build_test_runner(
     config: dict[str, Any], folder: Path, split: Split | None, classes: Classes, workers: int
 ) -> QuietRunner:
     """Returns a runner that can evaluate (with a `split`) and predict; its model is as initialised."""
-    return _runner(config, folder, custom_hooks=[TestProgressHook()], **_test_part(config, split, classes, workers))
+    part = {} if split is None else _evaluation("test", test_pipeline(config), config, split, classes, workers)
+    return _runner(config, folder, [TestProgressHook()], **part)
 
 
-def _test_part(config: dict[str, Any], split: Split | None, classes: Classes, workers: int) -> dict[str, Any]:
-    if split is None:
-        return {}
-    dataset = _dataset(split, classes, config["test_pipeline"], config["seed"], test_mode=True)
+def test_pipeline(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns the pipeline of the evaluation that counts, with every view of an image where the config says so."""
+    pipeline = config["test_pipeline"]
+    return tta_pipeline(pipeline, config["tta"]["ratios"], config["tta"]["flip"]) if config["use_tta"] else pipeline
+
+
+def evaluate(runner: QuietRunner, config: dict[str, Any]) -> dict[str, Any]:
+    """Returns the contents of results.json."""
+    segmentor = runner.model
+    if config["use_tta"]:
+        runner.model = MeanOfViews(segmentor)
+    try:
+        return runner.test()
+    finally:
+        runner.model = segmentor
+
+
+def _evaluation(
+    kind: str, pipeline: list[dict[str, Any]], config: dict[str, Any], split: Split, classes: Classes, workers: int
+) -> dict[str, Any]:
+    """Returns the runner's arguments for a loop over a split; `kind` is "val" (while it trains) or "test"."""
+    dataset = _dataset(split, classes, pipeline, config["seed"], test_mode=True)
     loader: DataLoader[Any] = DataLoader(
         dataset, batch_size=1, num_workers=workers, collate_fn=pseudo_collate, worker_init_fn=_start_worker
     )
-    return {"test_dataloader": loader, "test_cfg": {"type": "TestLoop"}, "test_evaluator": {"type": ClassIoU}}
+    loop = {"type": "ValLoop" if kind == "val" else "TestLoop"}
+    return {f"{kind}_dataloader": loader, f"{kind}_cfg": loop, f"{kind}_evaluator": {"type": ClassIoU}}
 
 
 def build_train_runner(
@@ -129,10 +153,15 @@ def build_train_runner(
         total_steps=config["steps"],
         log_every=config["log_every"],
         save_every=config["save_every"],
+        eval_every=config["eval_every"],
     )
+    evaluations = _evaluation("test", test_pipeline(config), config, splits["val"], classes, workers)
+    if config["eval_every"] is not None:
+        evaluations |= _evaluation("val", config["test_pipeline"], config, splits["val"], classes, workers)
     runner = _runner(
         config,
         folder,
+        [hook, TestProgressHook()],
         # Never iterated: the loop seeks its own batches in the dataset.
         train_dataloader=DataLoader(dataset, batch_size=config["batch_size"], collate_fn=pseudo_collate),
         train_cfg={
@@ -147,10 +176,9 @@ def build_train_runner(
             **config["optim_wrapper"],
             "type": "Bf16OptimWrapper" if precision == "bf16" else "OptimWrapper",
         },
-        custom_hooks=[hook, TestProgressHook()],
         load_from=None if resume_from is None else str(resume_from),
         resume=resume_from is not None,
-        **_test_part(config, splits["val"], classes, workers),
+        **evaluations,
     )
     if resume_from is not None:
         checkpoints.check_fits(resume_from, runner.model)
