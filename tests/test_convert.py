@@ -164,6 +164,19 @@ def test_to_mmseg_loads_into_its_backbone(token, tmp_path):
         torch.testing.assert_close(model(images)[-1], encoder.forward_maps(images)[-1], atol=1e-5, rtol=1e-5)
 
 
+def test_beit_to_mmseg_and_back(tmp_path):
+    pytest.importorskip("splitmask_backbones.mmseg", reason="the extra 'segmentation' is not installed")
+    model = beit(use_rel_pos_bias=True)
+    torch.save(model.state_dict(), tmp_path / "in.pth")
+    convert(tmp_path / "in.pth", tmp_path / "ours.safetensors")
+    done = convert(tmp_path / "ours.safetensors", tmp_path / "out.pth", to="mmseg")
+    assert done.differences["target"] <= done.tolerance  # against mmseg's own BEiT
+    state = torch.load(tmp_path / "out.pth", weights_only=True)["state_dict"]
+    assert torch.equal(state["backbone.layers.1.gamma_2"], model.blocks[1].gamma_2)
+    name = "backbone.layers.0.attn.relative_position_bias_table"
+    assert torch.equal(state[name], model.blocks[0].attn.relative_position_bias_table)
+
+
 def vitdet(windows: bool = True, rel_pos: bool = True) -> Any:
     from detectron2.modeling import SimpleFeaturePyramid, ViT
     from detectron2.modeling.backbone.fpn import LastLevelMaxPool
