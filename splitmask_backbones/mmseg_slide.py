@@ -1,4 +1,4 @@
-"""`SlidingEncoderDecoder`: mmseg's segmentor with sliding windows that run as batches and may exceed the image."""
+"""`SlidingEncoderDecoder`: mmseg's segmentor with sliding windows that run as batches."""
 
 from __future__ import annotations
 
@@ -30,11 +30,13 @@ def window_starts(size: int, window: int, stride: int) -> list[int]:
 
 @MODELS.register_module()
 class SlidingEncoderDecoder(EncoderDecoder):
-    """`EncoderDecoder` whose `test_cfg=dict(mode="slide", crop_size=, stride=)` is quicker and never too large.
+    """`EncoderDecoder` whose `test_cfg=dict(mode="slide", crop_size=, stride=)` runs windows as batches.
 
-    Windows run `test_cfg.window_batch` (8) at a time. Images smaller than the window are padded to it with zeros at
-    the bottom and right, as crops are in training, where mmseg passes on a smaller window: learned positions would then
-    be squeezed as they never were in training, and encoders of one size fail. Other images get mmseg's numbers.
+    `test_cfg.window_batch` (8) of them run at a time; the logits are mmseg's. Where the image is smaller than the
+    window in height or width, the window is as small. `test_cfg.pad_to_window=True` pads the image instead, with zeros
+    at the bottom and right as crops are in training: for backbones of one size, and for models that saw much padding.
+    It is not the default because it costs models that saw none: two of camvid_tiny, tested on 160 x 120 pixels, fell
+    from mIoU 19.6 and 20.3 to 17.3 and 16.2.
     """
 
     def slide_inference(self, inputs: Tensor, batch_img_metas: list[dict[str, Any]]) -> Tensor:
@@ -47,7 +49,10 @@ class SlidingEncoderDecoder(EncoderDecoder):
         if any(step > side or step < 1 for step, side in zip(stride, window, strict=True)):
             raise UserError(f"test_cfg.stride {stride} must lie between 1 and the window {window}")
         height, width = inputs.shape[-2:]
-        inputs = functional.pad(inputs, (0, max(0, window[1] - width), 0, max(0, window[0] - height)))
+        if self.test_cfg.get("pad_to_window", False):
+            inputs = functional.pad(inputs, (0, max(0, window[1] - width), 0, max(0, window[0] - height)))
+        else:
+            window = (min(window[0], height), min(window[1], width))
         starts = [window_starts(inputs.shape[2 + i], window[i], stride[i]) for i in (0, 1)]
         places = [(top, left) for top in starts[0] for left in starts[1]]
         metas = [{**meta, "img_shape": tuple(window), "pad_shape": tuple(window)} for meta in batch_img_metas]

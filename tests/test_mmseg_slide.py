@@ -1,4 +1,4 @@
-"""Sliding windows: mmseg's own numbers, in batches; padded where the image is smaller than the window."""
+"""Sliding windows: mmseg's own numbers, in batches; images smaller than the window, padded or not."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def metas(images):
     return [{"ori_shape": tuple(images.shape[2:]), "img_shape": tuple(images.shape[2:])} for _ in images]
 
 
-@pytest.mark.parametrize("size", [(48, 64), (49, 64), (80, 104), (81, 150), (130, 64)])
+@pytest.mark.parametrize("size", [(48, 64), (49, 64), (80, 104), (81, 150), (130, 64), (20, 30), (20, 150), (1, 1)])
 @pytest.mark.parametrize("window_batch", [1, 3, 100])
 @torch.no_grad()
 def test_equals_mmsegs_own(model, size, window_batch):
@@ -53,12 +53,14 @@ def test_equals_mmsegs_own(model, size, window_batch):
 
 @pytest.mark.parametrize("size", [(20, 30), (48, 10), (20, 150), (1, 1)])
 @torch.no_grad()
-def test_images_smaller_than_the_window_are_padded(model, size):
+def test_images_smaller_than_the_window_are_padded_on_request(model, size, monkeypatch):
+    monkeypatch.setitem(model.test_cfg, "pad_to_window", True)
     images = torch.randn(1, 3, *size)
     padded = functional.pad(images, (0, max(0, WINDOW[1] - size[1]), 0, max(0, WINDOW[0] - size[0])))
     expected = EncoderDecoder.slide_inference(model, padded, metas(padded))[:, :, : size[0], : size[1]]
     found = model.inference(images, metas(images))
     assert found.shape == (1, 3, *size)
+    assert not torch.allclose(found, EncoderDecoder.slide_inference(model, images, metas(images)), atol=1e-4)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 

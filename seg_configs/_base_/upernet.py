@@ -45,5 +45,5 @@ model = dict(
         loss_decode=dict(type="CrossEntropyLoss", use_sigmoid=False, loss_weight=0.4),
     ),
     train_cfg=dict(),
-    test_cfg=dict(mode="whole"),  # or mode="slide": the window is img_size, its stride two thirds of that
+    test_cfg=dict(mode="whole"),  # or mode="slide": the window is img_size, its stride two thirds
 )
