@@ -1,7 +1,7 @@
 """The encoder under UperNet against mmseg's own backbones with converted weights: logits, and ten steps of training.
 
-mmseg's own is right where the image has the size of the position table. `BEiT` is not here: mmseg drops the shared
-relative positions of its files.
+mmseg's own is right where the image has the size of the position table, and for BEiT with a table in each block: the
+shared table of BEiT's pre-trained files is what mmseg drops.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ VIT_KEYS = [
     (r"attn\.attn\.out_proj", "attn.proj"),
     (r"ffn\.layers\.0\.0", "mlp.fc1"),
     (r"ffn\.layers\.1", "mlp.fc2"),
+    (r"gamma_(\d)$", r"ls\1.gamma"),
 ]
+KINDS = ["VisionTransformer", "MAE", "BEiT"]
 
 
 @MODELS.register_module()
@@ -64,15 +66,19 @@ def segmentor(backbone):
     )
 
 
-def renamed(state):
+def renamed(state, kind):
     """Returns the state of an mmseg backbone under the encoder's names."""
     found = {}
     for key, value in state.items():
-        if "relative_position" in key or "gamma" in key:
+        if key.endswith("relative_position_index") or kind == "MAE" and ("relative_position" in key or "gamma" in key):
             continue
         for pattern, name in VIT_KEYS:
             key = re.sub(pattern, name, key)
         found[key] = value.clone()
+    if kind == "BEiT":
+        for i in range(DEPTH):
+            query, value = (found.pop(f"blocks.{i}.attn.{part}_bias") for part in "qv")
+            found[f"blocks.{i}.attn.qkv.bias"] = torch.cat([query, torch.zeros(DIM), value])
     return found
 
 
@@ -84,14 +90,18 @@ def pair(kind):
     theirs_cfg = {"type": kind, **sizes, "out_indices": TAPS, "norm_cfg": norm, "final_norm": False}
     if kind == "VisionTransformer":
         theirs_cfg["patch_bias"] = True
+    if kind == "BEiT":
+        theirs_cfg["init_values"] = 0.1
     theirs = segmentor({"type": "TheirsUnderOurPyramid", "backbone": theirs_cfg})
     for name, parameter in theirs.backbone.encoder.named_parameters():
-        if "relative_position" in name or "gamma" in name:
+        if kind == "MAE" and ("relative_position" in name or "gamma" in name):
             # MAE itself has neither; mmseg's, zeros and 0.1 at the start, would become something in training.
             torch.nn.init.constant_(parameter, float("gamma" in name)).requires_grad_(False)
         else:
             torch.nn.init.normal_(parameter, mean=float("norm" in name or ".ln" in name), std=0.1)
     arguments = {"embed_dim": DIM, "depth": DEPTH, "num_heads": HEADS, "img_size": SIZE, "out_indices": TAPS}
+    if kind == "BEiT":
+        arguments |= {"positions": "none", "relative_position_bias": "per_block", "layer_scale": 0.1}
     ours = segmentor(
         {
             "type": "SplitMaskViT",
@@ -103,7 +113,7 @@ def pair(kind):
             **arguments,
         }
     )
-    state = renamed(theirs.backbone.encoder.state_dict())
+    state = renamed(theirs.backbone.encoder.state_dict(), kind)
     ours.backbone.encoder.load_state_dict(state, strict=True)
     ours.backbone.pyramid.load_state_dict(theirs.backbone.pyramid.state_dict())
     ours.decode_head.load_state_dict(theirs.decode_head.state_dict())
@@ -117,7 +127,7 @@ def batch(step):
     return torch.randn(2, 3, SIZE, SIZE, generator=generator), samples
 
 
-@pytest.mark.parametrize("kind", ["VisionTransformer", "MAE"])
+@pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
 def test_same_logits(kind):
     theirs, ours = (model.eval() for model in pair(kind))
@@ -127,7 +137,7 @@ def test_same_logits(kind):
     torch.testing.assert_close(ours(images), expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["VisionTransformer", "MAE"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_same_loss_for_ten_steps(kind):
     losses = []
     for model in pair(kind):
