@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from pretrain.average import WeightAverage
 from pretrain.metrics import MetricsLog, ProgressLine
+from pretrain.ranks import agree, mean_over_ranks
 from pretrain.run_folder import CHECKPOINTS, RunFolder
 from pretrain.signals import StopSignals
 from pretrain.train_state import newest_checkpoint, restore, save_checkpoint
-from splitmask_backbones.errors import UserError
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -137,7 +137,7 @@ def fit(
                         metrics[name] = metrics.get(name, 0.0) + value.detach().float() / loop.accumulate
                 grad_norm = torch.nn.utils.clip_grad_norm_(parameters, loop.clip_grad or math.inf)
                 done = step + 1
-                stop_now = _agree(fabric, metrics["loss"], grad_norm, stop, step)
+                stop_now = agree(metrics["loss"], grad_norm, stop.received, step)
                 wrapped_optimizer.step()
                 wrapped_optimizer.zero_grad(set_to_none=True)
                 if average is not None:
@@ -145,7 +145,7 @@ def fit(
                 clock.images += loop.batch_size
                 if done % loop.log_every == 0 or done == loop.total_steps:
                     names = [name for name in metric_names if name in metrics]
-                    means = dict(zip(names, _mean_over_ranks(fabric, [metrics[n] for n in names]), strict=True))
+                    means = dict(zip(names, mean_over_ranks([metrics[n] for n in names]), strict=True))
                     if log and progress:
                         entry = {
                             "step": done,
@@ -199,28 +199,3 @@ class _Clock:
         result = self.images / elapsed, self._waited / elapsed
         self.images, self._waited, self._start = 0, 0.0, time.monotonic()
         return result
-
-
-def _agree(fabric: Fabric, loss: Tensor, grad_norm: Tensor, stop: StopSignals, step: int) -> int:
-    """Returns the signal that any rank received, or 0; raises on all ranks where any has a non-finite value."""
-    finite = torch.isfinite(loss) & torch.isfinite(grad_norm)
-    state = torch.stack([(~finite).float(), torch.tensor(float(stop.received or 0), device=loss.device)])
-    if fabric.world_size > 1:
-        torch.distributed.all_reduce(state, op=torch.distributed.ReduceOp.MAX)
-    bad, received = state.tolist()
-    if bad:
-        raise UserError(
-            f"the loss is not finite at step {step + 1} (loss {float(loss)}, gradient norm {float(grad_norm)}): "
-            "the last checkpoint is kept; use a lower --lr, a longer warm-up or --precision 32"
-        )
-    return int(received)
-
-
-def _mean_over_ranks(fabric: Fabric, values: list[Tensor]) -> list[float]:
-    if not values:
-        return []
-    stacked = torch.stack(values)
-    if fabric.world_size > 1:
-        torch.distributed.all_reduce(stacked)
-        stacked /= fabric.world_size
-    return [float(value) for value in stacked]

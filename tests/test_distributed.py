@@ -81,3 +81,49 @@ def test_the_tool_under_torchrun(tmp_path):
     for name in ("loss", "loss_inpaint", "loss_match", "grad_norm", "token_accuracy"):
         assert [line[name] for line in two] == pytest.approx([line[name] for line in one], rel=2e-4), name
     assert (tmp_path / "two/encoder.safetensors").exists()
+
+
+SEG_CONFIG = """
+_base_ = ["{root}/seg_configs/demo.py"]
+class_weights = None  # a weighted mean of each process's pixels is no mean of all pixels
+model = dict(
+    backbone=dict(embed_dim=24, depth=2, out_channels=8, drop_path_rate=0.0),
+    # On CPUs, batch statistics are each process's own.
+    decode_head=dict(channels=8, norm_cfg=dict(_delete_=True, type="GN", num_groups=2), dropout_ratio=0.0),
+)
+"""
+
+
+def test_train_seg_under_torchrun(tmp_path):
+    pytest.importorskip("mmcv", reason="the extra 'segmentation' is not installed")
+    from tests.test_seg_data import make_data
+
+    data = make_data(tmp_path / "data", count=5, size=(80, 72))
+    (data / "classes.json").write_text(json.dumps(["a", "b", "c"]))
+    (tmp_path / "config.py").write_text(SEG_CONFIG.format(root=ROOT))
+    tool = [ROOT / "tools/train_seg.py", tmp_path / "config.py", "--data", data, "--weights", "none", "--steps", 4]
+    tool += ["--batch-size", 4, "--img-size", 64, "--log-every", 1, "--workers", 0, "eval_every=2", "--output"]
+    call(sys.executable, *tool, tmp_path / "one")
+    call(*TORCHRUN, "--master-port=29533", *tool, tmp_path / "two")
+
+    def values(folder, file, *names):
+        lines = [json.loads(line) for line in (tmp_path / folder / file).read_text().splitlines()]
+        return [[line[name] for name in names] for line in lines]
+
+    names = ("step", "loss", "pixel_accuracy", "lr", "grad_norm")
+    one, two = (np.array(values(folder, "metrics.jsonl", *names)) for folder in ("one", "two"))
+    assert one.shape == (4, 5) and one[0, 1] != pytest.approx(one[-1, 1], rel=1e-3)
+    np.testing.assert_allclose(two, one, rtol=2e-4)
+    # five images for two processes: the last share is filled up, and what fills it does not count
+    one, two = (np.array(values(folder, "evaluations.jsonl", "step", "mIoU", "aAcc")) for folder in ("one", "two"))
+    assert one.shape == (2, 3)
+    np.testing.assert_allclose(two, one, rtol=2e-3)
+    weights = [
+        torch.load(tmp_path / folder / "checkpoints/step_00000004.pth", weights_only=True)["state_dict"]
+        for folder in ("one", "two")
+    ]
+    assert list(weights[0]) == list(weights[1])
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, atol=1e-4, rtol=1e-3, msg=name)
+    report = json.loads((tmp_path / "two/data_report.json").read_text())
+    assert report["train"]["images"] == 5

@@ -25,7 +25,8 @@ EXAMPLES = """examples:
 
 --data ROOT holds images/{train*,val*} and annotations/{train*,val*}; labels are one class index a pixel, 255 = ignore
 (ADE20K's own folder names: 0 = ignore, and its 150 classes). --eval-only and --predict use the newest checkpoint in
---output (--best: the best one); --predict with --weights on a new --output trains first."""
+--output (--best: the best one); --predict with --weights on a new --output trains first.
+Several GPUs: torchrun --nproc-per-node=8 tools/train_seg.py ...; --batch-size counts the images of all of them."""
 
 
 def build_parser() -> cli.Parser:
@@ -121,9 +122,9 @@ def main(argv: list[str]) -> int:
 
 
 def _check_options(args: argparse.Namespace, train: bool, trained: bool) -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and (args.predict or not train):
         raise UserError(
-            "tools/train_seg.py runs in one process: start it without torchrun; a smaller --batch-size scales the lr"
+            f"{'--predict' if args.predict else '--eval-only'} runs in one process: start it without torchrun"
         )
     if args.eval_only and args.resume:
         raise UserError("--eval-only and --resume exclude each other: --resume evaluates at its end")

@@ -7,7 +7,7 @@ crops are padded to and the sliding window (both from `img_size`).
 custom_imports = dict(imports=["splitmask_backbones.mmseg"])
 default_scope = "mmseg"
 
-norm_cfg = dict(type="BN", requires_grad=True)  # one process: nothing to synchronise
+norm_cfg = dict(type="BN", requires_grad=True)  # synchronised where there are several GPUs
 model = dict(
     type="SlidingEncoderDecoder",
     data_preprocessor=dict(

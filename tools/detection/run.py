@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from pretrain.loader import step_batches, steps_per_epoch
 from pretrain.run_folder import RunFolder, write_json
 from pretrain.signals import StopSignals
 from splitmask_backbones.errors import UserError
+from splitmask_backbones.files import sha256_of
 from splitmask_backbones.param_groups import param_groups
 from tools import cli
 from tools.detection import splits as data
@@ -85,7 +85,7 @@ def train(args: argparse.Namespace, base: DetRecipe, given: dict[str, Any]) -> N
         per_epoch = steps_per_epoch(len(train_set), recipe.batch_size)
         folder.write_config(config)
         if folder.finished:
-            _say(folder, f"{folder.path / RESULTS} is finished: nothing to do")
+            folder.say(f"{folder.path / RESULTS} is finished: nothing to do")
         else:
             _report(splits, identity["unusable"], folder)
             if folder.is_main and detector.encoder.load_report is not None:
@@ -96,7 +96,7 @@ def train(args: argparse.Namespace, base: DetRecipe, given: dict[str, Any]) -> N
                 results = _measure(fabric, detector, splits["val"], recipe, folder, args)
                 if results is not None and recipe.eval_every is not None:
                     best = record_evaluation(folder.path, step, results, detector, public)
-                    _say(folder, f"step {step}: the best so far" if best else f"step {step}: not the best")
+                    folder.say(f"step {step}: the best so far" if best else f"step {step}: not the best")
                 return results
 
             total_steps = _fit(fabric, detector, train_set, per_epoch, recipe, folder, args, measure)
@@ -127,7 +127,7 @@ def use(args: argparse.Namespace, given: dict[str, Any]) -> None:
         _load(detector, tensors, source, folder)
         fabric = make_fabric(recipe.precision)
         fabric.to_device(detector)
-        _say(folder, f"using {source} of {folder.path}")
+        folder.say(f"using {source} of {folder.path}")
         if args.eval_only:
             locations = data.locate(args.data, args.val, None, None, args.val_json, args.val_images, needed=("val",))
             splits = data.read_splits(locations, categories)
@@ -179,7 +179,7 @@ def _identity(
         for name, split in splits.items():
             data.warn_about(name, split)
         counts = ", ".join(f"{len(split.images)} {name}" for name, split in splits.items())
-        _say(folder, f"checking {counts} images")
+        folder.say(f"checking {counts} images")
         report_path = folder.path / "bad_images.txt"
         unusable = data.check_split_images(splits, args.max_bad_fraction, report_path, args.workers)
     return identity | {"unusable": fabric.broadcast(unusable)}
@@ -199,7 +199,7 @@ def _report(splits: dict[str, CocoSplit], unusable: dict[str, list[str]], folder
 def _digest(weights: Path) -> str:
     if not weights.is_file():
         raise UserError(f"weights file {weights} does not exist or is no file: check --weights")
-    return hashlib.sha256(weights.read_bytes()).hexdigest()
+    return sha256_of(weights)
 
 
 def _fit(
@@ -214,8 +214,7 @@ def _fit(
 ) -> int:
     """Trains the detector; it ends with the averaged weights where the recipe has an average. Returns the updates."""
     total_steps = recipe.total_steps(per_epoch)
-    _say(
-        folder,
+    folder.say(
         f"{len(train_set)} images with objects, {total_steps} updates of {recipe.batch_size} "
         f"({total_steps / per_epoch:.1f} epochs), peak lr {recipe.lr:.3g}, {recipe.encoder}, {fabric.device}",
     )
@@ -288,10 +287,10 @@ def _measure(
         return None
     results = coco_ap(split, detections, recipe.detections_per_image)
     seconds = time.monotonic() - start
-    _say(folder, f"evaluated {len(paths)} images, {len(detections)} detections, in {seconds:.1f} s")
+    folder.say(f"evaluated {len(paths)} images, {len(detections)} detections, in {seconds:.1f} s")
     for kind, values in results.items():
         shown = "  ".join(f"{key} {'-' if value is None else f'{value:.2f}'}" for key, value in values.items())
-        _say(folder, f"{kind}: {shown}")
+        folder.say(f"{kind}: {shown}")
     write_json(folder.path / "detections.json", detections)
     return results
 
@@ -305,8 +304,3 @@ def _load(detector: Detector, tensors: dict[str, torch.Tensor], source: str, fol
             f"{source} of {folder.path} does not fit the recipe ({reason}): "
             "leave away key=value words that change the model"
         ) from None
-
-
-def _say(folder: RunFolder, text: str) -> None:
-    if folder.is_main:
-        print(text, flush=True)

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import pickle
 import sys
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 
 from splitmask_backbones.errors import UserError
-from splitmask_backbones.files import write_atomically
+from splitmask_backbones.files import sha256_of, write_atomically
 
 NUM_KEPT = 2
 
@@ -50,11 +49,6 @@ def _checksum_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def save(runner: Any, folder: Path, step: int) -> Path:
     """Writes the runner's state after `step` updates (beside, flushed, renamed); keeps the newest two.
 
@@ -70,7 +64,7 @@ def save(runner: Any, folder: Path, step: int) -> Path:
         with open(beside, "rb+") as file:
             os.fsync(file.fileno())
         # First the checksum: a checkpoint without one counts as damaged.
-        write_atomically(_checksum_file(path), (_sha256(beside) + "\n").encode())
+        write_atomically(_checksum_file(path), (sha256_of(beside) + "\n").encode())
         os.replace(beside, path)
     except BaseException:
         beside.unlink(missing_ok=True)
@@ -89,7 +83,7 @@ def save_weights(path: Path, model: torch.nn.Module, meta: dict[str, Any]) -> No
     beside = path.with_name(f".{path.name}.tmp")
     try:
         torch.save({"state_dict": model.state_dict(), "meta": meta}, beside)
-        checksum = _sha256(beside) + "\n"
+        checksum = sha256_of(beside) + "\n"
         _checksum_file(path).unlink(missing_ok=True)  # in between, neither the old nor the new file looks whole
         os.replace(beside, path)
         write_atomically(_checksum_file(path), checksum.encode())
@@ -104,7 +98,7 @@ def verify(path: Path) -> None:
         expected = _checksum_file(path).read_text(encoding="ascii", errors="replace").strip()
     except OSError:
         raise UserError(f"checkpoint {path} is damaged: its checksum file is missing") from None
-    if _sha256(path) != expected:
+    if sha256_of(path) != expected:
         raise UserError(f"checkpoint {path} is damaged: its checksum is wrong")
 
 

@@ -23,6 +23,7 @@ OPTIONAL: dict[str, Any] = {
     "tta": {"ratios": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), "flip": True},
     "use_tta": False,
     "layout": None,
+    "find_unused_parameters": False,
     "custom_hooks": None,
     "visualizer": None,
     "classes": None,

@@ -6,7 +6,6 @@ seeds torch from its number, as in the project's other trainers.
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections.abc import Callable
@@ -24,11 +23,12 @@ from torch.utils.data import DataLoader
 from pretrain.engine import step_seed
 from pretrain.loader import step_batches
 from pretrain.metrics import MetricsLog, ProgressLine
+from pretrain.ranks import agree, mean_over_ranks
 from pretrain.schedule import warmup_poly
 from pretrain.signals import StopSignals
-from splitmask_backbones.errors import UserError
 from tools.segmentation import checkpoints
 from tools.segmentation.evaluations import is_recorded, record_evaluation
+from tools.segmentation.processes import unwrapped
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -103,6 +103,8 @@ class SeekingTrainLoop(IterBasedTrainLoop):
             start_step=self._iter,
             total_steps=self._max_iters,
             workers=self.workers,
+            rank=self.runner.rank,
+            world_size=self.runner.world_size,
             collate_fn=pseudo_collate,
         )
         self.runner.model.train()
@@ -110,7 +112,7 @@ class SeekingTrainLoop(IterBasedTrainLoop):
             factor = warmup_poly(self._iter, self._max_iters, self.warmup_steps, self.power)
             for group in groups:
                 group["lr"] = group["peak_lr"] * factor
-            torch.manual_seed(step_seed(self.seed, self._iter, 0))
+            torch.manual_seed(step_seed(self.seed, self._iter, self.runner.rank))
             self.run_iter(batch)
         self.runner.call_hook("after_train_epoch")
         self.runner.call_hook("after_train")
@@ -119,6 +121,8 @@ class SeekingTrainLoop(IterBasedTrainLoop):
 
 class RunHook(Hook):
     """Stops on a loss that is not finite, logs, saves, evaluates; obeys SIGTERM and SIGINT after the running update.
+
+    Every process has one; the first alone writes.
 
     Args:
         folder: of the run: metrics.jsonl, TensorBoard events, checkpoints/.
@@ -146,8 +150,9 @@ class RunHook(Hook):
 
     def before_train(self, runner: Any) -> None:
         """Opens log and progress; from here on a signal waits for the running update."""
-        self.log = MetricsLog(self.folder, runner.iter)
-        self.progress = ProgressLine(self.total_steps, runner.iter, "train").__enter__()
+        if runner.rank == 0:
+            self.log = MetricsLog(self.folder, runner.iter)
+            self.progress = ProgressLine(self.total_steps, runner.iter, "train").__enter__()
         self.stop.graceful = True
         if self._evaluation_due(runner.iter) and not is_recorded(self.folder, runner.iter):
             self._evaluate(runner, runner.iter)  # the run was stopped before it could be made
@@ -156,10 +161,10 @@ class RunHook(Hook):
 
     def close(self) -> None:
         """Closes log and progress, also after an error."""
+        self.stop.graceful = False
         if hasattr(self, "log"):
             self.progress.__exit__()
             self.log.close()
-            self.stop.graceful = False
             del self.log
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
@@ -169,22 +174,19 @@ class RunHook(Hook):
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Checks, logs, saves, stops."""
         step = runner.iter + 1
-        values = {name: value.item() for name, value in outputs.items()}
         norms = runner.message_hub.log_scalars.get("train/grad_norm")
-        grad_norm = float(norms.current()) if norms is not None else None
-        if not math.isfinite(values["loss"]) or not math.isfinite(grad_norm or 0.0):
-            raise UserError(
-                f"the loss is not finite at step {step} (loss {values['loss']}, gradient norm {grad_norm}): "
-                "the last checkpoint is kept; use a lower --lr, a longer warm-up or --precision 32"
-            )
+        grad_norm = torch.as_tensor(norms.current() if norms is not None else 0.0, device=outputs["loss"].device)
+        received = agree(outputs["loss"], grad_norm, self.stop.received, runner.iter)
         self.images += self.batch_size
-        self.progress.advance(step)
         if step % self.log_every == 0 or step == self.total_steps:
-            self._write(
-                step, values, max(group["lr"] for group in runner.optim_wrapper.optimizer.param_groups), grad_norm
-            )
-        received, due = self.stop.received, self._evaluation_due(step)
-        if step % self.save_every == 0 or step == self.total_steps or received or due:
+            values = dict(zip(outputs, mean_over_ranks([value.float() for value in outputs.values()]), strict=True))
+            if runner.rank == 0:
+                lr = max(group["lr"] for group in runner.optim_wrapper.optimizer.param_groups)
+                self._write(step, values, lr, None if norms is None else float(grad_norm))
+        if runner.rank == 0:
+            self.progress.advance(step)
+        due = self._evaluation_due(step)
+        if runner.rank == 0 and (step % self.save_every == 0 or step == self.total_steps or received or due):
             # Also before an evaluation, which takes long: what came before it is not lost.
             checkpoints.save(runner, self.folder / "checkpoints", step)
         if due and not received:
@@ -207,7 +209,9 @@ class RunHook(Hook):
     def _evaluate(self, runner: Any, step: int) -> None:
         results = runner.val_loop.run()
         runner.model.train()
-        best = record_evaluation(self.folder, step, results, runner.model)
+        if runner.rank != 0:
+            return
+        best = record_evaluation(self.folder, step, results, unwrapped(runner.model))
         self.log.scalars("val", {name: results[name] for name in ("mIoU", "mAcc", "aAcc")}, step)
         shown = "undefined" if results["mIoU"] is None else f"{results['mIoU']:.2f}"
         sys.stdout.write(f"step {step}: mIoU {shown}, {'the best' if best else 'not the best'} so far\n")
@@ -252,6 +256,7 @@ class TestProgressHook(Hook):
     def before_test(self, runner: Any) -> None:
         """Starts the clock."""
         self.started = self.shown = time.monotonic()
+        self.is_main = runner.rank == 0
 
     before_val = before_test
 
@@ -265,6 +270,6 @@ class TestProgressHook(Hook):
 
     def _show(self, done: int, total: int) -> None:
         now = time.monotonic()
-        if now - self.shown > self.seconds:
+        if now - self.shown > self.seconds and self.is_main:
             self.shown = now
             self.write(f"evaluated {done}/{total}  {(now - self.started) / done * (total - done):.0f} s left\n")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import platform
 import sys
@@ -12,11 +11,13 @@ from typing import Any
 
 import torch
 
+from pretrain.fabric import make_fabric
 from pretrain.loader import steps_per_epoch
 from pretrain.run_folder import RunFolder, write_json
 from pretrain.signals import StopSignals
 from splitmask_backbones.adapters import resolve_encoder
 from splitmask_backbones.errors import UserError
+from splitmask_backbones.files import sha256_of
 from tools.segmentation import checkpoints
 from tools.segmentation.check import check_splits, median_frequency_weights
 from tools.segmentation.classes import Classes, find_classes
@@ -25,15 +26,18 @@ from tools.segmentation.evaluations import BEST_WEIGHTS, record_evaluation
 from tools.segmentation.layout import make_layout
 from tools.segmentation.pairs import Split, find_split, is_ade20k
 from tools.segmentation.predict import predict_pictures
+from tools.segmentation.processes import unwrapped
 from tools.segmentation.runner import build_test_runner, build_train_runner, evaluate, test_pipeline
 from tools.segmentation.tta import MeanOfViews
 
 ARTEFACT = "results.json"
 BAD_IMAGES = "bad_images.txt"
+LOAD_REPORT = "load_report.json"
 
 
 def train(config: dict[str, Any], folder: RunFolder, args: argparse.Namespace, stop: StopSignals) -> None:
-
+    """Trains from the start or the newest checkpoint, evaluates, and writes results.json last."""
+    fabric = make_fabric()  # device and processes; mmengine has its own way with precision
     weights = None if args.weights == "none" else args.weights
     encoder = _encoder(config["model"]["backbone"], weights)
     root = Path(args.data)
@@ -48,14 +52,20 @@ def train(config: dict[str, Any], folder: RunFolder, args: argparse.Namespace, s
     if folder.previous is not None:
         folder.write_config(record)  # compares
     if folder.finished:
-        print(f"{folder.path / ARTEFACT} is finished: nothing to do")
+        folder.say(f"{folder.path / ARTEFACT} is finished: nothing to do")
         return
-    splits, report = check_splits(splits, classes, args.max_bad_fraction, folder.path / BAD_IMAGES)
+    checked: Any = None
+    if folder.is_main:
+        checked = check_splits(splits, classes, args.max_bad_fraction, folder.path / BAD_IMAGES)
+    splits, report = fabric.broadcast(checked)
     steps_per_epoch(len(splits["train"].pairs), config["batch_size"])  # the last thing that the user may have to change
-    write_json(folder.path / "data_report.json", report)
-    _tell_data(report)
+    if folder.is_main:
+        write_json(folder.path / "data_report.json", report)
+        _tell_data(report)
     if weights is not None:
-        print(encoder.load_report.summary())
+        folder.say(encoder.load_report.summary())
+        if folder.is_main:
+            write_json(folder.path / LOAD_REPORT, encoder.load_report.as_json())
         config["model"]["backbone"]["init_cfg"] = {"type": "Pretrained", "checkpoint": weights}
     class_weights = None
     if config["class_weights"] == "median_frequency":
@@ -79,8 +89,11 @@ def train(config: dict[str, Any], folder: RunFolder, args: argparse.Namespace, s
     results = evaluate(runner, config)
     if config["eval_every"] is not None:
         plain = runner.val_loop.run() if config["use_tta"] else results  # compared with evaluations of one view
-        record_evaluation(folder.path, config["steps"], plain, runner.model)
-    _tell_results(results, folder.path / ARTEFACT)
+        if folder.is_main:
+            record_evaluation(folder.path, config["steps"], plain, unwrapped(runner.model))
+    if folder.is_main:
+        _tell_results(results, folder.path / ARTEFACT)
+    fabric.barrier()
 
 
 def _encoder(backbone: dict[str, Any], weights: str | None) -> Any:
@@ -94,7 +107,6 @@ def _encoder(backbone: dict[str, Any], weights: str | None) -> Any:
 
 
 def _tell_results(results: dict[str, Any], path: Path) -> None:
-
     write_json(path, results)
     for name, value in results["per_class"].items():
         print(f"  {name:24} {'undefined' if value is None else f'{value:6.2f}'}")
@@ -113,7 +125,6 @@ def use_checkpoint(
     pictures: list[tuple[Path, str]],
 ) -> None:
     """Evaluates (--eval-only) and draws (--predict) with the newest checkpoint, encoder and classes of the run."""
-
     data = record["data"]
     classes = Classes(data["classes"], record["free"]["palette"], data["reduce_zero_label"])
     encoder, total_steps = record["encoder"], record["values"]["steps"]
@@ -147,7 +158,6 @@ def use_checkpoint(
 
 def _results_name(path: Path, total_steps: int, use_tta: bool, run_uses_tta: bool, best: bool) -> str:
     """Returns the file of an evaluation: results.json is that of the finished run, as it was trained to be tested."""
-
     name = "results"
     if best:
         name += "_best"
@@ -171,7 +181,6 @@ def _record(
     config: dict[str, Any], encoder: dict[str, Any], classes: Classes, args: argparse.Namespace, found: dict[str, Split]
 ) -> dict[str, Any]:
     """Returns config.json: everything that the result depends on, and under "free" what it does not."""
-
     config = json.loads(json.dumps(config))
     values = {name: config.pop(name) for name in ("steps", "batch_size", "img_size", "seed")}
     values |= {"lr": config["optim_wrapper"]["optimizer"].pop("lr"), "precision": args.precision}
@@ -182,8 +191,7 @@ def _record(
     config["model"]["backbone"].pop("init_cfg", None)
     weights = "none"
     if args.weights != "none":
-        with open(args.weights, "rb") as file:
-            weights = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+        weights = f"sha256:{sha256_of(args.weights)}"
     return {
         "tool": "train_seg",
         "values": {**values, "weights": weights},

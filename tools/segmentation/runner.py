@@ -11,16 +11,18 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.dataset import pseudo_collate
+from mmengine.dataset import DefaultSampler, pseudo_collate
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from mmseg.utils import register_all_modules
+from torch import nn
 from torch.utils.data import DataLoader
 
 import splitmask_backbones.mmseg  # noqa: F401 (registers the backbone and the optimizer constructor)
 import tools.segmentation.loss  # noqa: F401 (registers the loss with class weights)
 from pretrain.loader import steps_per_epoch
+from pretrain.ranks import is_together
 from pretrain.signals import StopSignals, ignore_in_worker
 from splitmask_backbones.errors import UserError
 from tools.segmentation import checkpoints
@@ -28,6 +30,7 @@ from tools.segmentation.classes import Classes
 from tools.segmentation.dataset import SegPairs
 from tools.segmentation.loop import RunHook, TestProgressHook
 from tools.segmentation.pairs import Split
+from tools.segmentation.processes import distributed_on_cpu, unwrapped
 from tools.segmentation.results import ClassIoU
 from tools.segmentation.tta import MeanOfViews, tta_pipeline
 
@@ -42,6 +45,12 @@ class QuietRunner(Runner):
             if not isinstance(handler, logging.FileHandler):
                 handler.setLevel(logging.ERROR)
         return logger
+
+    def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
+        """Returns the model for this process, or for all of them."""
+        if self.distributed and not torch.cuda.is_available():
+            return distributed_on_cpu(model, self.cfg.get("find_unused_parameters", False))
+        return super().wrap_model(model_wrapper_cfg, model)
 
 
 def quiet_warnings() -> None:
@@ -71,11 +80,12 @@ def config_errors() -> Iterator[None]:
 
 def _runner(config: dict[str, Any], folder: Path, hooks: list[Hook], **kwargs: Any) -> QuietRunner:
     with config_errors():
-        whole = Config(config)
+        whole = Config({"sync_bn": "torch", **config})  # batch statistics over all GPUs, mmseg's habit
         return QuietRunner(
             model=whole.model,
             work_dir=str(folder / "log"),
             default_scope="mmseg",
+            launcher="pytorch" if is_together() else "none",
             default_hooks={"logger": None, "checkpoint": None, "param_scheduler": None, "sampler_seed": None},
             env_cfg={"cudnn_benchmark": False, "mp_cfg": {"mp_start_method": "fork", "opencv_num_threads": 0}},
             randomness={"seed": config["seed"]},
@@ -113,7 +123,7 @@ def evaluate(runner: QuietRunner, config: dict[str, Any]) -> dict[str, Any]:
     """Returns the contents of results.json."""
     segmentor = runner.model
     if config["use_tta"]:
-        runner.model = MeanOfViews(segmentor)
+        runner.model = MeanOfViews(unwrapped(segmentor))
     try:
         return runner.test()
     finally:
@@ -126,10 +136,18 @@ def _evaluation(
     """Returns the runner's arguments for a loop over a split; `kind` is "val" (while it trains) or "test"."""
     dataset = _dataset(split, classes, pipeline, config["seed"], test_mode=True)
     loader: DataLoader[Any] = DataLoader(
-        dataset, batch_size=1, num_workers=workers, collate_fn=pseudo_collate, worker_init_fn=_start_worker
+        dataset,
+        batch_size=1,
+        sampler=DefaultSampler(dataset, shuffle=False),  # this process's share; all of them where it is alone
+        num_workers=workers,
+        collate_fn=pseudo_collate,
+        worker_init_fn=_start_worker,
     )
     loop = {"type": "ValLoop" if kind == "val" else "TestLoop"}
-    return {f"{kind}_dataloader": loader, f"{kind}_cfg": loop, f"{kind}_evaluator": {"type": ClassIoU}}
+    # "gpu" is mmengine's word for the processes' own way to each other, gloo included; "cpu" writes into the folder
+    # that the user stands in.
+    evaluator = {"type": ClassIoU, "collect_device": "gpu"}
+    return {f"{kind}_dataloader": loader, f"{kind}_cfg": loop, f"{kind}_evaluator": evaluator}
 
 
 def build_train_runner(
@@ -181,5 +199,5 @@ def build_train_runner(
         **evaluations,
     )
     if resume_from is not None:
-        checkpoints.check_fits(resume_from, runner.model)
+        checkpoints.check_fits(resume_from, unwrapped(runner.model))
     return runner, hook
