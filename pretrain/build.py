@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from pretrain.augment import PretrainAugment
+from pretrain.dalle import DalleTokenizer
 from pretrain.fabric import main_process_first
 from pretrain.loader import sample_rng
 from pretrain.recipes import Recipe
@@ -19,6 +20,7 @@ from pretrain.run_folder import write_json
 from pretrain.sources import ImageList
 from pretrain.splitmask import SplitMask
 from pretrain.tokenizers import (
+    ImageTokenizer,
     Tokenizer,
     TokenStatistics,
     kmeans_words,
@@ -51,17 +53,17 @@ def build_encoder(recipe: Recipe) -> VisionTransformer:
     return create_encoder(recipe.model, img_size=recipe.img_size, drop_path_rate=recipe.drop_path)
 
 
-def build_tokenizer(recipe: Recipe, views: SplitViews, patch_size: int, folder: Path, workers: int) -> Tokenizer:
+def build_tokenizer(
+    recipe: Recipe, views: SplitViews, patch_size: int, folder: Path, workers: int, weights: str | Path | None = None
+) -> ImageTokenizer:
     """Returns the recipe's tokenizer; words made from the data are kept in `folder/tokenizer.safetensors`.
 
     Raises:
         ValueError: fewer patches than words, or a tokenizer whose weights are missing.
     """
     if recipe.tokenizer == "dalle":
-        raise UserError(
-            "--tokenizer dalle needs the DALL-E encoder's weights, which this version cannot read: "
-            "use random_projection (75.2 against 75.2 in the paper's ablation), random_patches or kmeans"
-        )
+        recipe.check_tokenizer_weights(weights)
+        return DalleTokenizer(str(weights))
     patch_dim = 3 * patch_size**2
     kept = folder / TOKENIZER_FILE
     if recipe.tokenizer == "random_projection":
@@ -110,11 +112,11 @@ def normalized(image: Tensor) -> Tensor:
 
 
 def measure_tokenizer(
-    tokenizer: Tokenizer, recipe: Recipe, views: SplitViews, patch_size: int, folder: Path, workers: int
+    tokenizer: ImageTokenizer, recipe: Recipe, views: SplitViews, patch_size: int, folder: Path, workers: int
 ) -> TokenStatistics:
     """Returns words used and entropy on crops of the data, and writes them to `folder/tokenizer.json`."""
     num_images = min(STATISTICS_IMAGES, len(views))
-    tokens = [tokenizer(patchify(normalized(image), patch_size)) for image in first_crops(views, num_images, workers)]
+    tokens = [tokenizer.tokens_of(normalized(image), patch_size) for image in first_crops(views, num_images, workers)]
     statistics = token_statistics(torch.cat(tokens), tokenizer.vocab_size)
     values = {
         "tokenizer": recipe.tokenizer,
@@ -141,7 +143,9 @@ def measure_tokenizer(
     return statistics
 
 
-def build_method(recipe: Recipe, views: SplitViews, folder: Path, workers: int) -> SplitMask:
+def build_method(
+    recipe: Recipe, views: SplitViews, folder: Path, workers: int, tokenizer_weights: str | Path | None = None
+) -> SplitMask:
     """Returns the recipe's method, ready to train.
 
     Raises:
@@ -153,7 +157,7 @@ def build_method(recipe: Recipe, views: SplitViews, folder: Path, workers: int) 
     tokenizer = None
     if recipe.inpaint_weight:
         with main_process_first() as is_main:
-            tokenizer = build_tokenizer(recipe, views, encoder.patch_size, folder, workers)
+            tokenizer = build_tokenizer(recipe, views, encoder.patch_size, folder, workers, tokenizer_weights)
             if is_main:
                 measure_tokenizer(tokenizer, recipe, views, encoder.patch_size, folder, workers)
     return SplitMask(

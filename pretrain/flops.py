@@ -7,7 +7,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from pretrain.splitmask import SplitMask, complement
-from splitmask_backbones.vit import gather_tokens, patchify
+from splitmask_backbones.vit import gather_tokens
 
 
 @torch.no_grad()
@@ -38,6 +38,5 @@ def flops_per_image(method: SplitMask, batch: dict[str, torch.Tensor]) -> dict[s
     if method.head is not None and method.tokenizer is not None:
         hidden = gather_tokens(decoded, complement(ids, decoded.shape[1]))  # type: ignore[attr-defined, arg-type]
         count("head", 3, lambda: method.head(hidden))  # type: ignore[misc]
-        patches = patchify(image, method.encoder.patch_size)
-        count("tokenizer", 1, lambda: method.tokenizer(patches))  # type: ignore[misc]
+        count("tokenizer", 1, lambda: method.tokenizer.tokens_of(image, method.encoder.patch_size))  # type: ignore[union-attr]
     return counts

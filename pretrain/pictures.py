@@ -12,13 +12,14 @@ from PIL import Image
 from torch import Tensor
 
 from pretrain.augment import PretrainAugment
+from pretrain.dalle import DalleTokenizer
 from pretrain.images import read_image
 from pretrain.loader import sample_rng
 from pretrain.masking import split_halves
 from pretrain.recipes import Recipe
 from pretrain.run_folder import CHECKPOINTS, CONFIG
 from pretrain.splitmask import SplitMask, complement
-from pretrain.tokenizers import Tokenizer
+from pretrain.tokenizers import ImageTokenizer, Tokenizer
 from pretrain.train_state import newest_checkpoint
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.registry import create_encoder
@@ -33,13 +34,18 @@ def load_method(run_dir: Path) -> tuple[Recipe, SplitMask]:
     """
     if not (run_dir / CONFIG).exists():
         raise UserError(f"{run_dir} holds no pre-training run: name the --output of tools/pretrain.py")
-    recipe = Recipe(**json.loads((run_dir / CONFIG).read_text(encoding="utf-8"))["values"])
+    config = json.loads((run_dir / CONFIG).read_text(encoding="utf-8"))
+    recipe = Recipe(**config["values"])
     found = newest_checkpoint(run_dir / CHECKPOINTS)
-    if found is None or "model.tokenizer.words" not in found[1]:
+    if found is None or "model.head.weight" not in found[1]:
         raise UserError(f"{run_dir} holds no checkpoint of a run with inpainting: nothing to decode")
     state = {key.removeprefix("model."): value for key, value in found[1].items() if key.startswith("model.")}
     encoder = create_encoder(recipe.model, img_size=recipe.img_size)
-    tokenizer = Tokenizer(state["tokenizer.words"], recipe.patch_norm)
+    tokenizer: ImageTokenizer
+    if recipe.tokenizer == "dalle":
+        tokenizer = DalleTokenizer(config["free"]["tokenizer_weights"])
+    else:
+        tokenizer = Tokenizer(state["tokenizer.words"], recipe.patch_norm)
     method = SplitMask(encoder, tokenizer, recipe.decoder_depth, recipe.inpaint_weight, recipe.match_weight)
     method.load_state_dict(state)
     return recipe, method.eval()
@@ -86,7 +92,7 @@ def save_words_picture(
     augment = PretrainAugment(recipe.img_size, scale=(0.8, 1.0), flip=0.0)
     crops = torch.stack([augment(read_image(path), sample_rng(0, 0, i)) for i, path in enumerate(images)])
     pixels = patchify(crops.float() / 255, patch_size)
-    words = method.tokenizer(patchify(method.normalize(crops), patch_size))
+    words = method.tokenizer.tokens_of(method.normalize(crops), patch_size)
     dictionary = average_patches(pixels.flatten(0, 1), words.flatten(), method.tokenizer.vocab_size)
 
     num_rows, grid_size = min(num_rows, len(crops)), method.encoder.grid_size

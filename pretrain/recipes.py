@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from splitmask_backbones.errors import UserError, check_choice, nearest
@@ -103,6 +104,17 @@ class Recipe:
             raise UserError(
                 f"--img-size {self.img_size} must be a multiple of the patch size {patch_size} with an even number of "
                 f"patches, at least 4: use {max(2, round(self.img_size / patch_size / 2) * 2) * patch_size}"
+            )
+
+    def check_tokenizer_weights(self, path: str | Path | None) -> None:
+        """Raises ValueError where the words need a file that is not given, or the other way round."""
+        if self.tokenizer != "dalle" and path is not None:
+            raise UserError(f"--tokenizer-weights goes with --tokenizer dalle: {self.tokenizer} needs no file")
+        if self.tokenizer == "dalle" and self.inpaint_weight and path is None:
+            raise UserError(
+                "--tokenizer dalle needs the 8192 words of DALL-E's encoder and has 0 without weights: add "
+                "--tokenizer-weights FILE.safetensors, or use random_projection (75.2 against 75.2 in the paper's "
+                "ablation), random_patches or kmeans"
             )
 
     @property

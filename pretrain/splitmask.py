@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.losses import info_nce, linear_cross_entropy
-from pretrain.tokenizers import Tokenizer
+from pretrain.tokenizers import ImageTokenizer
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.pixels import IMAGENET_MEAN, IMAGENET_STD
-from splitmask_backbones.vit import Block, VisionTransformer, gather_tokens, patchify
+from splitmask_backbones.vit import Block, VisionTransformer, gather_tokens
 
 
 def complement(ids: Tensor, num_patches: int) -> Tensor:
@@ -80,7 +80,7 @@ class SplitMask(nn.Module):
     def __init__(
         self,
         encoder: VisionTransformer,
-        tokenizer: Tokenizer | None,
+        tokenizer: ImageTokenizer | None,
         decoder_depth: int = 2,
         inpaint_weight: float = 1.0,
         match_weight: float = 1.0,
@@ -99,7 +99,7 @@ class SplitMask(nn.Module):
             encoder.config["layer_norm_eps"],
         )
         self.inpaint_weight, self.match_weight, self.temperature = inpaint_weight, match_weight, temperature
-        self.tokenizer: Tokenizer | None = None
+        self.tokenizer: ImageTokenizer | None = None
         self.head: nn.Linear | None = None
         if inpaint_weight:
             if tokenizer is None:
@@ -132,7 +132,7 @@ class SplitMask(nn.Module):
         metrics: dict[str, Tensor] = {}
         loss = torch.zeros((), device=image.device)
         if self.tokenizer is not None and self.head is not None:
-            words = self.tokenizer(patchify(image, self.encoder.patch_size)).repeat(2, 1)  # (2B, N)
+            words = self.tokenizer.tokens_of(image, self.encoder.patch_size).repeat(2, 1)  # (2B, N)
             hidden = complement(ids, words.shape[1])
             target = words.gather(1, hidden).flatten()
             rows = gather_tokens(decoded, hidden).flatten(0, 1)

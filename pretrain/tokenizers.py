@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from splitmask_backbones.errors import UserError, check_choice
+from splitmask_backbones.vit import patchify
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +38,17 @@ def normalize_patches(patches: Tensor, kind: str, num_channels: int = 3) -> Tens
     return (by_channel - by_channel.mean(dim=-1, keepdim=True)).flatten(-2)
 
 
+class ImageTokenizer(Protocol):
+    """What gives the patches of an image their words: `Tokenizer`, or DALL-E's in dalle.py."""
+
+    @property
+    def vocab_size(self) -> int:
+        """V."""
+
+    def tokens_of(self, images: Tensor, patch_size: int) -> Tensor:
+        """Returns int64 `(B, N)` in `[0, V)`, patches row by row, of ImageNet-normalised images `(B, 3, H, W)`."""
+
+
 class Tokenizer(nn.Module):
     """Token of a patch = `argmax_i x . e_i` over unit vectors `e_i`.
 
@@ -56,6 +69,10 @@ class Tokenizer(nn.Module):
     def vocab_size(self) -> int:
         """V."""
         return self.words.shape[0]
+
+    def tokens_of(self, images: Tensor, patch_size: int) -> Tensor:
+        """Returns int64 `(B, N)` in `[0, V)`, patches row by row, of ImageNet-normalised images `(B, 3, H, W)`."""
+        return self(patchify(images, patch_size))
 
     @torch.no_grad()
     def forward(self, patches: Tensor) -> Tensor:

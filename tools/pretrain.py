@@ -40,6 +40,7 @@ def build_parser() -> cli.Parser:
         "--data", required=True, metavar="PATH", help="image folder, text list, COCO json, or ADE20K root"
     )
     parser.add_argument("--images", metavar="ROOT", help="image folder of a COCO json")
+    parser.add_argument("--tokenizer-weights", metavar="FILE", help="safetensors of DALL-E's encoder")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for everything the run writes")
     parser.add_argument("--resume", action="store_true", help="continue the run in --output")
     parser.add_argument(
@@ -92,7 +93,9 @@ def main(argv: list[str]) -> int:
         for field in dataclasses.fields(Recipe)
         if getattr(args, field.name) is not None
     }
-    named.override(given)  # option errors come before anything is imported or created
+    recipe = named.override(given)  # option errors come before anything is imported or created
+    if not args.resume:
+        recipe.check_tokenizer_weights(args.tokenizer_weights)
     from pretrain.run_folder import RunFolder
     from pretrain.signals import StopSignals
     from pretrain.sources import open_source
@@ -103,6 +106,9 @@ def main(argv: list[str]) -> int:
 
         cli.start_log()
         recipe = _recipe_of(args.recipe, named, given, folder.previous)
+        if args.tokenizer_weights is None:
+            args.tokenizer_weights = (folder.previous or {}).get("free", {}).get("tokenizer_weights")
+        recipe.check_tokenizer_weights(args.tokenizer_weights)
         fabric = make_fabric(recipe.precision)
         images, data = _readable_images(source, folder, args, fabric)
         folder.write_config(_config(args, recipe, data))
@@ -155,17 +161,21 @@ def _readable_images(
 def _config(args: argparse.Namespace, recipe: Recipe, data: dict[str, Any]) -> dict[str, Any]:
     import torch
 
+    from splitmask_backbones.files import sha256_of
+
     return {
         "command": "pretrain",
         "recipe": args.recipe,
         "values": dataclasses.asdict(recipe),
         "data": data,
+        **({"--tokenizer-weights": sha256_of(args.tokenizer_weights)} if args.tokenizer_weights else {}),
         "free": {
             "data": str(args.data),
             "workers": args.workers,
             "save_every": args.save_every,
             "log_every": args.log_every,
             "max_bad_fraction": args.max_bad_fraction,
+            "tokenizer_weights": args.tokenizer_weights,
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
             "processes": int(os.environ.get("WORLD_SIZE", "1")),
@@ -190,7 +200,7 @@ def _train(recipe: Recipe, images: ImageList, folder: RunFolder, args: argparse.
     if not folder.resumed and folder.is_main:
         (folder.path / TOKENIZER_FILE).unlink(missing_ok=True)  # of a start that failed
     views = build_views(recipe, images, ENCODERS[recipe.model]["patch_size"])
-    method = build_method(recipe, views, folder.path, args.workers)
+    method = build_method(recipe, views, folder.path, args.workers, args.tokenizer_weights)
     print(
         f"{len(images)} images, {total_steps} updates of {recipe.batch_size} "
         f"({total_steps / per_epoch:.1f} epochs), peak lr {recipe.peak_lr:.3g}, {recipe.model}, {fabric.device}"
