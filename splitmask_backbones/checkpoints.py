@@ -36,16 +36,29 @@ class LoadReport:
     expected_missing: dict[str, str] = field(default_factory=dict)
     unexpected: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    partial: str = ""  # what an earlier conversion with --allow-partial left open
 
     @property
     def complete(self) -> bool:
         """Whether every key of the file and every parameter of the encoder is accounted for."""
         return not self.unexpected and not self.missing
 
+    @property
+    def warning(self) -> str:
+        """One line where the weights are not whole, now or since an earlier conversion; else empty."""
+        if self.complete:
+            return f"{self.path}: {self.partial}" if self.partial else ""
+        return f"{self.path}: {self.gaps()}: the result is partial"
+
+    def gaps(self) -> str:
+        """Returns how many parameters have no value and how many keys no place."""
+        return f"{len(self.missing)} parameters missing and {len(self.unexpected)} keys unexpected"
+
     def as_json(self) -> dict[str, Any]:
         """Returns the report for a file: the source, whether it is complete, and every key with what became of it."""
         keys = [{"key": key, "state": state, "reason": reason} for key, state, reason in self.rows()]
-        return {"source": self.path, "complete": self.complete, "keys": keys}
+        warning = {"warning": self.warning} if self.warning else {}
+        return {"source": self.path, "complete": self.complete, **warning, "keys": keys}
 
     def rows(self) -> list[tuple[str, str, str]]:
         """Returns (key, what became of it, why) for every key, what was not simply loaded first."""
@@ -74,17 +87,24 @@ class LoadReport:
         return f"{self.path}: {', '.join(parts)}"
 
 
-def save_encoder(encoder: VisionTransformer, path: str | Path, pyramid_state: dict[str, Tensor] | None = None) -> None:
+def save_encoder(
+    encoder: VisionTransformer,
+    path: str | Path,
+    pyramid_state: dict[str, Tensor] | None = None,
+    partial: str = "",
+) -> None:
     """Writes the encoder's parameters and constructor arguments; an existing file is replaced at once or not at all.
 
     Args:
         encoder: any `VisionTransformer`.
         path: a `.safetensors` file; the folder must exist.
         pyramid_state: parameters of a `SimpleFeaturePyramid` that go with it, for adapters to load.
+        partial: what is missing in it; every later report warns with this sentence.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
     tensors |= {f"{PYRAMID}{name}": value.contiguous() for name, value in (pyramid_state or {}).items()}
-    write_atomically(path, save(tensors, metadata={"config": json.dumps(encoder.config, sort_keys=True)}))
+    metadata = {"config": json.dumps(encoder.config, sort_keys=True), **({"partial": partial} if partial else {})}
+    write_atomically(path, save(tensors, metadata=metadata))
 
 
 def read_encoder_file(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -132,6 +152,11 @@ def read_pyramid(path: str | Path) -> dict[str, Tensor]:
         return {key.removeprefix(PYRAMID): file.get_tensor(key) for key in names}
 
 
+def _read_partial(path: str | Path) -> str:
+    with safe_open(str(path), framework="pt") as file:
+        return (file.metadata() or {}).get("partial", "")
+
+
 def load_encoder(path: str | Path, **overrides: Any) -> VisionTransformer:
     """Returns the encoder of a file written by `save_encoder`, every parameter accounted for.
 
@@ -160,7 +185,7 @@ def load_encoder(path: str | Path, **overrides: Any) -> VisionTransformer:
             f"it was trained with {config['num_heads']}"
         )
     encoder = VisionTransformer(**{**config, **overrides})
-    report = LoadReport(str(path))
+    report = LoadReport(str(path), partial=_read_partial(path))
     state = _fit_to(encoder, source, tensors, report)
     try:
         encoder.load_state_dict(state, strict=True)
@@ -171,6 +196,8 @@ def load_encoder(path: str | Path, **overrides: Any) -> VisionTransformer:
     encoder.load_report = report
     encoder.pyramid_state = read_pyramid(path)
     logger.info("%s", report.summary())
+    if report.warning:
+        logger.warning("%s", report.warning)
     return encoder
 
 

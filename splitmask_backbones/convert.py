@@ -61,11 +61,12 @@ def convert(
     step: int | None = None,
     overwrite: bool = False,
     allow_partial: bool = False,
+    best: bool = False,
 ) -> Conversion:
     """Converts weights, proves equal outputs on random images, and writes `destination`.
 
     Args:
-        source: a file of any family, a Hugging Face folder, or a run folder of tools/pretrain.py.
+        source: a file of any family, a Hugging Face folder, or a run folder of tools/.
         destination: `.safetensors` or `.pth`; a folder for "hf". Missing parent folders are made.
         from_: one of FAMILIES, or "auto".
         to: one of TARGETS.
@@ -74,6 +75,7 @@ def convert(
         step: of a run folder's checkpoint.
         overwrite: replace an existing destination.
         allow_partial: go on where keys are missing or unexpected; then nothing is compared with the source.
+        best: the best evaluated weights of a run folder.
 
     Raises:
         ValueError: anything that would leave the destination other than the source; it is not written then.
@@ -81,7 +83,7 @@ def convert(
     check_choice("target", to, TARGETS)
     destination = Path(destination)
     _check_destination(destination, to, overwrite)
-    read = read_source(read_weights(source, step), from_, model, overrides or {})
+    read = read_source(read_weights(source, step, best), from_, model, overrides or {})
     encoder = _build(read, allow_partial)
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, encoder.config["in_chans"], *encoder.img_size, generator=generator)
@@ -129,9 +131,8 @@ def _build(read: Source, allow_partial: bool) -> VisionTransformer:
     if not report.complete and not allow_partial:
         first = (report.missing + report.unexpected)[0]
         raise UserError(
-            f"{report.path} is not accounted for: {len(report.missing)} parameters are missing and "
-            f"{len(report.unexpected)} keys unexpected; the first is {first}: it is of another family, or use "
-            "--allow-partial"
+            f"{report.path} is not accounted for: {report.gaps()}; the first is {first}: it is of another family, or "
+            "use --allow-partial"
         )
     encoder.load_state_dict({name: value for name, value in read.state.items() if name in own}, strict=False)
     report.loaded = [name for name in own if name in read.state]
@@ -167,7 +168,8 @@ def _prove(
 def _write(destination: Path, to: str, made: Export, read: Source) -> None:
     destination.parent.mkdir(parents=True, exist_ok=True)
     if to == "splitmask":
-        save_encoder(made.encoder, destination, read.pyramid)
+        gaps = "" if read.report.complete else f"converted with --allow-partial, {read.report.gaps()}"
+        save_encoder(made.encoder, destination, read.pyramid, gaps or read.report.partial)
     elif to == "hf":
         _write_folder(destination, made)
     elif destination.suffix == ".safetensors":

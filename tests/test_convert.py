@@ -306,3 +306,77 @@ def test_a_run_in_the_middle(tmp_path):
     assert convert(tmp_path / "run", tmp_path / "old.safetensors", step=5).encoder.norm.bias[0] == 5
     with pytest.raises(ValueError, match="there are 5, 10"):
         convert(tmp_path / "run", tmp_path / "x.safetensors", step=7)
+
+
+def run_folder(path, command, encoder):
+    from pretrain.run_folder import write_json
+
+    path.mkdir()
+    key = "tool" if command == "train_seg" else "command"
+    write_json(path / "config.json", {key: command, "encoder": encoder.config, "values": {}})
+    model = nn.Module()
+    model.backbone = nn.Module()
+    model.backbone.encoder, model.head = encoder, nn.Linear(2, 2)
+    return model
+
+
+def test_runs_of_the_detector(tmp_path):
+    from pretrain.average import WeightAverage
+    from pretrain.train_state import save_checkpoint
+    from tools.detection.results import save_detector
+
+    encoder = shaken(create_encoder("vit_tiny", depth=2, img_size=64, final_norm=False, use_rel_pos=True))
+    model = run_folder(tmp_path / "run", "train_det", encoder)
+    bias = encoder.blocks[0].norm1.bias.data
+    average = WeightAverage(model, 0.9)
+    average.tensors["backbone.encoder.blocks.0.norm1.bias"] += 7 - bias
+    save_checkpoint(tmp_path / "run/checkpoints", 3, model, torch.optim.SGD(model.parameters(), lr=0.1), average)
+    metadata = {"command": "train_det", "encoder": encoder.config}
+    for value, name in ((1, "best"), (2, "detector")):
+        bias.fill_(value)
+        save_detector(tmp_path / f"run/{name}.safetensors", model, metadata)
+
+    def value(**kwargs):
+        done = convert(tmp_path / "run", tmp_path / "out.safetensors", overwrite=True, **kwargs)
+        assert "head.weight" in done.report.dropped or "model.head.weight" in done.report.dropped
+        loaded = load_encoder(tmp_path / "out.safetensors")
+        assert loaded.config == encoder.config
+        return loaded.blocks[0].norm1.bias[0].item()
+
+    assert (value(), value(best=True), value(step=3)) == (2, 1, 7)  # of the checkpoint the average
+    assert convert(tmp_path / "run/best.safetensors", tmp_path / "b.safetensors").family == "splitmask"
+
+
+def test_runs_of_the_segmentor(tmp_path):
+    pytest.importorskip("mmengine", reason="the extra 'segmentation' is not installed")
+    from tools.segmentation.checkpoints import save_weights
+
+    encoder = shaken(create_encoder("vit_tiny", depth=2, img_size=64))
+    model = run_folder(tmp_path / "run", "train_seg", encoder)
+    (tmp_path / "run/checkpoints").mkdir()
+    for value, name in ((1, "best.pth"), (2, "checkpoints/step_00000020.pth")):
+        encoder.norm.bias.data.fill_(value)
+        save_weights(tmp_path / "run" / name, model, {"step": 20})
+    assert convert(tmp_path / "run", tmp_path / "a.safetensors").encoder.norm.bias[0] == 2
+    assert convert(tmp_path / "run", tmp_path / "b.safetensors", best=True).encoder.norm.bias[0] == 1
+    assert convert(tmp_path / "run", tmp_path / "c.safetensors", step=20).encoder.norm.bias[0] == 2
+    with pytest.raises(ValueError, match="is a file: --best chooses in a run folder"):
+        convert(tmp_path / "run/best.pth", tmp_path / "d.safetensors", best=True)
+    (tmp_path / "run/best.pth").unlink()
+    with pytest.raises(ValueError, match="keeps no best weights"):
+        convert(tmp_path / "run", tmp_path / "d.safetensors", best=True)
+    assert not (tmp_path / "d.safetensors").exists()
+
+
+def test_a_partial_file_says_so_wherever_it_is_loaded(tmp_path, caplog):
+    state = plain().state_dict()
+    del state["blocks.1.mlp.fc2.bias"]
+    torch.save(state, tmp_path / "in.pth")
+    done = convert(tmp_path / "in.pth", tmp_path / "out.safetensors", allow_partial=True)
+    assert done.report.missing == ["blocks.1.mlp.fc2.bias"]
+    report = load_encoder(tmp_path / "out.safetensors").load_report
+    assert report.complete and "converted with --allow-partial, 1 parameters missing" in report.warning
+    assert report.warning in caplog.text and report.as_json()["warning"] == report.warning
+    again = convert(tmp_path / "out.safetensors", tmp_path / "again.safetensors")  # it does not wash off
+    assert again.report.warning
+    assert "1 parameters missing" in load_encoder(tmp_path / "again.safetensors").load_report.warning

@@ -139,7 +139,8 @@ def start_log() -> None:
     to_stderr.setFormatter(logging.Formatter("warning: %(message)s"))
     for name in ("pretrain", "splitmask_backbones", "tools"):
         logger = logging.getLogger(name)
-        logger.setLevel(logging.INFO)
+        # The load report is a table on the screen, not a line of the log.
+        logger.setLevel(logging.WARNING if name == "splitmask_backbones" else logging.INFO)
         logger.handlers[:] = [to_stdout, to_stderr]
         logger.propagate = False
 

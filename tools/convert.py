@@ -42,6 +42,7 @@ def build_parser() -> cli.Parser:
         help="what SRC does not show, as an argument of VisionTransformer: window_size=14",
     )
     parser.add_argument("--step", type=cli.positive_int, metavar="N", help="of a run folder's checkpoint")
+    parser.add_argument("--best", action="store_true", help="of a run folder that evaluated on its way (eval_every=N)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing DST")
     parser.add_argument("--allow-partial", action="store_true", help="go on with missing or unexpected keys")
     return parser
@@ -54,6 +55,8 @@ def main(argv: list[str]) -> int:
     check_choice("target", args.to, TARGETS)
     if args.model is not None:
         check_choice("model", args.model, ENCODERS)
+    if args.best and args.step is not None:
+        raise UserError("--best and --step exclude each other: both choose a run's weights")
     overrides = dict(_parse(text) for text in args.set)
     from splitmask_backbones.convert import convert
 
@@ -67,6 +70,7 @@ def main(argv: list[str]) -> int:
         args.step,
         args.overwrite,
         args.allow_partial,
+        args.best,
     )
     _show(done, Path(args.destination))
     return 0
@@ -83,32 +87,15 @@ def _parse(text: str) -> tuple[str, Any]:
 
 
 def _show(done: Any, destination: Path) -> None:
-    """Prints the report and writes it as JSON beside the destination."""
-    from rich.console import Console
-    from rich.table import Table
+    """Prints differences and report, and writes both as JSON beside the destination."""
+    from tools.load_report import tell
 
-    from pretrain.run_folder import write_json
-
-    report = done.report
-    table = Table(title=f"{report.path}: {done.family} -> {done.target}")
-    for column in ("key", "", "why"):
-        table.add_column(column, overflow="fold")
-    for key, what, why in report.rows():
-        if what != "loaded":
-            table.add_row(key, what, why)
-    table.add_row(f"{len(report.loaded)} keys", "loaded", "")
-    Console(file=sys.stdout).print(table)
     for side, difference in done.differences.items():
         shown = "not compared" if difference is None else f"largest difference {difference:.2g}"
         sys.stdout.write(f"{side}: {shown} (tolerance {done.tolerance:.2g})\n")
-    if not report.complete:
-        sys.stderr.write(
-            f"warning: {len(report.missing)} parameters missing and {len(report.unexpected)} keys unexpected: "
-            "the result is partial\n"
-        )
     path = destination.with_name(destination.name + ".report.json")
     proof = {"family": done.family, "target": done.target, "differences": done.differences, "tolerance": done.tolerance}
-    write_json(path, {**proof, **report.as_json()})
+    tell(done.report, path, f"{done.report.path}: {done.family} -> {done.target}", proof)
     sys.stdout.write(f"wrote {destination}, report {path}\n")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from splitmask_backbones.conversion.files import WeightsFile
 from splitmask_backbones.conversion.layouts import to_ours
 from splitmask_backbones.conversion.names import FAMILIES
 from splitmask_backbones.conversion.pyramid_keys import FROM_VITDET, is_simple_pyramid, translate
+from splitmask_backbones.conversion.runs import encoder_of
 from splitmask_backbones.errors import UserError, check_choice
 from splitmask_backbones.registry import ENCODERS
 from splitmask_backbones.relative_bias import num_rows
@@ -71,7 +71,7 @@ def prefix_of(file: WeightsFile) -> tuple[str, str]:
 def detect(file: WeightsFile) -> str:
     """Returns the family that a file shows; "timm" for a bare encoder in the layout that five families share."""
     names = file.tensors.keys()
-    if "config" in file.metadata or "state" in file.metadata:
+    if "config" in file.metadata or file.run is not None:
         return "splitmask"
     prefix, first = prefix_of(file)
     own = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
@@ -145,42 +145,18 @@ def _translated(pyramid: dict[str, Tensor], file: WeightsFile) -> dict[str, Tens
 def _own(file: WeightsFile, model: str | None) -> Source:
     from splitmask_backbones.checkpoints import read_encoder_file
 
-    report = LoadReport(str(file.path))
-    if "config" in file.metadata:
+    report = LoadReport(str(file.path), partial=file.metadata.get("partial", ""))
+    if file.run is None:
         config, state = read_encoder_file(file.path)
         pyramid = {name.removeprefix("pyramid."): v for name, v in file.tensors.items() if name.startswith("pyramid.")}
     else:
-        config, state = _from_checkpoint(file)
+        config, state, others = encoder_of(file.path, file.run, file.tensors)
         pyramid = {}
-        report.dropped |= {name: "not of the encoder" for name in file.tensors if ".encoder." not in name}
+        report.dropped |= dict.fromkeys(others, "not of the encoder")
     if model is not None:
         _check_model(file, model, config)
     report.loaded = sorted(state)
     return Source("splitmask", config, state, report, state, pyramid=pyramid)
-
-
-def _from_checkpoint(file: WeightsFile) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Returns the encoder of a pre-training's checkpoint; its arguments come from the run's config.json."""
-    path = file.path.parent.parent / "config.json"
-    try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-        values, command = run["values"], run["command"]
-    except (OSError, ValueError, KeyError):
-        raise UserError(
-            f"{file.path} is a checkpoint, but its run's {path} cannot be read: keep both together"
-        ) from None
-    if command != "pretrain":
-        raise UserError(
-            f"{file.path} is a checkpoint of {command}: only those of tools/pretrain.py hold an encoder alone"
-        )
-    prefix = "model.encoder."
-    state = {n.removeprefix(prefix): v for n, v in file.tensors.items() if n.startswith(prefix)}
-    config = {
-        **ENCODERS[values["model"]],
-        "img_size": values["img_size"],
-        "drop_path_rate": values.get("drop_path", 0.0),
-    }
-    return config, state
 
 
 def _check_model(file: WeightsFile, model: str, config: dict[str, Any]) -> None:

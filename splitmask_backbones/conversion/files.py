@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from splitmask_backbones.conversion.runs import file_of, run_of
 from splitmask_backbones.errors import UserError
 
 
@@ -32,6 +33,7 @@ class WeightsFile:
         metadata: of a safetensors file.
         hf_config: config.json beside the file, as Hugging Face writes it.
         containers: keys around the tensors, such as ("teacher",) or ("model",).
+        run: config.json of the run of this project that it belongs to.
     """
 
     path: Path
@@ -39,14 +41,16 @@ class WeightsFile:
     metadata: dict[str, str] = field(default_factory=dict)
     hf_config: dict[str, Any] | None = None
     containers: tuple[str, ...] = ()
+    run: dict[str, Any] | None = None
 
 
-def read_weights(path: str | Path, step: int | None = None) -> WeightsFile:
-    """Returns the tensors of a file, of a Hugging Face folder, or of a run folder's newest checkpoint.
+def read_weights(path: str | Path, step: int | None = None, best: bool = False) -> WeightsFile:
+    """Returns the tensors of a file, of a Hugging Face folder, or of a run folder.
 
     Args:
         path: `.safetensors`, anything that `torch.save` writes, or a folder.
-        step: of a run folder's checkpoint; the newest by default.
+        step: of a run folder's checkpoint; the finished or newest weights by default.
+        best: the best evaluated weights of a run folder.
 
     Raises:
         ValueError: no such file, empty, damaged, of another format, or a pickle that would run code.
@@ -55,7 +59,9 @@ def read_weights(path: str | Path, step: int | None = None) -> WeightsFile:
     if not path.exists():
         raise UserError(f"{path} does not exist: check the path")
     if path.is_dir():
-        path = _file_of(path, step)
+        path = file_of(path, step, best)
+    elif step is not None or best:
+        raise UserError(f"{path} is a file: {'--best' if best else '--step'} chooses in a run folder")
     if path.stat().st_size == 0:
         raise UserError(f"{path} is empty (0 bytes): copy it again")
     if path.suffix == ".safetensors":
@@ -63,24 +69,11 @@ def read_weights(path: str | Path, step: int | None = None) -> WeightsFile:
     else:
         file = _read_torch(path)
     file.tensors = {name: value.float() if value.is_floating_point() else value for name, value in file.tensors.items()}
+    file.run = run_of(path, file.metadata)
     config = path.parent / "config.json"
     if any("patch_embeddings" in name for name in file.tensors) and config.is_file():
         file.hf_config = json.loads(config.read_text(encoding="utf-8"))
     return file
-
-
-def _file_of(folder: Path, step: int | None) -> Path:
-    checkpoints = sorted((folder / "checkpoints").glob("step_????????.safetensors"))
-    if step is not None:
-        wanted = folder / "checkpoints" / f"step_{step:08d}.safetensors"
-        if wanted not in checkpoints:
-            kept = ", ".join(str(int(path.stem.removeprefix("step_"))) for path in checkpoints) or "none"
-            raise UserError(f"{folder} holds no checkpoint of step {step}: there are {kept}")
-        return wanted
-    for candidate in (folder / "model.safetensors", folder / "encoder.safetensors", *reversed(checkpoints)):
-        if candidate.is_file():
-            return candidate
-    raise UserError(f"{folder} is a folder without model.safetensors, encoder.safetensors or checkpoints: name a file")
 
 
 def _read_safetensors(path: Path) -> WeightsFile:

@@ -34,13 +34,13 @@ from tools.detection.evaluate import Detection, coco_ap
 from tools.detection.evaluations import record_evaluation
 from tools.detection.predict import predict_pictures
 from tools.detection.results import DETECTOR, newest_weights, paths_and_sizes, save_detector, to_coco
+from tools.load_report import LOAD_REPORT, mark, name_new_parts, tell
 
 if TYPE_CHECKING:
     from tools.detection.engines import Detector
 
 RESULTS = "results.json"
 REPORT = "data_report.json"
-LOAD_REPORT = "load_report.json"
 
 
 def train(args: argparse.Namespace, base: DetRecipe, given: dict[str, Any]) -> None:
@@ -88,8 +88,10 @@ def train(args: argparse.Namespace, base: DetRecipe, given: dict[str, Any]) -> N
             folder.say(f"{folder.path / RESULTS} is finished: nothing to do")
         else:
             _report(splits, identity["unusable"], folder)
-            if folder.is_main and detector.encoder.load_report is not None:
-                write_json(folder.path / LOAD_REPORT, detector.encoder.load_report.as_json())
+            load_report = detector.encoder.load_report
+            if folder.is_main and load_report is not None:
+                name_new_parts(load_report, detector, detector.encoder)
+                tell(load_report, folder.path / LOAD_REPORT)
             public = {key: value for key, value in config.items() if key != "free"}
 
             def measure(step: int) -> dict[str, Any] | None:
@@ -104,7 +106,7 @@ def train(args: argparse.Namespace, base: DetRecipe, given: dict[str, Any]) -> N
                 save_detector(folder.path / DETECTOR, detector, public)
             results = measure(total_steps)
             if results is not None:
-                write_json(folder.path / RESULTS, results)
+                write_json(folder.path / RESULTS, mark(results, load_report))
         if args.predict is not None:
             if folder.finished:  # then this process may have trained nothing
                 _load(detector, newest_weights(folder.path)[1], DETECTOR, folder)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper
 from torch import nn
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> Any:
     """Returns the segmentor itself."""
-    return model.module if is_model_wrapper(model) else model  # type: ignore[return-value]
+    return model.module if is_model_wrapper(model) else model
 
 
 def distributed_on_cpu(model: nn.Module, find_unused_parameters: bool) -> nn.Module:

@@ -18,6 +18,7 @@ from pretrain.signals import StopSignals
 from splitmask_backbones.adapters import resolve_encoder
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import sha256_of
+from tools.load_report import LOAD_REPORT, mark, name_new_parts, tell
 from tools.segmentation import checkpoints
 from tools.segmentation.check import check_splits, median_frequency_weights
 from tools.segmentation.classes import Classes, find_classes
@@ -32,7 +33,6 @@ from tools.segmentation.tta import MeanOfViews
 
 ARTEFACT = "results.json"
 BAD_IMAGES = "bad_images.txt"
-LOAD_REPORT = "load_report.json"
 
 
 def train(config: dict[str, Any], folder: RunFolder, args: argparse.Namespace, stop: StopSignals) -> None:
@@ -63,9 +63,6 @@ def train(config: dict[str, Any], folder: RunFolder, args: argparse.Namespace, s
         write_json(folder.path / "data_report.json", report)
         _tell_data(report)
     if weights is not None:
-        folder.say(encoder.load_report.summary())
-        if folder.is_main:
-            write_json(folder.path / LOAD_REPORT, encoder.load_report.as_json())
         config["model"]["backbone"]["init_cfg"] = {"type": "Pretrained", "checkpoint": weights}
     class_weights = None
     if config["class_weights"] == "median_frequency":
@@ -80,6 +77,11 @@ def train(config: dict[str, Any], folder: RunFolder, args: argparse.Namespace, s
         resume_from=checkpoints.newest(folder.path / "checkpoints") if folder.resumed else None,
         stop=stop,
     )
+    segmentor = unwrapped(runner.model)
+    load_report = segmentor.backbone.encoder.load_report
+    if load_report is not None and folder.is_main:
+        name_new_parts(load_report, segmentor, segmentor.backbone.encoder)
+        tell(load_report, folder.path / LOAD_REPORT)
     if folder.previous is None:
         folder.write_config(record)  # only now does the folder hold a run: everything that can be checked has been
     try:
@@ -92,7 +94,7 @@ def train(config: dict[str, Any], folder: RunFolder, args: argparse.Namespace, s
         if folder.is_main:
             record_evaluation(folder.path, config["steps"], plain, unwrapped(runner.model))
     if folder.is_main:
-        _tell_results(results, folder.path / ARTEFACT)
+        _tell_results(mark(results, load_report), folder.path / ARTEFACT)
     fabric.barrier()
 
 
