@@ -103,7 +103,7 @@ def test_dinov2_registers_have_no_positions(tmp_path):
     content = {**model.state_dict(), "register_tokens": registers, "mask_token": torch.zeros(1, 64)}
     torch.save({"teacher": under("backbone.", content)}, tmp_path / "in.pth")
     done = convert(tmp_path / "in.pth", tmp_path / "out.safetensors")
-    assert done.family == "dino" and done.encoder.config["position_resize"] == "plain"
+    assert done.family == "dino" and done.encoder.config["position_resize"] == "antialias"
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         x = model.patch_embed(images).flatten(1, 2) if model.dynamic_img_size else model.patch_embed(images)
@@ -114,6 +114,45 @@ def test_dinov2_registers_have_no_positions(tmp_path):
     chunked = {name.replace("blocks.", "blocks.0."): value for name, value in content.items()}
     torch.save(chunked, tmp_path / "chunks.pth")
     assert convert(tmp_path / "chunks.pth", tmp_path / "c.safetensors").differences["source"] <= 1e-5
+
+
+def test_guesses_are_said(tmp_path, caplog):
+    small = {**SIZES, "embed_dim": 384, "depth": 1, "num_heads": 6, "class_token": True}
+    state = shaken(TimmViT(**small, num_classes=0)).state_dict()
+    torch.save({"state_dict": under("module.base_encoder.", state)}, tmp_path / "moco.pth")
+    done = convert(tmp_path / "moco.pth", tmp_path / "a.safetensors")
+    assert done.encoder.config["num_heads"] == 6 and "MoCo v3's own ViT-S has 12 heads" in caplog.text
+    caplog.clear()
+    done = convert(tmp_path / "moco.pth", tmp_path / "b.safetensors", overrides={"num_heads": 12})
+    assert done.encoder.config["num_heads"] == 12 and caplog.text == ""
+    torch.save({"student": under("backbone.", plain().state_dict())}, tmp_path / "dino.pth")
+    convert(tmp_path / "dino.pth", tmp_path / "c.safetensors")
+    assert "the student is taken" in caplog.text
+
+
+def test_a_class_token_without_position_is_said(tmp_path):
+    model = plain(no_embed_class=True)
+    torch.save(model.state_dict(), tmp_path / "in.pth")
+    done = convert(tmp_path / "in.pth", tmp_path / "out.safetensors")
+    assert "4 x 4 patches alone" in done.report.expected_missing["positions of tokens"]
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(done.encoder(images), model.forward_features(images), atol=1e-5, rtol=1e-5)
+
+
+def test_to_hugging_face_without_a_class_token(tmp_path):
+    transformers = pytest.importorskip("transformers", reason="the extra 'convert' is not installed")
+    encoder = shaken(VisionTransformer(**SIZES))
+    save_encoder(encoder, tmp_path / "in.safetensors")
+    convert(tmp_path / "in.safetensors", tmp_path / "hf", to="hf")
+    model = transformers.AutoModel.from_pretrained(tmp_path / "hf").eval()
+    assert type(model).__name__ == "IJepaModel"
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(model(images).last_hidden_state, encoder(images), atol=1e-5, rtol=1e-5)
+    again = convert(tmp_path / "hf", tmp_path / "again.safetensors").encoder
+    assert not again.config["use_class_token"]
+    torch.testing.assert_close(again(images), encoder(images), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("bias", [None, "use_relative_position_bias", "use_shared_relative_position_bias"])

@@ -165,7 +165,7 @@ def test_models_that_differ_write_nothing(tmp_path, state, monkeypatch):
     [
         ({"num_registers": 2}, "detectron2", "has registers"),
         ({"window_size": 2, "window_block_indexes": (0,)}, "timm", "has windows"),
-        ({}, "hf", "has no class token"),
+        ({"layer_scale": 0.1}, "hf", "has no class token"),
     ],
 )
 def test_what_a_target_cannot_hold(kwargs, to, match, tmp_path):

@@ -21,7 +21,8 @@ EXAMPLES = """examples:
   python tools/convert.py encoder.safetensors vitdet_init.pth --to detectron2
 
 DST: splitmask and timm .safetensors, detectron2 and mmseg .pth, hf a folder. A bare encoder file of timm, DeiT, DINO,
-MAE and MoCo v3 looks alike: --from dino makes positions resize as DINO does. A report goes beside DST."""
+MAE and MoCo v3 looks alike: --from dino makes positions resize as DINO does. A report goes beside DST.
+mmseg's VisionTransformer takes its file with patch_bias=True."""
 
 
 def build_parser() -> cli.Parser:
@@ -60,6 +61,7 @@ def main(argv: list[str]) -> int:
     overrides = dict(_parse(text) for text in args.set)
     from splitmask_backbones.convert import convert
 
+    cli.start_log()
     done = convert(
         args.source,
         args.destination,

@@ -205,14 +205,17 @@ def _mmseg(encoder: VisionTransformer, pyramid: State) -> Export:
 
 
 def _hf(encoder: VisionTransformer, pyramid: State) -> Export:
-    _refuse(encoder, "hf", "windows", "decomposed relative positions", "registers", "no class token")
+    _refuse(encoder, "hf", "windows", "decomposed relative positions", "registers")
     config = encoder.config
-    if not is_beit(config):
+    if is_beit(config):
+        _refuse(encoder, "hf", "no class token")
+    else:
         _refuse(encoder, "hf", "no positions", "no final norm")
     state = to_hf(_state_of(encoder), with_key_bias=not is_beit(config))
     mean_pooling = not config["final_norm"]  # then BeitModel has no norm of its own
-    hf_config = hf_model(config, mean_pooling).config
-    hf_config.architectures = ["BeitModel" if is_beit(config) else "ViTModel"]
+    model = hf_model(config, mean_pooling)
+    hf_config = model.config
+    hf_config.architectures = [type(model).__name__]
     return Export(
         state,
         None,

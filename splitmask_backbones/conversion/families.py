@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from splitmask_backbones.errors import UserError, check_choice
 from splitmask_backbones.registry import ENCODERS
 from splitmask_backbones.relative_bias import num_rows
 from splitmask_backbones.vit import check_arguments
+
+logger = logging.getLogger(__name__)
 
 PLAIN = ("timm", "deit", "dino", "mae", "mocov3")
 """Families of the same layout: a bare encoder file of one looks like that of another."""
@@ -124,7 +127,12 @@ def read_source(file: WeightsFile, family: str, model: str | None, overrides: di
     state, dropped, unexpected = to_ours(inside, from_hf=first == HF_FIRST)
     report.dropped |= dropped
     config = _config_of(file, family, state, model, overrides)
-    _fit_prefix_positions(state, config, family)
+    if _fit_prefix_positions(state, config, family):
+        height, width = (side // config["patch_size"] for side in config["img_size"])
+        report.expected_missing["positions of tokens"] = (
+            f"pos_embed holds {height} x {width} patches alone, tokens get zeros; another grid needs --set img_size"
+        )
+    _warn_of_guesses(file, family, config, told=model is not None or "num_heads" in overrides)
     if family == "vitdet":
         pyramid = _translated(pyramid, file)
         if "cls_token" in state:
@@ -185,7 +193,8 @@ def _config_of(
         "use_class_token": "cls_token" in state and family != "vitdet",
         "num_registers": state["reg_token"].shape[1] if "reg_token" in state else 0,
         "positions": "learned" if "pos_embed" in state else "none",
-        "position_resize": "plain" if family in ("dino", "vitdet") else "antialias",
+        # DINOv2 with registers resizes with antialiasing, DINO and DINOv2 without do not.
+        "position_resize": "plain" if family in ("dino", "vitdet") and "reg_token" not in state else "antialias",
         "final_norm": "norm.weight" in state,
     }
     if model is not None:
@@ -274,10 +283,25 @@ def _windows(file: WeightsFile, state: dict[str, Tensor], overrides: dict[str, A
     return found
 
 
-def _fit_prefix_positions(state: dict[str, Tensor], config: dict[str, Any], family: str) -> None:
-    """Gives prefix tokens without a position (registers of DINOv2) zeros; takes a row that ViTDet ignores away."""
+def _warn_of_guesses(file: WeightsFile, family: str, config: dict[str, Any], told: bool) -> None:
+    """Warns of what a file does not show and what its authors often did otherwise."""
+    if family == "mocov3" and config["embed_dim"] == 384 and not told:
+        logger.warning(
+            "%s: MoCo v3's own ViT-S has 12 heads of 32 channels, %d are assumed: --set num_heads=12 if it is that",
+            file.path,
+            config["num_heads"],
+        )
+    if "student" in file.containers:
+        logger.warning("%s holds no teacher, so the student is taken: DINO evaluates the teacher", file.path)
+
+
+def _fit_prefix_positions(state: dict[str, Tensor], config: dict[str, Any], family: str) -> bool:
+    """Gives prefix tokens without a position zeros; takes a row that ViTDet ignores away.
+
+    Returns whether the class token had none, which the file alone does not show; DINOv2's registers never have one.
+    """
     if "pos_embed" not in state:
-        return
+        return False
     patch, (height, width) = config["patch_size"], config["img_size"]
     patches = -(-height // patch) * -(-width // patch)
     table = state["pos_embed"]
@@ -292,3 +316,4 @@ def _fit_prefix_positions(state: dict[str, Tensor], config: dict[str, Any], fami
     elif given < wanted:
         zeros = table.new_zeros(1, wanted - given, table.shape[2])
         state["pos_embed"] = torch.cat([table[:, :given], zeros, table[:, given:]], dim=1)
+    return given < int(config["use_class_token"])

@@ -162,13 +162,16 @@ def _unchunked(name: str) -> str:
 
 
 def hf_model(config: dict[str, Any], mean_pooling: bool = False) -> Any:
-    """Returns Hugging Face's ViTModel, or BeitModel for an encoder with BEiT's bias or LayerScale."""
+    """Returns the model of Hugging Face that the encoder is.
+
+    That is ViTModel; BeitModel with BEiT's bias or LayerScale; IJepaModel, the same ViT, without a class token.
+    """
     need("transformers")
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    from transformers import BeitConfig, BeitModel, ViTConfig, ViTModel
+    from transformers import BeitConfig, BeitModel, IJepaConfig, IJepaModel, ViTConfig, ViTModel
 
     height, width = config["img_size"]
     if height != width:
@@ -194,6 +197,8 @@ def hf_model(config: dict[str, Any], mean_pooling: bool = False) -> Any:
             layer_scale_init_value=config.get("layer_scale") or 0.0,
         )
         return BeitModel(beit, add_pooling_layer=False)
+    if not config["use_class_token"]:
+        return IJepaModel(IJepaConfig(**shared, qkv_bias=config["qkv_bias"]), add_pooling_layer=False)
     return ViTModel(ViTConfig(**shared, qkv_bias=config["qkv_bias"]), add_pooling_layer=False)
 
 
