@@ -315,6 +315,53 @@ def test_to_timm_and_back(tmp_path_factory, heads, grid, patch, depth, positions
     assert back.encoder.config["positions"] == ("none" if positions == "none" else "learned")
 
 
+def family_model(family: str, sizes: dict[str, Any], token: bool, positions: bool) -> tuple[Any, Any]:
+    """Returns the contents of a file as a family's authors keep it, and the model that it is of."""
+    if family == "beit":
+        model = shaken(
+            Beit(**sizes, use_abs_pos_emb=positions, use_rel_pos_bias=not positions, init_values=0.1, num_classes=0)
+        )
+        return {"model": model.state_dict()}, model
+    if family == "deit":
+        model = shaken(VisionTransformerDistilled(**sizes, num_classes=3))
+        return {"model": model.state_dict()}, model
+    pooling = {"global_pool": "token" if token else "avg", "class_token": token, "fc_norm": False}
+    model = shaken(TimmViT(**sizes, **pooling, num_classes=3, pos_embed="learn" if positions else "none"))
+    state = model.state_dict()
+    return {
+        "timm": state,
+        "dino": {"teacher": under("module.backbone.", state)},
+        "mae": {"model": {**state, "mask_token": torch.zeros(1), "decoder_norm.bias": torch.zeros(1)}},
+        "mocov3": {"state_dict": under("module.base_encoder.", state)},
+    }[family], model
+
+
+@settings(max_examples=24, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    family=st.sampled_from(["timm", "deit", "beit", "dino", "mae", "mocov3"]),
+    heads=st.integers(1, 2),
+    grid=st.integers(2, 4),
+    patch=st.sampled_from([8, 14, 16]),
+    depth=st.integers(1, 2),
+    token=st.booleans(),
+    positions=st.booleans(),
+    named=st.booleans(),
+)
+def test_any_family_of_any_size(tmp_path_factory, family, heads, grid, patch, depth, token, positions, named):
+    sizes = {"img_size": grid * patch, "patch_size": patch, "embed_dim": 64 * heads, "depth": depth, "num_heads": heads}
+    content, model = family_model(family, sizes, token, positions)
+    folder = tmp_path_factory.mktemp("family")
+    torch.save(content, folder / "in.pth")
+    overrides = {} if positions or family in ("beit", "deit") else {"img_size": grid * patch}
+    done = convert(folder / "in.pth", folder / "out.safetensors", family if named else "auto", overrides=overrides)
+    assert done.family == family
+    encoder = load_encoder(folder / "out.safetensors").eval()
+    assert encoder.config["use_class_token"] == (token or family in ("beit", "deit"))
+    images = torch.randn(2, 3, grid * patch, grid * patch)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(images), model.forward_features(images), atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_files(dtype, tmp_path):
     state = {name: value.to(dtype) for name, value in plain().state_dict().items()}
