@@ -9,7 +9,7 @@ from torch import nn
 from splitmask_backbones import create_encoder, load_encoder, save_encoder
 from splitmask_backbones.checkpoints import LoadReport
 from splitmask_backbones.pyramid import build_pyramid
-from tools.load_report import mark, name_new_parts, tell
+from tools.load_report import mark, name_new_parts, shortened, tell
 
 
 def detector(encoder):
@@ -57,3 +57,10 @@ def test_gaps_are_on_the_screen_in_the_file_and_in_the_results(tmp_path, capsys)
     err = capsys.readouterr().err
     assert err.startswith("warning: weights.pth: 2 parameters missing and 1 keys unexpected") and err.count("\n") == 1
     assert json.loads((tmp_path / "r.json").read_text())["warning"] == mark({}, report)["warning"]
+
+
+def test_many_keys_of_the_same_fate_are_one_row_a_part():
+    keys = ["a.b.c", "a.b.d", "a.b.e", "x.w", "y", "a.z.q", "a.z.r"]
+    rows = shortened([(key, "dropped", "why") for key in keys] + [("k", "unexpected", "nothing takes it")])
+    assert [key for key, *_ in rows] == ["a.b.* (3 keys)", "x.w", "y", "a.z.* (2 keys)", "k"]
+    assert shortened([(key, "dropped", "why") for key in keys[:6]]) == [(key, "dropped", "why") for key in keys[:6]]

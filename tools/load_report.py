@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from splitmask_backbones.checkpoints import LoadReport
 
 LOAD_REPORT = "load_report.json"
+MOST_ROWS = 6
+"""Keys of the same fate that have a row each on the screen."""
 
 
 def name_new_parts(report: LoadReport, model: nn.Module, encoder: nn.Module) -> None:
@@ -45,24 +48,42 @@ def tell(report: LoadReport, path: Path, title: str = "", proof: dict[str, Any] 
     Args:
         report: what became of every key.
         path: of the JSON file.
-        title: of the table; the file's name by default.
+        title: line above the table; the file's name by default.
         proof: further entries of the JSON.
     """
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title or report.path)
+    table = Table()
     for column in ("key", "", "why"):
         table.add_column(column, overflow="fold")
-    for key, what, why in report.rows():
-        if what != "loaded":
-            table.add_row(key, what, why)
+    for row in shortened([row for row in report.rows() if row[1] != "loaded"]):
+        table.add_row(*row)
     table.add_row(f"{len(report.loaded)} keys", "loaded", "")
-    console = Console(file=sys.stdout)
-    console.print(table)
+    sys.stdout.write(f"{title or report.path}\n")
+    Console(file=sys.stdout).print(table)
     if report.warning:
         sys.stderr.write(f"warning: {report.warning}\n")
     write_json(path, {**(proof or {}), **report.as_json()})
+
+
+def shortened(rows: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+    """Returns the rows with many keys of the same fate as one for each part of the model; the JSON names them all."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for key, what, why in rows:
+        groups.setdefault((what, why), []).append(key)
+    short = []
+    for (what, why), keys in groups.items():
+        if len(keys) <= MOST_ROWS:
+            short += [(key, what, why) for key in keys]
+            continue
+        parts = Counter(".".join(key.split(".")[:2]) for key in keys)
+        whole = {key for key in keys if key.count(".") < 2}
+        short += [
+            (part if part in whole and count == 1 else f"{part}.* ({count} keys)", what, why)
+            for part, count in parts.items()
+        ]
+    return short
 
 
 def mark(results: dict[str, Any], report: LoadReport | None) -> dict[str, Any]:
