@@ -1,165 +1,89 @@
-"""From a recipe to the method that is trained: encoder, visual words, losses."""
+"""From a recipe to what is trained: views of the images, encoder, method."""
 
 from __future__ import annotations
 
-import logging
-import sys
 from pathlib import Path
 
-import numpy as np
 import torch
-from safetensors.torch import load_file, save
-from torch import Tensor
 
 from pretrain.augment import PretrainAugment
-from pretrain.dalle import DalleTokenizer
+from pretrain.beit import Beit
 from pretrain.fabric import main_process_first
-from pretrain.loader import sample_rng
+from pretrain.multicrop import MultiCrop, MultiCropViews
 from pretrain.recipes import Recipe
-from pretrain.run_folder import write_json
 from pretrain.sources import ImageList
 from pretrain.splitmask import SplitMask
-from pretrain.tokenizers import (
-    ImageTokenizer,
-    Tokenizer,
-    TokenStatistics,
-    kmeans_words,
-    random_patches,
-    random_projection,
-    token_statistics,
-)
-from pretrain.views import SplitViews, first_crops
-from splitmask_backbones.errors import UserError
-from splitmask_backbones.files import write_atomically
-from splitmask_backbones.pixels import IMAGENET_MEAN, IMAGENET_STD
+from pretrain.tokenizers import ImageTokenizer
+from pretrain.views import BeitViews, CropViews, SplitViews, Views
+from pretrain.words import build_tokenizer, measure_tokenizer
 from splitmask_backbones.registry import create_encoder
-from splitmask_backbones.vit import VisionTransformer, patchify
-
-logger = logging.getLogger(__name__)
-
-TOKENIZER_FILE = "tokenizer.safetensors"
-STATISTICS_IMAGES = 240
+from splitmask_backbones.vit import VisionTransformer
 
 
-def build_views(recipe: Recipe, images: ImageList, patch_size: int) -> SplitViews:
-    """Returns the data set of the recipe's crops and masks."""
-    augment = PretrainAugment(recipe.img_size, scale=(recipe.crop_scale, 1.0), strong=recipe.strong_augment)
-    return SplitViews(images, augment, patch_size, recipe.mask, recipe.mask_ratio, recipe.seed)
+def build_views(recipe: Recipe, images: ImageList, patch_size: int) -> Views:
+    """Returns the data set of what the recipe's method sees of each image."""
+    if recipe.method == "dino":
+        augment = MultiCrop(recipe.img_size, recipe.crop_scale, recipe.local_crops, patch_size)
+        return MultiCropViews(images, augment, recipe.seed)
+    crop = PretrainAugment(recipe.img_size, scale=(recipe.crop_scale, 1.0), strong=recipe.strong_augment)
+    if recipe.method == "beit":
+        return BeitViews(images, crop, patch_size, recipe.seed)
+    return SplitViews(images, crop, patch_size, recipe.mask, recipe.mask_ratio, recipe.seed)
 
 
 def build_encoder(recipe: Recipe) -> VisionTransformer:
-    """Returns the recipe's encoder, initialised from its seed."""
+    """Returns the recipe's encoder, initialised from its seed. DINO's has the class token that DINO learns with."""
     torch.manual_seed(recipe.seed)
-    return create_encoder(recipe.model, img_size=recipe.img_size, drop_path_rate=recipe.drop_path)
-
-
-def build_tokenizer(
-    recipe: Recipe, views: SplitViews, patch_size: int, folder: Path, workers: int, weights: str | Path | None = None
-) -> ImageTokenizer:
-    """Returns the recipe's tokenizer; words made from the data are kept in `folder/tokenizer.safetensors`.
-
-    Raises:
-        ValueError: fewer patches than words, or a tokenizer whose weights are missing.
-    """
-    if recipe.tokenizer == "dalle":
-        recipe.check_tokenizer_weights(weights)
-        return DalleTokenizer(str(weights))
-    patch_dim = 3 * patch_size**2
-    kept = folder / TOKENIZER_FILE
-    if recipe.tokenizer == "random_projection":
-        words = random_projection(recipe.vocab_size, patch_dim, recipe.seed)
-    elif kept.exists():
-        words = load_file(str(kept))["words"]
-    else:
-        words = _words_from_data(recipe, views, patch_size, workers)
-        write_atomically(kept, save({"words": words.contiguous()}))
-    return Tokenizer(words, recipe.patch_norm)
-
-
-def _words_from_data(recipe: Recipe, views: SplitViews, patch_size: int, workers: int) -> Tensor:
-    def sample(num_images: int, per_image: int) -> Tensor:
-        rows = []
-        for number, image in enumerate(first_crops(views, num_images, workers)):
-            patches = patchify(normalized(image), patch_size)[0]
-            chosen = sample_rng(recipe.seed, 1, number).permutation(len(patches))[:per_image]
-            rows.append(patches[np.sort(chosen)])
-        return torch.cat(rows)
-
-    num_images, per_crop = len(views), views.grid_size[0] * views.grid_size[1]
-    if recipe.tokenizer == "random_patches":
-        return random_patches(recipe.vocab_size, num_images, per_crop, sample)
-
-    def report(iteration: int, cosine: float) -> None:
-        logger.info("k-means iteration %d/%d: mean cosine %.4f", iteration, recipe.kmeans_iterations, cosine)
-
-    return kmeans_words(
-        recipe.vocab_size,
-        num_images,
-        per_crop,
-        sample,
-        recipe.kmeans_patches,
-        recipe.kmeans_iterations,
-        recipe.seed,
-        recipe.patch_norm,
-        report,
-    )
-
-
-def normalized(image: Tensor) -> Tensor:
-    """Returns ImageNet-normalised float32 pixels of uint8 `(B, 3, H, W)`."""
-    mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return (image.float() / 255 - mean) / std
-
-
-def measure_tokenizer(
-    tokenizer: ImageTokenizer, recipe: Recipe, views: SplitViews, patch_size: int, folder: Path, workers: int
-) -> TokenStatistics:
-    """Returns words used and entropy on crops of the data, and writes them to `folder/tokenizer.json`."""
-    num_images = min(STATISTICS_IMAGES, len(views))
-    tokens = [tokenizer.tokens_of(normalized(image), patch_size) for image in first_crops(views, num_images, workers)]
-    statistics = token_statistics(torch.cat(tokens), tokenizer.vocab_size)
-    values = {
-        "tokenizer": recipe.tokenizer,
-        "patch_norm": recipe.patch_norm,
-        "vocab_size": tokenizer.vocab_size,
-        **statistics.as_dict(),
-    }
-    write_json(folder / "tokenizer.json", values)
-    logger.info(
-        "tokenizer %s, patch_norm %s: %d of %d words used on %d patches, entropy %.1f bits, top word %.0f %%",
-        recipe.tokenizer,
-        recipe.patch_norm,
-        statistics.words_used,
-        tokenizer.vocab_size,
-        statistics.num_patches,
-        statistics.entropy_bits,
-        100 * statistics.top_word_share,
-    )
-    if statistics.top_word_share > 0.5:
-        sys.stderr.write(
-            f"warning: one visual word covers {100 * statistics.top_word_share:.0f} % of the patches, so there is "
-            "little to learn from inpainting: try another --patch-norm or --tokenizer kmeans\n"
-        )
-    return statistics
+    extra = {"use_class_token": True, "position_resize": "plain"} if recipe.method == "dino" else {}
+    return create_encoder(recipe.model, img_size=recipe.img_size, drop_path_rate=recipe.drop_path, **extra)
 
 
 def build_method(
-    recipe: Recipe, views: SplitViews, folder: Path, workers: int, tokenizer_weights: str | Path | None = None
-) -> SplitMask:
-    """Returns the recipe's method, ready to train.
+    recipe: Recipe,
+    views: Views,
+    folder: Path,
+    workers: int,
+    tokenizer_weights: str | Path | None = None,
+    total_steps: int | None = None,
+    steps_per_epoch: int | None = None,
+) -> torch.nn.Module:
+    """Returns the recipe's method, ready to train: `method(batch)` gives named losses, `method.encoder` is kept.
+
+    Args:
+        recipe: all values.
+        views: of `build_views`.
+        folder: keeps words that are made from the data.
+        workers: data processes for that.
+        tokenizer_weights: of DALL-E's encoder.
+        total_steps, steps_per_epoch: for methods with schedules of their own (DINO).
 
     Raises:
-        ValueError: a method of a later version, or what `build_tokenizer` raises.
+        ValueError: what `build_tokenizer` raises.
     """
-    if recipe.method != "splitmask":
-        raise UserError(f"--method {recipe.method} is not built yet: use --method splitmask")
     encoder = build_encoder(recipe)
-    tokenizer = None
-    if recipe.inpaint_weight:
+    if recipe.method == "dino":
+        from pretrain.dino import Dino
+
+        assert total_steps is not None and steps_per_epoch is not None
+        return Dino(
+            encoder,
+            build_encoder(recipe),
+            num_outputs=recipe.dino_outputs,
+            momentum=recipe.teacher_momentum,
+            temperature=recipe.teacher_temperature,
+            total_steps=total_steps,
+            frozen_steps=steps_per_epoch,
+        )
+    tokenizer: ImageTokenizer | None = None
+    if recipe.method == "beit" or recipe.inpaint_weight:
+        assert isinstance(views, CropViews)
         with main_process_first() as is_main:
             tokenizer = build_tokenizer(recipe, views, encoder.patch_size, folder, workers, tokenizer_weights)
             if is_main:
                 measure_tokenizer(tokenizer, recipe, views, encoder.patch_size, folder, workers)
+    if recipe.method == "beit":
+        assert tokenizer is not None
+        return Beit(encoder, tokenizer)
     return SplitMask(
         encoder, tokenizer, recipe.decoder_depth, recipe.inpaint_weight, recipe.match_weight, recipe.temperature
     )

@@ -21,8 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from pretrain.pixel_norm import PixelNorm
 from splitmask_backbones.errors import UserError
-from splitmask_backbones.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 STRIDE = 8
 """Pixels between two words of the encoder."""
@@ -55,15 +55,11 @@ class DalleTokenizer(nn.Module):
         ValueError: the file is missing, no safetensors, or not that encoder; or Transformers is not installed.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, path: str | Path) -> None:
         super().__init__()
         # Not a submodule; `_apply` takes it along to other devices.
         object.__setattr__(self, "_encoder", _build(_read(Path(path)), path))
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).reshape(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).reshape(1, 3, 1, 1), persistent=False)
+        self.pixel_norm = PixelNorm()
 
     @property
     def vocab_size(self) -> int:
@@ -86,7 +82,7 @@ class DalleTokenizer(nn.Module):
     @torch.no_grad()
     def tokens_of(self, images: Tensor, patch_size: int) -> Tensor:
         """Returns int64 `(B, N)` in `[0, V)`, patches row by row, of ImageNet-normalised `(B, 3, H, W)`."""
-        pixels = images.float() * self.std + self.mean
+        pixels = self.pixel_norm.undo(images)
         size = [side // patch_size * STRIDE for side in images.shape[2:]]
         pixels = F.interpolate(pixels, size=size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
         return torch.cat([self.logits(part).argmax(dim=1).flatten(1) for part in pixels.split(CHUNK)])

@@ -68,6 +68,8 @@ def fit(
     title: str = "train",
     average: WeightAverage | None = None,
     evaluate: Callable[[int], None] | None = None,
+    after_step: Callable[[int], None] | None = None,
+    weight_decay_at: Callable[[int], float] | None = None,
 ) -> None:
     """Trains `method` in place from the folder's newest checkpoint, or from the start, to `loop.total_steps`.
 
@@ -87,6 +89,8 @@ def fit(
         average: takes in the weights after each update.
         evaluate: called in every process with the finished updates, `loop.eval_every` of them apart and not after the
             last.
+        after_step: called with the number of finished updates after each, before the state is saved.
+        weight_decay_at: weight decay for an update (0-based) of the groups that have one.
 
     Raises:
         ValueError: the loss or gradient is not finite (the update is not made, earlier checkpoints stay).
@@ -125,6 +129,8 @@ def fit(
                 factor = lr_at(step)
                 for group in optimizer.param_groups:
                     group["lr"] = group["peak_lr"] * factor
+                    if weight_decay_at is not None and group["weight_decay"]:
+                        group["weight_decay"] = weight_decay_at(step)
                 torch.manual_seed(step_seed(loop.seed, step, fabric.global_rank))
                 metrics: dict[str, Tensor] = {}
                 for micro in range(loop.accumulate):
@@ -142,6 +148,8 @@ def fit(
                 wrapped_optimizer.zero_grad(set_to_none=True)
                 if average is not None:
                     average.update(method, done)
+                if after_step is not None:
+                    after_step(done)
                 clock.images += loop.batch_size
                 if done % loop.log_every == 0 or done == loop.total_steps:
                     names = [name for name in metric_names if name in metrics]

@@ -96,6 +96,19 @@ def _grow(mask: np.ndarray, most: int, rng: np.random.Generator) -> int:
     return len(chosen)
 
 
+BEIT_SHARE = 75 / 196
+"""Share of the patches that BEiT masks."""
+
+
+def beit_mask(grid_size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """Returns the masked patches of BEiT's block mask, int64 `(K,)`, sorted: 75 of 196, the same share of other grids.
+
+    Ours: exactly that many for each image, where BEiT's sampler may stop short, so that a batch is one tensor.
+    """
+    num_masked = max(1, round(BEIT_SHARE * grid_size[0] * grid_size[1]))
+    return np.flatnonzero(block_mask(grid_size, num_masked, rng).ravel()).astype(np.int64)
+
+
 def split_halves(
     kind: str, grid_size: tuple[int, int], rng: np.random.Generator, mask_ratio: float = 0.5
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -13,6 +13,29 @@ from splitmask_backbones.registry import ENCODERS
 REFERENCE_BATCH = 2048
 METHODS = ("splitmask", "beit", "dino")
 
+METHOD_VALUES: dict[str, dict[str, Any]] = {
+    # DINO's published settings: lr 5e-4 at batch 256, down to 1e-6, weight decay 0.04 up to 0.4, large crops from 0.4.
+    "dino": {
+        "base_lr": 4e-3,
+        "end_lr_factor": 1e-6 / 4e-3,
+        "weight_decay": 0.04,
+        "end_weight_decay": 0.4,
+        "crop_scale": 0.4,
+        "strong_augment": False,
+    }
+}
+"""What choosing a method changes in any recipe, unless it is given. BEiT takes SplitMask's, as in the paper."""
+
+_WORDS = ("tokenizer", "vocab_size", "patch_norm", "kmeans_patches", "kmeans_iterations")
+_SPLIT = ("mask", "mask_ratio", "decoder_depth", "inpaint_weight", "match_weight", "temperature")
+_TEACHER = ("local_crops", "dino_outputs", "teacher_momentum", "teacher_temperature")
+UNUSED = {
+    "splitmask": _TEACHER,
+    "beit": (*_SPLIT, *_TEACHER),
+    "dino": (*_WORDS, *_SPLIT, "strong_augment"),
+}
+"""Values that mean nothing to a method. BEiT's mask is its own: blocks, 75 of 196 patches."""
+
 
 def option(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
     """Returns a dataclass field that also describes its command-line option."""
@@ -43,6 +66,10 @@ class Recipe:
     inpaint_weight: float = option(1.0, "weight of the inpainting loss; 0 switches it off")
     match_weight: float = option(1.0, "weight of the matching loss; 0 switches it off")
     temperature: float = option(0.2, "temperature of the matching loss")
+    local_crops: int = option(8, "small crops of an image (dino)")
+    dino_outputs: int = option(65536, "outputs of the heads (dino)")
+    teacher_momentum: float = option(0.996, "momentum of the teacher at the start, rising to 1 (dino)")
+    teacher_temperature: float = option(0.04, "temperature of the teacher's softmax (dino)")
     epochs: int | None = option(300, "epochs of floor(images / batch) updates")
     steps: int | None = option(None, "updates of the whole run, in place of --epochs")
     batch_size: int = option(2048, "images an update over all processes and accumulated micro-batches")
@@ -56,6 +83,7 @@ class Recipe:
     end_lr_factor: float = option(1e-5 / 1.5e-3, "last learning rate over the peak (the paper's 1e-5 / 1.5e-3)")
     warmup_fraction: float = option(10 / 300, "share of the updates that warm up (the paper's 10 of 300 epochs)")
     weight_decay: float = option(0.05, "AdamW weight decay, none on 1-D parameters and positions")
+    end_weight_decay: float | None = option(None, "last weight decay, reached along a cosine; by default constant")
     beta2: float = option(0.999, "AdamW second beta")
     clip_grad: float = option(3.0, "largest gradient norm")
     drop_path: float = option(0.1, "stochastic depth of the encoder")
@@ -69,24 +97,31 @@ class Recipe:
                 check_choice(field.name, getattr(self, field.name), field.metadata["choices"])
         if (self.epochs is None) == (self.steps is None):
             raise UserError("--epochs and --steps exclude each other: give one of them")
-        for name in ("epochs", "steps", "batch_size", "accumulate", "vocab_size", "decoder_depth", "kmeans_iterations"):
+        counts = ("epochs", "steps", "batch_size", "accumulate", "vocab_size", "decoder_depth", "kmeans_iterations")
+        for name in (*counts, "dino_outputs"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
-        for name in ("lr", "base_lr", "clip_grad", "temperature"):
+        for name in ("lr", "base_lr", "clip_grad", "temperature", "teacher_temperature"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise UserError(f"--{name.replace('_', '-')} must be a positive number, got {value}")
-        for name in ("inpaint_weight", "match_weight", "weight_decay", "seed"):
-            if not 0 <= getattr(self, name) < 2**62:
-                raise UserError(f"--{name.replace('_', '-')} must be at least 0, got {getattr(self, name)}")
-        for name in ("crop_scale", "warmup_fraction", "drop_path", "end_lr_factor"):
+        for name in ("inpaint_weight", "match_weight", "weight_decay", "end_weight_decay", "local_crops", "seed"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 2**62:
+                raise UserError(f"--{name.replace('_', '-')} must be at least 0, got {value}")
+        for name in ("crop_scale", "warmup_fraction", "drop_path", "end_lr_factor", "teacher_momentum"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"--{name.replace('_', '-')} must be between 0 and 1, got {getattr(self, name)}")
         if self.drop_path == 1 or self.crop_scale == 0:
             raise UserError("--drop-path must be below 1 and --crop-scale above 0")
         if not 0 <= self.beta2 < 1:
             raise UserError(f"--beta2 must be in [0, 1), got {self.beta2}")
+        if self.method == "splitmask":
+            self._check_split()
+        self._check_img_size()
+
+    def _check_split(self) -> None:
         if self.inpaint_weight == 0 and self.match_weight == 0:
             raise UserError("--inpaint-weight 0 together with --match-weight 0 leaves nothing to learn")
         if self.mask == "block" and self.mask_ratio != 0.5:
@@ -95,7 +130,6 @@ class Recipe:
             raise UserError(f"--mask-ratio must be in [0.5, 1), got {self.mask_ratio}")
         if self.match_weight and self.batch_size // self.accumulate < 2:
             raise UserError("the matching loss needs other images in the batch: use --batch-size 2 or more")
-        self._check_img_size()
 
     def _check_img_size(self) -> None:
         patch_size = ENCODERS[self.model]["patch_size"]
@@ -106,11 +140,16 @@ class Recipe:
                 f"patches, at least 4: use {max(2, round(self.img_size / patch_size / 2) * 2) * patch_size}"
             )
 
+    @property
+    def uses_words(self) -> bool:
+        """Whether the method predicts visual words."""
+        return self.method == "beit" or self.method == "splitmask" and self.inpaint_weight > 0
+
     def check_tokenizer_weights(self, path: str | Path | None) -> None:
         """Raises ValueError where the words need a file that is not given, or the other way round."""
         if self.tokenizer != "dalle" and path is not None:
             raise UserError(f"--tokenizer-weights goes with --tokenizer dalle: {self.tokenizer} needs no file")
-        if self.tokenizer == "dalle" and self.inpaint_weight and path is None:
+        if self.uses_words and self.tokenizer == "dalle" and path is None:
             raise UserError(
                 "--tokenizer dalle needs the 8192 words of DALL-E's encoder and has 0 without weights: add "
                 "--tokenizer-weights FILE.safetensors, or use random_projection (75.2 against 75.2 in the paper's "
@@ -129,13 +168,22 @@ class Recipe:
     def override(self, values: dict[str, Any]) -> Recipe:
         """Returns the recipe with some values replaced; steps replaces epochs and the other way round.
 
+        Another method brings its own values along (METHOD_VALUES).
+
         Raises:
-            ValueError: unknown name, or a value that cannot work.
+            ValueError: unknown name, a value that cannot work, or one that means nothing to the method.
         """
         names = [field.name for field in dataclasses.fields(self)]
         for name in values:
             if name not in names:
                 raise UserError(f"unknown recipe value '{name}': {nearest(name, names)}")
+        method = values.get("method", self.method)
+        check_choice("method", method, METHODS)
+        for name, value in values.items():
+            if name in UNUSED[method] and value != getattr(self, name):
+                raise UserError(f"--{name.replace('_', '-')} {value} means nothing to --method {method}: leave it away")
+        if method != self.method:
+            values = {**METHOD_VALUES.get(method, {}), **values}
         if values.get("steps") is not None and values.get("epochs") is not None:
             raise UserError("--epochs and --steps exclude each other: give one of them")
         if values.get("steps") is not None:
@@ -171,6 +219,7 @@ RECIPES: dict[str, tuple[str, Recipe]] = {
             vocab_size=2048,
             mask="uniform",  # the paper's mask for its tiny sets
             mask_ratio=0.75,
+            dino_outputs=4096,
             img_size=128,
             crop_scale=0.2,
             batch_size=64,
@@ -186,6 +235,7 @@ RECIPES: dict[str, tuple[str, Recipe]] = {
             vocab_size=1024,
             kmeans_iterations=10,
             mask="uniform",
+            dino_outputs=4096,
             img_size=96,
             crop_scale=0.2,
             batch_size=64,
@@ -195,7 +245,16 @@ RECIPES: dict[str, tuple[str, Recipe]] = {
     ),
     "tiny": (
         "a test on a CPU in seconds",
-        Recipe(**_CPU, vocab_size=256, kmeans_iterations=3, img_size=64, batch_size=8, epochs=None, steps=20),
+        Recipe(
+            **_CPU,
+            vocab_size=256,
+            kmeans_iterations=3,
+            dino_outputs=256,
+            img_size=64,
+            batch_size=8,
+            epochs=None,
+            steps=20,
+        ),
     ),
 }
 

@@ -29,3 +29,8 @@ def warmup_poly(step: int, total_steps: int, warmup_steps: int, power: float = 1
     if step < warmup_steps:
         return warmup(step, warmup_steps)
     return (1.0 - min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))) ** power
+
+
+def cosine(step: int, total_steps: int, start: float, end: float) -> float:
+    """Returns the value of a cosine from `start` to `end` (the weight decay of DINO)."""
+    return end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / max(1, total_steps))))

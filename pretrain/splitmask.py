@@ -6,10 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.losses import info_nce, linear_cross_entropy
+from pretrain.pixel_norm import PixelNorm
 from pretrain.tokenizers import ImageTokenizer
 from splitmask_backbones.errors import UserError
-from splitmask_backbones.pixels import IMAGENET_MEAN, IMAGENET_STD
 from splitmask_backbones.vit import Block, VisionTransformer, gather_tokens
+
+METRICS = ("loss", "loss_inpaint", "loss_match", "token_accuracy")
+"""What every method logs; null where it has no such loss."""
 
 
 def complement(ids: Tensor, num_patches: int) -> Tensor:
@@ -73,9 +76,7 @@ class SplitMask(nn.Module):
         ValueError: both losses are off.
     """
 
-    metric_names = ("loss", "loss_inpaint", "loss_match", "token_accuracy")
-    pixel_mean: Tensor
-    pixel_std: Tensor
+    metric_names = METRICS
 
     def __init__(
         self,
@@ -108,12 +109,7 @@ class SplitMask(nn.Module):
             self.head = nn.Linear(encoder.embed_dim, tokenizer.vocab_size)
             nn.init.trunc_normal_(self.head.weight, std=0.02)
             nn.init.zeros_(self.head.bias)
-        self.register_buffer("pixel_mean", torch.tensor(IMAGENET_MEAN).reshape(1, 3, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(IMAGENET_STD).reshape(1, 3, 1, 1), persistent=False)
-
-    def normalize(self, image: Tensor) -> Tensor:
-        """Returns ImageNet-normalised float32 pixels of a uint8 image `(B, 3, H, W)`."""
-        return (image.float() / 255 - self.pixel_mean) / self.pixel_std
+        self.normalize = PixelNorm()
 
     def decode(self, image: Tensor, ids: Tensor) -> Tensor:
         """Returns decoder outputs for all positions: normalised `(B, 3, H, W)`, int64 `(B, K)` -> `(B, N, C)`."""

@@ -22,10 +22,14 @@ NO_DECAY_NAMES = (
 def find_encoder(model: nn.Module) -> tuple[str, VisionTransformer] | None:
     """Returns the name prefix ("" or "backbone.encoder.") and the one `VisionTransformer` in a model, or None.
 
+    One that is frozen altogether, such as a momentum teacher, does not count beside one that is trained.
+
     Raises:
         ValueError: the model holds more than one.
     """
     found = [(name, module) for name, module in model.named_modules() if isinstance(module, VisionTransformer)]
+    if len(found) > 1:
+        found = [(name, module) for name, module in found if any(p.requires_grad for p in module.parameters())]
     if len(found) > 1:
         raise UserError(f"the model holds {len(found)} encoders ({', '.join(name for name, _ in found)}); expected one")
     if not found:

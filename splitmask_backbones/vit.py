@@ -430,7 +430,10 @@ class VisionTransformer(nn.Module):
         """
         if ids_keep is not None:
             self._check_ids(x, ids_keep)
-        x, grid_size = self.embed(x, ids_keep)
+        return self.encode(*self.embed(x, ids_keep))
+
+    def encode(self, x: Tensor, grid_size: tuple[int, int]) -> Tensor:
+        """Returns the tokens after all blocks and the final norm, from those of `embed`."""
         for block, bias in zip(self.blocks, self._biases(grid_size), strict=True):
             x = self._run_block(block, x, grid_size, bias)
         return self.norm(x)

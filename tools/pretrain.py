@@ -1,4 +1,4 @@
-"""Pre-trains a plain ViT with SplitMask on your own images: writes encoder.safetensors into --output."""
+"""Pre-trains a plain ViT with SplitMask (BEiT, DINO) on your own images: writes encoder.safetensors into --output."""
 
 from __future__ import annotations
 
@@ -161,12 +161,14 @@ def _readable_images(
 def _config(args: argparse.Namespace, recipe: Recipe, data: dict[str, Any]) -> dict[str, Any]:
     import torch
 
+    from pretrain.build import build_encoder
     from splitmask_backbones.files import sha256_of
 
     return {
         "command": "pretrain",
         "recipe": args.recipe,
         "values": dataclasses.asdict(recipe),
+        "encoder": build_encoder(recipe).config,
         "data": data,
         **({"--tokenizer-weights": sha256_of(args.tokenizer_weights)} if args.tokenizer_weights else {}),
         "free": {
@@ -187,10 +189,11 @@ def _config(args: argparse.Namespace, recipe: Recipe, data: dict[str, Any]) -> d
 def _train(recipe: Recipe, images: ImageList, folder: RunFolder, args: argparse.Namespace, fabric: Fabric) -> None:
     import torch
 
-    from pretrain.build import TOKENIZER_FILE, build_method, build_views
+    from pretrain.build import build_method, build_views
     from pretrain.engine import Loop, fit
     from pretrain.loader import step_batches, steps_per_epoch
-    from pretrain.schedule import warmup_cosine
+    from pretrain.schedule import cosine, warmup_cosine
+    from pretrain.words import TOKENIZER_FILE
     from splitmask_backbones import save_encoder
     from splitmask_backbones.param_groups import param_groups
     from splitmask_backbones.registry import ENCODERS
@@ -200,7 +203,7 @@ def _train(recipe: Recipe, images: ImageList, folder: RunFolder, args: argparse.
     if not folder.resumed and folder.is_main:
         (folder.path / TOKENIZER_FILE).unlink(missing_ok=True)  # of a start that failed
     views = build_views(recipe, images, ENCODERS[recipe.model]["patch_size"])
-    method = build_method(recipe, views, folder.path, args.workers, args.tokenizer_weights)
+    method: Any = build_method(recipe, views, folder.path, args.workers, args.tokenizer_weights, total_steps, per_epoch)
     print(
         f"{len(images)} images, {total_steps} updates of {recipe.batch_size} "
         f"({total_steps / per_epoch:.1f} epochs), peak lr {recipe.peak_lr:.3g}, {recipe.model}, {fabric.device}"
@@ -218,6 +221,7 @@ def _train(recipe: Recipe, images: ImageList, folder: RunFolder, args: argparse.
         log_every=args.log_every,
         seed=recipe.seed,
     )
+    end = recipe.end_weight_decay
     warmup_steps = round(recipe.warmup_fraction * total_steps)
     fit(
         fabric,
@@ -240,6 +244,8 @@ def _train(recipe: Recipe, images: ImageList, folder: RunFolder, args: argparse.
         folder=folder,
         metric_names=method.metric_names,
         title="pre-train",
+        after_step=getattr(method, "after_step", None),
+        weight_decay_at=None if end is None else lambda step: cosine(step, total_steps, recipe.weight_decay, end),
     )
     if fabric.is_global_zero:
         save_encoder(method.encoder, folder.path / ARTEFACT)
