@@ -108,7 +108,18 @@ def three_augment(image: Image.Image, rng: np.random.Generator) -> Image.Image:
         image = ImageOps.solarize(image, threshold=128)
     else:
         image = image.filter(ImageFilter.GaussianBlur(radius))
-    factors = rng.uniform(0.7, 1.3, size=3)
+    return color_jitter(image, rng, 0.3)
+
+
+def color_jitter(image: Image.Image, rng: np.random.Generator, strength: float) -> Image.Image:
+    """Returns ``image`` (RGB) with brightness, contrast and saturation each multiplied by a factor, in random order.
+
+    Args:
+        image: RGB.
+        rng: the factors are uniform in ``1 - strength .. 1 + strength``.
+        strength: in [0, 1].
+    """
+    factors = rng.uniform(1 - strength, 1 + strength, size=3)
     for index in rng.permutation(3):
         image = _JITTER[index](image).enhance(float(factors[index]))
     return image

@@ -39,7 +39,7 @@ class SplitViews(Dataset[dict[str, Tensor]]):
         return len(self.images)
 
     def __getitem__(self, key: tuple[int, int, int]) -> dict[str, Tensor]:
-        """Returns `image` uint8 `(3, S, S)`, `ids_a` and `ids_b` int64 `(K,)` for `(epoch, index, position)`.
+        """Returns `image` uint8 `(3, S, S)`, `ids_a` and `ids_b` int64 `(K,)` for `(epoch, index, repeat)`.
 
         Raises:
             ValueError: the image was readable at the start of the run and is not any more.

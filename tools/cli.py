@@ -6,15 +6,19 @@ Imports nothing heavy, so that ``--help`` and option errors answer before torch 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import errno
 import logging
 import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from splitmask_backbones.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from pretrain.run_folder import RunFolder
 
 EXIT_USER_ERROR = 2
 
@@ -91,6 +95,44 @@ def fraction(text: str) -> float:
     return value
 
 
+def boolean(text: str) -> bool:
+    """Parses true or false for argparse."""
+    if text.lower() not in ("true", "false", "yes", "no", "1", "0"):
+        raise argparse.ArgumentTypeError(f"must be true or false, got {text}")
+    return text.lower() in ("true", "yes", "1")
+
+
+def add_values(parser: argparse.ArgumentParser, recipe: type) -> None:
+    """Adds one option for every value of a recipe, with choices and default in its help.
+
+    Args:
+        parser: of the tool.
+        recipe: a dataclass whose fields have "help" and "choices" in their metadata.
+    """
+    group = parser.add_argument_group("recipe values")
+    types: dict[str, Any] = {"int": integer, "float": number, "str": str, "bool": boolean}
+    for field in dataclasses.fields(recipe):
+        choices = field.metadata["choices"]
+        group.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            type=types[str(field.type).removesuffix(" | None")],
+            metavar="|".join(choices) if choices else field.name.upper().split("_")[-1],
+            help=f"{field.metadata['help']} (default {_shown(field.default)})".replace("%", "%%"),
+        )
+
+
+def _shown(default: Any) -> str:
+    if default is None:
+        return "none"
+    return f"{default:.3g}" if isinstance(default, float) else str(default)
+
+
+def given_values(args: argparse.Namespace, recipe: type) -> dict[str, Any]:
+    """Returns the recipe values that stand on the command line."""
+    names = [field.name for field in dataclasses.fields(recipe)]
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+
+
 def describe(error: BaseException) -> str:
     """Returns the one-line cause and remedy for any exception that reaches the top of a tool."""
     if isinstance(error, UserError):
@@ -142,6 +184,12 @@ def start_log() -> None:
         logger.setLevel(logging.INFO)
         logger.handlers[:] = [to_stdout, to_stderr]
         logger.propagate = False
+
+
+def say(folder: RunFolder, text: str) -> None:
+    """Prints a line at once, in the main process only."""
+    if folder.is_main:
+        print(text, flush=True)
 
 
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -31,9 +30,10 @@ from tools.detection.dataset import TrainingImages, collate
 from tools.detection.detect import detect_all
 from tools.detection.engines import build_detector, choose_engine
 from tools.detection.evaluate import Detection, coco_ap
-from tools.detection.evaluations import record_evaluation
 from tools.detection.predict import predict_pictures
-from tools.detection.results import DETECTOR, newest_weights, paths_and_sizes, save_detector, to_coco
+from tools.detection.results import DETECTOR, best_by, paths_and_sizes, to_coco
+from tools.evaluations import record_evaluation
+from tools.model_files import load_strictly, newest_weights, save_model, weights_digest
 
 if TYPE_CHECKING:
     from tools.detection.engines import Detector
@@ -47,7 +47,7 @@ def train(args: argparse.Namespace, base: DetRecipe, given: dict[str, Any]) -> N
     """Trains from the start or the newest checkpoint, evaluates, and writes results.json last."""
     locations = data.locate(args.data, args.val, args.train_json, args.train_images, args.val_json, args.val_images)
     weights = None if args.weights == "none" else Path(args.weights)
-    weights_digest = "none" if weights is None else _digest(weights)
+    digest = weights_digest(weights)
     with StopSignals(), RunFolder.open(args.output, resume=args.resume, artefact=RESULTS) as folder:
         cli.start_log()
         previous = folder.previous or {}
@@ -65,7 +65,7 @@ def train(args: argparse.Namespace, base: DetRecipe, given: dict[str, Any]) -> N
             "command": "train_det",
             "config": Path(args.config).stem,
             "--engine": engine,
-            "--weights": weights_digest,
+            "--weights": digest,
             "values": {name: values[name] for name in OPTIONS},
             "recipe_values": {name: value for name, value in values.items() if name not in OPTIONS},
             "config_values": dataclasses.asdict(base),
@@ -85,7 +85,7 @@ def train(args: argparse.Namespace, base: DetRecipe, given: dict[str, Any]) -> N
         per_epoch = steps_per_epoch(len(train_set), recipe.batch_size)
         folder.write_config(config)
         if folder.finished:
-            _say(folder, f"{folder.path / RESULTS} is finished: nothing to do")
+            cli.say(folder, f"{folder.path / RESULTS} is finished: nothing to do")
         else:
             _report(splits, identity["unusable"], folder)
             if folder.is_main and detector.encoder.load_report is not None:
@@ -95,19 +95,19 @@ def train(args: argparse.Namespace, base: DetRecipe, given: dict[str, Any]) -> N
             def measure(step: int) -> dict[str, Any] | None:
                 results = _measure(fabric, detector, splits["val"], recipe, folder, args)
                 if results is not None and recipe.eval_every is not None:
-                    best = record_evaluation(folder.path, step, results, detector, public)
-                    _say(folder, f"step {step}: the best so far" if best else f"step {step}: not the best")
+                    best = record_evaluation(folder.path, step, results, detector, public, best_by)
+                    cli.say(folder, f"step {step}: the best so far" if best else f"step {step}: not the best")
                 return results
 
             total_steps = _fit(fabric, detector, train_set, per_epoch, recipe, folder, args, measure)
             if folder.is_main:
-                save_detector(folder.path / DETECTOR, detector, public)
+                save_model(folder.path / DETECTOR, detector, public)
             results = measure(total_steps)
             if results is not None:
                 write_json(folder.path / RESULTS, results)
         if args.predict is not None:
             if folder.finished:  # then this process may have trained nothing
-                _load(detector, newest_weights(folder.path)[1], DETECTOR, folder)
+                _load(detector, newest_weights(folder.path, DETECTOR)[1], DETECTOR, folder)
                 fabric.to_device(detector)
             predict_pictures(fabric, detector, recipe, splits["train"].categories, args.predict, folder, args.workers)
 
@@ -123,11 +123,11 @@ def use(args: argparse.Namespace, given: dict[str, Any]) -> None:
         categories = [(id, name) for id, name in config["data"]["categories"]]
         engine = _engine_of(config, args.engine, recipe)
         detector = build_detector(engine, recipe, len(categories), encoder_config=config["encoder"])
-        source, tensors = newest_weights(folder.path)
+        source, tensors = newest_weights(folder.path, DETECTOR)
         _load(detector, tensors, source, folder)
         fabric = make_fabric(recipe.precision)
         fabric.to_device(detector)
-        _say(folder, f"using {source} of {folder.path}")
+        cli.say(folder, f"using {source} of {folder.path}")
         if args.eval_only:
             locations = data.locate(args.data, args.val, None, None, args.val_json, args.val_images, needed=("val",))
             splits = data.read_splits(locations, categories)
@@ -179,7 +179,7 @@ def _identity(
         for name, split in splits.items():
             data.warn_about(name, split)
         counts = ", ".join(f"{len(split.images)} {name}" for name, split in splits.items())
-        _say(folder, f"checking {counts} images")
+        cli.say(folder, f"checking {counts} images")
         report_path = folder.path / "bad_images.txt"
         unusable = data.check_split_images(splits, args.max_bad_fraction, report_path, args.workers)
     return identity | {"unusable": fabric.broadcast(unusable)}
@@ -196,12 +196,6 @@ def _report(splits: dict[str, CocoSplit], unusable: dict[str, list[str]], folder
         write_json(path, entries | {name: data.report(split, unusable[name]) for name, split in splits.items()})
 
 
-def _digest(weights: Path) -> str:
-    if not weights.is_file():
-        raise UserError(f"weights file {weights} does not exist or is no file: check --weights")
-    return hashlib.sha256(weights.read_bytes()).hexdigest()
-
-
 def _fit(
     fabric: Any,
     detector: Detector,
@@ -214,7 +208,7 @@ def _fit(
 ) -> int:
     """Trains the detector; it ends with the averaged weights where the recipe has an average. Returns the updates."""
     total_steps = recipe.total_steps(per_epoch)
-    _say(
+    cli.say(
         folder,
         f"{len(train_set)} images with objects, {total_steps} updates of {recipe.batch_size} "
         f"({total_steps / per_epoch:.1f} epochs), peak lr {recipe.lr:.3g}, {recipe.encoder}, {fabric.device}",
@@ -288,25 +282,13 @@ def _measure(
         return None
     results = coco_ap(split, detections, recipe.detections_per_image)
     seconds = time.monotonic() - start
-    _say(folder, f"evaluated {len(paths)} images, {len(detections)} detections, in {seconds:.1f} s")
+    cli.say(folder, f"evaluated {len(paths)} images, {len(detections)} detections, in {seconds:.1f} s")
     for kind, values in results.items():
         shown = "  ".join(f"{key} {'-' if value is None else f'{value:.2f}'}" for key, value in values.items())
-        _say(folder, f"{kind}: {shown}")
+        cli.say(folder, f"{kind}: {shown}")
     write_json(folder.path / "detections.json", detections)
     return results
 
 
 def _load(detector: Detector, tensors: dict[str, torch.Tensor], source: str, folder: RunFolder) -> None:
-    try:
-        detector.load_state_dict(tensors, strict=True)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(
-            f"{source} of {folder.path} does not fit the recipe ({reason}): "
-            "leave away key=value words that change the model"
-        ) from None
-
-
-def _say(folder: RunFolder, text: str) -> None:
-    if folder.is_main:
-        print(text, flush=True)
+    load_strictly(detector, tensors, source, folder.path, "leave away key=value words that change the model")
