@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from pretrain.images import UnreadableImage, read_image
@@ -48,3 +49,9 @@ def readable_pictures(path: Path) -> tuple[Path, dict[str, tuple[int, int]]]:
     if not sizes:
         raise UserError(f"--predict {path}: none of the {len(names)} images can be read")
     return root, sizes
+
+
+def picture_names(names: Sequence[str]) -> list[str]:
+    """Returns a `.png` name for each image name; the old suffix stays where two would fall together."""
+    stems = [str(Path(name).with_suffix("")) for name in names]
+    return [f"{stem}.png" if stems.count(stem) == 1 else f"{name}.png" for stem, name in zip(stems, names, strict=True)]

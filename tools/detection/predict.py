@@ -9,9 +9,9 @@ from det_configs.common.recipe import DetRecipe
 from pretrain.images import read_image
 from pretrain.run_folder import RunFolder, write_json
 from tools.detection.detect import detect_all
-from tools.detection.draw import draw, picture_names
+from tools.detection.draw import draw
 from tools.detection.results import to_coco
-from tools.pictures import readable_pictures
+from tools.pictures import picture_names, readable_pictures
 
 DRAWN_SCORE = 0.5
 
