@@ -105,7 +105,9 @@ def _words_from_data(recipe: Recipe, views: SplitViews, patch_size: int, workers
 
 def normalized(image: Tensor) -> Tensor:
     """Returns ImageNet-normalised float32 pixels of uint8 `(B, 3, H, W)`."""
-    mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = (
+        torch.tensor(values, device=image.device).reshape(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD)
+    )
     return (image.float() / 255 - mean) / std
 
 

@@ -16,7 +16,9 @@ def picture(colour: tuple[int, int, int], rng: np.random.Generator, size: tuple[
     return Image.fromarray(np.clip(np.asarray(colour) + noise, 0, 255).astype(np.uint8))
 
 
-def write_classes(folder: Path, per_class: int, seed: int = 0, colours: dict[str, tuple[int, int, int]] = COLOURS) -> Path:
+def write_classes(
+    folder: Path, per_class: int, seed: int = 0, colours: dict[str, tuple[int, int, int]] = COLOURS
+) -> Path:
     """Writes `folder/CLASS/NN.png` and returns the folder."""
     rng = np.random.default_rng(seed)
     for name, colour in colours.items():

@@ -11,8 +11,8 @@ from timm.data.mixup import Mixup, mixup_target
 from timm.loss import SoftTargetCrossEntropy
 from torch import Tensor, nn
 
+from pretrain.build import normalized
 from splitmask_backbones.adapters import resolve_encoder
-from splitmask_backbones.pixels import IMAGENET_MEAN, IMAGENET_STD
 from splitmask_backbones.registry import ENCODERS
 from splitmask_backbones.vit import VisionTransformer
 from tools.classification.augment import global_generators
@@ -37,8 +37,6 @@ class Classifier(nn.Module):
         recipe: for mixup, cutmix and label smoothing.
     """
 
-    pixel_mean: Tensor
-    pixel_std: Tensor
     metric_names = ("loss", "accuracy")
 
     def __init__(self, encoder: VisionTransformer, num_classes: int, recipe: ClsRecipe) -> None:
@@ -58,21 +56,15 @@ class Classifier(nn.Module):
                 num_classes=num_classes,
             )
         self.loss = SoftTargetCrossEntropy()
-        self.register_buffer("pixel_mean", torch.tensor(IMAGENET_MEAN).reshape(1, 3, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(IMAGENET_STD).reshape(1, 3, 1, 1), persistent=False)
 
     def logits(self, images: Tensor) -> Tensor:
         """Returns `(B, K)` for normalised float images `(B, 3, H, W)`."""
         tokens = self.encoder(images)[:, self.encoder.num_prefix_tokens :]
         return self.head(self.fc_norm(tokens.mean(dim=1)))
 
-    def normalize(self, images: Tensor) -> Tensor:
-        """Returns ImageNet-normalised float32 pixels of uint8 images `(B, 3, H, W)`."""
-        return (images.float() / 255 - self.pixel_mean) / self.pixel_std
-
     def predict(self, images: Tensor) -> Tensor:
         """Returns float32 logits `(B, K)` for uint8 images `(B, 3, H, W)`."""
-        return self.logits(self.normalize(images)).float()
+        return self.logits(normalized(images)).float()
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Returns the `loss` and the `accuracy` in 0-1, both 0-dim, of a training batch.
@@ -82,7 +74,7 @@ class Classifier(nn.Module):
         Args:
             batch: `image` uint8 `(B, 3, S, S)` and `label` int64 `(B,)`.
         """
-        images, labels = self.normalize(batch["image"]), batch["label"]
+        images, labels = normalized(batch["image"]), batch["label"]
         if self.mix is None:
             targets = mixup_target(labels, self.num_classes, 1.0, self.label_smoothing)
         else:

@@ -53,7 +53,7 @@ def train(args: argparse.Namespace, base: ClsRecipe, given: dict[str, Any]) -> N
         _check_batch(recipe, fabric.world_size)
         torch.manual_seed(recipe.seed)
         classifier = build_classifier(recipe, len(images.classes), weights, model=given.get("model"))
-        identity = _identity(images, folder, args, fabric)
+        identity = identity_of(images, folder, args, fabric)
         data.without_unreadable(images, identity["unreadable"])
         config = {
             "command": "train_cls",
@@ -164,7 +164,9 @@ def _check_batch(recipe: ClsRecipe, world_size: int) -> None:
         )
 
 
-def _identity(images: data.LabelledData, folder: RunFolder, args: argparse.Namespace, fabric: Fabric) -> dict[str, Any]:
+def identity_of(
+    images: data.LabelledData, folder: RunFolder, args: argparse.Namespace, fabric: Fabric
+) -> dict[str, Any]:
     """Returns what identifies the data, unreadable images included; a resume trusts an unchanged list of files."""
     identity: dict[str, Any] = {name: split.fingerprint() for name, split in images.splits.items()}
     identity |= {"labels": images.labels, "classes": images.classes}
