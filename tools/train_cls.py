@@ -51,33 +51,30 @@ def main(argv: list[str]) -> int:
     """Runs the tool; returns the exit code."""
     args: argparse.Namespace = build_parser().parse_args(argv)
     given = cli.given_values(args, ClsRecipe)
+    if args.recipe is not None:
+        get_recipe(args.recipe).override(given)  # option errors come before anything heavy is imported or created
     has_run = (Path(args.output) / "config.json").exists()
     only_use = args.eval_only or (args.predict is not None and has_run and not args.resume)
-    # Option errors come before anything heavy is imported or created.
     if args.eval_only and args.resume:
         raise UserError("--eval-only and --resume exclude each other: --resume evaluates at its end")
     if only_use and not has_run:
         raise UserError(f"--eval-only: {args.output} holds no run: train a classifier first, with --weights")
-    if args.predict is not None and not Path(args.predict).exists():
-        raise UserError(f"--predict {args.predict} does not exist: name an image or a folder of images")
+    if not only_use and args.recipe is None:
+        raise UserError(f"--recipe NAME is needed for training: choose from {', '.join(RECIPES)}")
+    if not only_use and args.weights is None:
+        raise UserError("--weights FILE|none is needed for training: name an encoder.safetensors, or none")
     if args.data is None and (args.eval_only or not only_use):
         raise UserError("--data ROOT is needed: name the folder with the labelled images")
+    if args.predict is not None and not Path(args.predict).exists():
+        raise UserError(f"--predict {args.predict} does not exist: name an image or a folder of images")
     if find_spec("timm") is None:
         raise UserError("timm is not installed: pip install timm, or the project with its extra 'classification'")
-    if only_use:
-        from tools.classification import run
-
-        run.use(args, given)
-        return 0
-    if args.recipe is None:
-        raise UserError(f"--recipe NAME is needed for training: choose from {', '.join(RECIPES)}")
-    if args.weights is None:
-        raise UserError("--weights FILE|none is needed for training: name an encoder.safetensors, or none")
-    base = get_recipe(args.recipe)
-    base.override(given)
     from tools.classification import run
 
-    run.train(args, base, given)
+    if only_use:
+        run.use(args, given)
+    else:
+        run.train(args, get_recipe(args.recipe), given)
     return 0
 
 

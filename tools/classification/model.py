@@ -116,7 +116,7 @@ def build_classifier(
     elif weights is not None:
         encoder = resolve_encoder(model, weights, **overrides)
         if encoder.num_prefix_tokens:
-            logger.info("the patch tokens alone are pooled, without the %d other tokens", encoder.num_prefix_tokens)
+            logger.info("%d prefix tokens: the mean is over the patches alone", encoder.num_prefix_tokens)
     else:
         encoder = resolve_encoder(recipe.model, **overrides)
     return Classifier(encoder, num_classes, recipe)
