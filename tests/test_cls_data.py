@@ -272,6 +272,8 @@ def test_what_cannot_be_meant_is_named(tmp_path: Path, make: Any, message: str) 
 def test_a_named_layout_or_domain_decides(tmp_path: Path) -> None:
     two_layouts(tmp_path)
     assert open_data(options(tmp_path, layout="list")).layout == "list"
+    with pytest.raises(ValueError, match="has no DOMAIN_train.txt"):
+        open_data(options(tmp_path, layout="domainnet"))
     with pytest.raises(ValueError, match="did you mean 'folder'"):
         open_data(options(tmp_path, layout="folders"))
 

@@ -53,7 +53,8 @@ def test_help_and_option_errors_come_before_torch(tool: Path, arguments: list[st
         "import runpy, sys; sys.argv = [sys.argv[1], *sys.argv[2:]]; sys.path.insert(0, 'tools')\n"
         "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
         "except SystemExit as stop: code = stop.code or 0\n"
-        "heavy = {'torch', 'torchvision', 'mmseg', 'mmengine', 'matplotlib', 'faiss', 'cv2', 'timm'} & set(sys.modules)\n"
+        "heavy = {'torch', 'torchvision', 'timm', 'mmseg', 'mmengine', 'matplotlib', 'faiss', 'cv2'}\n"
+        "heavy &= set(sys.modules)\n"
         "assert not heavy, heavy\n"
         "sys.exit(code)"
     )

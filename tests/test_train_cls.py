@@ -271,12 +271,17 @@ def test_an_encoder_of_no_known_size_has_no_name(tmp_path: Path) -> None:
         (["--recipe", "tiny", "--weights", "none", "--data", "ROOT", "--batch-size", "30"], "data set of 24 images"),
         (["--recipe", "tiny", "--weights", "ENCODER", "--data", "ROOT", "--model", "vit_base"], "embed_dim"),
         (["--recipe", "tiny", "--weights", "none", "--data", "ROOT", "--resume"], "nothing to resume"),
+        (
+            ["--recipe", "tiny", "--weights", "CLASSIFIER", "--data", "ROOT"],
+            "a whole model of train_cls: name an encoder",
+        ),
         (["--eval-only", "--data", "ROOT"], "holds no run"),
         (["--recipe", "tiny", "--weights", "none", "--data", "ROOT", "--predict", "NO.png"], "NO.png does not exist"),
     ],
 )
 def test_errors_leave_nothing_behind(base: Path, tmp_path: Path, words: list[str], message: str) -> None:
     names = {"ROOT": str(base / "root"), "ENCODER": str(base / "encoder.safetensors")}
+    names["CLASSIFIER"] = str(base / "done" / "classifier.safetensors")
     assert message in error_of(*[names.get(w, w) for w in words], "--output", str(tmp_path / "out"), "--workers", "0")
     assert not (tmp_path / "out").exists()
 

@@ -131,6 +131,8 @@ def read_food101(root: Path, needed: tuple[str, ...], domain: str | None) -> Lis
 def read_domainnet(root: Path, needed: tuple[str, ...], domain: str | None) -> Listing:
     """Returns the images of `DOMAIN_train.txt` and `DOMAIN_test.txt`, lines `DOMAIN/CLASS/FILE NUMBER`."""
     domains = sorted(path.name.removesuffix("_train.txt") for path in root.glob("*_train.txt"))
+    if not domains:
+        raise UserError(f"--data {root} has no DOMAIN_train.txt, such as clipart_train.txt: add DomainNet's lists")
     if domain is None and len(domains) == 1:
         domain = domains[0]
     if domain is None:
