@@ -6,7 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from splitmask_backbones.errors import UserError, check_choice, nearest
+from pretrain.values import changes
+from splitmask_backbones.errors import UserError, check_choice
 from splitmask_backbones.registry import ENCODERS
 
 REFERENCE_BATCH = 2048
@@ -120,17 +121,7 @@ class Recipe:
         Raises:
             ValueError: unknown name, or a value that cannot work.
         """
-        names = [field.name for field in dataclasses.fields(self)]
-        for name in values:
-            if name not in names:
-                raise UserError(f"unknown recipe value '{name}': {nearest(name, names)}")
-        if values.get("steps") is not None and values.get("epochs") is not None:
-            raise UserError("--epochs and --steps exclude each other: give one of them")
-        if values.get("steps") is not None:
-            values = {**values, "epochs": None}
-        elif values.get("epochs") is not None:
-            values = {**values, "steps": None}
-        recipe = dataclasses.replace(self, **values)
+        recipe = dataclasses.replace(self, **changes(self, values))
         recipe.check()
         return recipe
 

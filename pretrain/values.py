@@ -50,21 +50,35 @@ class CheckedRecipe:
         Raises:
             ValueError: unknown name, or a value that cannot work.
         """
-        names = [field.name for field in dataclasses.fields(self)]
-        for name in values:
-            if name not in names:
-                raise UserError(f"unknown recipe value '{name}': {nearest(name, names)}")
-        if values.get("steps") is not None and values.get("epochs") is not None:
-            raise UserError("epochs and steps exclude each other: give one of them")
-        if values.get("steps") is not None:
-            values = {**values, "epochs": None}
-        elif values.get("epochs") is not None:
-            values = {**values, "steps": None}
+        values = changes(self, values)
         own: Any = self
         changed: Any = dataclasses.replace(self, **values)
         if "lr" not in values and changed.batch_size != own.batch_size:
             changed = dataclasses.replace(changed, lr=own.lr * changed.batch_size / own.batch_size)
         return changed
+
+
+def changes(recipe: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """Returns the fields of a recipe that change with values given: steps replaces epochs and the other way round.
+
+    Args:
+        recipe: a dataclass with `epochs` and `steps`.
+        values: by name.
+
+    Raises:
+        ValueError: unknown name, or both lengths.
+    """
+    names = [field.name for field in dataclasses.fields(recipe)]
+    for name in values:
+        if name not in names:
+            raise UserError(f"unknown recipe value '{name}': {nearest(name, names)}")
+    if values.get("steps") is not None and values.get("epochs") is not None:
+        raise UserError("--epochs and --steps exclude each other: give one of them")
+    if values.get("steps") is not None:
+        return {**values, "epochs": None}
+    if values.get("epochs") is not None:
+        return {**values, "steps": None}
+    return values
 
 
 def parse_field(field: dataclasses.Field[Any], text: str) -> Any:

@@ -102,6 +102,20 @@ def boolean(text: str) -> bool:
     return text.lower() in ("true", "yes", "1")
 
 
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what every training tool takes that does not change its result."""
+    parser.add_argument("--resume", action="store_true", help="continue the run in --output")
+    parser.add_argument("--workers", type=non_negative_int, default=2, metavar="N", help="data processes (default 2)")
+    for name, default, what in (("save", 500, "checkpoint"), ("log", 20, "log")):
+        parser.add_argument(
+            f"--{name}-every",
+            type=positive_int,
+            default=default,
+            metavar="STEPS",
+            help=f"{what} interval (default {default})",
+        )
+
+
 def add_values(parser: argparse.ArgumentParser, recipe: type) -> None:
     """Adds one option for every value of a recipe, with choices and default in its help.
 

@@ -41,16 +41,7 @@ def build_parser() -> cli.Parser:
     )
     parser.add_argument("--images", metavar="ROOT", help="image folder of a COCO json")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for everything the run writes")
-    parser.add_argument("--resume", action="store_true", help="continue the run in --output")
-    parser.add_argument(
-        "--workers", type=cli.non_negative_int, default=2, metavar="N", help="data processes (default 2)"
-    )
-    parser.add_argument(
-        "--save-every", type=cli.positive_int, default=500, metavar="STEPS", help="checkpoint interval (default 500)"
-    )
-    parser.add_argument(
-        "--log-every", type=cli.positive_int, default=20, metavar="STEPS", help="log interval (default 20)"
-    )
+    cli.add_run_options(parser)
     parser.add_argument(
         "--max-bad-fraction",
         type=cli.fraction,

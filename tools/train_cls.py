@@ -30,7 +30,7 @@ def build_parser() -> cli.Parser:
     add_data_options(parser, required=False)
     parser.add_argument("--weights", metavar="FILE|none", help="encoder.safetensors, or none for random initialisation")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for everything the run writes")
-    parser.add_argument("--resume", action="store_true", help="continue the run in --output")
+    cli.add_run_options(parser)
     parser.add_argument("--eval-only", action="store_true", help="evaluate the newest weights of the run in --output")
     parser.add_argument(
         "--predict",
@@ -38,11 +38,6 @@ def build_parser() -> cli.Parser:
         help="write the likeliest classes into DIR/predictions/ with the newest weights of --output; a new --output "
         "is trained first",
     )
-    parser.add_argument(
-        "--workers", type=cli.non_negative_int, default=2, metavar="N", help="data processes (default 2)"
-    )
-    parser.add_argument("--save-every", type=cli.positive_int, default=500, metavar="STEPS", help="(default 500)")
-    parser.add_argument("--log-every", type=cli.positive_int, default=20, metavar="STEPS", help="(default 20)")
     cli.add_values(parser, ClsRecipe)
     return parser
 

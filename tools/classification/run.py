@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pretrain.engine import Loop, fit
 from pretrain.fabric import make_fabric
-from pretrain.loader import step_batches, steps_per_epoch
+from pretrain.loader import steps_per_epoch
 from pretrain.run_folder import RunFolder, write_json
 from pretrain.signals import StopSignals
 from splitmask_backbones.checkpoints import save_encoder
 from splitmask_backbones.errors import UserError
-from splitmask_backbones.param_groups import param_groups
 from splitmask_backbones.registry import ENCODERS
 from tools import cli
 from tools.classification import data
@@ -29,6 +27,7 @@ from tools.classification.model import Classifier, build_classifier, model_name
 from tools.classification.predict import predict_pictures
 from tools.classification.recipes import DOMAINS, ClsRecipe
 from tools.evaluations import record_evaluation
+from tools.finetune import finetune
 from tools.model_files import load_strictly, newest_weights, save_model, weights_digest
 
 if TYPE_CHECKING:
@@ -204,40 +203,19 @@ def _fit(
         f"peak lr {recipe.lr:.3g}, {model_name(classifier.encoder) or 'encoder of the file'}, {fabric.device}",
     )
     train_set = TrainingCrops(images, recipe)
-    groups = param_groups(classifier, recipe.lr, recipe.weight_decay, recipe.layer_decay)
-    fit(
+    finetune(
         fabric,
         classifier,
-        torch.optim.AdamW(groups, betas=(0.9, recipe.beta2), fused=False),
-        loop=Loop(
-            total_steps=total_steps,
-            batch_size=recipe.batch_size,
-            steps_per_epoch=per_epoch,
-            clip_grad=recipe.clip_grad or None,
-            accumulate=recipe.accumulate,
-            save_every=args.save_every,
-            log_every=args.log_every,
-            eval_every=recipe.eval_every or None,
-            seed=recipe.seed,
-        ),
-        lr_at=lambda step: recipe.lr_factor(step, total_steps),
-        batches=lambda start: step_batches(
-            train_set,
-            num_items=len(train_set),
-            batch_size=recipe.batch_size,
-            seed=recipe.seed,
-            start_step=start,
-            total_steps=total_steps,
-            workers=args.workers,
-            rank=fabric.global_rank,
-            world_size=fabric.world_size,
-            accumulate=recipe.accumulate,
-            repeats=recipe.repeats,
-        ),
-        folder=folder,
-        metric_names=classifier.metric_names,
+        train_set,
+        len(train_set),
+        recipe,
+        folder,
+        args,
         title="classifier",
+        total_steps=total_steps,
+        steps_per_epoch=per_epoch,
         evaluate=measure,
+        repeats=recipe.repeats,
     )
     return total_steps
 

@@ -15,13 +15,11 @@ import torch
 
 from det_configs.common.recipe import DetRecipe
 from pretrain.average import WeightAverage
-from pretrain.engine import Loop, fit
 from pretrain.fabric import make_fabric
-from pretrain.loader import step_batches, steps_per_epoch
+from pretrain.loader import steps_per_epoch
 from pretrain.run_folder import RunFolder, write_json
 from pretrain.signals import StopSignals
 from splitmask_backbones.errors import UserError
-from splitmask_backbones.param_groups import param_groups
 from tools import cli
 from tools.detection import splits as data
 from tools.detection.coco import CocoSplit
@@ -33,6 +31,7 @@ from tools.detection.evaluate import Detection, coco_ap
 from tools.detection.predict import predict_pictures
 from tools.detection.results import DETECTOR, best_by, paths_and_sizes, to_coco
 from tools.evaluations import record_evaluation
+from tools.finetune import finetune
 from tools.model_files import load_strictly, newest_weights, save_model, weights_digest
 
 if TYPE_CHECKING:
@@ -213,47 +212,26 @@ def _fit(
         f"{len(train_set)} images with objects, {total_steps} updates of {recipe.batch_size} "
         f"({total_steps / per_epoch:.1f} epochs), peak lr {recipe.lr:.3g}, {recipe.encoder}, {fabric.device}",
     )
-    groups = param_groups(detector, recipe.lr, recipe.weight_decay, recipe.layer_decay)
     average = None if recipe.ema is None else WeightAverage(detector, recipe.ema)
 
     def evaluate(step: int) -> None:
         with nullcontext() if average is None else average.applied(detector):
             measure(step)
 
-    fit(
+    finetune(
         fabric,
         detector,
-        torch.optim.AdamW(groups, betas=(0.9, recipe.beta2), fused=False),
-        loop=Loop(
-            total_steps=total_steps,
-            batch_size=recipe.batch_size,
-            steps_per_epoch=per_epoch,
-            clip_grad=recipe.clip_grad,
-            accumulate=recipe.accumulate,
-            save_every=args.save_every,
-            log_every=args.log_every,
-            eval_every=recipe.eval_every,
-            seed=recipe.seed,
-        ),
-        lr_at=lambda step: recipe.lr_factor(step, total_steps),
-        batches=lambda start: step_batches(
-            train_set,
-            num_items=len(train_set),
-            batch_size=recipe.batch_size,
-            seed=recipe.seed,
-            start_step=start,
-            total_steps=total_steps,
-            workers=args.workers,
-            rank=fabric.global_rank,
-            world_size=fabric.world_size,
-            accumulate=recipe.accumulate,
-            collate_fn=collate,
-        ),
-        folder=folder,
-        metric_names=detector.metric_names,
+        train_set,
+        len(train_set),
+        recipe,
+        folder,
+        args,
         title="detector",
+        total_steps=total_steps,
+        steps_per_epoch=per_epoch,
         average=average,
         evaluate=evaluate,
+        collate_fn=collate,
     )
     if average is not None:
         average.copy_to(detector)
