@@ -62,6 +62,10 @@ class PretrainAugment:
         self.img_size, self.scale, self.ratio, self.flip, self.strong = img_size, scale, ratio, flip, strong
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> torch.Tensor:
+        return to_tensor(self.picture(image, rng))
+
+    def picture(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        """Returns the crop as a picture."""
         left, top, width, height = crop_box(image.width, image.height, self.scale, self.ratio, rng)
         # Cropped first: resize(box=...) would let pixels from outside the crop into its border.
         crop = image.crop((left, top, left + width, top + height))
@@ -70,8 +74,13 @@ class PretrainAugment:
             crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if self.strong:
             crop = three_augment(crop, rng)
-        # (H, W, C) -> (C, H, W)
-        return torch.from_numpy(np.ascontiguousarray(np.asarray(crop).transpose(2, 0, 1)))
+        return crop
+
+
+def to_tensor(picture: Image.Image) -> torch.Tensor:
+    """Returns uint8 ``(3, H, W)`` of an RGB picture."""
+    # (H, W, C) -> (C, H, W)
+    return torch.from_numpy(np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1)))
 
 
 def crop_box(
@@ -108,7 +117,18 @@ def three_augment(image: Image.Image, rng: np.random.Generator) -> Image.Image:
         image = ImageOps.solarize(image, threshold=128)
     else:
         image = image.filter(ImageFilter.GaussianBlur(radius))
-    factors = rng.uniform(0.7, 1.3, size=3)
+    return color_jitter(image, rng, 0.3)
+
+
+def color_jitter(image: Image.Image, rng: np.random.Generator, strength: float) -> Image.Image:
+    """Returns ``image`` (RGB) with brightness, contrast and saturation each multiplied by a factor, in random order.
+
+    Args:
+        image: RGB.
+        rng: the factors are uniform in ``1 - strength .. 1 + strength``.
+        strength: in [0, 1].
+    """
+    factors = rng.uniform(1 - strength, 1 + strength, size=3)
     for index in rng.permutation(3):
         image = _JITTER[index](image).enhance(float(factors[index]))
     return image

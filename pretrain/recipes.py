@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from splitmask_backbones.errors import UserError, check_choice, nearest
+from pretrain.values import changes
+from splitmask_backbones.errors import UserError, check_choice
 from splitmask_backbones.registry import ENCODERS
 
 REFERENCE_BATCH = 2048
@@ -173,10 +174,6 @@ class Recipe:
         Raises:
             ValueError: unknown name, a value that cannot work, or one that means nothing to the method.
         """
-        names = [field.name for field in dataclasses.fields(self)]
-        for name in values:
-            if name not in names:
-                raise UserError(f"unknown recipe value '{name}': {nearest(name, names)}")
         method = values.get("method", self.method)
         check_choice("method", method, METHODS)
         for name, value in values.items():
@@ -184,13 +181,7 @@ class Recipe:
                 raise UserError(f"--{name.replace('_', '-')} {value} means nothing to --method {method}: leave it away")
         if method != self.method:
             values = {**METHOD_VALUES.get(method, {}), **values}
-        if values.get("steps") is not None and values.get("epochs") is not None:
-            raise UserError("--epochs and --steps exclude each other: give one of them")
-        if values.get("steps") is not None:
-            values = {**values, "epochs": None}
-        elif values.get("epochs") is not None:
-            values = {**values, "steps": None}
-        recipe = dataclasses.replace(self, **values)
+        recipe = dataclasses.replace(self, **changes(self, values))
         recipe.check()
         return recipe
 

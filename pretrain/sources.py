@@ -156,7 +156,7 @@ def _is_json(path: Path) -> bool:
 
 def _open_folder(path: Path) -> ImageList:
     root, kind = _training_part(path)
-    names, notes = _find_images(root)
+    names, notes = find_images(root)
     return ImageList(root, names, kind, notes)
 
 
@@ -192,7 +192,7 @@ def _has_evaluation(path: Path) -> bool:
     return any(_EVALUATION.fullmatch(name) and (path / name).is_dir() for name in os.listdir(path))
 
 
-def _find_images(root: Path) -> tuple[list[str], tuple[str, ...]]:
+def find_images(root: Path) -> tuple[list[str], tuple[str, ...]]:
     """Returns the sorted names below ``root``, and notes on what was left out.
 
     Hidden files and folders are skipped (macOS' ``._x.jpg`` and thumbnail caches are no images of the user), linked

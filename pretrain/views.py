@@ -34,7 +34,7 @@ class Views(Dataset[dict[str, Tensor]]):
         return len(self.images)
 
     def __getitem__(self, key: tuple[int, int, int]) -> dict[str, Tensor]:
-        """Returns the item of `(epoch, index, position)`.
+        """Returns the item of `(epoch, index, repeat)`.
 
         Raises:
             ValueError: the image was readable at the start of the run and is not any more.

@@ -137,6 +137,8 @@ def read_encoder_file(path: str | Path) -> tuple[dict[str, Any], dict[str, Tenso
         config = json.loads(metadata["config"])
         if not isinstance(config, dict):
             raise TypeError(f"a JSON object is needed, not {type(config).__name__}")
+        if "command" in config:  # written by a fine-tuning tool
+            raise UserError(f"it is a whole model of {config['command']}: name an encoder.safetensors")
         check_arguments(config)
         with torch.device("meta"):
             source = VisionTransformer(**config)

@@ -409,7 +409,7 @@ def run_folder(path, command, encoder):
 def test_runs_of_the_detector(tmp_path):
     from pretrain.average import WeightAverage
     from pretrain.train_state import save_checkpoint
-    from tools.detection.results import save_detector
+    from tools.model_files import save_model
 
     encoder = shaken(create_encoder("vit_tiny", depth=2, img_size=64, final_norm=False, use_rel_pos=True))
     model = run_folder(tmp_path / "run", "train_det", encoder)
@@ -420,7 +420,7 @@ def test_runs_of_the_detector(tmp_path):
     metadata = {"command": "train_det", "encoder": encoder.config}
     for value, name in ((1, "best"), (2, "detector")):
         bias.fill_(value)
-        save_detector(tmp_path / f"run/{name}.safetensors", model, metadata)
+        save_model(tmp_path / f"run/{name}.safetensors", model, metadata)
 
     def value(**kwargs):
         done = convert(tmp_path / "run", tmp_path / "out.safetensors", overwrite=True, **kwargs)

@@ -6,15 +6,19 @@ Imports nothing heavy, so that ``--help`` and option errors answer before torch 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import errno
 import logging
 import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from splitmask_backbones.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    pass
 
 EXIT_USER_ERROR = 2
 
@@ -89,6 +93,58 @@ def fraction(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"must be between 0 and 1, got {text}")
     return value
+
+
+def boolean(text: str) -> bool:
+    """Parses true or false for argparse."""
+    if text.lower() not in ("true", "false", "yes", "no", "1", "0"):
+        raise argparse.ArgumentTypeError(f"must be true or false, got {text}")
+    return text.lower() in ("true", "yes", "1")
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what every training tool takes that does not change its result."""
+    parser.add_argument("--resume", action="store_true", help="continue the run in --output")
+    parser.add_argument("--workers", type=non_negative_int, default=2, metavar="N", help="data processes (default 2)")
+    for name, default, what in (("save", 500, "checkpoint"), ("log", 20, "log")):
+        parser.add_argument(
+            f"--{name}-every",
+            type=positive_int,
+            default=default,
+            metavar="STEPS",
+            help=f"{what} interval (default {default})",
+        )
+
+
+def add_values(parser: argparse.ArgumentParser, recipe: type) -> None:
+    """Adds one option for every value of a recipe, with choices and default in its help.
+
+    Args:
+        parser: of the tool.
+        recipe: a dataclass whose fields have "help" and "choices" in their metadata.
+    """
+    group = parser.add_argument_group("recipe values")
+    types: dict[str, Any] = {"int": integer, "float": number, "str": str, "bool": boolean}
+    for field in dataclasses.fields(recipe):
+        choices = field.metadata["choices"]
+        group.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            type=types[str(field.type).removesuffix(" | None")],
+            metavar="|".join(choices) if choices else field.name.upper().split("_")[-1],
+            help=f"{field.metadata['help']} (default {_shown(field.default)})".replace("%", "%%"),
+        )
+
+
+def _shown(default: Any) -> str:
+    if default is None:
+        return "none"
+    return f"{default:.3g}" if isinstance(default, float) else str(default)
+
+
+def given_values(args: argparse.Namespace, recipe: type) -> dict[str, Any]:
+    """Returns the recipe values that stand on the command line."""
+    names = [field.name for field in dataclasses.fields(recipe)]
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
 def describe(error: BaseException) -> str:

@@ -29,8 +29,8 @@ def curve(entries: Sequence[dict[str, Any]], name: str) -> tuple[list[float], li
     return [step for step, _ in kept], [value for _, value in kept]
 
 
-def save_curves(panels: dict[str, Curves], path: Path) -> None:
-    """Writes a row of panels, one line a curve: panel title -> label -> (steps, values)."""
+def save_curves(panels: dict[str, Curves], path: Path, x_label: str = "update") -> None:
+    """Writes a row of panels, one line a curve: panel title -> label -> (steps, values); few points get marks."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -39,9 +39,11 @@ def save_curves(panels: dict[str, Curves], path: Path) -> None:
     figure, axes = plt.subplots(1, len(panels), figsize=(4.4 * len(panels), 3.4), squeeze=False)
     for axis, (title, curves) in zip(axes[0], panels.items(), strict=True):
         for label, (steps, values) in curves.items():
-            axis.plot(steps, values, label=label, linewidth=1.6, marker="." if len(steps) < 3 else None)
+            axis.plot(
+                steps, values, label=label, linewidth=1.6, marker="." if len(steps) < 3 or x_label != "update" else None
+            )
         axis.set_title(title)
-        axis.set_xlabel("update")
+        axis.set_xlabel(x_label)
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
         if curves:

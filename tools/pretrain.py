@@ -42,16 +42,7 @@ def build_parser() -> cli.Parser:
     parser.add_argument("--images", metavar="ROOT", help="image folder of a COCO json")
     parser.add_argument("--tokenizer-weights", metavar="FILE", help="safetensors of DALL-E's encoder")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for everything the run writes")
-    parser.add_argument("--resume", action="store_true", help="continue the run in --output")
-    parser.add_argument(
-        "--workers", type=cli.non_negative_int, default=2, metavar="N", help="data processes (default 2)"
-    )
-    parser.add_argument(
-        "--save-every", type=cli.positive_int, default=500, metavar="STEPS", help="checkpoint interval (default 500)"
-    )
-    parser.add_argument(
-        "--log-every", type=cli.positive_int, default=20, metavar="STEPS", help="log interval (default 20)"
-    )
+    cli.add_run_options(parser)
     parser.add_argument(
         "--max-bad-fraction",
         type=cli.fraction,
@@ -59,40 +50,15 @@ def build_parser() -> cli.Parser:
         metavar="F",
         help="largest share of unreadable images (default 0.01)",
     )
-    values = parser.add_argument_group("recipe values")
-    types: dict[str, Any] = {"int": cli.integer, "float": cli.number, "str": str, "bool": _boolean}
-    for field in dataclasses.fields(Recipe):
-        choices = field.metadata["choices"]
-        values.add_argument(
-            f"--{field.name.replace('_', '-')}",
-            type=types[str(field.type).removesuffix(" | None")],
-            metavar="|".join(choices) if choices else field.name.upper().split("_")[-1],
-            help=f"{field.metadata['help']} (default {_shown(field.default)})",
-        )
+    cli.add_values(parser, Recipe)
     return parser
-
-
-def _boolean(text: str) -> bool:
-    if text.lower() not in ("true", "false", "yes", "no", "1", "0"):
-        raise argparse.ArgumentTypeError(f"must be true or false, got {text}")
-    return text.lower() in ("true", "yes", "1")
-
-
-def _shown(default: Any) -> str:
-    if default is None:
-        return "none"
-    return f"{default:.3g}" if isinstance(default, float) else str(default)
 
 
 def main(argv: list[str]) -> int:
     """Runs the tool; returns the exit code."""
     args = build_parser().parse_args(argv)
     named = get_recipe(args.recipe)
-    given = {
-        field.name: getattr(args, field.name)
-        for field in dataclasses.fields(Recipe)
-        if getattr(args, field.name) is not None
-    }
+    given = cli.given_values(args, Recipe)
     recipe = named.override(given)  # option errors come before anything is imported or created
     if not args.resume:
         recipe.check_tokenizer_weights(args.tokenizer_weights)

@@ -51,7 +51,7 @@ def build_parser() -> cli.Parser:
         metavar="|".join(ENGINES),
         help="(default auto: detectron2 if installed)",
     )
-    parser.add_argument("--resume", action="store_true", help="continue the run in --output")
+    cli.add_run_options(parser)
     parser.add_argument("--eval-only", action="store_true", help="evaluate the newest weights of the run in --output")
     parser.add_argument(
         "--predict",
@@ -59,11 +59,6 @@ def build_parser() -> cli.Parser:
         help="draw boxes and masks into DIR/predictions/ with the newest weights of --output; a new --output is "
         "trained first",
     )
-    parser.add_argument(
-        "--workers", type=cli.non_negative_int, default=2, metavar="N", help="data processes (default 2)"
-    )
-    parser.add_argument("--save-every", type=cli.positive_int, default=500, metavar="STEPS", help="(default 500)")
-    parser.add_argument("--log-every", type=cli.positive_int, default=20, metavar="STEPS", help="(default 20)")
     recipe = parser.add_argument_group("recipe values as options (they win over config and key=value)")
     for name, kind in (
         ("steps", cli.positive_int),

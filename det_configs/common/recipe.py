@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any
 
 from pretrain.schedule import warmup_cosine, warmup_step
-from splitmask_backbones.errors import UserError, check_choice, nearest
+from pretrain.values import ABOVE_ZERO, CheckedRecipe, parse_field, value
+from splitmask_backbones.errors import UserError, nearest
 from splitmask_backbones.registry import ENCODERS
 
 
-def value(default: Any, help: str, *, low: float = -math.inf, high: float = math.inf, choices: Any = None) -> Any:
-    """Returns a dataclass field with its help, allowed range (inclusive) and choices (of each item in a tuple)."""
-    return dataclasses.field(default=default, metadata={"help": help, "low": low, "high": high, "choices": choices})
-
-
-TINY = 1e-12  # "above zero"
-
-
 @dataclass(frozen=True)
-class DetRecipe:
+class DetRecipe(CheckedRecipe):
     """Every value that decides what fine-tuning computes; by default SplitMask's COCO protocol (Swin's values)."""
 
     # model
@@ -36,7 +28,7 @@ class DetRecipe:
     grad_checkpointing: bool = value(False, "recompute blocks in the backward pass to save memory")
     pyramid_norm: str = value("LN", "norm of the pyramid", choices=("LN", "BN", "SyncBN", "none"))
     anchor_sizes: tuple[int, ...] = value((32, 64, 128, 256, 512), "pixels, one a level (strides 4 to 64)", low=1)
-    aspect_ratios: tuple[float, ...] = value((0.5, 1.0, 2.0), "height over width of the anchors", low=TINY)
+    aspect_ratios: tuple[float, ...] = value((0.5, 1.0, 2.0), "height over width of the anchors", low=ABOVE_ZERO)
     cascade: bool = value(False, "Cascade R-CNN's three box heads; needs the detectron2 engine")
     rpn_convs: int = value(1, "convolutions of the RPN; ViTDet has 2", low=1)
     box_head: str = value("2fc", "4conv1fc is ViTDet's", choices=("2fc", "4conv1fc"))
@@ -51,9 +43,9 @@ class DetRecipe:
     rpn_post_nms_test: int = value(1000, "proposals an image after NMS in evaluation", low=1)
     rpn_batch: int = value(256, "anchors an image in the RPN's loss", low=1)
     rois_per_image: int = value(512, "RoIs an image in the heads' losses", low=1)
-    roi_positive_fraction: float = value(0.25, "largest share of them on objects", low=TINY, high=1)
+    roi_positive_fraction: float = value(0.25, "largest share of them on objects", low=ABOVE_ZERO, high=1)
     score_threshold: float = value(0.05, "detections below it are dropped", low=0, high=1)
-    nms_threshold: float = value(0.5, "IoU above which the weaker detection is dropped", low=TINY, high=1)
+    nms_threshold: float = value(0.5, "IoU above which the weaker detection is dropped", low=ABOVE_ZERO, high=1)
     detections_per_image: int = value(100, "largest number, also of the AP (COCO: 100)", low=1)
     # images
     img_size: int = value(800, "pixels: the square of 'lsj', the short side of 'multiscale'", low=16, high=8192)
@@ -66,11 +58,11 @@ class DetRecipe:
     accumulate: int = value(1, "micro-batches an update", low=1)
     epochs: int | None = value(36, "epochs of floor(images / batch) updates", low=1)
     steps: int | None = value(None, "updates of the whole run, in place of epochs", low=1)
-    lr: float = value(1e-4, "peak learning rate of AdamW at this batch_size", low=TINY)
+    lr: float = value(1e-4, "peak learning rate of AdamW at this batch_size", low=ABOVE_ZERO)
     layer_decay: float = value(1.0, "factor a layer of the encoder on the lr; 1 for none", low=0.01, high=1)
     weight_decay: float = value(0.05, "none on 1-D parameters and positions", low=0)
     beta2: float = value(0.999, "AdamW's second beta", low=0, high=0.999999)
-    clip_grad: float | None = value(None, "largest gradient norm", low=TINY)
+    clip_grad: float | None = value(None, "largest gradient norm", low=ABOVE_ZERO)
     schedule: str = value("step", "decay of the lr after the warm-up", choices=("step", "cosine"))
     milestones: tuple[float, ...] = value(
         (27 / 36, 33 / 36), "shares of the run after which 'step' divides by 10", low=0, high=1
@@ -84,11 +76,7 @@ class DetRecipe:
 
     def __post_init__(self) -> None:
         """Raises ValueError for a value of a wrong type or one that cannot work, naming field and remedy."""
-        for field in dataclasses.fields(self):
-            checked = _checked(field, getattr(self, field.name))
-            object.__setattr__(self, field.name, checked)  # lists, as JSON has them, become tuples
-        if (self.epochs is None) == (self.steps is None):
-            raise UserError("epochs and steps exclude each other: give one of them")
+        super().__post_init__()
         if len(self.anchor_sizes) != 5:
             raise UserError(f"anchor_sizes {self.anchor_sizes} must hold 5 sizes, one a level")
         if not self.aspect_ratios:
@@ -104,10 +92,6 @@ class DetRecipe:
             )
         if self.batch_size % self.accumulate:
             raise UserError(f"batch_size {self.batch_size} must be a multiple of accumulate {self.accumulate}")
-
-    def total_steps(self, steps_per_epoch: int) -> int:
-        """Returns the updates of the whole run."""
-        return self.steps if self.steps is not None else (self.epochs or 0) * steps_per_epoch
 
     def lr_factor(self, step: int, total_steps: int) -> float:
         """Returns the factor on the peak lr at an update (0-based) of a run of `total_steps`."""
@@ -131,28 +115,6 @@ class DetRecipe:
             arguments |= {"use_class_token": False, "num_registers": 0}
         return arguments
 
-    def override(self, values: dict[str, Any]) -> DetRecipe:
-        """Returns the recipe with some values replaced; steps replaces epochs and the other way round.
-
-        Another batch_size scales the lr by the same factor (the linear rule) unless values hold an lr. The number of
-        processes changes neither: batch_size counts the images of all of them.
-
-        Raises:
-            ValueError: unknown name, or a value that cannot work.
-        """
-        for name in values:
-            check_field(name)
-        if values.get("steps") is not None and values.get("epochs") is not None:
-            raise UserError("epochs and steps exclude each other: give one of them")
-        if values.get("steps") is not None:
-            values = {**values, "epochs": None}
-        elif values.get("epochs") is not None:
-            values = {**values, "steps": None}
-        changed = dataclasses.replace(self, **values)
-        if "lr" not in values and changed.batch_size != self.batch_size:
-            changed = dataclasses.replace(changed, lr=self.lr * changed.batch_size / self.batch_size)
-        return changed
-
 
 FIELDS: dict[str, dataclasses.Field[Any]] = {field.name: field for field in dataclasses.fields(DetRecipe)}
 
@@ -170,44 +132,4 @@ def parse_value(name: str, text: str) -> Any:
         ValueError: unknown name, or text of another type.
     """
     check_field(name)
-    kind = str(FIELDS[name].type)
-    if text.lower() == "none" and kind.endswith("| None"):
-        return None
-    try:
-        if kind.startswith("tuple"):
-            items = [item for item in text.strip("()[] ").split(",") if item.strip()]
-            return tuple(int(item) if "int" in kind else float(item) for item in items)
-        if kind == "bool":
-            return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[text.lower()]
-        return int(text) if kind.startswith("int") else float(text) if kind.startswith("float") else text
-    except (ValueError, KeyError):
-        raise UserError(f"{name}={text}: expected {_expected(kind)}") from None
-
-
-def _expected(kind: str) -> str:
-    names = {"bool": "true or false", "int": "an integer", "float": "a number", "str": "a word"}
-    if kind.startswith("tuple"):
-        return f"{'integers' if 'int' in kind else 'numbers'} with commas between"
-    return names[kind.split(" ")[0]] + (" or none" if "None" in kind else "")
-
-
-def _checked(field: dataclasses.Field[Any], given: Any) -> Any:
-    kind, rule = str(field.type), field.metadata
-    if given is None and kind.endswith("| None"):
-        return None
-    items = list(given) if kind.startswith("tuple") and isinstance(given, tuple | list) else [given]
-    base = kind.removeprefix("tuple[").split(",")[0].split(" ")[0]
-    types: Any = {"int": int, "float": (int, float), "bool": bool, "str": str}[base]
-    for item in items:
-        wrong = isinstance(item, bool) and base != "bool"
-        if wrong or not isinstance(item, types) or (isinstance(item, float) and not math.isfinite(item)):
-            raise UserError(f"{field.name}={given!r}: expected {_expected(kind)}")
-        if rule["choices"]:
-            check_choice(field.name, item, rule["choices"])
-        if base in ("int", "float") and not rule["low"] <= item <= rule["high"]:
-            low = "above 0" if rule["low"] == TINY else f"at least {rule['low']:g}"
-            high = "" if rule["high"] == math.inf else f" and at most {rule['high']:g}"
-            raise UserError(f"{field.name}={given!r} must be {low}{high}")
-    if kind.startswith("tuple"):
-        return tuple(float(item) if base == "float" else item for item in items)
-    return float(given) if base == "float" else given
+    return parse_field(FIELDS[name], text)

@@ -20,7 +20,7 @@ Target = dict[str, Tensor]
 
 
 class TrainingImages(Dataset[tuple[Tensor, Target]]):
-    """Augmented images with at least one object; indexed by `(epoch, index, position)` of `pretrain.loader`."""
+    """Augmented images with at least one object; indexed by `(epoch, index, repeat)` of `pretrain.loader`."""
 
     def __init__(self, split: CocoSplit, recipe: DetRecipe) -> None:
         # An image of crowds or of nothing teaches little, and its crowds would count as background.

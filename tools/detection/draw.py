@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,9 +51,3 @@ def draw(image: Image.Image, found: dict[str, Any], names: Sequence[str], min_sc
         pen.rectangle((x, y, x + right - left + 2, y + bottom - top + 3), fill=colour(int(i)))
         pen.text((x + 1 - left, y + 1 - top), text, fill=(0, 0, 0), font=font)
     return picture
-
-
-def picture_names(names: Sequence[str]) -> list[str]:
-    """Returns a `.png` name for each image name; the old suffix stays where two would fall together."""
-    stems = [str(Path(name).with_suffix("")) for name in names]
-    return [f"{stem}.png" if stems.count(stem) == 1 else f"{name}.png" for stem, name in zip(stems, names, strict=True)]

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 from det_configs.common.recipe import DetRecipe
-from pretrain.images import UnreadableImage, read_image
+from pretrain.images import read_image
 from pretrain.run_folder import RunFolder, write_json
-from pretrain.sources import SUFFIXES
-from splitmask_backbones.errors import UserError
 from tools.detection.detect import detect_all
-from tools.detection.draw import draw, picture_names
+from tools.detection.draw import draw
 from tools.detection.results import to_coco
+from tools.pictures import picture_names, readable_pictures
 
 DRAWN_SCORE = 0.5
 
@@ -41,21 +39,9 @@ def predict_pictures(
     Raises:
         ValueError: no picture, or none that can be read.
     """
-    root, names = _pictures(Path(source))
-    paths, sizes, kept = [], [], []
-    for name in names:
-        try:
-            image = read_image(root / name)
-        except UnreadableImage as error:
-            if len(names) == 1:
-                raise UserError(f"--predict {root / name} cannot be read: {error}") from None
-            sys.stderr.write(f"warning: unreadable image {root / name}: {error}\n")
-            continue
-        paths.append(root / name)
-        sizes.append((image.height, image.width))
-        kept.append(name)
-    if not kept:
-        raise UserError(f"--predict {source}: none of the {len(names)} images can be read")
+    root, found_sizes = readable_pictures(Path(source))
+    kept, sizes = list(found_sizes), list(found_sizes.values())
+    paths = [root / name for name in kept]
     output = folder.path / "predictions"
     class_names = [name for _, name in categories]
     pictures = picture_names(kept)
@@ -71,16 +57,3 @@ def predict_pictures(
     drawn = sum(entry["score"] >= DRAWN_SCORE for listed in everything.values() for entry in listed)
     if folder.is_main:
         print(f"wrote {len(kept)} pictures with {drawn} detections of score {DRAWN_SCORE} or more to {output}")
-
-
-def _pictures(path: Path) -> tuple[Path, list[str]]:
-    if path.is_file():
-        return path.parent, [path.name]
-    names = sorted(
-        file.relative_to(path).as_posix()
-        for file in path.rglob("*")
-        if file.suffix.lower() in SUFFIXES and file.is_file()
-    )
-    if not names:
-        raise UserError(f"--predict {path} holds no images: name a folder with {', '.join(SUFFIXES)} files")
-    return path, names

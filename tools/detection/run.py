@@ -15,14 +15,11 @@ import torch
 
 from det_configs.common.recipe import DetRecipe
 from pretrain.average import WeightAverage
-from pretrain.engine import Loop, fit
 from pretrain.fabric import make_fabric
-from pretrain.loader import step_batches, steps_per_epoch
+from pretrain.loader import steps_per_epoch
 from pretrain.run_folder import RunFolder, write_json
 from pretrain.signals import StopSignals
 from splitmask_backbones.errors import UserError
-from splitmask_backbones.files import sha256_of
-from splitmask_backbones.param_groups import param_groups
 from tools import cli
 from tools.detection import splits as data
 from tools.detection.coco import CocoSplit
@@ -31,10 +28,12 @@ from tools.detection.dataset import TrainingImages, collate
 from tools.detection.detect import detect_all
 from tools.detection.engines import build_detector, choose_engine
 from tools.detection.evaluate import Detection, coco_ap
-from tools.detection.evaluations import record_evaluation
 from tools.detection.predict import predict_pictures
-from tools.detection.results import DETECTOR, newest_weights, paths_and_sizes, save_detector, to_coco
+from tools.detection.results import DETECTOR, best_by, paths_and_sizes, to_coco
+from tools.evaluations import record_evaluation
+from tools.finetune import finetune
 from tools.load_report import LOAD_REPORT, mark, name_new_parts, tell
+from tools.model_files import load_strictly, newest_weights, save_model, weights_digest
 
 if TYPE_CHECKING:
     from tools.detection.engines import Detector
@@ -47,7 +46,7 @@ def train(args: argparse.Namespace, base: DetRecipe, given: dict[str, Any]) -> N
     """Trains from the start or the newest checkpoint, evaluates, and writes results.json last."""
     locations = data.locate(args.data, args.val, args.train_json, args.train_images, args.val_json, args.val_images)
     weights = None if args.weights == "none" else Path(args.weights)
-    weights_digest = "none" if weights is None else _digest(weights)
+    digest = weights_digest(weights)
     with StopSignals(), RunFolder.open(args.output, resume=args.resume, artefact=RESULTS) as folder:
         cli.start_log()
         previous = folder.previous or {}
@@ -65,7 +64,7 @@ def train(args: argparse.Namespace, base: DetRecipe, given: dict[str, Any]) -> N
             "command": "train_det",
             "config": Path(args.config).stem,
             "--engine": engine,
-            "--weights": weights_digest,
+            "--weights": digest,
             "values": {name: values[name] for name in OPTIONS},
             "recipe_values": {name: value for name, value in values.items() if name not in OPTIONS},
             "config_values": dataclasses.asdict(base),
@@ -97,19 +96,19 @@ def train(args: argparse.Namespace, base: DetRecipe, given: dict[str, Any]) -> N
             def measure(step: int) -> dict[str, Any] | None:
                 results = _measure(fabric, detector, splits["val"], recipe, folder, args)
                 if results is not None and recipe.eval_every is not None:
-                    best = record_evaluation(folder.path, step, results, detector, public)
+                    best = record_evaluation(folder.path, step, results, detector, public, best_by)
                     folder.say(f"step {step}: the best so far" if best else f"step {step}: not the best")
                 return results
 
             total_steps = _fit(fabric, detector, train_set, per_epoch, recipe, folder, args, measure)
             if folder.is_main:
-                save_detector(folder.path / DETECTOR, detector, public)
+                save_model(folder.path / DETECTOR, detector, public)
             results = measure(total_steps)
             if results is not None:
                 write_json(folder.path / RESULTS, mark(results, load_report))
         if args.predict is not None:
             if folder.finished:  # then this process may have trained nothing
-                _load(detector, newest_weights(folder.path)[1], DETECTOR, folder)
+                _load(detector, newest_weights(folder.path, DETECTOR)[1], DETECTOR, folder)
                 fabric.to_device(detector)
             predict_pictures(fabric, detector, recipe, splits["train"].categories, args.predict, folder, args.workers)
 
@@ -125,7 +124,7 @@ def use(args: argparse.Namespace, given: dict[str, Any]) -> None:
         categories = [(id, name) for id, name in config["data"]["categories"]]
         engine = _engine_of(config, args.engine, recipe)
         detector = build_detector(engine, recipe, len(categories), encoder_config=config["encoder"])
-        source, tensors = newest_weights(folder.path)
+        source, tensors = newest_weights(folder.path, DETECTOR)
         _load(detector, tensors, source, folder)
         fabric = make_fabric(recipe.precision)
         fabric.to_device(detector)
@@ -198,12 +197,6 @@ def _report(splits: dict[str, CocoSplit], unusable: dict[str, list[str]], folder
         write_json(path, entries | {name: data.report(split, unusable[name]) for name, split in splits.items()})
 
 
-def _digest(weights: Path) -> str:
-    if not weights.is_file():
-        raise UserError(f"weights file {weights} does not exist or is no file: check --weights")
-    return sha256_of(weights)
-
-
 def _fit(
     fabric: Any,
     detector: Detector,
@@ -220,47 +213,26 @@ def _fit(
         f"{len(train_set)} images with objects, {total_steps} updates of {recipe.batch_size} "
         f"({total_steps / per_epoch:.1f} epochs), peak lr {recipe.lr:.3g}, {recipe.encoder}, {fabric.device}",
     )
-    groups = param_groups(detector, recipe.lr, recipe.weight_decay, recipe.layer_decay)
     average = None if recipe.ema is None else WeightAverage(detector, recipe.ema)
 
     def evaluate(step: int) -> None:
         with nullcontext() if average is None else average.applied(detector):
             measure(step)
 
-    fit(
+    finetune(
         fabric,
         detector,
-        torch.optim.AdamW(groups, betas=(0.9, recipe.beta2), fused=False),
-        loop=Loop(
-            total_steps=total_steps,
-            batch_size=recipe.batch_size,
-            steps_per_epoch=per_epoch,
-            clip_grad=recipe.clip_grad,
-            accumulate=recipe.accumulate,
-            save_every=args.save_every,
-            log_every=args.log_every,
-            eval_every=recipe.eval_every,
-            seed=recipe.seed,
-        ),
-        lr_at=lambda step: recipe.lr_factor(step, total_steps),
-        batches=lambda start: step_batches(
-            train_set,
-            num_items=len(train_set),
-            batch_size=recipe.batch_size,
-            seed=recipe.seed,
-            start_step=start,
-            total_steps=total_steps,
-            workers=args.workers,
-            rank=fabric.global_rank,
-            world_size=fabric.world_size,
-            accumulate=recipe.accumulate,
-            collate_fn=collate,
-        ),
-        folder=folder,
-        metric_names=detector.metric_names,
+        train_set,
+        len(train_set),
+        recipe,
+        folder,
+        args,
         title="detector",
+        total_steps=total_steps,
+        steps_per_epoch=per_epoch,
         average=average,
         evaluate=evaluate,
+        collate_fn=collate,
     )
     if average is not None:
         average.copy_to(detector)
@@ -298,11 +270,4 @@ def _measure(
 
 
 def _load(detector: Detector, tensors: dict[str, torch.Tensor], source: str, folder: RunFolder) -> None:
-    try:
-        detector.load_state_dict(tensors, strict=True)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(
-            f"{source} of {folder.path} does not fit the recipe ({reason}): "
-            "leave away key=value words that change the model"
-        ) from None
+    load_strictly(detector, tensors, source, folder.path, "leave away key=value words that change the model")

@@ -43,7 +43,7 @@ def seeded(seed: int, epoch: int, index: int) -> Iterator[None]:
 class SegPairs(BaseSegDataset):
     """The pairs of a checked split.
 
-    Training asks for `dataset[(epoch, index, position)]` and gets the same augmented sample every time; evaluation
+    Training asks for `dataset[(epoch, index, repeat)]` and gets the same augmented sample every time; evaluation
     asks for `dataset[index]`.
     """
 

@@ -1,0 +1,1 @@
+"""Classification: fine-tuning on labelled images, and probes of a frozen encoder."""

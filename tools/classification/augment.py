@@ -1,0 +1,83 @@
+"""Images as a classifier sees them: random crops, RandAugment and colours in training, one central crop in tests."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from PIL import Image
+from timm.data.auto_augment import rand_augment_transform
+from torch import Tensor
+
+from pretrain.augment import PretrainAugment, color_jitter, to_tensor
+from splitmask_backbones.pixels import IMAGENET_MEAN
+from tools.classification.recipes import ClsRecipe
+
+
+@contextmanager
+def global_generators(seed: int) -> Iterator[None]:
+    """Within it, Python's and NumPy's global generators start from `seed`; afterwards they go on as before.
+
+    timm draws from them: without this, what an image becomes would depend on all that was loaded before it.
+    """
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (timm's generator)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+
+
+class TrainAugment:
+    """Turns an image into a training crop: `(PIL image, generator) -> uint8 (3, img_size, img_size)`, RGB.
+
+    RandomResizedCrop and flip as in pre-training, then timm's RandAugment ("increasing" operations, as DeiT and BEiT
+    run it: `rand-mM-mstdS-inc1`), then colour jitter (brightness, contrast, saturation).
+    """
+
+    def __init__(self, recipe: ClsRecipe) -> None:
+        self.crop = PretrainAugment(recipe.img_size, scale=(recipe.crop_scale, 1.0), flip=recipe.flip)
+        self.color_jitter = recipe.color_jitter
+        self.randaugment = None
+        if recipe.randaugment > 0:
+            self.randaugment = rand_augment_transform(
+                f"rand-m{recipe.randaugment:g}-mstd{recipe.randaugment_std:g}-inc1",
+                {
+                    "translate_const": int(recipe.img_size * 0.45),  # timm's own share
+                    "img_mean": tuple(min(255, round(255 * mean)) for mean in IMAGENET_MEAN),
+                    "interpolation": Image.Resampling.BICUBIC,
+                },
+            )
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Tensor:
+        crop = self.crop.picture(image, rng)
+        if self.randaugment is not None:
+            with global_generators(int(rng.integers(2**32))):
+                crop = self.randaugment(crop)
+        if self.color_jitter > 0:
+            crop = color_jitter(crop, rng, self.color_jitter)
+        return to_tensor(crop)
+
+
+class CentralCrop:
+    """Turns an image into the central crop of a test: short side to `img_size / test_crop`, bicubic, then the centre.
+
+    The same pixels as timm's and torchvision's `Resize` and `CenterCrop`.
+    """
+
+    def __init__(self, img_size: int, test_crop: float) -> None:
+        self.img_size = img_size
+        self.short_side = max(img_size, math.floor(img_size / test_crop))
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        shorter = min(image.size)
+        # Integers: a factor of floats would round some sides to another pixel.
+        width, height = (int(self.short_side * side / shorter) for side in image.size)
+        resized = image.resize((width, height), Image.Resampling.BICUBIC)
+        left, top = round((width - self.img_size) / 2.0), round((height - self.img_size) / 2.0)
+        return to_tensor(resized.crop((left, top, left + self.img_size, top + self.img_size)))

@@ -1,0 +1,290 @@
+"""From `--data` to two checked splits of labelled images, what identifies them, and a report of what was left out."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pretrain.images import check_images, enforce_bad_limit
+from pretrain.sources import ImageList
+from splitmask_backbones.errors import UserError, nearest
+from tools import cli
+from tools.classification.layouts import LAYOUTS, Listing, Pair, find_layout, read_lines, read_pairs
+
+SPLITS = ("train", "val")
+
+
+@dataclass
+class LabelledImages:
+    """One split: image i is `root / names[i]`, of class `labels[i]`.
+
+    Attributes:
+        root: folder that names are relative to.
+        names: each once.
+        labels: indices of classes.
+        num_repeated: lines that named an image again.
+        num_unreadable: images that were taken out.
+    """
+
+    root: Path
+    names: list[str]
+    labels: list[int]
+    num_repeated: int = 0
+    num_unreadable: int = 0
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def path(self, index: int) -> Path:
+        """Returns the file of image `index`."""
+        return self.root / self.names[index]
+
+    def fingerprint(self) -> str:
+        """Returns the sha256 (hex) of names, sizes and labels, wherever the folder lies."""
+        digest = hashlib.sha256(ImageList(self.root, self.names).fingerprint().encode())
+        digest.update(",".join(map(str, self.labels)).encode())
+        return digest.hexdigest()
+
+    def without(self, names: set[str]) -> LabelledImages:
+        """Returns the split without some images."""
+        kept = [index for index, name in enumerate(self.names) if name not in names]
+        return LabelledImages(
+            self.root,
+            [self.names[index] for index in kept],
+            [self.labels[index] for index in kept],
+            self.num_repeated,
+            len(self.names) - len(kept),
+        )
+
+
+@dataclass
+class LabelledData:
+    """The splits of a data set and its classes.
+
+    Attributes:
+        layout: name of the layout.
+        labels: the label of each class as the data's files have it.
+        classes: its name for people, each once.
+        splits: "train", "val", or the one that was asked for.
+        num_shared: images that are in both splits.
+    """
+
+    layout: str
+    labels: list[str]
+    classes: list[str]
+    splits: dict[str, LabelledImages]
+    num_shared: int = 0
+
+
+def add_data_options(parser: argparse.ArgumentParser, required: bool) -> None:
+    """Adds the options that `open_data` reads."""
+    group = parser.add_argument_group("data (labelled images)")
+    group.add_argument(
+        "--data", required=required, metavar="ROOT", help="folder with both splits, or TRAIN.txt together with --val"
+    )
+    group.add_argument("--val", metavar="VAL.txt", help="`path label` lines; paths are relative to the list's folder")
+    group.add_argument(
+        "--layout", metavar="|".join(LAYOUTS), help="how the images lie in ROOT (default: what its files show)"
+    )
+    group.add_argument(
+        "--domain", metavar="NAME", help="of DomainNet, where ROOT holds several (default: the recipe's)"
+    )
+    group.add_argument(
+        "--train-list",
+        metavar="FILE",
+        help="train only on the images that it names, one a line (such as ImageNet's balanced 1percent.txt)",
+    )
+    group.add_argument(
+        "--max-bad-fraction",
+        type=cli.fraction,
+        default=0.01,
+        metavar="F",
+        help="largest share of images that are missing or unreadable (default 0.01)",
+    )
+
+
+def open_data(
+    args: argparse.Namespace,
+    domain: str | None = None,
+    needed: tuple[str, ...] = SPLITS,
+    classes: Sequence[tuple[str, str]] | None = None,
+) -> LabelledData:
+    """Returns the labelled images that the options name; no image is read.
+
+    Args:
+        args: with what `add_data_options` adds.
+        domain: of DomainNet where `--domain` is left away and ROOT holds it.
+        needed: splits.
+        classes: label and name of each class, of the run that is used; by default the training images' own.
+
+    Raises:
+        ValueError: nothing there, no labels, an image with two labels, a class that only the val images have, or only
+            one class.
+    """
+    if not str(args.data).strip():
+        raise UserError("--data is empty: name a folder with labelled images")
+    root = Path(args.data).expanduser()
+    if not root.exists():
+        raise UserError(f"--data {args.data} does not exist: check the path")
+    if root.is_file() or args.val is not None:
+        layout, listing = "list", _read_two_lists(root, args.val, needed)
+    else:
+        layout = find_layout(root, args.layout)
+        chosen = args.domain
+        if chosen is None and domain is not None and (root / f"{domain}_train.txt").is_file():
+            chosen = domain
+        listing = LAYOUTS[layout][1](root, needed, chosen)
+    if args.train_list is not None and "train" in needed:
+        listing.pairs["train"] = _named_in(Path(args.train_list), listing.pairs["train"])
+    return _checked(layout, listing, classes)
+
+
+def _read_two_lists(data: Path, val: str | None, needed: tuple[str, ...]) -> Listing:
+    if not data.is_file() and "train" in needed:
+        raise UserError(f"--val {val} goes with --data TRAIN.txt, and --data {data} is a folder: leave --val away")
+    if val is None:
+        raise UserError(f"--data {data} names the training images only: add --val VAL.txt")
+    paths = {"train": data, "val": Path(val)}
+    root = data if data.is_dir() else data.parent
+    return Listing(root, {split: read_pairs(paths[split], root) for split in needed})
+
+
+def _named_in(path: Path, pairs: list[Pair]) -> list[Pair]:
+    """Returns the pairs whose images a list names: by path within the root, within the split's folder, or by file."""
+    lines = [(number, line.removeprefix("./")) for number, line in read_lines(path)]
+    places: dict[str, list[int]] = {line: [] for _, line in lines}
+    for index, (name, _) in enumerate(pairs):
+        parts = name.split("/")
+        for key in {"/".join(parts[start:]) for start in range(len(parts))} & places.keys():
+            places[key].append(index)
+    chosen: set[int] = set()
+    for number, line in lines:
+        found = places[line]
+        if len(found) != 1:
+            what = "is none of the training images" if not found else f"could be {len(found)} of the training images"
+            raise UserError(
+                f"--train-list {path}, line {number}: {line} {what}: write one image's path or file name a line"
+            )
+        chosen.add(found[0])
+    return [pairs[index] for index in sorted(chosen)]
+
+
+def _checked(layout: str, listing: Listing, classes: Sequence[tuple[str, str]] | None) -> LabelledData:
+    once = {split: _each_once(pairs) for split, pairs in listing.pairs.items()}
+    if classes is None:
+        labels = sorted(set(once["train"].values()), key=_order)
+        classes = [(label, title) for label, title in zip(labels, _titles(labels, listing.titles), strict=True)]
+    if len(classes) < 2:
+        raise UserError(
+            f"the training images in {listing.root} have one class only, '{classes[0][1]}': there is nothing to tell "
+            "apart, so check the labels"
+        )
+    index = {label: number for number, (label, _) in enumerate(classes)}
+    splits = {}
+    for split, labelled in once.items():
+        unknown = [(name, label) for name, label in labelled.items() if label not in index]
+        if unknown:
+            name, label = unknown[0]
+            title = listing.titles.get(label, label)
+            raise UserError(
+                f"class '{title}' of the {split} images ({name}) is none of the {len(index)} classes of the training "
+                f"images: check the labels; {nearest(title, [known for _, known in classes])}"
+            )
+        ordered = sorted(labelled)
+        splits[split] = LabelledImages(
+            listing.root, ordered, [index[labelled[n]] for n in ordered], len(listing.pairs[split]) - len(labelled)
+        )
+    shared = set.intersection(*(set(labelled) for labelled in once.values())) if len(once) > 1 else set()
+    return LabelledData(layout, [label for label, _ in classes], [title for _, title in classes], splits, len(shared))
+
+
+def _each_once(pairs: list[Pair]) -> dict[str, str]:
+    labels: dict[str, str] = {}
+    for name, label in pairs:
+        if labels.setdefault(name, label) != label:
+            raise UserError(f"{name} is labelled both '{labels[name]}' and '{label}': leave one of the labels")
+    return labels
+
+
+def _order(label: str) -> tuple[int, str]:
+    """Numbers by value, before words."""
+    return (int(label), "") if re.fullmatch(r"\d{1,9}", label) else (10**9, label)
+
+
+def _titles(labels: list[str], titles: dict[str, str]) -> list[str]:
+    named = [titles.get(label, label) for label in labels]
+    count = Counter(named)
+    return [f"{name} ({label})" if count[name] > 1 else name for name, label in zip(named, labels, strict=True)]
+
+
+def find_unreadable(data: LabelledData, max_fraction: float, report_path: Path, workers: int) -> list[str]:
+    """Returns the names of the images that are missing or cannot be read, after naming them on stderr and in a file.
+
+    Raises:
+        ValueError: more than `max_fraction` of all.
+    """
+    root = next(iter(data.splits.values())).root
+    names = sorted({name for split in data.splits.values() for name in split.names})
+    bad = check_images(root, names, workers=workers)
+    enforce_bad_limit(len(names), bad, max_fraction, report_path, root=root)
+    return [image.name for image in bad]
+
+
+def without_unreadable(data: LabelledData, unreadable: Sequence[str]) -> None:
+    """Takes images out of all splits, in place.
+
+    Raises:
+        ValueError: nothing is left of one.
+    """
+    bad = set(unreadable)
+    for name, split in data.splits.items():
+        data.splits[name] = split.without(bad)
+        if not len(data.splits[name]):
+            raise UserError(f"none of the {len(split)} {name} images in {split.root} can be read: repair them")
+
+
+def report(data: LabelledData) -> dict[str, Any]:
+    """Returns the contents of data_report.json."""
+    entries: dict[str, Any] = {
+        "layout": data.layout,
+        "classes": len(data.classes),
+        "images_in_both_splits": data.num_shared,
+    }
+    for name, split in data.splits.items():
+        counts = Counter(split.labels)
+        entries[name] = {
+            "root": os.fspath(split.root),
+            "images_used": len(split),
+            "images_unreadable": split.num_unreadable,
+            "lines_repeated": split.num_repeated,
+            "classes_without_images": len(data.classes) - len(counts),
+            "images_per_class": {title: counts[label] for label, title in enumerate(data.classes)},
+        }
+    return entries
+
+
+def warn(data: LabelledData) -> None:
+    """Writes a `warning:` line to stderr for what a user may not have meant."""
+    lines = [
+        f"{split.num_repeated} lines of the {name} images repeat others and are left out"
+        for name, split in data.splits.items()
+        if split.num_repeated
+    ]
+    if data.num_shared:
+        lines.append(f"{data.num_shared} images are both training and val images: the accuracy will be too high")
+    for name, split in data.splits.items():
+        present = set(split.labels)
+        absent = [title for label, title in enumerate(data.classes) if label not in present]
+        if absent:
+            lines.append(f"no {name} image of {len(absent)} of {len(data.classes)} classes, {absent[0]} for one")
+    for line in lines:
+        sys.stderr.write(f"warning: {line}\n")
+    sys.stderr.flush()

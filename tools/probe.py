@@ -1,0 +1,52 @@
+"""Measures a frozen encoder layer by layer, with kNN and linear probes: writes results.json into --output."""
+
+from __future__ import annotations
+
+import _path  # noqa: F401
+import argparse
+import os
+from importlib.util import find_spec
+
+from splitmask_backbones.errors import UserError
+from tools import cli
+from tools.classification.data import add_data_options
+from tools.classification.probe_recipe import ProbeRecipe
+
+EPILOG = """Each image is read once: the features of all layers (means of the patch tokens before the final norm) are
+kept in DIR/features while the probes are trained. --resume goes on where a run was stopped."""
+
+
+def build_parser() -> cli.Parser:
+    """Returns the parser: one option for every value of a `ProbeRecipe`."""
+    parser = cli.Parser(prog="tools/probe.py", description=__doc__, epilog=EPILOG)
+    add_data_options(parser, required=True)
+    parser.add_argument(
+        "--weights", required=True, metavar="FILE|none", help="encoder.safetensors, or none for random initialisation"
+    )
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder for everything the run writes")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --output")
+    parser.add_argument("--keep-features", action="store_true", help="leave DIR/features where it is at the end")
+    parser.add_argument(
+        "--workers", type=cli.non_negative_int, default=2, metavar="N", help="data processes (default 2)"
+    )
+    cli.add_values(parser, ProbeRecipe)
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Runs the tool; returns the exit code."""
+    args: argparse.Namespace = build_parser().parse_args(argv)
+    given = cli.given_values(args, ProbeRecipe)
+    recipe = ProbeRecipe().override(given)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("tools/probe.py runs in one process: start it without torchrun")
+    if find_spec("timm") is None:
+        raise UserError("timm is not installed: pip install timm, or the project with its extra 'classification'")
+    from tools.classification.probe_run import probe
+
+    probe(args, recipe, given)
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
