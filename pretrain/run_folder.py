@@ -166,11 +166,6 @@ class RunFolder:
                 "use the old values, or start anew in another --output"
             )
 
-    def say(self, text: str) -> None:
-        """Prints a line, once for all processes."""
-        if self.is_main:
-            print(text, flush=True)
-
     def close(self, failed: bool = False) -> None:
         """Releases the lock. After a failure before the first step, leaves no run behind: the folder can be used."""
         if self._lock_file is None:

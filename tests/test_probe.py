@@ -21,8 +21,8 @@ from safetensors.torch import load_file
 pytest.importorskip("timm", reason="the extra 'classification' is not installed")
 
 from pretrain import knn
-from pretrain.build import normalized
 from pretrain.images import read_image
+from pretrain.pixel_norm import PixelNorm
 from splitmask_backbones import create_encoder, load_encoder, save_encoder
 from splitmask_backbones.param_groups import param_groups
 from tests.cls_data import write_root
@@ -164,8 +164,8 @@ def test_features_are_the_means_of_the_maps_before_the_norm(base: Path) -> None:
     for index in (0, 7, 17):
         crop = CentralCrop(32, 0.875)(read_image(base / "root" / names[index]))
         with torch.no_grad():
-            maps = encoder.forward_maps(normalized(crop[None]), norm_maps=False)
-            tokens = encoder(normalized(crop[None]))
+            maps = encoder.forward_maps(PixelNorm()(crop[None]), norm_maps=False)
+            tokens = encoder(PixelNorm()(crop[None]))
         expected = [layer[0].flatten(1).mean(1).numpy() for layer in maps]
         np.testing.assert_allclose(features[index], expected, rtol=1e-4, atol=1e-5)
         assert np.abs(features[index, 2] - tokens[0].mean(0).numpy()).max() > 0.01

@@ -201,6 +201,12 @@ def start_log() -> None:
         logger.propagate = False
 
 
+def say(folder: RunFolder, text: str) -> None:
+    """Prints a line at once, in the main process only."""
+    if folder.is_main:
+        print(text, flush=True)
+
+
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     """Runs ``main(argv)`` and exits: 0 or its return value, 2 with one ``error:`` line, 130 after an interrupt."""
     argv = sys.argv[1:]

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pretrain.images import read_image
 from pretrain.run_folder import RunFolder, write_json
+from tools import cli
 from tools.classification.augment import CentralCrop
 from tools.classification.dataset import central_batches
 from tools.classification.model import Classifier
@@ -64,7 +65,7 @@ def predict_pictures(
             draw(read_image(root / names[index]), listed).save(target)
     if fabric.world_size == 1:
         write_json(output / "predictions.json", everything)
-    folder.say(f"wrote {len(names)} pictures with their likeliest classes to {output}")
+    cli.say(folder, f"wrote {len(names)} pictures with their likeliest classes to {output}")
 
 
 def draw(image: Image.Image, listed: list[dict[str, Any]]) -> Image.Image:

@@ -72,7 +72,7 @@ def probe(args: argparse.Namespace, recipe: ProbeRecipe, given: dict[str, Any]) 
             }
         )
         if folder.finished:
-            folder.say(f"{folder.path / RESULTS} is finished: nothing to do")
+            cli.say(folder, f"{folder.path / RESULTS} is finished: nothing to do")
             return
         data.warn(images)
         write_json(folder.path / REPORT, data.report(images))
@@ -107,7 +107,8 @@ def _measure(
     sizes = {name: len(split) for name, split in images.splits.items()}
     layers = encoder.out_indices
     megabytes = sum(sizes.values()) * len(layers) * encoder.embed_dim * 4 / 1e6
-    folder.say(
+    cli.say(
+        folder,
         f"{len(layers)} layers of {model_name(encoder) or 'the encoder'} at {recipe.img_size} px, {sizes['train']} "
         f"train and {sizes['val']} val images, {fabric.device}: {megabytes:.0f} MB of features",
     )
@@ -125,12 +126,12 @@ def _measure(
     if recipe.knn:
         for position, entry in enumerate(entries):
             entry["knn"] = _knn(fabric, features, labels, position, len(images.classes), recipe)
-            folder.say(f"layer {entry['layer']}: kNN {entry['knn']:.2f}")
+            cli.say(folder, f"layer {entry['layer']}: kNN {entry['knn']:.2f}")
     if recipe.linear:
         accuracies = _linear(fabric, features, labels, len(images.classes), recipe, folder, args)
         for entry, accuracy in zip(entries, accuracies, strict=True):
             entry["linear"] = 100 * accuracy
-            folder.say(f"layer {entry['layer']}: linear {entry['linear']:.2f}")
+            cli.say(folder, f"layer {entry['layer']}: linear {entry['linear']:.2f}")
     measured = [name for name in ("knn", "linear") if entries[0][name] is not None]
     return {
         "layers": entries,

@@ -76,7 +76,7 @@ def train(args: argparse.Namespace, base: ClsRecipe, given: dict[str, Any]) -> N
         per_epoch = steps_per_epoch(len(images.splits["train"]), recipe.batch_size)
         folder.write_config(config)
         if folder.finished:
-            folder.say(f"{folder.path / RESULTS} is finished: nothing to do")
+            cli.say(folder, f"{folder.path / RESULTS} is finished: nothing to do")
         else:
             load_report = classifier.encoder.load_report
             if folder.is_main:
@@ -93,7 +93,7 @@ def train(args: argparse.Namespace, base: ClsRecipe, given: dict[str, Any]) -> N
                     best = record_evaluation(
                         folder.path, step, results, classifier, public, score=lambda entry: entry["top1"]
                     )
-                    folder.say(f"step {step}: the best so far" if best else f"step {step}: not the best")
+                    cli.say(folder, f"step {step}: the best so far" if best else f"step {step}: not the best")
                 return results
 
             total_steps = _fit(fabric, classifier, images.splits["train"], per_epoch, recipe, folder, args, measure)
@@ -124,7 +124,7 @@ def use(args: argparse.Namespace, given: dict[str, Any]) -> None:
         _load(classifier, tensors, source, folder)
         fabric = make_fabric(recipe.precision)
         fabric.to_device(classifier)
-        folder.say(f"using {source} of {folder.path}")
+        cli.say(folder, f"using {source} of {folder.path}")
         if args.eval_only:
             domain = config["recipe"] if config["recipe"] in DOMAINS else None
             images = data.open_data(args, domain, needed=("val",), classes=list(zip(labels, classes, strict=True)))
@@ -179,7 +179,7 @@ def identity_of(
 
 def _unreadable(images: data.LabelledData, folder: RunFolder, args: argparse.Namespace, fabric: Fabric) -> list[str]:
     counts = ", ".join(f"{len(split)} {name}" for name, split in images.splits.items())
-    folder.say(f"{len(images.classes)} classes ({images.layout}): checking {counts} images")
+    cli.say(folder, f"{len(images.classes)} classes ({images.layout}): checking {counts} images")
     found: list[str] = []
     if folder.is_main:
         report_path = folder.path / "bad_images.txt"
@@ -199,7 +199,8 @@ def _fit(
 ) -> int:
     """Trains the classifier; returns the updates of the whole run."""
     total_steps = recipe.total_steps(per_epoch)
-    folder.say(
+    cli.say(
+        folder,
         f"{len(images)} images, {total_steps} updates of {recipe.batch_size} ({total_steps / per_epoch:.1f} epochs), "
         f"peak lr {recipe.lr:.3g}, {model_name(classifier.encoder) or 'encoder of the file'}, {fabric.device}",
     )
@@ -236,7 +237,7 @@ def _measure(
     start = time.monotonic()
     results = evaluate(fabric, classifier, images.splits["val"], images.classes, _crop(recipe), args.workers)
     shown = f"top-1 {results['top1']:.2f}  top-5 {results['top5']:.2f}  loss {results['loss']:.4f}"
-    folder.say(f"{shown}  ({results['num_images']} images in {time.monotonic() - start:.1f} s)")
+    cli.say(folder, f"{shown}  ({results['num_images']} images in {time.monotonic() - start:.1f} s)")
     return results
 
 

@@ -84,7 +84,7 @@ def train(args: argparse.Namespace, base: DetRecipe, given: dict[str, Any]) -> N
         per_epoch = steps_per_epoch(len(train_set), recipe.batch_size)
         folder.write_config(config)
         if folder.finished:
-            folder.say(f"{folder.path / RESULTS} is finished: nothing to do")
+            cli.say(folder, f"{folder.path / RESULTS} is finished: nothing to do")
         else:
             _report(splits, identity["unusable"], folder)
             load_report = detector.encoder.load_report
@@ -97,7 +97,7 @@ def train(args: argparse.Namespace, base: DetRecipe, given: dict[str, Any]) -> N
                 results = _measure(fabric, detector, splits["val"], recipe, folder, args)
                 if results is not None and recipe.eval_every is not None:
                     best = record_evaluation(folder.path, step, results, detector, public, best_by)
-                    folder.say(f"step {step}: the best so far" if best else f"step {step}: not the best")
+                    cli.say(folder, f"step {step}: the best so far" if best else f"step {step}: not the best")
                 return results
 
             total_steps = _fit(fabric, detector, train_set, per_epoch, recipe, folder, args, measure)
@@ -128,7 +128,7 @@ def use(args: argparse.Namespace, given: dict[str, Any]) -> None:
         _load(detector, tensors, source, folder)
         fabric = make_fabric(recipe.precision)
         fabric.to_device(detector)
-        folder.say(f"using {source} of {folder.path}")
+        cli.say(folder, f"using {source} of {folder.path}")
         if args.eval_only:
             locations = data.locate(args.data, args.val, None, None, args.val_json, args.val_images, needed=("val",))
             splits = data.read_splits(locations, categories)
@@ -180,7 +180,7 @@ def _identity(
         for name, split in splits.items():
             data.warn_about(name, split)
         counts = ", ".join(f"{len(split.images)} {name}" for name, split in splits.items())
-        folder.say(f"checking {counts} images")
+        cli.say(folder, f"checking {counts} images")
         report_path = folder.path / "bad_images.txt"
         unusable = data.check_split_images(splits, args.max_bad_fraction, report_path, args.workers)
     return identity | {"unusable": fabric.broadcast(unusable)}
@@ -209,7 +209,8 @@ def _fit(
 ) -> int:
     """Trains the detector; it ends with the averaged weights where the recipe has an average. Returns the updates."""
     total_steps = recipe.total_steps(per_epoch)
-    folder.say(
+    cli.say(
+        folder,
         f"{len(train_set)} images with objects, {total_steps} updates of {recipe.batch_size} "
         f"({total_steps / per_epoch:.1f} epochs), peak lr {recipe.lr:.3g}, {recipe.encoder}, {fabric.device}",
     )
@@ -261,10 +262,10 @@ def _measure(
         return None
     results = coco_ap(split, detections, recipe.detections_per_image)
     seconds = time.monotonic() - start
-    folder.say(f"evaluated {len(paths)} images, {len(detections)} detections, in {seconds:.1f} s")
+    cli.say(folder, f"evaluated {len(paths)} images, {len(detections)} detections, in {seconds:.1f} s")
     for kind, values in results.items():
         shown = "  ".join(f"{key} {'-' if value is None else f'{value:.2f}'}" for key, value in values.items())
-        folder.say(f"{kind}: {shown}")
+        cli.say(folder, f"{kind}: {shown}")
     write_json(folder.path / "detections.json", detections)
     return results
 

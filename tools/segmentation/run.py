@@ -18,6 +18,7 @@ from pretrain.signals import StopSignals
 from splitmask_backbones.adapters import resolve_encoder
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import sha256_of
+from tools import cli
 from tools.load_report import LOAD_REPORT, mark, name_new_parts, tell
 from tools.segmentation import checkpoints
 from tools.segmentation.check import check_splits, median_frequency_weights
@@ -52,7 +53,7 @@ def train(config: dict[str, Any], folder: RunFolder, args: argparse.Namespace, s
     if folder.previous is not None:
         folder.write_config(record)  # compares
     if folder.finished:
-        folder.say(f"{folder.path / ARTEFACT} is finished: nothing to do")
+        cli.say(folder, f"{folder.path / ARTEFACT} is finished: nothing to do")
         return
     checked: Any = None
     if folder.is_main:
