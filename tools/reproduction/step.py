@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tools.reproduction.sets import SETS
+
 # Options that do not change the result: paths, and how the work is done.
 FREE = {
     "--data", "--images", "--weights", "--tokenizer-weights", "--train-list", "--workers", "--save-every", "--log-every",
@@ -64,7 +66,8 @@ class Step:
     def shown(self, gpus: int = 1) -> str:
         """Returns the command as a user would type it."""
         if self.tool == LIST:
-            return f"(writes {self.words[2]}: the images that {self.words[1]} names)"
+            name, folder, destination = self.words
+            return f"(writes {destination}: the images of {Path(folder) / SETS[name].list_of})"
         start = "python" if gpus == 1 or self.single_process else f"torchrun --nproc-per-node={gpus}"
         return shlex.join([*start.split(), f"tools/{self.tool}", *self.arguments()])
 

@@ -196,6 +196,7 @@ def _record(
         "config": config,
         "free": {
             **free,
+            "config": Path(args.config).stem,
             "palette": classes.palette,
             "workers": args.workers,
             "data": str(args.data),
