@@ -15,10 +15,11 @@ from tools import cli
 from tools.reproduction.paper import Row, Table, find_table, tables
 
 STUDY = "small"
+STUDY_TITLE = "nuclei and CamVid: SplitMask against BEiT, DINO and random init"
 SIZES = ("cpu", "gpu")
 TOOLS = ("pretrain", "train_det", "train_seg", "train_cls", "probe")
-EPILOG = """The same command goes on after an interruption (Ctrl-C, SIGTERM, kill -9, a failed step): what is finished is
-skipped, what was begun continues. Each step writes what it says to DIR/logs/, the table goes to DIR/table.md.
+EPILOG = """The same command goes on after an interruption (Ctrl-C, SIGTERM, kill -9, a failed step): what is finished
+is skipped, what was begun continues. Each step writes what it says to DIR/logs/, the table goes to DIR/table.md.
 
 data of a table: --data ROOT with a folder for each set (coco, ade20k, imagenet, inat18, inat19, food101, cars,
 domainnet), or NAME=PATH for each; where a row needs one set only, ROOT may be that set itself.
@@ -40,7 +41,7 @@ def build_parser() -> cli.Parser:
     parser = cli.Parser(
         prog="tools/reproduce.py",
         description=__doc__,
-        epilog=f"tables:\n  {STUDY:12}nuclei and CamVid, SplitMask against BEiT, DINO and random init\n{listed}\n\n{EPILOG}",
+        epilog=f"tables:\n  {STUDY:12}{STUDY_TITLE}\n{listed}\n\n{EPILOG}",
     )
     parser.add_argument("table", metavar="TABLE[/ROW]", help="what to make, see the list below")
     parser.add_argument(
@@ -58,7 +59,9 @@ def build_parser() -> cli.Parser:
     parser.add_argument("--jobs", type=cli.positive_int, metavar="N", help="steps at once (default: cores, 1 on a GPU)")
     table = parser.add_argument_group("tables of the paper")
     table.add_argument("--weights", action="append", default=[], metavar="NAME=FILE", help="files that you have")
-    table.add_argument("--gpus", type=cli.positive_int, default=1, metavar="N", help="processes of torchrun (default 1)")
+    table.add_argument(
+        "--gpus", type=cli.positive_int, default=1, metavar="N", help="processes of torchrun (default 1)"
+    )
     table.add_argument("--precision", default="bf16", metavar="32|bf16", help="of every training (default bf16)")
     table.add_argument(
         "--tflops", type=cli.positive_float, metavar="F", help="what one GPU reaches, as tools/benchmark.py measures it"
@@ -105,7 +108,9 @@ def _table(args: argparse.Namespace, table: Table, row: str) -> int:
         raise UserError(f"--size and --rows go with {STUDY}: a row of a table is {table.name}/{table.rows[0].name}")
     rows: list[Row] = [table.row(row)] if row else list(table.rows)
     measured = [cell.measured for chosen in rows for cell in chosen.cells]
-    needed = {m.data for m in measured} | {m.origin.data for m in measured if m.origin.kind in ("pretrain", "supervised")}
+    needed = {m.data for m in measured} | {
+        m.origin.data for m in measured if m.origin.kind in ("pretrain", "supervised")
+    }
     output = Path(args.output or "runs/reproduce")
     planner = Planner(
         output,
@@ -127,7 +132,7 @@ def _table(args: argparse.Namespace, table: Table, row: str) -> int:
         more = f" (and {len(planner.missing) - 1} more, see the plan)" if len(planner.missing) > 1 else ""
         raise UserError(f"{planner.missing[0]}{more}")
     _tools_are_there(steps)
-    code = _run(args, output, steps, {"table": True}, jobs=args.jobs or 1, threads=None, gpus=args.gpus)
+    code = _run(args, output, steps, {"make": "tables"}, jobs=args.jobs or 1, threads=None, gpus=args.gpus)
     if code == 0:
         _write_table(output, table)
     return code
@@ -145,7 +150,9 @@ def _tools_are_there(steps: list[Any]) -> None:
 
     for step in steps:
         if step.tool.endswith(".py") and not (ROOT / "tools" / step.tool).is_file():
-            raise UserError(f"{step.name} needs tools/{step.tool}, which this version does not have: choose another row")
+            raise UserError(
+                f"{step.name} needs tools/{step.tool}, which this version does not have: choose another row"
+            )
 
 
 def _write_table(output: Path, table: Table) -> None:
@@ -204,7 +211,7 @@ def _study(args: argparse.Namespace, row: str) -> int:
 
     study_report.choose_pictures(root, output)
     steps += study.picture_steps(root, output, rows)
-    values = {"size": size}
+    values = {"make": f"study {size}"}
     code = _run(args, output, steps, values, jobs=jobs, threads=1 if size == "cpu" else None, gpus=1)
     if code == 0:
         _report(output, rows, seeds, budget)

@@ -32,7 +32,8 @@ def table_estimate(steps: Sequence[Step], output: Path, tflops: float | None) ->
     split = ", ".join(f"{kind} {_hours(value)}" for kind, value in parts.items() if value)
     source = (
         f"from counted operations at {rate / 1e12:.0f} TFLOP/s a GPU, what the paper's {cost.PAPER_HOURS:.1f} hours on "
-        f"{cost.PAPER_GPUS} GPUs for SplitMask, ViT-B, ImageNet, {cost.PAPER_EPOCHS} epochs come to; --tflops gives yours"
+        f"{cost.PAPER_GPUS} GPUs for SplitMask, ViT-B, ImageNet, {cost.PAPER_EPOCHS} epochs come to; "
+        "--tflops F counts with what your GPU reaches"
         if tflops is None
         else f"from counted operations at --tflops {tflops:g} a GPU"
     )
@@ -67,6 +68,6 @@ def study_estimate(steps: Sequence[Step], jobs: int, hardware: str) -> list[str]
     longest = max((step.seconds for step in to_do), default=0.0)
     return [
         f"{len(to_do)} of {len(steps)} steps to do",
-        f"time: about {duration(max(longest, seconds / jobs))} with {jobs} job{'s' if jobs > 1 else ''} at once, from the "
-        f"seconds of an update in the budget ({hardware})",
+        f"time: about {duration(max(longest, seconds / jobs))} with {jobs} job{'s' if jobs > 1 else ''} at once, from "
+        f"the seconds of an update in the budget ({hardware})",
     ]

@@ -39,8 +39,8 @@ def encoder_operations(model: str, tokens: int) -> float:
 def pretraining_operations(recipe: Recipe) -> float:
     """Returns the operations of one image in one update, backward pass included.
 
-    BEiT sees all patches and predicts 75 of 196; DINO's student sees two large crops and ten small ones, its teacher the
-    large ones. Their heads' and DALL-E's own operations are left out.
+    BEiT sees all patches and predicts 75 of 196; DINO's student sees two large crops and ten small ones, its teacher
+    the large ones. Their heads' and DALL-E's own operations are left out.
     """
     dim = ENCODERS[recipe.model]["embed_dim"]
     patches = (recipe.img_size // 16) ** 2

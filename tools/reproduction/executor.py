@@ -1,4 +1,4 @@
-"""Runs the steps of a plan as processes, several at once: logs, signals, what was interrupted goes on. Free of torch."""
+"""Runs the steps of a plan as processes, several at once: logs, signals, going on. Free of torch."""
 
 from __future__ import annotations
 
@@ -72,7 +72,9 @@ class Executor:
         pending = [step for step in steps if step.name not in finished]
         before: dict[int, Any] = {n: signal.signal(n, self._forward) for n in (signal.SIGINT, signal.SIGTERM)}
         failure: StepError | None = None
-        progress = Progress(steps, finished, self.jobs, {name: e.get("seconds", 0.0) for name, e in self.record.items()})
+        progress = Progress(
+            steps, finished, self.jobs, {name: e.get("seconds", 0.0) for name, e in self.record.items()}
+        )
         try:
             with progress:
                 while self._running or pending and failure is None and self._received is None:
@@ -168,7 +170,9 @@ class Executor:
             file.seek(job.log_start)
             lines = [line.rstrip("\n") for line in file if line.startswith("error:")]
         what = f"ended with exit code {code}" if code else f"ended without {job.step.artefact}"
-        return StepError(2, lines[-1] if lines else f"error: {job.step.name}: tools/{job.step.tool} {what}: see {job.log}")
+        return StepError(
+            2, lines[-1] if lines else f"error: {job.step.name}: tools/{job.step.tool} {what}: see {job.log}"
+        )
 
     def _note(self, step: Step, seconds: float) -> None:
         entry = self.record.setdefault(step.name, {"seconds": 0.0})
@@ -189,4 +193,3 @@ def read_record(output: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}
-

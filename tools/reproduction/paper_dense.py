@@ -75,9 +75,7 @@ _ADE20K = {
 
 def _ade20k_row(name: str) -> Row:
     title, value = _ADE20K[name]
-    measured = Measurement(
-        "train_seg", f"ade20k_160k_{BASE}_{name}", "mIoU", _origin(name, BASE, "ade20k"), "ade20k"
-    )
+    measured = Measurement("train_seg", f"ade20k_160k_{BASE}_{name}", "mIoU", _origin(name, BASE, "ade20k"), "ade20k")
     return Row(f"{BASE}_{name}", f"{LETTER[BASE]} {title}", (Cell("mIoU", value, measured),))
 
 

@@ -150,13 +150,11 @@ class Planner:
         if given is None:
             self._miss(f"{origin.method.upper()}'s published {origin.model}: give --weights {origin.name}=FILE")
         folder = self.output / "convert" / origin.name
-        words = (str(given or f"<{origin.name}>"), str(folder / ENCODER), "--from", origin.method)
-        words += ("--model", origin.model)
+        source = str(given or f"<{origin.name}>")
+        words = (source, str(folder / ENCODER), "--from", origin.method, "--model", origin.model)
         disk = cost.BYTES * cost.encoder_parameters(origin.model)
         name = f"convert/{origin.name}"
-        self._add(
-            Step(name, "convert.py", words, folder, ENCODER, resumable=False, with_output=False, disk=disk)
-        )
+        self._add(Step(name, "convert.py", words, folder, ENCODER, resumable=False, with_output=False, disk=disk))
         return folder / ENCODER, (name,)
 
     def _supervised(self, origin: Origin) -> tuple[Path, tuple[str, ...]]:

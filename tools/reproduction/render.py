@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from tools.plots import markdown_table
 from tools.reproduction.paper import Table
@@ -18,7 +18,7 @@ HEADER = (
 
 
 def lines(table: Table, cells: Cells) -> tuple[list[str], list[list[str]], list[str]]:
-    """Returns header, rows and footnotes: two lines a row, the paper's values and ours, with marks for the footnotes."""
+    """Returns header, rows and footnotes: two lines a row, the paper's values and ours, with footnote marks."""
     footnotes: dict[str, int] = {}
     rows = []
     for row in table.rows:
@@ -47,7 +47,9 @@ def other_lines(found: Sequence[Other]) -> tuple[list[str], list[list[str]]]:
     rows = []
     for other in found:
         numbers = ", ".join(f"{name} {shown(values)}" for name, values in other.values.items() if values)
-        rows.append([other.title, numbers, "; ".join(other.remarks) or "-", ", ".join(str(r.folder) for r in other.runs)])
+        rows.append(
+            [other.title, numbers, "; ".join(other.remarks) or "-", ", ".join(str(r.folder) for r in other.runs)]
+        )
     return ["run", "results", "deviations", "folders"], rows
 
 
@@ -81,13 +83,31 @@ def comma_separated(filled: Sequence[tuple[Table, Cells]], found: Sequence[Other
                     continue
                 seeds = [run.values.get("seed") for run in got.runs]
                 folders = [run.folder for run in got.runs]
-                writer.writerow([*start, *_numbers(got.values), *map(_listed, (seeds, got.values, got.remarks, folders))])
+                writer.writerow(
+                    [
+                        *start,
+                        *_numbers(got.values),
+                        _listed(seeds),
+                        _listed(got.values),
+                        _listed(got.remarks),
+                        _listed(folders),
+                    ]
+                )
     for other in found:
         for name, values in other.values.items():
             if values:
                 seeds, folders = [run.values.get("seed") for run in other.runs], [run.folder for run in other.runs]
                 start = ["other runs", other.title, name, ""]
-                writer.writerow([*start, *_numbers(values), *map(_listed, (seeds, values, other.remarks, folders))])
+                writer.writerow(
+                    [
+                        *start,
+                        *_numbers(values),
+                        _listed(seeds),
+                        _listed(values),
+                        _listed(other.remarks),
+                        _listed(folders),
+                    ]
+                )
     return text.getvalue()
 
 
@@ -96,7 +116,7 @@ def _numbers(values: Sequence[float]) -> list[object]:
     return [mean, "" if spread is None else spread, len(values)]
 
 
-def _listed(items: Sequence[object]) -> str:
+def _listed(items: Iterable[object]) -> str:
     return "; ".join(map(str, items))
 
 

@@ -259,7 +259,9 @@ def _pretraining_origin(config: dict[str, Any]) -> Origin | None:
         return None
     standard = RECIPES[name][1]
     options = tuple(
-        (key, option_text(values[key])) for key in IDENTITY if values.get(key, getattr(standard, key)) != getattr(standard, key)
+        (key, option_text(values[key]))
+        for key in IDENTITY
+        if values.get(key, getattr(standard, key)) != getattr(standard, key)
     )
     if values.get("method") == "dino":
         options = ()  # it has neither words nor the two losses

@@ -65,7 +65,9 @@ class Places:
             else:
                 roots.append(word)
         if len(roots) > 1:
-            raise UserError(f"--data {roots[1]} is a second root: give the others as NAME=PATH, such as coco={roots[1]}")
+            raise UserError(
+                f"--data {roots[1]} is a second root: give the others as NAME=PATH, such as coco={roots[1]}"
+            )
         root = Path(roots[0]) if roots else None
         for folder in folders - set(self._named):
             if root is None:
@@ -85,7 +87,9 @@ class Places:
             return f"data set {SETS[name].place}: {folder} is no folder: give --data {SETS[name].place}=PATH"
         listed = SETS[name].list_of
         if listed and not (folder / listed).is_file():
-            what = "the paths or names of the images of the balanced share, one a line" if SETS[name].share else "its list"
+            what = (
+                "the paths or names of the images of the balanced share, one a line" if SETS[name].share else "its list"
+            )
             return f"data set {name}: {folder / listed} does not exist: put {what} there"
         return None
 
@@ -123,7 +127,8 @@ def _first(folder: Path, names: list[str]) -> Path:
 def write_list(name: str, folder: Path, destination: Path) -> int:
     """Writes the absolute paths of a set's training images, one a line; returns their number.
 
-    Food-101 lists `CLASS/NUMBER`, DomainNet `PATH LABEL`, the shares of ImageNet paths or bare names `WNID_NUMBER.JPEG`.
+    Food-101 lists `CLASS/NUMBER`, DomainNet `PATH LABEL`, the shares of ImageNet paths or bare names
+    `WNID_NUMBER.JPEG`.
     """
     from splitmask_backbones.files import write_atomically
 

@@ -11,9 +11,8 @@ from typing import Any
 from tools.reproduction.sets import SETS
 
 # Options that do not change the result: paths, and how the work is done.
-FREE = {
-    "--data", "--images", "--weights", "--tokenizer-weights", "--train-list", "--workers", "--save-every", "--log-every",
-}  # fmt: skip
+FREE = {"--data", "--images", "--weights", "--tokenizer-weights", "--train-list"}
+FREE |= {"--workers", "--save-every", "--log-every"}
 LIST = "list"
 
 

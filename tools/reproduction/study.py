@@ -27,9 +27,7 @@ class Head:
 
 
 HEADS = {
-    "nuclei": Head(
-        "train_det", "det_configs/nuclei_tiny.py", (("box AP", "bbox.AP"), ("mask AP", "segm.AP")), "val"
-    ),
+    "nuclei": Head("train_det", "det_configs/nuclei_tiny.py", (("box AP", "bbox.AP"), ("mask AP", "segm.AP")), "val"),
     "camvid": Head("train_seg", "seg_configs/camvid_tiny.py", (("mIoU", "mIoU"),), "images/val"),
 }
 
@@ -137,8 +135,10 @@ BUDGETS = {
 }
 
 
-def study_steps(budget: Budget, root: Path, output: Path, workers: int, rows: tuple[str, ...], seeds: int) -> list[Step]:
-    """Returns all steps, each row's pre-training before its fine-tuning; seed by seed, so that early rows can be compared.
+def study_steps(
+    budget: Budget, root: Path, output: Path, workers: int, rows: tuple[str, ...], seeds: int
+) -> list[Step]:
+    """Returns all steps, seed by seed, so that what is finished can be compared early.
 
     Raises:
         ValueError: a data set is missing.
@@ -159,14 +159,13 @@ def run_folder(output: Path, row: str, data: str, seed: int) -> Path:
     return output / row / data / f"seed{seed}"
 
 
-def _row_steps(
-    budget: Budget, data: str, row: str, seed: int, root: Path, output: Path, workers: int
-) -> list[Step]:
+def _row_steps(budget: Budget, data: str, row: str, seed: int, root: Path, output: Path, workers: int) -> list[Step]:
     folder = run_folder(output, row, data, seed)
     base = str(folder.relative_to(output))
     common = ("--seed", str(seed), "--workers", str(workers), "--save-every", "100", "--log-every", "10")
     words = ROWS[row][1]
-    steps, weights, needs = [], "none", ()  # type: list[Step], str, tuple[str, ...]
+    steps: list[Step] = []
+    weights, needs = "none", ()  # type: str, tuple[str, ...]
     if words is not None:
         sizes = ("--steps", str(budget.pretrain_updates), "--batch-size", str(budget.pretrain_batch))
         steps.append(
@@ -183,12 +182,12 @@ def _row_steps(
         weights, needs = str(folder / "pretrain" / ENCODER), (f"{base}/pretrain",)
     head, updates = HEADS[data], budget.updates(data, row)
     batch = budget.det_batch if head.tool == "train_det" else budget.seg_batch
-    sizes = ("--steps", str(updates), "--batch-size", str(batch), "--precision", budget.finetune_precision)
+    length = ("--steps", str(updates), "--batch-size", str(batch), "--precision", budget.finetune_precision)
     steps.append(
         Step(
             f"{base}/{head.tool}",
             f"{head.tool}.py",
-            (head.config, *sizes, "--data", str(root), "--weights", weights, *common),
+            (head.config, *length, "--data", str(root), "--weights", weights, *common),
             folder / head.tool,
             RESULTS,
             needs,

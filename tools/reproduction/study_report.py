@@ -86,7 +86,9 @@ def save_points(values: Values, rows: Sequence[str], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, len(values), figsize=(1.2 + 3.6 * len(values), 1.2 + 0.45 * len(rows)), squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(values), figsize=(1.2 + 3.6 * len(values), 1.2 + 0.45 * len(rows)), squeeze=False
+    )
     for number, (axis, (title, found)) in enumerate(zip(axes[0], values.items(), strict=True)):
         for height, row in enumerate(rows):
             if found[row]:
