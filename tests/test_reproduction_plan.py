@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -77,7 +76,9 @@ def test_every_row_becomes_commands_that_the_tools_accept(table: str, row: str, 
     tools = {step.tool.removesuffix(".py") for step in steps}
     measured = {cell.measured.tool for cell in found.cells} - {"hours"}
     assert measured <= tools
-    finetunings = [step for step in steps if step.tool == f"{found.cells[0].measured.tool}.py" and "none" not in step.name]
+    finetunings = [
+        step for step in steps if step.tool == f"{found.cells[0].measured.tool}.py" and "none" not in step.name
+    ]
     assert finetunings
     reasons = {reason for step in steps if (reason := check(step)) is not None}
     if reasons:
@@ -168,8 +169,12 @@ def test_lists_name_existing_training_images(tmp_path: Path) -> None:
     cases = {
         "food101": ("meta/train.txt", "pie/1\n\npie/2\n", ["images/pie/1.jpg", "images/pie/2.jpg"]),
         "sketch": ("sketch_train.txt", "sketch/a b/1.jpg 7\n", ["sketch/a b/1.jpg"]),
-        "imagenet_1percent": ("1percent.txt", "n01_5.JPEG\ntrain/n02/n02_1.JPEG\n", ["train/n01/n01_5.JPEG", "train/n02/n02_1.JPEG"]),
-    }  # fmt: skip
+        "imagenet_1percent": (
+            "1percent.txt",
+            "n01_5.JPEG\ntrain/n02/n02_1.JPEG\n",
+            ["train/n01/n01_5.JPEG", "train/n02/n02_1.JPEG"],
+        ),
+    }
     for name, (listed, text, expected) in cases.items():
         write(listed, text)
         for image in expected:

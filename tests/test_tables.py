@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import subprocess
@@ -88,7 +89,7 @@ def test_converted_weights_are_known_by_their_report(tmp_path: Path) -> None:
     config["free"]["weights"] = str(weights)
     (folder / "config.json").write_text(json.dumps(config))
     cells, _, _ = table_of(tmp_path)
-    assert set(row for row, _ in cells) == {"vit_base_deit"}
+    assert {row for row, _ in cells} == {"vit_base_deit"}
 
 
 def test_deviations_are_named(tmp_path: Path) -> None:
@@ -141,6 +142,52 @@ def test_runs_on_other_data_are_not_averaged(tmp_path: Path) -> None:
     assert sorted(entry.values["box AP"] for entry in other) == [[97.0], [98.0]]
 
 
+def write_segmentation(folder: Path, miou: float, images: int = 20_210, **values: object) -> dict:
+    """Writes a segmentor of the ADE20K table from random init, as tools/train_seg.py leaves it."""
+    from tools.segmentation.config import config_path, load_config
+
+    name = "ade20k_160k_vit_base_random"
+    config = json.loads(json.dumps(load_config(config_path(name))))
+    own = {key: config.pop(key) for key in ("steps", "batch_size", "img_size", "seed")}
+    own["lr"] = config["optim_wrapper"]["optimizer"].pop("lr")
+    own |= {"precision": "32", "tta": config.pop("use_tta"), "weights": "none", **values}
+    record = {
+        "tool": "train_seg",
+        "values": own,
+        "data": {"train": "a", "val": "b"},
+        "encoder": {"patch_size": 16, "embed_dim": 768, "depth": 12, "num_heads": 12},
+        "config": config,
+        "free": {"config": name, "weights": "none"},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(record))
+    (folder / "results.json").write_text(json.dumps({"mIoU": miou, "aAcc": None}))
+    (folder / "data_report.json").write_text(json.dumps({"train": {"images": images}}))
+    return record
+
+
+def test_segmentors_and_their_deviations(tmp_path: Path) -> None:
+    write_segmentation(tmp_path / "a", 25.0, seed=0)
+    write_segmentation(tmp_path / "b", 26.0, seed=1)
+    cells, other, warnings = table_of(tmp_path, "ade20k")
+    assert not other and not warnings
+    assert {key: (cell.values, cell.remarks) for key, cell in cells.items()} == {
+        ("vit_base_random", "mIoU"): ([25.0, 26.0], [])
+    }
+    for name in ("a", "b"):
+        record = write_segmentation(tmp_path / name, 25.0, images=99, steps=80, batch_size=8, lr=3.5e-4, tta=True)
+        record["config"]["optim_wrapper"]["paramwise_cfg"]["decay_rate"] = 0.9
+        (tmp_path / name / "config.json").write_text(json.dumps(record))
+    cells, _, _ = table_of(tmp_path, "ade20k")
+    assert sorted(cells["vit_base_random", "mIoU"].remarks) == [
+        "80 updates in place of 160,000 updates",
+        "99 training images in place of 20,210",
+        "batch_size 8 in place of 16",  # 7e-4 * 8 / 16 is the lr that follows
+        "optim_wrapper.paramwise_cfg.decay_rate 0.9 in place of 0.65",
+        "tested at several scales",
+    ]
+
+
 BROKEN = {
     "nan": '{"bbox": {"AP": NaN}, "segm": {"AP": 1.0}}',
     "null": '{"bbox": {"AP": null}, "segm": {"AP": 1.0}}',
@@ -176,7 +223,7 @@ def test_hours_and_best_layer_of_the_ablation(tmp_path: Path) -> None:
     write_pretraining(tmp_path / "pre", "imagenet", 1_281_167, model="vit_base", match_weight=0.0)
     probe = {
         "command": "probe",
-        "--weights": __import__("hashlib").sha256((tmp_path / "pre/encoder.safetensors").read_bytes()).hexdigest(),
+        "--weights": hashlib.sha256((tmp_path / "pre/encoder.safetensors").read_bytes()).hexdigest(),
         "values": {"seed": 0, "precision": "32"},
         "encoder": {"patch_size": 16, "embed_dim": 768, "depth": 12, "num_heads": 12},
         "data": {},

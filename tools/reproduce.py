@@ -232,7 +232,11 @@ def _report(output: Path, rows: tuple[str, ...], seeds: int, budget: Any) -> Non
     header, body = study_report.write_table(output, values, rows, budget)
     study_report.save_points(values, rows, output / study_report.FOLDER / "points.png")
     study_report.save_grids(output, rows)
-    plots.print_table("the small study", study_report.CAPTION, header, body)
+    if sys.stdout.isatty():  # lengths stand in the file: a terminal is narrow
+        width = 1 + len(values)
+        plots.print_table("the small study", study_report.CAPTION, header[:width], [line[:width] for line in body])
+    else:
+        sys.stdout.write((output / "table.md").read_text(encoding="utf-8"))
     _say([f"table: {output / 'table.md'}, pictures: {output / study_report.FOLDER}"])
 
 

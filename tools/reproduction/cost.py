@@ -22,7 +22,7 @@ DET_PATCHES, DET_PER_PATCH, DET_ROIS = 2160, 209e9 / 2160, 145e9
 SEG_PATCHES, SEG_HEADS = 1024, 489e9
 # Millions of parameters around the encoder, counted in the same models.
 DET_PARAMETERS, SEG_PARAMETERS = 22.1e6, 39.0e6
-DINO_LOCAL_CROPS, DINO_LOCAL_PATCHES = 10, 36  # the published recipe of ViT: 10 crops of 96 px
+DINO_LOCAL_CROPS, DINO_LOCAL_SHARE = 8, 36 / 196  # small crops have 96 of 224 px
 
 
 def block_operations(tokens: int, dim: int) -> float:
@@ -39,7 +39,7 @@ def encoder_operations(model: str, tokens: int) -> float:
 def pretraining_operations(recipe: Recipe) -> float:
     """Returns the operations of one image in one update, backward pass included.
 
-    BEiT sees all patches and predicts 75 of 196; DINO's student sees two large crops and ten small ones, its teacher
+    BEiT sees all patches and predicts 75 of 196; DINO's student sees two large crops and eight small ones, its teacher
     the large ones. Their heads' and DALL-E's own operations are left out.
     """
     dim = ENCODERS[recipe.model]["embed_dim"]
@@ -47,7 +47,7 @@ def pretraining_operations(recipe: Recipe) -> float:
     tokenizer = 2 * patches * PATCH_DIM * recipe.vocab_size
     if recipe.method == "dino":
         large = 2 * encoder_operations(recipe.model, patches)
-        small = DINO_LOCAL_CROPS * encoder_operations(recipe.model, DINO_LOCAL_PATCHES)
+        small = DINO_LOCAL_CROPS * encoder_operations(recipe.model, round(patches * DINO_LOCAL_SHARE))
         return 3 * (large + small) + large
     if recipe.method == "beit":
         head = 6 * (75 * patches / 196) * dim * recipe.vocab_size

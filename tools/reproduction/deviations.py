@@ -6,7 +6,7 @@ import dataclasses
 import json
 from typing import Any
 
-from pretrain.recipes import RECIPES, REFERENCE_BATCH, Recipe
+from pretrain.recipes import RECIPES, REFERENCE_BATCH
 from pretrain.run_folder import flatten
 from splitmask_backbones.errors import UserError
 from tools.reproduction.plan import classification_recipe
@@ -89,12 +89,13 @@ def _of_pretraining(config: dict[str, Any]) -> list[str]:
     if config.get("command") != "pretrain" or config.get("recipe") not in RECIPES:
         return []
     name, got = str(config["recipe"]), config["values"]
-    want = dataclasses.asdict(RECIPES[name][1])
+    # A method may bring values of its own along.
+    want = dataclasses.asdict(RECIPES[name][1].override({key: got[key] for key in ("method", "model") if key in got}))
     found = _length(got, want)
     apart = (*APART, *IDENTITY, "model", "method")
     found += _values(got, want, apart)
     if got.get("lr") is not None:
-        found += _lr(got["lr"], Recipe().base_lr * got["batch_size"] / REFERENCE_BATCH)
+        found += _lr(got["lr"], want["base_lr"] * got["batch_size"] / REFERENCE_BATCH)
     data = config.get("data", {})
     images = data.get("num_files")
     if name in SETS and isinstance(images, int):

@@ -68,6 +68,7 @@ class Executor:
             StepError: a step failed (then the others are asked to stop, and save), or a signal came.
         """
         self.check(steps)
+        self.output.mkdir(parents=True, exist_ok=True)
         finished = {step.name for step in steps if step.done}
         pending = [step for step in steps if step.name not in finished]
         before: dict[int, Any] = {n: signal.signal(n, self._forward) for n in (signal.SIGINT, signal.SIGTERM)}

@@ -111,14 +111,14 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
     Raises:
         ValueError: a folder does not exist, or there is no run at all.
     """
-    configs: dict[Path, None] = {}
+    configs: dict[Path, Path] = {}
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"RUNS_DIR {folder} is no folder: name a folder that holds runs of the tools")
         for path in sorted(folder.rglob("config.json")):
-            configs.setdefault(path.resolve())
+            configs.setdefault(path.resolve(), path)  # folders may overlap
     runs, warnings = [], []
-    for path in configs:
+    for path in configs.values():
         run, problem = _read(path)
         if problem is not None:
             warnings.append(problem)

@@ -94,7 +94,7 @@ def save_points(values: Values, rows: Sequence[str], path: Path) -> None:
             if found[row]:
                 mean = mean_and_spread(found[row])[0]
                 axis.barh(height, mean, height=0.6, color="#9ecae1")
-                axis.plot(found[row], [height] * len(found[row]), "o", color="#08306b", markersize=4)
+                axis.plot(found[row], [height] * len(found[row]), "o", color="#08306b", markersize=4, clip_on=False)
         axis.set_yticks(range(len(rows)), [ROWS[row][0] for row in rows] if number == 0 else [""] * len(rows))
         axis.invert_yaxis()
         axis.set_title(title)
