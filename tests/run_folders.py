@@ -34,7 +34,7 @@ def write_pretraining(folder: Path, recipe: str, num_files: int, **values: Any) 
 def write_detection(
     folder: Path, config: str, results: Any, weights: Path | None = None, images: int = 118_287, **values: Any
 ) -> Path:
-    """Writes a finished detector; `results` are box AP, AP50, AP75 and the same of masks, or the text of results.json."""
+    """Writes a finished detector; `results`: AP, AP50, AP75 of boxes, then of masks, or the text of results.json."""
     folder.mkdir(parents=True)
     recipe = load_config(f"det_configs/{config}.py").override(values)
     given = dataclasses.asdict(recipe)

@@ -193,7 +193,8 @@ def test_dry_run_shows_the_plan_and_makes_nothing(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert not output.exists()
     assert (
-        "1. pretrain/coco_splitmask_vit_small: to do\n   torchrun --nproc-per-node=8 tools/pretrain.py " in done.stdout
+        "1. pretrain/coco_splitmask_vit_small: to do\n   torchrun --standalone --nproc-per-node=8 tools/pretrain.py "
+        in done.stdout
     )
     assert f"--weights {output}/pretrain/coco_splitmask_vit_small/encoder.safetensors" in done.stdout
     assert re.search(
@@ -215,7 +216,7 @@ def test_dry_run_shows_the_plan_and_makes_nothing(tmp_path: Path) -> None:
     [
         (["coca", "--data", "x"], "unknown table 'coca': did you mean 'coco'?"),
         (["smal", "--data", "x"], "unknown table 'smal': did you mean 'small'?"),
-        (["coco/vit_small_splitmask", "--data", "x"], "row of table coco 'vit_small_splitmask': did you mean 'vit_small_"),
+        (["coco/vit_small_splitmask", "--data", "x"], "row of table coco 'vit_small_splitmask': did you mean"),
         (["small/ful", "--data", "x"], "unknown row of the study 'ful': did you mean 'full'?"),
         (["small", "--data", "x", "--size", "tpu"], "unknown --size 'tpu'"),
         (["small", "--data", "{empty}", "--size", "cpu"], "holds no folder nuclei"),
@@ -277,3 +278,48 @@ def test_a_row_runs_to_its_table(tmp_path: Path) -> None:
 def test_joined_options_may_begin_with_a_dash() -> None:
     words = reproduce._joined(["coco", "--pretrain-options", "--steps 3", "--data", "x"])
     assert reproduce.build_parser().parse_args(words).pretrain_options == "--steps 3"
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (StepError(143, None), ("stopped: the same command continues from here", "")),
+        (StepError(130, None), ("stopped: the same command continues from here", "")),
+        (StepError(2, "error: --lr 0 is wrong"), ("", "error: --lr 0 is wrong\n")),
+    ],
+)
+def test_exit_codes_and_error_lines_of_steps_are_passed_on(
+    error: StepError,
+    shown: tuple[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def run(self: Executor, steps: list[Step]) -> None:
+        raise error
+
+    monkeypatch.setattr(Executor, "run", run)
+    (tmp_path / "coco").mkdir()
+    words = ["coco/vit_small_random", "--data", str(tmp_path / "coco"), "--output", str(tmp_path / "out")]
+    assert reproduce.main(words) == error.code
+    out, err = capsys.readouterr()
+    assert shown[0] in out and err == shown[1]
+    assert not (tmp_path / "out" / "table.md").exists()
+    assert reproduce.main(words) == error.code  # the folder can be used again
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "coco").mkdir()
+    output = tmp_path / "out"
+    code = (
+        "import sys, time; from pretrain.run_folder import RunFolder\n"
+        "folder = RunFolder.open(sys.argv[1], resume=False, artefact='x'); print('held', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, str(output)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        done = tool("coco/vit_small_random", "--data", str(tmp_path / "coco"), "--output", str(output))
+    finally:
+        holder.kill()
+        holder.wait()
+    assert done.returncode == 2 and "is in use by another process" in done.stderr

@@ -200,7 +200,7 @@ def _study(args: argparse.Namespace, row: str) -> int:
     seeds = args.seeds or budget.seeds
     steps = study.study_steps(budget, root, output, workers, rows, seeds)
     _say([f"the small study, size {size}, {seeds} seeds", *announce.command_lines(steps)])
-    _say(announce.study_estimate(steps, jobs, budget.hardware))
+    _say(announce.study_estimate(steps, output, jobs, budget.hardware))
     if study.LONGER in rows:
         more = {data: budget.updates(data, study.LONGER) - budget.updates(data, "random") for data in study.HEADS}
         told = " and ".join(f"{count} on {data}" for data, count in more.items())

@@ -56,13 +56,13 @@ def _disk(to_do: Sequence[Step], output: Path) -> str:
     free = shutil.disk_usage(place).free
     line = (
         f"disk: about {needed / 1e9:.1f} GB (two checkpoints with AdamW's moments and the result of each step, "
-        f"from counted parameters); {free / 1e9:.1f} GB are free"
+        f"from parameters); {free / 1e9:.1f} GB are free"
     )
     return f"{line}: NOT ENOUGH" if needed > free else line
 
 
-def study_estimate(steps: Sequence[Step], jobs: int, hardware: str) -> list[str]:
-    """Returns the line on the time of the study."""
+def study_estimate(steps: Sequence[Step], output: Path, jobs: int, hardware: str) -> list[str]:
+    """Returns the lines on time and disk of the study."""
     to_do = [step for step in steps if not step.done]
     seconds = sum(step.seconds for step in to_do)
     longest = max((step.seconds for step in to_do), default=0.0)
@@ -70,4 +70,5 @@ def study_estimate(steps: Sequence[Step], jobs: int, hardware: str) -> list[str]
         f"{len(to_do)} of {len(steps)} steps to do",
         f"time: about {duration(max(longest, seconds / jobs))} with {jobs} job{'s' if jobs > 1 else ''} at once, from "
         f"the seconds of an update in the budget ({hardware})",
+        _disk(to_do, output),
     ]

@@ -44,8 +44,12 @@ def deviations(run: Run, data: str | None = None) -> list[str]:
 
 
 def notes(run: Run) -> list[str]:
-    """Returns what is worth knowing and no deviation: the precision."""
-    return [f"precision {name}" for name in {str(run.values.get("precision", "32"))} - {"32"}]
+    """Returns what is worth knowing and no deviation: the precision, and for hours the processes."""
+    precision = str(run.values.get("precision", "32"))
+    found = [] if precision == "32" else [f"precision {precision}"]
+    if run.tool == "pretrain":
+        found.append(f"processes: {run.config.get('free', {}).get('processes', 'unknown')}")
+    return found
 
 
 def _size(images: int, expected: int) -> list[str]:

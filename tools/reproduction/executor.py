@@ -153,7 +153,7 @@ class Executor:
     def _python(self, step: Step) -> list[str]:
         if self.gpus == 1 or step.single_process:
             return [sys.executable]
-        return [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={self.gpus}"]
+        return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.gpus}"]
 
     def _finish(self, job: Job, progress: Progress) -> StepError | None:
         """Returns what went wrong, None if nothing did."""

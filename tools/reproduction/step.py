@@ -67,7 +67,7 @@ class Step:
         if self.tool == LIST:
             name, folder, destination = self.words
             return f"(writes {destination}: the images of {Path(folder) / SETS[name].list_of})"
-        start = "python" if gpus == 1 or self.single_process else f"torchrun --nproc-per-node={gpus}"
+        start = "python" if gpus == 1 or self.single_process else f"torchrun --standalone --nproc-per-node={gpus}"
         return shlex.join([*start.split(), f"tools/{self.tool}", *self.arguments()])
 
     @property

@@ -14,21 +14,28 @@ from tools.reproduction.step import Step
 
 ENCODER, RESULTS = "encoder.safetensors", "results.json"
 PICTURES = 4
+PRETRAIN_DISK = 190e6  # bytes of a pre-training of ViT-Ti, measured
 
 
 @dataclass(frozen=True)
 class Head:
-    """Data, tool and config of one half of the study, and what its results.json is read for."""
+    """Data, tool and config of one half of the study, what its results.json is read for, and the bytes of a run.
+
+    The bytes were measured: two checkpoints, and the detector.
+    """
 
     tool: str
     config: str
+    disk: float
     metrics: tuple[tuple[str, str], ...]
     pictures: str
 
 
 HEADS = {
-    "nuclei": Head("train_det", "det_configs/nuclei_tiny.py", (("box AP", "bbox.AP"), ("mask AP", "segm.AP")), "val"),
-    "camvid": Head("train_seg", "seg_configs/camvid_tiny.py", (("mIoU", "mIoU"),), "images/val"),
+    "nuclei": Head(
+        "train_det", "det_configs/nuclei_tiny.py", 240e6, (("box AP", "bbox.AP"), ("mask AP", "segm.AP")), "val"
+    ),
+    "camvid": Head("train_seg", "seg_configs/camvid_tiny.py", 160e6, (("mIoU", "mIoU"),), "images/val"),
 }
 
 # Row -> title and the words of its pre-training; None for none.
@@ -176,6 +183,7 @@ def _row_steps(budget: Budget, data: str, row: str, seed: int, root: Path, outpu
                 folder / "pretrain",
                 ENCODER,
                 seconds=budget.pretraining_seconds + budget.start_seconds,
+                disk=PRETRAIN_DISK,
                 total_updates=budget.pretrain_updates,
             )
         )
@@ -192,6 +200,7 @@ def _row_steps(budget: Budget, data: str, row: str, seed: int, root: Path, outpu
             RESULTS,
             needs,
             seconds=budget.finetuning_seconds(data, row) + budget.start_seconds,
+            disk=head.disk,
             total_updates=updates,
         )
     )
