@@ -207,6 +207,7 @@ def _record(
         "config": config,
         "free": {
             **free,
+            "config": Path(args.config).stem,
             "palette": classes.palette,
             "workers": args.workers,
             "data": str(args.data),

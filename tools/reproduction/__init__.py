@@ -1,0 +1,1 @@
+"""The paper's tables as data, what a row needs as commands, and finished runs as table rows."""

@@ -1,0 +1,150 @@
+"""In what a run differs from the recipe of its table row, in words."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from pretrain.recipes import RECIPES, REFERENCE_BATCH
+from pretrain.run_folder import flatten
+from splitmask_backbones.errors import UserError
+from tools.reproduction.plan import classification_recipe
+from tools.reproduction.runs import IDENTITY, Run
+from tools.reproduction.sets import SETS
+
+LENGTH = ("epochs", "steps")
+APART = ("lr", "seed", "precision", *LENGTH)
+"""Values that are compared by a rule of their own, or not at all."""
+
+
+def deviations(run: Run, data: str | None = None) -> list[str]:
+    """Returns what differs between a run and its recipe, pre-training included; an empty list for a faithful run.
+
+    Args:
+        run: of any tool.
+        data: name of the data set whose size is compared; None for none.
+    """
+    found = [*_of_pretraining(run.lineage.config)]
+    if run.tool == "pretrain":
+        return found
+    found = [f"pre-training: {text}" for text in found]
+    if run.tool == "train_det":
+        found += _of_detection(run)
+    elif run.tool == "train_seg":
+        found += _of_segmentation(run)
+    elif run.tool == "train_cls":
+        found += _of_classification(run)
+    images = _train_images(run)
+    if data is not None and images is not None:
+        found += _size(images, SETS[data].num_images)
+    if run.load_complete is False or run.results.get("warning"):
+        found.append("the encoder's weights were not whole")
+    return found
+
+
+def notes(run: Run) -> list[str]:
+    """Returns what is worth knowing and no deviation: the precision, and for hours the processes."""
+    precision = str(run.values.get("precision", "32"))
+    found = [] if precision == "32" else [f"precision {precision}"]
+    if run.tool == "pretrain":
+        found.append(f"processes: {run.config.get('free', {}).get('processes', 'unknown')}")
+    return found
+
+
+def _size(images: int, expected: int) -> list[str]:
+    return [f"{images:,} training images in place of {expected:,}"] if images != expected else []
+
+
+def _train_images(run: Run) -> int | None:
+    train = run.report.get("train")
+    if not isinstance(train, dict):
+        return None
+    found = train.get("images_used", train.get("images"))
+    return found if isinstance(found, int) else None
+
+
+def _length(got: dict[str, Any], want: dict[str, Any]) -> list[str]:
+    """Compares epochs or steps; a config knows only one of them."""
+    mine, its = ([(name, given[name]) for name in LENGTH if given.get(name)] for given in (got, want))
+    if mine == its or not mine or not its:
+        return []
+    return [f"{mine[0][1]:,} {mine[0][0]} in place of {its[0][1]:,} {its[0][0]}".replace("steps", "updates")]
+
+
+def _values(got: dict[str, Any], want: dict[str, Any], apart: tuple[str, ...]) -> list[str]:
+    """Compares all other values, those that only one side knows left out."""
+    names = [name for name in want if name in got and name not in apart]
+    return [f"{name} {_shown(got[name])} in place of {_shown(want[name])}" for name in names if got[name] != want[name]]
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else f"{value:,}" if type(value) is int else str(value)
+
+
+def _lr(got: float | None, want: float) -> list[str]:
+    """Compares the peak lr with what the rule gives for the run's own batch."""
+    if got is None or abs(got - want) <= 1e-6 * want:
+        return []
+    return [f"lr {got:g} in place of {want:g}"]
+
+
+def _of_pretraining(config: dict[str, Any]) -> list[str]:
+    if config.get("command") != "pretrain" or config.get("recipe") not in RECIPES:
+        return []
+    name, got = str(config["recipe"]), config["values"]
+    # A method may bring values of its own along.
+    want = dataclasses.asdict(RECIPES[name][1].override({key: got[key] for key in ("method", "model") if key in got}))
+    found = _length(got, want)
+    apart = (*APART, *IDENTITY, "model", "method")
+    found += _values(got, want, apart)
+    if got.get("lr") is not None:
+        found += _lr(got["lr"], want["base_lr"] * got["batch_size"] / REFERENCE_BATCH)
+    data = config.get("data", {})
+    images = data.get("num_files")
+    if name in SETS and isinstance(images, int):
+        found += _size(images - len(data.get("unreadable", [])), SETS[name].num_images)
+    return found
+
+
+def _of_detection(run: Run) -> list[str]:
+    from tools.detection.config import load_config
+
+    got = {**run.values, **run.config.get("recipe_values", {})}
+    try:
+        want = dataclasses.asdict(load_config(f"det_configs/{run.setting}.py"))
+    except UserError:
+        want = run.config.get("config_values", {})
+    # Through JSON, tuples have become lists.
+    want = {key: list(value) if isinstance(value, tuple) else value for key, value in want.items()}
+    found = _length(got, want) + _values(got, want, APART)
+    return found + _lr(got.get("lr"), want["lr"] * got["batch_size"] / want["batch_size"]) if "lr" in want else found
+
+
+def _of_segmentation(run: Run) -> list[str]:
+    from tools.segmentation.config import config_path, load_config
+
+    try:
+        config = load_config(config_path(run.setting))
+    except ModuleNotFoundError as error:
+        return [f"not compared with {run.setting}, because {error.name} is not installed"]
+    except UserError:
+        return [f"not compared with its config: {run.setting}, of {run.folder.name}, is not in seg_configs/"]
+    want = {name: config.pop(name) for name in ("steps", "batch_size", "img_size", "seed")}
+    lr = config["optim_wrapper"]["optimizer"].pop("lr")
+    got = run.values
+    found = _length(got, want) + _values(got, want, APART)
+    found += _lr(got.get("lr"), lr * got["batch_size"] / want["batch_size"])
+    if got.get("tta", False) != config.pop("use_tta"):
+        found.append("tested at several scales" if got.get("tta") else "tested at one scale")
+    theirs, mine = flatten(json.loads(json.dumps(config))), flatten(run.config.get("config", {}))
+    return found + _values(mine, theirs, ())
+
+
+def _of_classification(run: Run) -> list[str]:
+    recipe = classification_recipe(run.setting)
+    if recipe is None:
+        return [f"not compared with the recipe {run.setting}, because tools/train_cls.py is not there"]
+    want, got = dataclasses.asdict(recipe), run.values
+    found = _length(got, want) + _values(got, want, (*APART, "model"))
+    return found + _lr(got.get("lr"), want["lr"] * got["batch_size"] / want["batch_size"])

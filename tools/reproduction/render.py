@@ -1,0 +1,146 @@
+"""Tables with the paper's values beside ours: Markdown, CSV, and a rich table for a terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+
+from tools.plots import markdown_table
+from tools.reproduction.paper import Table
+from tools.reproduction.results import Filled, Other
+from tools.reproduction.statistics import mean_and_spread, shown
+
+Cells = Mapping[tuple[str, str], Filled]
+HEADER = (
+    "table", "row", "column", "paper", "mean", "spread", "n", "seeds", "values", "deviations", "runs",
+)  # fmt: skip
+
+
+def lines(table: Table, cells: Cells) -> tuple[list[str], list[list[str]], list[str]]:
+    """Returns header, rows and footnotes: two lines a row, the paper's values and ours, with footnote marks."""
+    footnotes: dict[str, int] = {}
+    rows = []
+    for row in table.rows:
+        paper = {cell.column: f"{cell.value:g}" for cell in row.cells}
+        ours = {}
+        for column in paper:
+            filled = cells.get((row.name, column))
+            if filled is None:
+                ours[column] = "-"
+                continue
+            marks = [footnotes.setdefault(remark, len(footnotes) + 1) for remark in filled.remarks]
+            mark = f" [{', '.join(map(str, sorted(marks)))}]" if marks else ""
+            ours[column] = shown(filled.values) + mark
+        rows.append([row.title, "paper", *(paper.get(column, "") for column in table.columns)])
+        rows.append(["", "ours", *(ours.get(column, "") for column in table.columns)])
+    return ["row", "", *table.columns], rows, [f"[{number}] {text}" for text, number in footnotes.items()]
+
+
+def caption(table: Table) -> str:
+    """Returns the line below a table."""
+    return f"{table.unit}; ours: mean ± standard deviation over seeds (number of runs)"
+
+
+def other_lines(found: Sequence[Other]) -> tuple[list[str], list[list[str]]]:
+    """Returns header and rows of the runs that are in no row."""
+    rows = []
+    for other in found:
+        numbers = ", ".join(f"{name} {shown(values)}" for name, values in other.values.items() if values)
+        rows.append(
+            [other.title, numbers, "; ".join(other.remarks) or "-", ", ".join(str(r.folder) for r in other.runs)]
+        )
+    return ["run", "results", "deviations", "folders"], rows
+
+
+def markdown(filled: Sequence[tuple[Table, Cells]], found: Sequence[Other]) -> str:
+    """Returns all tables in Markdown."""
+    parts = []
+    for table, cells in filled:
+        header, rows, footnotes = lines(table, cells)
+        text = f"## {table.title}\n\n{markdown_table(header, rows)}\n{caption(table)}\n"
+        parts.append(text + "".join(f"\n{note}\n" for note in footnotes))
+    if found:
+        header, rows = other_lines(found)
+        rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+        body = [header, [":---"] * len(header), *rows]
+        parts.append("## Other runs\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in body))
+    return "\n".join(parts)
+
+
+def comma_separated(filled: Sequence[tuple[Table, Cells]], found: Sequence[Other]) -> str:
+    """Returns one line a cell; numbers unrounded, lists with a semicolon between."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(HEADER)
+    for table, cells in filled:
+        for row in table.rows:
+            for cell in row.cells:
+                got = cells.get((row.name, cell.column))
+                start = [table.name, row.name, cell.column, f"{cell.value:g}"]
+                if got is None:
+                    writer.writerow([*start, "", "", 0, "", "", "", ""])
+                    continue
+                seeds = [run.values.get("seed") for run in got.runs]
+                folders = [run.folder for run in got.runs]
+                writer.writerow(
+                    [
+                        *start,
+                        *_numbers(got.values),
+                        _listed(seeds),
+                        _listed(got.values),
+                        _listed(got.remarks),
+                        _listed(folders),
+                    ]
+                )
+    for other in found:
+        for name, values in other.values.items():
+            if values:
+                seeds, folders = [run.values.get("seed") for run in other.runs], [run.folder for run in other.runs]
+                start = ["other runs", other.title, name, ""]
+                writer.writerow(
+                    [
+                        *start,
+                        *_numbers(values),
+                        _listed(seeds),
+                        _listed(values),
+                        _listed(other.remarks),
+                        _listed(folders),
+                    ]
+                )
+    return text.getvalue()
+
+
+def _numbers(values: Sequence[float]) -> list[object]:
+    mean, spread = mean_and_spread(values)
+    return [mean, "" if spread is None else spread, len(values)]
+
+
+def _listed(items: Iterable[object]) -> str:
+    return "; ".join(map(str, items))
+
+
+def show(filled: Sequence[tuple[Table, Cells]], found: Sequence[Other]) -> None:
+    """Prints all tables to a terminal."""
+    from rich.console import Console
+    from rich.table import Table as Screen
+
+    console = Console(highlight=False)
+    for table, cells in filled:
+        header, rows, footnotes = lines(table, cells)
+        screen = Screen(title=table.title, caption=caption(table))
+        for index, name in enumerate(header):
+            screen.add_column(name, justify="left" if index < 2 else "right")
+        for row in rows:
+            screen.add_row(*(cell.replace("[", "\\[") for cell in row), end_section=row[1] == "ours")
+        console.print(screen)
+        for note in footnotes:
+            console.print(note, markup=False)
+    if found:
+        header, rows = other_lines(found)
+        screen = Screen(title="Other runs")
+        for name in header:
+            screen.add_column(name, overflow="fold")
+        for row in rows:
+            screen.add_row(*(cell.replace("[", "\\[") for cell in row))
+        console.print(screen)

@@ -1,0 +1,158 @@
+"""Finished runs as rows of the tables: which run belongs to which cell, mean and spread over seeds."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pretrain.recipes import RECIPES
+from tools.reproduction.deviations import deviations, notes
+from tools.reproduction.paper import Cell, Measurement, Origin, Table
+from tools.reproduction.runs import IDENTITY, Run, option_text
+
+UNKNOWN = "the encoder's origin is unknown: the row is that of the config's name"
+
+
+@dataclass
+class Filled:
+    """One cell with what was measured.
+
+    Attributes:
+        cell: of the table.
+        runs: one a seed, all with the same deviations.
+        values: of the runs.
+        remarks: deviations and notes of the runs.
+    """
+
+    cell: Cell
+    runs: list[Run]
+    values: list[float]
+    remarks: list[str]
+
+
+def fill(table: Table, runs: Sequence[Run]) -> tuple[dict[tuple[str, str], Filled], set[int]]:
+    """Returns what was measured for the cells of a table by (row, column), and the ids of the runs that were used.
+
+    Where runs of one cell deviate differently, those closest to the recipe are taken.
+    """
+    filled: dict[tuple[str, str], Filled] = {}
+    used: set[int] = set()
+    for row in table.rows:
+        for cell in row.cells:
+            groups = _groups(cell, runs)
+            if not groups:
+                continue
+            (remarks, _), chosen = min(groups.items(), key=lambda item: (len(item[0][0]), item[0]))
+            values = [value for run in chosen if (value := run.metric(cell.measured.metric)) is not None]
+            if values:
+                listed = [*remarks, *dict.fromkeys(note for run in chosen for note in notes(run))]
+                filled[row.name, cell.column] = Filled(cell, chosen, values, listed)
+                used |= {id(run) for run in chosen}
+    return filled, used
+
+
+def _groups(cell: Cell, runs: Sequence[Run]) -> dict[tuple[tuple[str, ...], str], list[Run]]:
+    """Returns the runs of a cell; those together that differ in nothing but the seed."""
+    groups: dict[tuple[tuple[str, ...], str], list[Run]] = {}
+    for run in runs:
+        if not belongs(run, cell.measured):
+            continue
+        remarks = deviations(run, cell.measured.data if run.tool != "pretrain" else None)
+        if run.lineage.origin is None:
+            remarks.append(UNKNOWN)
+        groups.setdefault((tuple(remarks), run.data_key), []).append(run)
+    return groups
+
+
+def belongs(run: Run, measured: Measurement) -> bool:
+    """Returns whether a run measures a cell: tool, setting, and where the encoder comes from.
+
+    The configs of a table differ in their names only, so that the length of the schedule and the model count, and the
+    origin decides the row. Where the origin is unknown, the config's full name does.
+    """
+    if measured.tool == "hours":
+        return run.tool == "pretrain" and run.lineage.origin == _with_defaults(measured.origin)
+    if run.tool != measured.tool:
+        return False
+    origin = run.lineage.origin
+    if run.tool in ("train_det", "train_seg"):
+        if origin is None:
+            return run.setting == measured.setting
+        prefix = measured.setting.split("_vit_")[0] + f"_{measured.origin.model}_"
+        if not run.setting.startswith(prefix):
+            return False
+    elif run.setting != measured.setting:
+        return False
+    if origin is None:
+        return False
+    if run.model != measured.origin.model:
+        return False
+    if origin.kind in ("none", "published"):
+        origin = dataclasses.replace(origin, model=run.model)
+    return origin == _with_defaults(measured.origin)
+
+
+def _with_defaults(origin: Origin) -> Origin:
+    """Returns the origin without options that are the recipe's own values, in the order in which runs list them."""
+    if origin.kind != "pretrain":
+        return origin
+    standard = RECIPES[origin.data][1]
+    given = dict(origin.options)
+    options = tuple(
+        (key, given[key]) for key in IDENTITY if key in given and given[key] != option_text(getattr(standard, key))
+    )
+    return dataclasses.replace(origin, options=options)
+
+
+@dataclass
+class Other:
+    """Runs that are in no row, with the same tool, setting and origin: their numbers and remarks."""
+
+    title: str
+    runs: list[Run]
+    values: dict[str, list[float]]
+    remarks: list[str]
+
+
+METRICS = {
+    "train_det": (("box AP", "bbox.AP"), ("mask AP", "segm.AP")),
+    "train_seg": (("mIoU", "mIoU"),),
+    "train_cls": (("top-1", "top1"),),
+    "probe": (("best kNN", "layers.knn"), ("best linear", "layers.linear")),
+}
+
+
+def others(runs: Sequence[Run], used: set[int]) -> list[Other]:
+    """Returns the fine-tuning runs that no row took, those that differ in the seed alone together."""
+    groups: dict[tuple[str, tuple[str, ...], str], list[Run]] = {}
+    for run in runs:
+        if id(run) not in used and run.tool in METRICS:
+            title = f"{run.tool} {run.setting}, {describe(run)}"
+            groups.setdefault((title, (*deviations(run), *notes(run)), run.data_key), []).append(run)
+    return [
+        Other(
+            title,
+            members,
+            {
+                name: [value for run in members if (value := run.metric(path)) is not None]
+                for name, path in METRICS[members[0].tool]
+            },
+            list(remarks),
+        )
+        for (title, remarks, _), members in sorted(groups.items(), key=lambda item: item[0])
+    ]
+
+
+def describe(run: Run) -> str:
+    """Returns in words where a run's encoder comes from."""
+    origin = run.lineage.origin
+    if origin is None:
+        return f"{run.model}, encoder of unknown origin"
+    if origin.kind == "none":
+        return f"{run.model}, random init"
+    if origin.kind == "published":
+        return f"{run.model}, converted from {origin.method}"
+    options = "".join(f", {key} {value}" for key, value in origin.options)
+    method = origin.method or "trained with labels"
+    return f"{run.model}, {method} with recipe {origin.data}{options}"

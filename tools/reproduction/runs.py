@@ -1,0 +1,273 @@
+"""Finished runs below some folders: what each was told, what came out, and where its encoder comes from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pretrain.recipes import RECIPES
+from splitmask_backbones.errors import UserError
+from splitmask_backbones.registry import ENCODERS
+from tools.reproduction.paper import Origin
+
+FINETUNING = {
+    "train_det": ("bbox.AP", "segm.AP"),
+    "train_seg": ("mIoU",),
+    "train_cls": ("top1",),
+    "probe": ("layers.linear",),
+}
+"""Tools whose runs are rows, and the numbers that must be there."""
+IDENTITY = ("tokenizer", "inpaint_weight", "match_weight")
+"""Recipe values that make a pre-training another row; all others are deviations."""
+
+
+@dataclass
+class Lineage:
+    """Where a run's encoder comes from.
+
+    Attributes:
+        origin: as the tables name it; None where it is unknown.
+        folder: of the pre-training, or the encoder file.
+        config: config.json of the pre-training.
+    """
+
+    origin: Origin | None
+    folder: Path | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Run:
+    """One finished run.
+
+    Attributes:
+        folder: of the run.
+        tool: "pretrain", "train_det", ...
+        setting: config file, or recipe.
+        config: config.json.
+        results: results.json; of a pre-training `{"hours": ...}`.
+        report: data_report.json, empty where there is none.
+        load_complete: what load_report.json says, None where there is none.
+        lineage: of its encoder.
+    """
+
+    folder: Path
+    tool: str
+    setting: str
+    config: dict[str, Any]
+    results: dict[str, Any]
+    report: dict[str, Any]
+    load_complete: bool | None = None
+    lineage: Lineage = field(default_factory=lambda: Lineage(None))
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The values that all trainers have: steps, batch_size, lr, seed, precision, ..."""
+        return self.config.get("values", {})
+
+    @property
+    def model(self) -> str:
+        """Name of the encoder by its size, "custom" for another."""
+        return model_of(self.config.get("encoder", {}))
+
+    @property
+    def data_key(self) -> str:
+        """What tells its data apart from others: the fingerprints."""
+        known = self.config.get("data", {})
+        return json.dumps({key: known.get(key) for key in ("train", "val", "fingerprint")}, sort_keys=True)
+
+    def metric(self, path: str) -> float | None:
+        """Returns a value of results.json by its dotted path; of a list of layers the best; None if undefined."""
+        place: Any = self.results
+        for part in path.split("."):
+            if isinstance(place, list):
+                numbers = [_number(entry.get(part)) for entry in place if isinstance(entry, dict)]
+                return max((number for number in numbers if number is not None), default=None)
+            place = place.get(part) if isinstance(place, dict) else None
+        return _number(place)
+
+
+def _number(value: Any) -> float | None:
+    usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if usable else None
+
+
+def model_of(encoder: dict[str, Any]) -> str:
+    """Returns the registry's name of an encoder with these sizes."""
+    for name, sizes in ENCODERS.items():
+        if all(encoder.get(key) == value for key, value in sizes.items()):
+            return name
+    return "custom"
+
+
+def find_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
+    """Returns the finished runs below some folders, in the order of their paths, and why others were left out.
+
+    Raises:
+        ValueError: a folder does not exist, or there is no run at all.
+    """
+    configs: dict[Path, Path] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"RUNS_DIR {folder} is no folder: name a folder that holds runs of the tools")
+        for path in sorted(folder.rglob("config.json")):
+            configs.setdefault(path.resolve(), path)  # folders may overlap
+    runs, warnings = [], []
+    for path in configs.values():
+        run, problem = _read(path)
+        if problem is not None:
+            warnings.append(problem)
+        elif run is not None:
+            runs.append(run)
+    if not runs and not warnings:
+        listed = ", ".join(map(str, folders))
+        raise UserError(
+            f"no run in {listed}: a run is a folder with the config.json and results.json of train_det, train_seg, "
+            "train_cls or probe"
+        )
+    trace(runs)
+    return runs, warnings
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path.name} is missing (unfinished or failed)") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path.name} cannot be read ({error})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path.name} holds a {type(content).__name__} where an object is needed")
+    return content
+
+
+def _read(path: Path) -> tuple[Run | None, str | None]:
+    """Returns a run, or why it is left out; neither for folders of other tools."""
+    folder = path.parent
+    try:
+        config = _load(path)
+        tool = config.get("command", config.get("tool"))
+        if tool == "pretrain":
+            return _read_pretraining(folder, config), None
+        if tool not in FINETUNING:
+            return None, None
+        for key in ("values", "encoder"):
+            if not isinstance(config.get(key), dict):
+                raise UserError(f"config.json has no '{key}'")
+        run = Run(folder, tool, _setting(tool, config), config, _load(folder / "results.json"), {})
+        for metric in FINETUNING[tool]:
+            if run.metric(metric) is None:
+                raise UserError(f"results.json has no number for {metric}")
+        for name in ("data_report.json", "load_report.json"):
+            if (folder / name).exists():
+                content = _load(folder / name)
+                if name == "data_report.json":
+                    run.report = content
+                else:
+                    run.load_complete = bool(content.get("complete", True))
+        return run, None
+    except UserError as error:
+        return None, f"{folder}: {error}: left out"
+
+
+def _setting(tool: str, config: dict[str, Any]) -> str:
+    if tool == "train_det":
+        return str(config.get("config"))
+    if tool == "train_seg":
+        return str(config.get("free", {}).get("config", "unknown config"))
+    return str(config.get("recipe", "imagenet" if tool == "probe" else "unknown recipe"))
+
+
+def _read_pretraining(folder: Path, config: dict[str, Any]) -> Run:
+    if not isinstance(config.get("values"), dict) or config.get("recipe") not in RECIPES:
+        raise UserError("config.json names no recipe that is known here")
+    if not (folder / "encoder.safetensors").exists():
+        raise UserError("encoder.safetensors is missing (unfinished or failed)")
+    return Run(folder, "pretrain", str(config["recipe"]), config, {"hours": _hours(folder)}, {})
+
+
+def _hours(folder: Path) -> float | None:
+    """Returns the hours of training that metrics.jsonl adds up to, waiting for data included."""
+    seconds, before = 0.0, 0
+    try:
+        for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+            entry = json.loads(line)
+            seconds += (entry["images"] - before) / entry["images_per_second"]
+            before = entry["images"]
+    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+        return None
+    return seconds / 3600 if before else None
+
+
+def trace(runs: Sequence[Run]) -> None:
+    """Fills in the lineage of each run; files are told apart by their digest, wherever they lie now."""
+    digests: dict[Path, str] = {}
+    candidates = [run.folder / "encoder.safetensors" for run in runs]
+    candidates = [path for path in candidates if path.exists()]
+    for run in runs:
+        if run.tool == "pretrain":
+            run.lineage = Lineage(_pretraining_origin(run.config), run.folder, run.config)
+            continue
+        recorded = run.config.get("--weights", run.values.get("weights", "none"))
+        digest = str(recorded).removeprefix("sha256:")
+        if digest == "none":
+            run.lineage = Lineage(Origin("none", run.model))
+            continue
+        named = run.config.get("free", {}).get("weights")
+        for path in [*([Path(named)] if named else []), *candidates]:
+            if path.is_file() and _digest(path, digests) == digest:
+                run.lineage = _lineage(path)
+                break
+
+
+def _digest(path: Path, known: dict[Path, str]) -> str:
+    if path not in known:
+        with open(path, "rb") as file:
+            known[path] = hashlib.file_digest(file, "sha256").hexdigest()
+    return known[path]
+
+
+def _lineage(weights: Path) -> Lineage:
+    """Returns where an encoder file comes from, by what lies beside it."""
+    report = weights.with_name(f"{weights.name}.report.json")
+    try:
+        if report.exists():
+            content = _load(report)
+            # The model is that of the run; DeiT's files are timm's, and cannot be told apart from them.
+            family = str(content.get("family")).replace("timm", "deit")
+            return Lineage(Origin("published", "", family, "imagenet"), weights)
+        config = _load(weights.parent / "config.json")
+    except UserError:
+        return Lineage(None, weights)
+    if config.get("command") == "pretrain":
+        return Lineage(_pretraining_origin(config), weights.parent, config)
+    if config.get("command") == "train_cls":
+        model = str(config.get("values", {}).get("model"))
+        return Lineage(Origin("supervised", model, "", str(config.get("recipe"))), weights.parent, config)
+    return Lineage(None, weights)
+
+
+def _pretraining_origin(config: dict[str, Any]) -> Origin | None:
+    """Returns the origin of a pre-training: recipe, method, model, and the values that make it another row."""
+    name, values = config.get("recipe"), config.get("values", {})
+    if name not in RECIPES:
+        return None
+    standard = RECIPES[name][1]
+    options = tuple(
+        (key, option_text(values[key]))
+        for key in IDENTITY
+        if values.get(key, getattr(standard, key)) != getattr(standard, key)
+    )
+    if values.get("method") == "dino":
+        options = ()  # it has neither words nor the two losses
+    return Origin("pretrain", str(values.get("model")), str(values.get("method")), str(name), options)
+
+
+def option_text(value: Any) -> str:
+    """Returns a recipe value as the tables write it: 0 and not 0.0."""
+    return f"{value:g}" if isinstance(value, float) else str(value)

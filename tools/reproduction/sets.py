@@ -1,0 +1,156 @@
+"""The data sets of the tables: where they lie below --data, and how each tool is told. Free of torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from splitmask_backbones.errors import UserError, check_choice
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One data set.
+
+    Attributes:
+        num_images: training images, as the paper counts them.
+        place: folder below --data.
+        list_of: file in it that names the training images, where its folders do not tell them apart.
+        share: name of the list that takes a share of it.
+    """
+
+    num_images: int
+    place: str
+    list_of: str = ""
+    share: bool = False
+
+
+SETS = {
+    "imagenet": DataSet(1_281_167, "imagenet"),
+    "imagenet_10percent": DataSet(128_117, "imagenet", "10percent.txt", share=True),
+    "imagenet_1percent": DataSet(12_812, "imagenet", "1percent.txt", share=True),
+    "coco": DataSet(118_287, "coco"),
+    "ade20k": DataSet(20_210, "ade20k"),
+    "inat18": DataSet(437_513, "inat18"),
+    "inat19": DataSet(265_240, "inat19"),
+    "food101": DataSet(75_750, "food101", "meta/train.txt"),
+    "cars": DataSet(8_144, "cars"),
+    "clipart": DataSet(34_019, "domainnet", "clipart_train.txt"),
+    "painting": DataSet(52_867, "domainnet", "painting_train.txt"),
+    "sketch": DataSet(49_115, "domainnet", "sketch_train.txt"),
+}
+"""Sizes: PAPER's settings of pre-training; the shares of ImageNet are those of its balanced published lists."""
+
+
+class Places:
+    """Where the user's data sets lie.
+
+    Args:
+        given: words of --data: one root that holds a folder for each set, and NAME=PATH for those that lie elsewhere.
+        needed: sets that will be asked for; where they all lie in one folder, the root may be that folder itself.
+
+    Raises:
+        ValueError: an unknown NAME (with the nearest), or two roots.
+    """
+
+    def __init__(self, given: list[str], needed: list[str]) -> None:
+        self._named: dict[str, Path] = {}
+        roots: list[str] = []
+        folders = {SETS[name].place for name in needed}
+        for word in given:
+            name, equals, path = word.partition("=")
+            if equals and "/" not in name:
+                check_choice("data set", name, sorted({spec.place for spec in SETS.values()}))
+                self._named[name] = Path(path)
+            else:
+                roots.append(word)
+        if len(roots) > 1:
+            raise UserError(
+                f"--data {roots[1]} is a second root: give the others as NAME=PATH, such as coco={roots[1]}"
+            )
+        root = Path(roots[0]) if roots else None
+        for folder in folders - set(self._named):
+            if root is None:
+                continue
+            alone = len(folders) == 1 and not (root / folder).is_dir()
+            self._named[folder] = root if alone else root / folder
+
+    def folder(self, name: str) -> Path:
+        """Returns the folder of a set, `<NAME>` where nothing was given for it."""
+        place = SETS[name].place
+        return self._named.get(place, Path(f"<{place}>"))
+
+    def missing(self, name: str) -> str | None:
+        """Returns what is not there of a set, with the remedy; None if it is there."""
+        folder = self.folder(name)
+        if not folder.is_dir():
+            return f"data set {SETS[name].place}: {folder} is no folder: give --data {SETS[name].place}=PATH"
+        listed = SETS[name].list_of
+        if listed and not (folder / listed).is_file():
+            what = (
+                "the paths or names of the images of the balanced share, one a line" if SETS[name].share else "its list"
+            )
+            return f"data set {name}: {folder / listed} does not exist: put {what} there"
+        return None
+
+    def pretraining(self, name: str, lists: Path) -> tuple[list[str], tuple[str, Path] | None]:
+        """Returns the options of tools/pretrain.py, and a list of images to be written first, as (set, file).
+
+        Args:
+            name: of the set.
+            lists: folder for lists.
+        """
+        folder = self.folder(name)
+        if SETS[name].list_of:
+            file = lists / f"{name}.txt"
+            return ["--data", str(file)], (name, file)
+        if name in ("inat18", "inat19"):
+            file = _first(folder, [f"train20{name[-2:]}.json", f"annotations/train20{name[-2:]}.json"])
+            return ["--data", str(file), "--images", str(folder)], None
+        if name == "cars":
+            return ["--data", str(folder / "cars_train")], None
+        return ["--data", str(folder)], None
+
+    def labelled(self, name: str) -> list[str]:
+        """Returns the options of train_det, train_seg, train_cls and probe."""
+        folder = self.folder(name)
+        words = ["--data", str(folder)]
+        if SETS[name].share:
+            words += ["--train-list", str(folder / SETS[name].list_of)]
+        return words
+
+
+def _first(folder: Path, names: list[str]) -> Path:
+    return next((folder / name for name in names if (folder / name).is_file()), folder / names[0])
+
+
+def write_list(name: str, folder: Path, destination: Path) -> int:
+    """Writes the absolute paths of a set's training images, one a line; returns their number.
+
+    Food-101 lists `CLASS/NUMBER`, DomainNet `PATH LABEL`, the shares of ImageNet paths or bare names
+    `WNID_NUMBER.JPEG`.
+    """
+    from splitmask_backbones.files import write_atomically
+
+    source = folder / SETS[name].list_of
+    try:
+        lines = [line.strip() for line in source.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{source} is no text ({error.reason}): copy the data set's own list") from None
+    if not lines:
+        raise UserError(f"{source} is empty: copy the data set's own list")
+    files = [folder.absolute() / _image(name, line) for line in lines]
+    absent = [file for file in files if not file.exists()]
+    if absent:
+        raise UserError(f"{source}: {absent[0]} does not exist ({len(absent)} of {len(files)}): complete the data set")
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(destination, "".join(f"{file}\n" for file in files).encode("utf-8", "surrogateescape"))
+    return len(files)
+
+
+def _image(name: str, line: str) -> str:
+    if name == "food101":
+        return f"images/{line}.jpg"
+    if not SETS[name].share:
+        return line.rsplit(maxsplit=1)[0]  # path and label
+    return line if "/" in line else f"train/{line.split('_')[0]}/{line}"

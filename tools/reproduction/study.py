@@ -1,0 +1,228 @@
+"""The small study: SplitMask against BEiT, DINO and random init on nuclei and CamVid. Free of torch.
+
+Every row of a size has the same budget: pre-training in images seen, fine-tuning in updates. The longer random row gets
+as many further updates as fit in the time that SplitMask's pre-training takes, by the seconds of the budget.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from splitmask_backbones.errors import UserError
+from tools.reproduction.step import Step
+
+ENCODER, RESULTS = "encoder.safetensors", "results.json"
+PICTURES = 4
+PRETRAIN_DISK = 190e6  # bytes of a pre-training of ViT-Ti, measured
+
+
+@dataclass(frozen=True)
+class Head:
+    """Data, tool and config of one half of the study, what its results.json is read for, and the bytes of a run.
+
+    The bytes were measured: two checkpoints, and the detector.
+    """
+
+    tool: str
+    config: str
+    disk: float
+    metrics: tuple[tuple[str, str], ...]
+    pictures: str
+
+
+HEADS = {
+    "nuclei": Head(
+        "train_det", "det_configs/nuclei_tiny.py", 240e6, (("box AP", "bbox.AP"), ("mask AP", "segm.AP")), "val"
+    ),
+    "camvid": Head("train_seg", "seg_configs/camvid_tiny.py", 160e6, (("mIoU", "mIoU"),), "images/val"),
+}
+
+# Row -> title and the words of its pre-training; None for none.
+ROWS: dict[str, tuple[str, tuple[str, ...] | None]] = {
+    "random": ("random init", None),
+    "random_longer": ("random init, longer", None),
+    "dino": ("DINO", ("--method", "dino")),
+    "beit": ("BEiT", ("--method", "beit")),
+    "inpaint": ("SplitMask, inpaint only", ("--match-weight", "0")),
+    "match": ("SplitMask, match only", ("--inpaint-weight", "0")),
+    "full": ("SplitMask", ()),
+}
+LONGER = "random_longer"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The values of one size of the study; the one place to change them.
+
+    Attributes:
+        rows: of ROWS.
+        seeds: how many; each is a pre-training and a fine-tuning of its own.
+        pretrain_updates, pretrain_batch: images seen in pre-training = their product, in every row.
+        precision: of the pre-training.
+        det_updates, det_batch: of Mask R-CNN, at the config's image size.
+        seg_updates, seg_batch: of UperNet.
+        finetune_precision: of both.
+        pretrain_seconds, det_seconds, seg_seconds: of one update of one job; estimates and the longer row follow them.
+        start_seconds: start, check of the data and evaluation of one run.
+        hardware: what the seconds were taken on.
+    """
+
+    rows: tuple[str, ...]
+    seeds: int
+    pretrain_updates: int
+    pretrain_batch: int
+    precision: str
+    det_updates: int
+    det_batch: int
+    seg_updates: int
+    seg_batch: int
+    finetune_precision: str
+    pretrain_seconds: float
+    det_seconds: float
+    seg_seconds: float
+    start_seconds: float
+    hardware: str
+
+    @property
+    def pretraining_seconds(self) -> float:
+        """Seconds of one pre-training."""
+        return self.pretrain_updates * self.pretrain_seconds
+
+    def updates(self, data: str, row: str) -> int:
+        """Returns the fine-tuning updates of a row."""
+        own, seconds = self._finetuning(data)
+        return own + (round(self.pretraining_seconds / seconds) if row == LONGER else 0)
+
+    def finetuning_seconds(self, data: str, row: str) -> float:
+        """Returns the seconds of one fine-tuning."""
+        return self.updates(data, row) * self._finetuning(data)[1]
+
+    def _finetuning(self, data: str) -> tuple[int, float]:
+        if data == "nuclei":
+            return self.det_updates, self.det_seconds
+        return self.seg_updates, self.seg_seconds
+
+
+BUDGETS = {
+    "cpu": Budget(
+        rows=("random", "beit", "full"),
+        seeds=2,
+        pretrain_updates=600,
+        pretrain_batch=64,
+        precision="bf16",
+        det_updates=200,
+        det_batch=4,
+        seg_updates=300,
+        seg_batch=8,
+        finetune_precision="32",
+        pretrain_seconds=1.85,
+        det_seconds=1.6,
+        seg_seconds=0.85,
+        start_seconds=60.0,
+        hardware="medians of the runs of the README's table, one thread of a 2-core CPU",
+    ),
+    "gpu": Budget(
+        rows=tuple(ROWS),
+        seeds=3,
+        pretrain_updates=1000,
+        pretrain_batch=128,
+        precision="bf16",
+        det_updates=400,
+        det_batch=8,
+        seg_updates=400,
+        seg_batch=16,
+        finetune_precision="32",
+        pretrain_seconds=0.02,
+        det_seconds=0.06,
+        seg_seconds=0.05,
+        start_seconds=12.0,
+        hardware="a guess for one GPU: nobody has measured it yet",
+    ),
+}
+
+
+def study_steps(
+    budget: Budget, root: Path, output: Path, workers: int, rows: tuple[str, ...], seeds: int
+) -> list[Step]:
+    """Returns all steps, seed by seed, so that what is finished can be compared early.
+
+    Raises:
+        ValueError: a data set is missing.
+    """
+    for data in HEADS:
+        if not (root / data).is_dir():
+            raise UserError(f"--data {root} holds no folder {data}: the study needs {' and '.join(HEADS)} in it")
+    steps = []
+    for seed in range(seeds):
+        for data in HEADS:
+            for row in rows:
+                steps += _row_steps(budget, data, row, seed, root / data, output, workers)
+    return steps
+
+
+def run_folder(output: Path, row: str, data: str, seed: int) -> Path:
+    """Returns the folder of the runs of one row on one data set with one seed."""
+    return output / row / data / f"seed{seed}"
+
+
+def _row_steps(budget: Budget, data: str, row: str, seed: int, root: Path, output: Path, workers: int) -> list[Step]:
+    folder = run_folder(output, row, data, seed)
+    base = str(folder.relative_to(output))
+    common = ("--seed", str(seed), "--workers", str(workers), "--save-every", "100", "--log-every", "10")
+    words = ROWS[row][1]
+    steps: list[Step] = []
+    weights, needs = "none", ()  # type: str, tuple[str, ...]
+    if words is not None:
+        sizes = ("--steps", str(budget.pretrain_updates), "--batch-size", str(budget.pretrain_batch))
+        steps.append(
+            Step(
+                f"{base}/pretrain",
+                "pretrain.py",
+                ("--recipe", "small", *words, *sizes, "--precision", budget.precision, "--data", str(root), *common),
+                folder / "pretrain",
+                ENCODER,
+                seconds=budget.pretraining_seconds + budget.start_seconds,
+                disk=PRETRAIN_DISK,
+                total_updates=budget.pretrain_updates,
+            )
+        )
+        weights, needs = str(folder / "pretrain" / ENCODER), (f"{base}/pretrain",)
+    head, updates = HEADS[data], budget.updates(data, row)
+    batch = budget.det_batch if head.tool == "train_det" else budget.seg_batch
+    length = ("--steps", str(updates), "--batch-size", str(batch), "--precision", budget.finetune_precision)
+    steps.append(
+        Step(
+            f"{base}/{head.tool}",
+            f"{head.tool}.py",
+            (head.config, *length, "--data", str(root), "--weights", weights, *common),
+            folder / head.tool,
+            RESULTS,
+            needs,
+            seconds=budget.finetuning_seconds(data, row) + budget.start_seconds,
+            disk=head.disk,
+            total_updates=updates,
+        )
+    )
+    return steps
+
+
+def picture_steps(root: Path, output: Path, rows: tuple[str, ...]) -> list[Step]:
+    """Returns the steps that draw what seed 0 of each row predicts for the pictures in `output/pictures/DATA`."""
+    steps = []
+    for data, head in HEADS.items():
+        last = f"{PICTURES - 1}.*"
+        for row in rows:
+            folder = run_folder(output, row, data, 0) / head.tool
+            steps.append(
+                Step(
+                    f"{folder.relative_to(output)}/predict",
+                    f"{head.tool}.py",
+                    (head.config, "--predict", str(output / "pictures" / data)),
+                    folder,
+                    f"predictions/{last}",
+                    resumable=False,
+                    seconds=15.0,
+                )
+            )
+    return steps

@@ -1,0 +1,136 @@
+"""The study's table and pictures from its finished runs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from splitmask_backbones.errors import UserError
+from splitmask_backbones.files import write_atomically
+from tools import plots
+from tools.reproduction.statistics import mean_and_spread, shown
+from tools.reproduction.study import HEADS, PICTURES, ROWS, Budget, run_folder
+
+Values = dict[str, dict[str, list[float]]]  # column -> row -> one value a seed
+FOLDER = "pictures"
+
+
+def columns() -> list[tuple[str, str, str]]:
+    """Returns the table's columns as (title, data, path in results.json)."""
+    return [(f"{data} {name}", data, path) for data, head in HEADS.items() for name, path in head.metrics]
+
+
+def read_values(output: Path, rows: Sequence[str], seeds: int) -> Values:
+    """Returns what the finished runs reached; undefined values are left out.
+
+    Raises:
+        ValueError: a results.json that cannot be read.
+    """
+    values: Values = {title: {row: [] for row in rows} for title, _, _ in columns()}
+    for title, data, path in columns():
+        for row in rows:
+            for seed in range(seeds):
+                file = run_folder(output, row, data, seed) / HEADS[data].tool / "results.json"
+                if not file.exists():
+                    continue
+                try:
+                    place: Any = json.loads(file.read_text(encoding="utf-8"))
+                    for part in path.split("."):
+                        place = place[part]
+                except (ValueError, KeyError, TypeError) as error:
+                    raise UserError(f"{file} is damaged ({error}): remove it, and run the study again") from None
+                if isinstance(place, int | float) and math.isfinite(place):
+                    values[title][row].append(float(place))
+    return values
+
+
+def write_table(output: Path, values: Values, rows: Sequence[str], budget: Budget) -> tuple[list[str], list[list[str]]]:
+    """Writes table.md and table.csv into `output`; returns header and rows."""
+    header = ["encoder", *values, "pre-training", "nuclei updates", "camvid updates"]
+    seen = f"{budget.pretrain_updates} x {budget.pretrain_batch} images"
+    body = [
+        [
+            ROWS[row][0],
+            *(shown(values[column][row]) for column in values),
+            "-" if ROWS[row][1] is None else seen,
+            *(f"{budget.updates(data, row)}" for data in HEADS),
+        ]
+        for row in rows
+    ]
+    write_atomically(output / "table.md", f"{plots.markdown_table(header, body)}\n{CAPTION}\n".encode())
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["row", "column", "mean", "spread", "n", "values"])
+    for column, found in values.items():
+        for row in rows:
+            if found[row]:
+                mean, spread = mean_and_spread(found[row])
+                listed = "; ".join(map(str, found[row]))
+                writer.writerow([row, column, mean, "" if spread is None else spread, len(found[row]), listed])
+    write_atomically(output / "table.csv", text.getvalue().encode())
+    return header, body
+
+
+CAPTION = "On val, in percent: mean ± standard deviation over seeds (number of seeds)."
+
+
+def save_points(values: Values, rows: Sequence[str], path: Path) -> None:
+    """Writes one panel a column: a point a seed, a bar for the mean."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(
+        1, len(values), figsize=(1.2 + 3.6 * len(values), 1.2 + 0.45 * len(rows)), squeeze=False
+    )
+    for number, (axis, (title, found)) in enumerate(zip(axes[0], values.items(), strict=True)):
+        for height, row in enumerate(rows):
+            if found[row]:
+                mean = mean_and_spread(found[row])[0]
+                axis.barh(height, mean, height=0.6, color="#9ecae1")
+                axis.plot(found[row], [height] * len(found[row]), "o", color="#08306b", markersize=4, clip_on=False)
+        axis.set_yticks(range(len(rows)), [ROWS[row][0] for row in rows] if number == 0 else [""] * len(rows))
+        axis.invert_yaxis()
+        axis.set_title(title)
+        axis.grid(alpha=0.3, axis="x")
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def choose_pictures(root: Path, output: Path) -> None:
+    """Copies the pictures to look at into `output/pictures/DATA`, spread evenly over the validation images.
+
+    Raises:
+        ValueError: too few validation images.
+    """
+    for data, head in HEADS.items():
+        folder = root / data / head.pictures
+        files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+        if len(files) < PICTURES:
+            raise UserError(f"{folder} holds {len(files)} images: the study shows {PICTURES} of them")
+        chosen = output / FOLDER / data
+        chosen.mkdir(parents=True, exist_ok=True)
+        for number in range(PICTURES):
+            source = files[number * len(files) // PICTURES]
+            target = chosen / f"{number}{source.suffix.lower()}"
+            if not target.exists():
+                write_atomically(target, source.read_bytes())
+
+
+def save_grids(output: Path, rows: Sequence[str]) -> None:
+    """Writes detections.png and segmentations.png: one column a row of the table, the image first."""
+    for data, name in (("nuclei", "detections"), ("camvid", "segmentations")):
+        files = sorted((output / FOLDER / data).iterdir())
+        grid = {"image": files}
+        for row in rows:
+            drawn = run_folder(output, row, data, 0) / HEADS[data].tool / "predictions"
+            grid[ROWS[row][0]] = [next(drawn.glob(f"{file.stem}.*")) for file in files]
+        plots.save_grid(grid, output / FOLDER / f"{name}.png")
