@@ -62,6 +62,10 @@ class PretrainAugment:
         self.img_size, self.scale, self.ratio, self.flip, self.strong = img_size, scale, ratio, flip, strong
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> torch.Tensor:
+        return to_tensor(self.picture(image, rng))
+
+    def picture(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        """Returns the crop as a picture."""
         left, top, width, height = crop_box(image.width, image.height, self.scale, self.ratio, rng)
         # Cropped first: resize(box=...) would let pixels from outside the crop into its border.
         crop = image.crop((left, top, left + width, top + height))
@@ -70,8 +74,13 @@ class PretrainAugment:
             crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if self.strong:
             crop = three_augment(crop, rng)
-        # (H, W, C) -> (C, H, W)
-        return torch.from_numpy(np.ascontiguousarray(np.asarray(crop).transpose(2, 0, 1)))
+        return crop
+
+
+def to_tensor(picture: Image.Image) -> torch.Tensor:
+    """Returns uint8 ``(3, H, W)`` of an RGB picture."""
+    # (H, W, C) -> (C, H, W)
+    return torch.from_numpy(np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1)))
 
 
 def crop_box(
