@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pretrain.losses import linear_cross_entropy
+from pretrain.losses import linear_cross_entropy, loss_and_words
 from pretrain.pixel_norm import PixelNorm
 from pretrain.splitmask import METRICS
 from pretrain.tokenizers import ImageTokenizer
@@ -51,15 +51,26 @@ class Beit(nn.Module):
         tokens = torch.cat([tokens[:, :num_prefix_tokens], patches], dim=1)
         return encoder.encode(tokens, grid_size)[:, num_prefix_tokens:]
 
+    def _masked(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Returns encoder outputs `(R, C)` and words int64 `(R,)` of the masked patches."""
+        image, ids_masked = self.normalize(batch["image"]), batch["ids_masked"]
+        words = self.tokenizer.tokens_of(image, self.encoder.patch_size)
+        rows = gather_tokens(self.encode(image, ids_masked), ids_masked).flatten(0, 1)
+        return rows, words.gather(1, ids_masked).flatten()
+
+    @torch.no_grad()
+    def observe(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Returns what a monitor looks at: `loss_inpaint` 0-dim, `targets` and `predictions` int64 `(R,)`."""
+        rows, target = self._masked(batch)
+        loss, words = loss_and_words(rows, self.head.weight, self.head.bias, target)
+        return {"loss_inpaint": loss, "targets": target, "predictions": words}
+
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Returns `loss`, `loss_inpaint` (the same) and `token_accuracy`.
 
         Args:
             batch: `image` uint8 `(B, 3, H, W)`; `ids_masked` int64 `(B, K)`, row-major patch indices.
         """
-        image, ids_masked = self.normalize(batch["image"]), batch["ids_masked"]
-        words = self.tokenizer.tokens_of(image, self.encoder.patch_size)
-        target = words.gather(1, ids_masked).flatten()
-        rows = gather_tokens(self.encode(image, ids_masked), ids_masked).flatten(0, 1)
+        rows, target = self._masked(batch)
         loss, correct = linear_cross_entropy(rows, self.head.weight, self.head.bias, target)
         return {"loss": loss, "loss_inpaint": loss, "token_accuracy": correct / target.numel()}

@@ -71,6 +71,7 @@ def build_method(
             num_outputs=recipe.dino_outputs,
             momentum=recipe.teacher_momentum,
             temperature=recipe.teacher_temperature,
+            warm_steps=round(recipe.teacher_warmup * total_steps),
             total_steps=total_steps,
             frozen_steps=steps_per_epoch,
         )

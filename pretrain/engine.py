@@ -6,6 +6,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.average import WeightAverage
-from pretrain.metrics import MetricsLog, ProgressLine
+from pretrain.metrics import MetricsLog, ProgressLine, shown
 from pretrain.ranks import agree, mean_over_ranks
 from pretrain.run_folder import CHECKPOINTS, RunFolder
 from pretrain.signals import StopSignals
@@ -36,6 +37,7 @@ class Loop:
         save_every: updates between checkpoints.
         log_every: updates between log lines.
         eval_every: updates between evaluations, or None.
+        monitor_every: updates between two looks of the monitor, or None.
         seed: of everything random in a step.
     """
 
@@ -47,6 +49,7 @@ class Loop:
     save_every: int = 1000
     log_every: int = 50
     eval_every: int | None = None
+    monitor_every: int | None = None
     seed: int = 0
 
 
@@ -70,6 +73,7 @@ def fit(
     evaluate: Callable[[int], None] | None = None,
     after_step: Callable[[int], None] | None = None,
     weight_decay_at: Callable[[int], float] | None = None,
+    monitor: Callable[[], dict[str, float | None]] | None = None,
 ) -> None:
     """Trains `method` in place from the folder's newest checkpoint, or from the start, to `loop.total_steps`.
 
@@ -91,6 +95,8 @@ def fit(
             last.
         after_step: called with the number of finished updates after each, before the state is saved.
         weight_decay_at: weight decay for an update (0-based) of the groups that have one.
+        monitor: returns what goes into monitor.jsonl after updates `loop.monitor_every` apart and after the last;
+            called in the main process alone, before the state is saved: a resume finds each line it needs.
 
     Raises:
         ValueError: the loss or gradient is not finite (the update is not made, earlier checkpoints stay).
@@ -151,14 +157,13 @@ def fit(
                 if after_step is not None:
                     after_step(done)
                 clock.images += loop.batch_size
+                place = {"step": done, "epoch": done / loop.steps_per_epoch, "images": done * loop.batch_size}
                 if done % loop.log_every == 0 or done == loop.total_steps:
                     names = [name for name in metric_names if name in metrics]
                     means = dict(zip(names, mean_over_ranks([metrics[n] for n in names]), strict=True))
                     if log and progress:
                         entry = {
-                            "step": done,
-                            "epoch": done / loop.steps_per_epoch,
-                            "images": done * loop.batch_size,
+                            **place,
                             **{name: means.get(name) for name in metric_names},
                             "lr": max(group["lr"] for group in optimizer.param_groups),
                             "grad_norm": float(grad_norm),
@@ -168,6 +173,11 @@ def fit(
                         progress.log(done, {name: means.get(name) for name in metric_names}, speed, data_share)
                 if progress:
                     progress.advance(done)
+                if monitor is not None and log and progress and _is_due(done, loop.monitor_every, loop.total_steps):
+                    with clock.stopped():
+                        seen = monitor()
+                    log.write_monitor({**place, **seen})
+                    progress.note(f"monitor at step {done}: {shown(seen)}")
                 if done % loop.save_every == 0 or done == loop.total_steps or stop_now:
                     save(done)
                 due = loop.eval_every is not None and done % loop.eval_every == 0 and done < loop.total_steps
@@ -183,6 +193,10 @@ def fit(
         if log:
             log.close()
     fabric.barrier()
+
+
+def _is_due(done: int, every: int | None, total_steps: int) -> bool:
+    return every is not None and (done % every == 0 or done == total_steps)
 
 
 class _Clock:
@@ -201,6 +215,12 @@ class _Clock:
 
     def __exit__(self, *_: object) -> None:
         self._waited += time.monotonic() - self._wait_start
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        self._start += time.monotonic() - start
 
     def lap(self) -> tuple[float, float]:
         elapsed = max(time.monotonic() - self._start, 1e-9)

@@ -75,6 +75,17 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, bias: Tensor, target: Tensor
     return loss, correct
 
 
+@torch.no_grad()
+def loss_and_words(x: Tensor, weight: Tensor, bias: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the loss of `linear_cross_entropy` and the words that are predicted, int64 `(R,)`; for looking only."""
+    loss, words = torch.zeros((), device=x.device), []
+    for rows, wanted in zip(x.split(CHUNK), target.split(CHUNK), strict=True):
+        logits = F.linear(rows, weight, bias).float()
+        loss += F.cross_entropy(logits, wanted, reduction="sum")
+        words.append(logits.argmax(dim=1))
+    return loss / x.shape[0], torch.cat(words)
+
+
 class _AllGather(torch.autograd.Function):
     """Rows of all ranks; the gradient of a row is the sum of what all ranks have for it."""
 

@@ -7,7 +7,7 @@ import torch
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from torch import Tensor
 
-from pretrain.augment import PretrainAugment
+from pretrain.augment import PretrainAugment, to_tensor
 from pretrain.sources import ImageList
 from pretrain.views import Views
 
@@ -73,8 +73,7 @@ def change_colours(crop: Tensor, rng: np.random.Generator, blur: float, solarise
         image = image.filter(ImageFilter.GaussianBlur(radius))
     if solarised:
         image = ImageOps.solarize(image, threshold=128)
-    # (H, W, C) -> (C, H, W)
-    return torch.from_numpy(np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1)))
+    return to_tensor(image)
 
 
 def shift_hue(image: Image.Image, share: float) -> Image.Image:

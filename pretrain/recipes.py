@@ -29,7 +29,7 @@ METHOD_VALUES: dict[str, dict[str, Any]] = {
 
 _WORDS = ("tokenizer", "vocab_size", "patch_norm", "kmeans_patches", "kmeans_iterations")
 _SPLIT = ("mask", "mask_ratio", "decoder_depth", "inpaint_weight", "match_weight", "temperature")
-_TEACHER = ("local_crops", "dino_outputs", "teacher_momentum", "teacher_temperature")
+_TEACHER = ("local_crops", "dino_outputs", "teacher_momentum", "teacher_temperature", "teacher_warmup")
 UNUSED = {
     "splitmask": _TEACHER,
     "beit": (*_SPLIT, *_TEACHER),
@@ -61,7 +61,11 @@ class Recipe:
     img_size: int = option(224, "side of the crop in pixels")
     crop_scale: float = option(0.08, "least share of the image's area in a crop")
     strong_augment: bool = option(False, "also grey-scale, solarisation, blur and colour jitter (tiny sets)")
-    mask: str = option("block", "how patches are split", ("block", "uniform"))
+    mask: str = option(
+        "block",
+        "how patches are split (beit has its own: blocks, 75 of 196)",
+        ("block", "uniform"),
+    )
     mask_ratio: float = option(0.5, "share of the patches that a branch does not see")
     decoder_depth: int = option(2, "decoder layers")
     inpaint_weight: float = option(1.0, "weight of the inpainting loss; 0 switches it off")
@@ -71,6 +75,7 @@ class Recipe:
     dino_outputs: int = option(65536, "outputs of the heads (dino)")
     teacher_momentum: float = option(0.996, "momentum of the teacher at the start, rising to 1 (dino)")
     teacher_temperature: float = option(0.04, "temperature of the teacher's softmax (dino)")
+    teacher_warmup: float = option(0.0, "share of the updates in which that temperature rises from 0.04 (dino)")
     epochs: int | None = option(300, "epochs of floor(images / batch) updates")
     steps: int | None = option(None, "updates of the whole run, in place of --epochs")
     batch_size: int = option(2048, "images an update over all processes and accumulated micro-batches")
@@ -111,7 +116,14 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and not 0 <= value < 2**62:
                 raise UserError(f"--{name.replace('_', '-')} must be at least 0, got {value}")
-        for name in ("crop_scale", "warmup_fraction", "drop_path", "end_lr_factor", "teacher_momentum"):
+        for name in (
+            "crop_scale",
+            "warmup_fraction",
+            "drop_path",
+            "end_lr_factor",
+            "teacher_momentum",
+            "teacher_warmup",
+        ):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"--{name.replace('_', '-')} must be between 0 and 1, got {getattr(self, name)}")
         if self.drop_path == 1 or self.crop_scale == 0:

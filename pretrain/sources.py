@@ -22,8 +22,8 @@ from splitmask_backbones.errors import UserError, nearest
 SUFFIXES = (".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """Files of a folder that count as images, in upper or lower case."""
 
-_TRAIN = re.compile(r"train(ing)?[-_]?\d*", re.IGNORECASE)
-_EVALUATION = re.compile(r"(val|valid|validation|test|testing)([-_]?\d+)?", re.IGNORECASE)
+TRAIN = re.compile(r"train(ing)?[-_]?\d*", re.IGNORECASE)
+EVALUATION = re.compile(r"(val|valid|validation|test|testing)([-_]?\d+)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def _training_part(path: Path) -> tuple[Path, str]:
 
 
 def _training_folder(path: Path) -> Path | None:
-    found = sorted(name for name in os.listdir(path) if _TRAIN.fullmatch(name) and (path / name).is_dir())
+    found = sorted(name for name in os.listdir(path) if TRAIN.fullmatch(name) and (path / name).is_dir())
     if len(found) > 1:
         raise UserError(
             f"--data: {path} has more than one training folder ({', '.join(found)}): give one, {path / found[0]}"
@@ -189,7 +189,7 @@ def _training_folder(path: Path) -> Path | None:
 
 
 def _has_evaluation(path: Path) -> bool:
-    return any(_EVALUATION.fullmatch(name) and (path / name).is_dir() for name in os.listdir(path))
+    return any(EVALUATION.fullmatch(name) and (path / name).is_dir() for name in os.listdir(path))
 
 
 def find_images(root: Path) -> tuple[list[str], tuple[str, ...]]:

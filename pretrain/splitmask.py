@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pretrain.losses import info_nce, linear_cross_entropy
+from pretrain.losses import info_nce, linear_cross_entropy, loss_and_words
 from pretrain.pixel_norm import PixelNorm
 from pretrain.tokenizers import ImageTokenizer
 from splitmask_backbones.errors import UserError
@@ -116,6 +116,28 @@ class SplitMask(nn.Module):
         tokens = self.encoder(image, ids)[:, self.encoder.num_prefix_tokens :]
         return self.decoder(tokens, ids)
 
+    def _hidden(self, tokenizer: ImageTokenizer, image: Tensor, ids: Tensor, decoded: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns decoder outputs `(R, C)` and words int64 `(R,)` of the patches that the branches have not seen."""
+        words = tokenizer.tokens_of(image, self.encoder.patch_size).repeat(2, 1)  # (2B, N)
+        hidden = complement(ids, words.shape[1])
+        return gather_tokens(decoded, hidden).flatten(0, 1), words.gather(1, hidden).flatten()
+
+    @torch.no_grad()
+    def observe(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Returns what a monitor looks at: `descriptor_a`, `descriptor_b` `(B, C)`, and with inpainting more.
+
+        `loss_inpaint` 0-dim, `targets` and `predictions` int64 `(R,)`. Changes nothing and waits for no other process.
+        """
+        image, ids = self.normalize(batch["image"]), torch.cat([batch["ids_a"], batch["ids_b"]])
+        decoded = self.decode(torch.cat([image, image]), ids)
+        descriptor_a, descriptor_b = decoded.mean(dim=1).chunk(2)
+        seen = {"descriptor_a": descriptor_a, "descriptor_b": descriptor_b}
+        if self.tokenizer is not None and self.head is not None:
+            rows, target = self._hidden(self.tokenizer, image, ids, decoded)
+            loss, words = loss_and_words(rows, self.head.weight, self.head.bias, target)
+            seen |= {"loss_inpaint": loss, "targets": target, "predictions": words}
+        return seen
+
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Returns `loss`, and of `loss_inpaint`, `loss_match`, `token_accuracy` those that are switched on.
 
@@ -128,10 +150,7 @@ class SplitMask(nn.Module):
         metrics: dict[str, Tensor] = {}
         loss = torch.zeros((), device=image.device)
         if self.tokenizer is not None and self.head is not None:
-            words = self.tokenizer.tokens_of(image, self.encoder.patch_size).repeat(2, 1)  # (2B, N)
-            hidden = complement(ids, words.shape[1])
-            target = words.gather(1, hidden).flatten()
-            rows = gather_tokens(decoded, hidden).flatten(0, 1)
+            rows, target = self._hidden(self.tokenizer, image, ids, decoded)
             inpaint, correct = linear_cross_entropy(rows, self.head.weight, self.head.bias, target)
             metrics["loss_inpaint"] = inpaint
             metrics["token_accuracy"] = correct / target.numel()

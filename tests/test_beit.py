@@ -84,3 +84,23 @@ def test_every_parameter_gets_a_gradient():
 
 def test_the_encoder_does_not_hold_the_mask_token():
     assert not any("mask_token" in name for name in build().encoder.state_dict())
+
+
+def test_golden_ten_steps():
+    """Numbers come from NumPy: torch's generators differ between its versions."""
+    rng, method, batch = np.random.default_rng(0), build(), make_batch()
+    with torch.no_grad():
+        for parameter in method.parameters():
+            parameter.copy_(torch.from_numpy(rng.normal(scale=0.1, size=tuple(parameter.shape))))
+    optimizer = torch.optim.AdamW(method.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(10):
+        loss = method(batch)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses == pytest.approx(GOLDEN, rel=2e-3)
+
+
+GOLDEN = [3.4682, 3.4316, 3.3992, 3.3696, 3.3419, 3.3158, 3.2911, 3.2674, 3.2443, 3.2211]

@@ -135,3 +135,40 @@ def test_hue_turns_red_towards_yellow():
     red = Image.new("RGB", (2, 2), (255, 0, 0))
     assert np.asarray(shift_hue(red, 1 / 6))[0, 0] == pytest.approx([255, 255, 0], abs=6)
     assert np.array_equal(np.asarray(shift_hue(red, 0.0)), np.asarray(red))
+
+
+def test_temperature_is_warmed_up():
+    method = build(temperature=0.07, warm_steps=4)
+    assert [method.teacher_temperature(step) for step in (0, 2, 4, 9)] == pytest.approx([0.04, 0.055, 0.07, 0.07])
+    assert build(temperature=0.07).teacher_temperature(0) == 0.07
+    losses = {}
+    for done in (2, 4):  # at 0.055 and at 0.07
+        method = build(temperature=0.07, warm_steps=4).eval()
+        method.finished.fill_(done)
+        losses[done] = method(make_batch())["loss"].item()
+    assert losses[4] == build(temperature=0.07).eval()(make_batch())["loss"].item() != losses[2]
+    assert losses[2] == pytest.approx(build(temperature=0.055).eval()(make_batch())["loss"].item(), rel=1e-6)
+
+
+def test_golden_ten_steps():
+    """Loss, frozen layer, centre and teacher together. Numbers come from NumPy: torch's generators differ."""
+    rng = np.random.default_rng(0)
+    method, batch = build().eval(), make_batch()
+    with torch.no_grad():
+        for parameter in method.student.parameters():
+            if parameter.requires_grad:
+                parameter.copy_(torch.from_numpy(rng.normal(scale=0.1, size=tuple(parameter.shape))))
+    method.teacher.load_state_dict(method.student.state_dict())
+    optimizer = torch.optim.AdamW([p for p in method.student.parameters() if p.requires_grad], lr=3e-4)
+    losses = []
+    for step in range(10):
+        loss = method(batch)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        method.after_step(step + 1)
+        losses.append(loss.item())
+    assert losses == pytest.approx(GOLDEN, rel=5e-3)
+
+
+GOLDEN = [2.4825, 2.3255, 2.2422, 2.1618, 2.1448, 2.1262, 2.1339, 2.1681, 2.2163, 2.2812]

@@ -66,20 +66,35 @@ def test_loss_and_gradients_equal_one_process(tmp_path):
     assert max(g.abs().max() for g in one) > 1e-2
 
 
-def test_the_tool_under_torchrun(tmp_path):
+@pytest.mark.parametrize(
+    ("port", "method", "names"),
+    [
+        (29532, "splitmask", ("loss", "loss_inpaint", "loss_match", "grad_norm", "token_accuracy")),
+        (29534, "beit", ("loss", "grad_norm", "token_accuracy")),
+        (29535, "dino", ("loss", "grad_norm")),
+    ],
+)
+def test_the_tool_under_torchrun(port, method, names, tmp_path):
+    if method == "dino":
+        pytest.importorskip("lightly", reason="the extra 'dino' is not installed")
     rng = np.random.default_rng(0)
     (tmp_path / "images").mkdir()
     for i in range(16):
         Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(tmp_path / f"images/{i}.png")
     tool = [ROOT / "tools/pretrain.py", "--recipe", "tiny", "--data", tmp_path / "images", "--steps", 3]
-    tool += ["--log-every", 1, "--workers", 0, "--output"]
+    tool += ["--method", method, "--monitor-every", 2, "--log-every", 1, "--workers", 0, "--output"]
     call(sys.executable, *tool, tmp_path / "one")
-    call(*TORCHRUN, "--master-port=29532", *tool, tmp_path / "two")
-    one, two = (
-        [json.loads(line) for line in (tmp_path / n / "metrics.jsonl").read_text().splitlines()] for n in ("one", "two")
-    )
-    for name in ("loss", "loss_inpaint", "loss_match", "grad_norm", "token_accuracy"):
-        assert [line[name] for line in two] == pytest.approx([line[name] for line in one], rel=2e-4), name
+    call(*TORCHRUN, f"--master-port={port}", *tool, tmp_path / "two")
+
+    def values(file, *names):
+        lines = [(tmp_path / folder / file).read_text().splitlines() for folder in ("one", "two")]
+        return [[[json.loads(line)[name] for name in names] for line in part] for part in lines]
+
+    one, two = values("metrics.jsonl", *names)
+    np.testing.assert_allclose(two, one, rtol=2e-4)
+    one, two = values("monitor.jsonl", "step", "effective_rank", "targets_entropy_bits")
+    assert [look[0] for look in two] == [2, 3]
+    np.testing.assert_allclose(two, one, rtol=1e-3)
     assert (tmp_path / "two/encoder.safetensors").exists()
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pretrain.recipes import RECIPES, Recipe, get_recipe
 from splitmask_backbones.errors import UserError
-from tools import cli
+from tools import cli, monitoring
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pretrain.sources import ImageList
 
 ARTEFACT = "encoder.safetensors"
+KEPT = ("tokenizer_weights", *monitoring.OPTIONS)
+"""Options beside the recipe's that a resume keeps where they are left away."""
 
 
 def build_parser() -> cli.Parser:
@@ -50,6 +52,7 @@ def build_parser() -> cli.Parser:
         metavar="F",
         help="largest share of unreadable images (default 0.01)",
     )
+    monitoring.add_options(parser)
     cli.add_values(parser, Recipe)
     return parser
 
@@ -62,6 +65,7 @@ def main(argv: list[str]) -> int:
     recipe = named.override(given)  # option errors come before anything is imported or created
     if not args.resume:
         recipe.check_tokenizer_weights(args.tokenizer_weights)
+        monitoring.check_options(args)
     from pretrain.run_folder import RunFolder
     from pretrain.signals import StopSignals
     from pretrain.sources import open_source
@@ -72,8 +76,11 @@ def main(argv: list[str]) -> int:
 
         cli.start_log()
         recipe = _recipe_of(args.recipe, named, given, folder.previous)
-        if args.tokenizer_weights is None:
-            args.tokenizer_weights = (folder.previous or {}).get("free", {}).get("tokenizer_weights")
+        before = (folder.previous or {}).get("free", {})
+        monitoring.check_options(args, before.get("monitor_every"))
+        for name in KEPT:
+            if getattr(args, name) is None:
+                setattr(args, name, before.get(name))
         recipe.check_tokenizer_weights(args.tokenizer_weights)
         fabric = make_fabric(recipe.precision)
         images, data = _readable_images(source, folder, args, fabric)
@@ -137,13 +144,14 @@ def _config(args: argparse.Namespace, recipe: Recipe, data: dict[str, Any]) -> d
         "encoder": build_encoder(recipe).config,
         "data": data,
         **({"--tokenizer-weights": sha256_of(args.tokenizer_weights)} if args.tokenizer_weights else {}),
+        **({"--holdout": args.holdout} if args.holdout else {}),
         "free": {
             "data": str(args.data),
             "workers": args.workers,
             "save_every": args.save_every,
             "log_every": args.log_every,
             "max_bad_fraction": args.max_bad_fraction,
-            "tokenizer_weights": args.tokenizer_weights,
+            **{name: getattr(args, name) for name in KEPT},
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
             "processes": int(os.environ.get("WORLD_SIZE", "1")),
@@ -164,6 +172,7 @@ def _train(recipe: Recipe, images: ImageList, folder: RunFolder, args: argparse.
     from splitmask_backbones.param_groups import param_groups
     from splitmask_backbones.registry import ENCODERS
 
+    images, look_at = monitoring.prepare(args, images, fabric)
     per_epoch = steps_per_epoch(len(images), recipe.batch_size)
     total_steps = recipe.total_steps(per_epoch)
     if not folder.resumed and folder.is_main:
@@ -185,6 +194,7 @@ def _train(recipe: Recipe, images: ImageList, folder: RunFolder, args: argparse.
         accumulate=recipe.accumulate,
         save_every=args.save_every,
         log_every=args.log_every,
+        monitor_every=args.monitor_every or None,
         seed=recipe.seed,
     )
     end = recipe.end_weight_decay
@@ -212,10 +222,12 @@ def _train(recipe: Recipe, images: ImageList, folder: RunFolder, args: argparse.
         title="pre-train",
         after_step=getattr(method, "after_step", None),
         weight_decay_at=None if end is None else lambda step: cosine(step, total_steps, recipe.weight_decay, end),
+        monitor=look_at and look_at(method, recipe),
     )
     if fabric.is_global_zero:
         save_encoder(method.encoder, folder.path / ARTEFACT)
         print(f"wrote {folder.path / ARTEFACT}")
+        monitoring.draw(folder.path)
 
 
 if __name__ == "__main__":

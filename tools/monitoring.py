@@ -1,0 +1,121 @@
+"""The options of tools/pretrain.py for looking at a run while it trains, and what they turn into. Free of torch."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pretrain.recipes import Recipe
+from splitmask_backbones.errors import UserError
+from tools import cli
+from tools.plots import Curves, curve, read_metrics, save_curves
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+    from pretrain.monitors import Monitor
+    from pretrain.sources import ImageList
+
+OPTIONS = ("monitor_every", "monitor_images", "monitor_labels", "holdout")
+NUM_IMAGES = 256
+PANELS = {
+    "loss": ("train_loss_inpaint", "holdout_loss_inpaint", "train_loss_large", "holdout_loss_large"),
+    "share": ("train_token_accuracy", "holdout_token_accuracy", "train_match_rank1", "holdout_match_rank1"),
+    "entropy of the words, bits": ("targets_entropy_bits", "predictions_entropy_bits"),
+    "effective rank of the features": ("effective_rank",),
+    "kNN accuracy": ("knn_accuracy",),
+}
+
+
+def add_options(parser: cli.Parser) -> None:
+    """Adds `OPTIONS` in a group of their own."""
+    group = parser.add_argument_group("monitoring, into DIR/monitor.jsonl and DIR/monitor.png")
+    group.add_argument(
+        "--monitor-every", type=cli.non_negative_int, metavar="STEPS", help="interval of the looks (default 0: none)"
+    )
+    group.add_argument(
+        "--monitor-images",
+        type=cli.positive_int,
+        metavar="N",
+        help=f"images of each kind that are looked at, at most (default {NUM_IMAGES})",
+    )
+    group.add_argument(
+        "--monitor-labels",
+        metavar="PATH",
+        help="folder with a folder of images a class, or train and val with these: kNN accuracy",
+    )
+    group.add_argument(
+        "--holdout",
+        type=cli.fraction,
+        metavar="F",
+        help="share of the images, told by their names, kept out of training: the loss on them shows over-fitting",
+    )
+
+
+def check_options(args: argparse.Namespace, kept: int | None = None) -> None:
+    """Raises ValueError for an option that means nothing without `--monitor-every`; `kept` is that of a resumed run."""
+    every = kept if args.monitor_every is None else args.monitor_every
+    for name in OPTIONS:
+        if getattr(args, name) and not every:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)} means nothing without --monitor-every")
+
+
+def prepare(
+    args: argparse.Namespace, images: ImageList, fabric: Fabric
+) -> tuple[ImageList, Callable[[Any, Recipe], Monitor] | None]:
+    """Returns the images to train on, and what makes the monitor of a method; None where nothing is to be looked at.
+
+    The main process alone looks.
+
+    Raises:
+        ValueError: what `split_holdout` and `open_labelled` raise.
+    """
+    holdout = labelled = None
+    limit = args.monitor_images or NUM_IMAGES
+    trained = images
+    if args.holdout:
+        from pretrain.holdout import split_holdout
+
+        trained, holdout = split_holdout(images, args.holdout)
+    if not args.monitor_every or not fabric.is_global_zero:
+        return trained, None
+    if holdout is not None:
+        print(f"{len(holdout)} of {len(images)} images are kept out of training")
+    if args.monitor_labels:
+        from pretrain.labelled import open_labelled
+
+        labelled = open_labelled(args.monitor_labels, limit)
+        print(
+            f"kNN: {labelled.num_known} known images of {labelled.num_classes} classes, "
+            f"{len(labelled.images) - labelled.num_known} to classify"
+        )
+
+    def look_at(method: Any, recipe: Recipe) -> Monitor:
+        from pretrain.monitors import Monitor
+
+        return Monitor(
+            method,
+            recipe,
+            trained,
+            holdout=holdout,
+            labelled=labelled,
+            num_images=limit,
+            fabric=fabric,
+            workers=args.workers,
+        )
+
+    return trained, look_at
+
+
+def draw(run_dir: Path) -> None:
+    """Writes monitor.png beside the monitor.jsonl of a run, where there is one."""
+    entries = read_metrics(run_dir / "monitor.jsonl")
+    panels: dict[str, Curves] = {}
+    for title, names in PANELS.items():
+        curves = {name: curve(entries, name) for name in names}
+        if kept := {name: points for name, points in curves.items() if points[0]}:
+            panels[title] = kept
+    if panels:
+        save_curves(panels, run_dir / "monitor.png")
