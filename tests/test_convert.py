@@ -96,6 +96,31 @@ def test_other_sizes_and_gradients(size, tmp_path):
         torch.testing.assert_close(parameter.grad, expected, atol=1e-4, rtol=1e-3, msg=name)
 
 
+@pytest.mark.parametrize("size", [(64, 64), (64, 128), (80, 48)])
+def test_dino_at_other_sizes_as_its_code_resizes_positions(size, tmp_path):
+    """Restated: the patches' positions are interpolated, bicubic and not antialiased; the class token's stays."""
+    model = plain()
+    torch.save({"teacher": under("backbone.", model.state_dict())}, tmp_path / "in.pth")
+    convert(tmp_path / "in.pth", tmp_path / "out.safetensors")
+    encoder = load_encoder(tmp_path / "out.safetensors").eval()
+    images = torch.randn(2, 3, *size)
+    x = model.patch_embed.proj(images).flatten(2).transpose(1, 2)
+    table = model.pos_embed[:, 1:].reshape(1, 4, 4, -1).permute(0, 3, 1, 2)
+    table = nn.functional.interpolate(table, (size[0] // 16, size[1] // 16), mode="bicubic", align_corners=False)
+    x = torch.cat([model.cls_token.expand(2, -1, -1), x], dim=1)
+    x = x + torch.cat([model.pos_embed[:, :1], table.flatten(2).transpose(1, 2)], dim=1)
+    expected = model.norm(model.blocks(x))
+    found = encoder(images)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    weight = torch.randn_like(found)
+    (found * weight).sum().backward()
+    (expected * weight).sum().backward()
+    for name in ("pos_embed", "blocks.0.attn.qkv.weight"):
+        torch.testing.assert_close(
+            encoder.get_parameter(name).grad, model.get_parameter(name).grad, atol=1e-4, rtol=1e-3
+        )
+
+
 def test_dinov2_registers_have_no_positions(tmp_path):
     """Restated: positions are added to the class token and the patches, then registers are put between."""
     model = plain(init_values=0.1)
