@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,11 +72,8 @@ class Dino(nn.Module):
         self.teacher.requires_grad_(False)
         self.loss = DINOLoss(num_outputs, teacher_temp=temperature)
         self.register_buffer("finished", torch.zeros((), dtype=torch.int64))
-        # weight_norm makes the length of these weights meaningless: with a gradient of zero they stand still.
-        last: nn.Module = self.student["head"].last_layer  # type: ignore[assignment]
-        last.weight_v.register_hook(  # type: ignore[operator, union-attr]
-            lambda gradient: gradient * (self.finished >= self.frozen_steps)
-        )
+        # Frozen by gradients of zero, which processes can exchange and which do not count in the gradient's norm.
+        self._last_layer().register_hook(lambda gradient: gradient * (self.finished >= self.frozen_steps))
         self.normalize = PixelNorm()
 
     @property
@@ -98,6 +96,15 @@ class Dino(nn.Module):
         if step >= self.warm_steps:
             return self.temperature
         return FIRST_TEMPERATURE + (self.temperature - FIRST_TEMPERATURE) * step / self.warm_steps
+
+    def _last_layer(self) -> nn.Parameter:
+        last: Any = self.student["head"].last_layer  # type: ignore[union-attr]
+        return last.weight_v
+
+    def before_update(self, *_: Any) -> None:
+        """Takes the frozen layer from the optimizer, which would decay it and count zeros in its averages."""
+        if int(self.finished) < self.frozen_steps:
+            self._last_layer().grad = None
 
     @torch.no_grad()
     def after_step(self, done: int) -> None:

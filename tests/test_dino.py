@@ -89,6 +89,27 @@ def test_the_student_learns_and_the_teacher_follows():
     assert method.student["head"].last_layer.weight_v.grad.abs().sum() > 0
 
 
+def test_the_last_layer_stands_still_in_the_first_epoch():
+    """Not a bit of it moves, and afterwards the optimizer treats it as new."""
+    method = build().train()
+    last = method.student["head"].last_layer.weight_v
+    optimizer = torch.optim.AdamW(
+        [p for p in method.student.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.4
+    )
+    optimizer.register_step_pre_hook(method.before_update)
+    before = last.detach().clone()
+    for done in (1, 2, 3):
+        optimizer.zero_grad()
+        method(make_batch())["loss"].backward()
+        norm = torch.nn.utils.get_total_norm([p.grad for p in method.student.parameters() if p.grad is not None])
+        rest = [p.grad for p in method.student.parameters() if p.grad is not None and p is not last]
+        assert (norm == torch.nn.utils.get_total_norm(rest)) == (done <= 2)
+        optimizer.step()
+        method.after_step(done)
+        assert torch.equal(last, before) == (done <= 2)
+    assert optimizer.state[last]["step"] == 1
+
+
 def test_schedules_by_hand():
     method = build()
     assert [method.teacher_momentum(step) for step in (0, 5, 10)] == pytest.approx([0.9, 0.95, 1.0])

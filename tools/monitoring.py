@@ -22,7 +22,12 @@ OPTIONS = ("monitor_every", "monitor_images", "monitor_labels", "holdout")
 NUM_IMAGES = 256
 PANELS = {
     "loss": ("train_loss_inpaint", "holdout_loss_inpaint", "train_loss_large", "holdout_loss_large"),
-    "share": ("train_token_accuracy", "holdout_token_accuracy", "train_match_rank1", "holdout_match_rank1"),
+    "token accuracy, match rank": (
+        "train_token_accuracy",
+        "holdout_token_accuracy",
+        "train_match_rank1",
+        "holdout_match_rank1",
+    ),
     "entropy of the words, bits": ("targets_entropy_bits", "predictions_entropy_bits"),
     "effective rank of the features": ("effective_rank",),
     "kNN accuracy": ("knn_accuracy",),
@@ -114,7 +119,7 @@ def draw(run_dir: Path) -> None:
     entries = read_metrics(run_dir / "monitor.jsonl")
     panels: dict[str, Curves] = {}
     for title, names in PANELS.items():
-        curves = {name: curve(entries, name) for name in names}
+        curves = {name.replace("_", " "): curve(entries, name) for name in names}
         if kept := {name: points for name, points in curves.items() if points[0]}:
             panels[title] = kept
     if panels:

@@ -186,6 +186,8 @@ def _train(recipe: Recipe, images: ImageList, folder: RunFolder, args: argparse.
     optimizer = torch.optim.AdamW(
         param_groups(method, recipe.peak_lr, recipe.weight_decay), betas=(0.9, recipe.beta2), fused=False
     )
+    if hasattr(method, "before_update"):
+        optimizer.register_step_pre_hook(method.before_update)
     loop = Loop(
         total_steps=total_steps,
         batch_size=recipe.batch_size,
