@@ -86,7 +86,7 @@ def base(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
     folder = write_inputs(tmp_path_factory.mktemp(request.param))
     code, out, err = run(*train_words(folder, folder / "done"))
     assert code == 0, err
-    assert "pos_embed: grid (2, 2) to (4, 4)" in out  # the load report
+    assert "grid (2, 2) to (4, 4)" in out  # the load report
     return folder
 
 

@@ -61,7 +61,7 @@ def tell(report: LoadReport, path: Path, title: str = "", proof: dict[str, Any] 
         table.add_row(*row)
     table.add_row(f"{len(report.loaded)} keys", "loaded", "")
     sys.stdout.write(f"{title or report.path}\n")
-    Console(file=sys.stdout).print(table)
+    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120).print(table)
     if report.warning:
         sys.stderr.write(f"warning: {report.warning}\n")
     write_json(path, {**(proof or {}), **report.as_json()})
