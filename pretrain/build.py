@@ -25,7 +25,8 @@ def build_views(recipe: Recipe, images: ImageList, patch_size: int) -> Views:
     if recipe.method == "dino":
         augment = MultiCrop(recipe.img_size, recipe.crop_scale, recipe.local_crops, patch_size)
         return MultiCropViews(images, augment, recipe.seed)
-    crop = PretrainAugment(recipe.img_size, scale=(recipe.crop_scale, 1.0), strong=recipe.strong_augment)
+    scale = recipe.crop_scale, recipe.crop_scale_max
+    crop = PretrainAugment(recipe.img_size, scale=scale, strong=recipe.strong_augment)
     if recipe.method == "beit":
         return BeitViews(images, crop, patch_size, recipe.seed)
     return SplitViews(images, crop, patch_size, recipe.mask, recipe.mask_ratio, recipe.seed)
@@ -35,7 +36,9 @@ def build_encoder(recipe: Recipe) -> VisionTransformer:
     """Returns the recipe's encoder, initialised from its seed. DINO's has the class token that DINO learns with."""
     torch.manual_seed(recipe.seed)
     extra = {"use_class_token": True, "position_resize": "plain"} if recipe.method == "dino" else {}
-    return create_encoder(recipe.model, img_size=recipe.img_size, drop_path_rate=recipe.drop_path, **extra)
+    encoder = create_encoder(recipe.model, img_size=recipe.img_size, drop_path_rate=recipe.drop_path, **extra)
+    encoder.patch_embed.requires_grad_(not recipe.freeze_patch_embed)
+    return encoder
 
 
 def build_method(

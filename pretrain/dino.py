@@ -111,7 +111,7 @@ class Dino(nn.Module):
         """Moves the teacher towards the student after update `done` (1-based)."""
         momentum = self.teacher_momentum(done - 1)
         for old, new in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
-            old.mul_(momentum).add_(new, alpha=1 - momentum)
+            old.lerp_(new, 1 - momentum)  # leaves what is equal as it is: a frozen patch embedding
         self.finished.fill_(done)
 
     def outputs(self, model: nn.ModuleDict, crops: Tensor) -> list[Tensor]:

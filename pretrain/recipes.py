@@ -22,6 +22,7 @@ METHOD_VALUES: dict[str, dict[str, Any]] = {
         "weight_decay": 0.04,
         "end_weight_decay": 0.4,
         "crop_scale": 0.4,
+        "crop_scale_max": 1.0,
         "strong_augment": False,
     }
 }
@@ -33,7 +34,7 @@ _TEACHER = ("local_crops", "dino_outputs", "teacher_momentum", "teacher_temperat
 UNUSED = {
     "splitmask": _TEACHER,
     "beit": (*_SPLIT, *_TEACHER),
-    "dino": (*_WORDS, *_SPLIT, "strong_augment"),
+    "dino": (*_WORDS, *_SPLIT, "crop_scale_max", "strong_augment"),
 }
 """Values that mean nothing to a method. BEiT's mask is its own: blocks, 75 of 196 patches."""
 
@@ -60,6 +61,7 @@ class Recipe:
     kmeans_iterations: int = option(20, "iterations of k-means")
     img_size: int = option(224, "side of the crop in pixels")
     crop_scale: float = option(0.08, "least share of the image's area in a crop")
+    crop_scale_max: float = option(1.0, "greatest share; small ones magnify things smaller than a patch")
     strong_augment: bool = option(False, "also grey-scale, solarisation, blur and colour jitter (tiny sets)")
     mask: str = option(
         "block",
@@ -93,6 +95,7 @@ class Recipe:
     beta2: float = option(0.999, "AdamW second beta")
     clip_grad: float = option(3.0, "largest gradient norm")
     drop_path: float = option(0.1, "stochastic depth of the encoder")
+    freeze_patch_embed: bool = option(False, "the patch embedding stays as initialised (MoCo v3)")
     seed: int = option(0, "seed of everything random")
     precision: str = option("32", "bf16 is mixed precision", ("32", "bf16"))
 
@@ -118,6 +121,7 @@ class Recipe:
                 raise UserError(f"--{name.replace('_', '-')} must be at least 0, got {value}")
         for name in (
             "crop_scale",
+            "crop_scale_max",
             "warmup_fraction",
             "drop_path",
             "end_lr_factor",
@@ -128,6 +132,8 @@ class Recipe:
                 raise UserError(f"--{name.replace('_', '-')} must be between 0 and 1, got {getattr(self, name)}")
         if self.drop_path == 1 or self.crop_scale == 0:
             raise UserError("--drop-path must be below 1 and --crop-scale above 0")
+        if self.crop_scale > self.crop_scale_max:
+            raise UserError(f"--crop-scale {self.crop_scale} must be at most --crop-scale-max {self.crop_scale_max}")
         if not 0 <= self.beta2 < 1:
             raise UserError(f"--beta2 must be in [0, 1), got {self.beta2}")
         if self.method == "splitmask":
@@ -218,7 +224,7 @@ RECIPES: dict[str, tuple[str, Recipe]] = {
     "small": (
         "a few hundred images on a CPU",
         Recipe(
-            **_CPU,
+            **_CPU | {"base_lr": 4e-3},
             vocab_size=2048,
             mask="uniform",  # the paper's mask for its tiny sets
             mask_ratio=0.75,

@@ -41,11 +41,15 @@ def test_the_best_evaluation_is_kept_and_a_resume_takes_back_later_ones(tmp_path
     from safetensors.torch import load_file
 
     from tools.evaluations import record_evaluation
+    from tools.model_files import save_model
 
     def record(step, ap):
         model = nn.Linear(1, 1)
         nn.init.constant_(model.weight, step)
-        return record_evaluation(tmp_path, step, {"AP": ap}, model, {}, score=lambda entry: entry["AP"])
+        path = tmp_path / "best.safetensors"
+        return record_evaluation(
+            tmp_path, step, {"AP": ap}, lambda _: save_model(path, model, {}), score=lambda entry: entry["AP"]
+        )
 
     def kept():
         return load_file(tmp_path / "best.safetensors")["weight"].item()

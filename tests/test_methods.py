@@ -117,3 +117,21 @@ def test_adapters_take_an_encoder_with_dinos_class_token(tmp_path):
         sum(m.square().sum() for m in (maps.values() if isinstance(maps, dict) else maps)).backward()
         without = [n for n, p in backbone.named_parameters() if p.grad is None or p.grad.abs().sum() == 0]
         assert without == []
+
+
+@pytest.mark.parametrize("method", ["splitmask", *METHODS])
+def test_a_frozen_patch_embedding_stays_as_initialised(method, images, tmp_path):  # noqa: F811
+    import torch
+
+    from pretrain.build import build_encoder
+    from splitmask_backbones import load_encoder
+
+    words = ["--data", images, "--method", method, *OPTIONS, "--freeze-patch-embed", "true"]
+    result = run(*words, "--output", tmp_path / "run")
+    assert result.returncode == 0, result.stderr
+    values = json.loads((tmp_path / "run/config.json").read_text())["values"]
+    own = build_encoder(get_recipe("tiny").override({"method": method, "seed": values["seed"]})).state_dict()
+    trained = load_encoder(tmp_path / "run/encoder.safetensors").state_dict()
+    changed = [name for name in own if not torch.equal(own[name], trained[name])]
+    assert changed and not [name for name in changed if name.startswith("patch_embed")]
+    assert {"pos_embed", "blocks.0.attn.qkv.weight", "norm.weight"} <= set(changed)

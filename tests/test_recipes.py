@@ -70,6 +70,8 @@ def test_steps_and_epochs_replace_each_other():
         ({"img_size": 16}, "at least 4"),
         ({"img_size": -32}, "at least 4"),
         ({"beta2": 2.0}, "--beta2"),
+        ({"crop_scale": 0.5, "crop_scale_max": 0.3}, "--crop-scale 0.5 must be at most --crop-scale-max 0.3"),
+        ({"crop_scale_max": 1.5}, "--crop-scale-max must be between 0 and 1"),
     ],
 )
 def test_values_that_cannot_work(values, match):

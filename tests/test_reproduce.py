@@ -221,7 +221,7 @@ def test_dry_run_shows_the_plan_and_makes_nothing(tmp_path: Path) -> None:
         (["small", "--data", "x", "--size", "tpu"], "unknown --size 'tpu'"),
         (["small", "--data", "{empty}", "--size", "cpu"], "holds no folder nuclei"),
         (["coco"], "--data ROOT is missing"),
-        (["coco", "--data", "{empty}", "--size", "cpu"], "--size and --rows go with small"),
+        (["coco", "--data", "{empty}", "--size", "cpu"], "--size, --rows and --sets go with small"),
         (["coco", "--data", "{empty}", "--precision", "16"], "unknown --precision '16'"),
         (["coco", "--data", "{empty}", "--weights", "deit=x"], "unknown --weights name 'deit': did you mean 'deit_"),
         (["coco/vit_small_deit", "--data", "{empty}"], "DEIT's published vit_small: give --weights deit_small=FILE"),

@@ -21,7 +21,8 @@ pytest.importorskip("splitmask_backbones.mmseg")  # before any other import of m
 
 import torch
 
-from tools.segmentation.evaluations import is_recorded, record_evaluation
+from tools.evaluations import is_recorded
+from tools.segmentation.checkpoints import record_best
 
 ARGS = ["--weights", "none", "--steps", 40, "--batch-size", 2, "--img-size", 64, "--log-every", 5, "--workers", 0]
 
@@ -117,15 +118,15 @@ def test_several_views_have_a_file_of_their_own_and_pictures(data, whole, tmp_pa
     assert (folder / "predictions/0.png").exists()
 
 
-def test_record_evaluation_keeps_the_earlier_of_equals_and_forgets_what_was_taken_back(tmp_path):
+def test_record_best_keeps_the_earlier_of_equals_and_forgets_what_was_taken_back(tmp_path):
     model = torch.nn.Linear(1, 1)
     scores = [(10, 5.0, True), (20, 7.0, True), (30, 7.0, False), (40, None, False)]
     for step, miou, best in scores:
         torch.nn.init.constant_(model.weight, step)
-        assert record_evaluation(tmp_path, step, {"mIoU": miou}, model) is best
+        assert record_best(tmp_path, step, {"mIoU": miou}, model) is best
     assert json.loads((tmp_path / "best.json").read_text()) == {"step": 20, "mIoU": 7.0}
     assert state(tmp_path / "best.pth")["weight"].item() == 20
-    assert record_evaluation(tmp_path, 20, {"mIoU": 6.0}, model)  # resumed before it, and it came out otherwise
+    assert record_best(tmp_path, 20, {"mIoU": 6.0}, model)  # resumed before it, and it came out otherwise
     assert [entry["step"] for entry in evaluations(tmp_path)] == [10, 20]
     assert is_recorded(tmp_path, 20) and not is_recorded(tmp_path, 30)
 

@@ -15,7 +15,7 @@ from splitmask_backbones.errors import UserError
 from tests.test_reproduction_plan import check
 from tools.reproduction import study_report
 from tools.reproduction.statistics import mean_and_spread, shown
-from tools.reproduction.study import BUDGETS, HEADS, ROWS, picture_steps, run_folder, study_steps
+from tools.reproduction.study import ABLATION, BUDGETS, HEADS, METHODS, ROWS, picture_steps, run_folder, study_steps
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -35,11 +35,15 @@ def option(words: tuple[str, ...], name: str) -> str:
     return words[words.index(name) + 1]
 
 
+def pairs(words: tuple[str, ...]) -> set[tuple[str, str]]:
+    return set(zip(words[::2], words[1::2], strict=True))
+
+
 @pytest.mark.parametrize("size", sorted(BUDGETS))
 def test_every_row_has_the_budget_and_commands_that_work(size: str, data: Path, tmp_path: Path) -> None:
     budget = BUDGETS[size]
     steps = study_steps(budget, data, tmp_path / "out", 0, budget.rows, budget.seeds)
-    pretrainings = [row for row in budget.rows if ROWS[row][1] is not None]
+    pretrainings = [row for row in budget.rows if ROWS[row].words is not None]
     assert len(steps) == budget.seeds * 2 * (len(budget.rows) + len(pretrainings))
     assert len({step.name for step in steps}) == len({step.folder for step in steps}) == len(steps)
     images = {
@@ -56,16 +60,31 @@ def test_every_row_has_the_budget_and_commands_that_work(size: str, data: Path, 
             before = step.folder.parent / "pretrain" / "encoder.safetensors"
             assert option(step.words, "--weights") == (str(before) if step.needs else "none")
         done.add(step.name)
-    for step in picture_steps(data, tmp_path / "out", budget.rows):
+    for step in picture_steps(tmp_path / "out", budget.rows):
         assert check(step) is None
 
 
 def test_the_rows_differ_in_what_they_are_about(data: Path, tmp_path: Path) -> None:
-    steps = study_steps(BUDGETS["gpu"], data, tmp_path / "out", 0, tuple(ROWS), 1)
+    steps = study_steps(BUDGETS["gpu"], data, tmp_path / "out", 0, tuple(METHODS), 1)
     words = {step.name.split("/")[0]: step.words for step in steps if step.name.endswith("nuclei/seed0/pretrain")}
     assert set(words) == {"dino", "beit", "inpaint", "match", "full"}
     assert option(words["inpaint"], "--match-weight") == "0" and option(words["match"], "--inpaint-weight") == "0"
     assert option(words["beit"], "--method") == "beit" and "--method" not in words["full"]
+
+
+def test_rows_of_the_ablation_change_one_value_and_work(data: Path, tmp_path: Path) -> None:
+    budget = BUDGETS["cpu"]
+    steps = study_steps(budget, data, tmp_path / "out", 0, ("full", *ABLATION), 1, ("nuclei",))
+    assert len(steps) == 2 * (1 + len(ABLATION)) and all("nuclei" in step.name for step in steps)
+    whole = pairs(steps[0].words)
+    for pretraining, finetuning in zip(steps[2::2], steps[3::2], strict=True):
+        assert check(pretraining) is None and check(finetuning) is None
+        row = ROWS[pretraining.name.split("/")[0]]
+        expected = pairs(row.words or ())
+        if row.length != 1:
+            expected |= {("--steps", str(round(row.length * budget.pretrain_updates)))}
+        assert expected and pairs(pretraining.words) - whole == expected
+        assert "none" not in finetuning.words
 
 
 def test_the_longer_row_pays_for_the_pre_training() -> None:
@@ -118,6 +137,7 @@ def test_table_and_pictures(data: Path, tmp_path: Path) -> None:
     assert "| random init | 2.0 ± 1.4 (2) | - | 20.0 ± 14.1 (2) | - |" in text  # spread sqrt(2), sqrt(200)
     assert "| SplitMask | 5.0 (1) | - | 50.0 (1) |" in text
     assert "full,camvid mIoU,50.0,,1,50.0" in (output / "table.csv").read_text()
+    assert study_report.finished_rows(output, ("beit",)) == ("random", "beit", "full")
     study_report.choose_pictures(data, output)
     assert sorted(path.name for path in (output / "pictures" / "nuclei").iterdir()) == [f"{i}.png" for i in range(4)]
     # Spread over the eight: the first, third, fifth and seventh.
@@ -129,7 +149,7 @@ def test_table_and_pictures(data: Path, tmp_path: Path) -> None:
             drawn.mkdir()
             for i in range(4):
                 Image.new("RGB", (24, 16)).save(drawn / f"{i}.png")
-    assert all(step.done for step in picture_steps(data, output, rows))
+    assert all(step.done for step in picture_steps(output, rows))
     study_report.save_points(values, rows, output / "pictures" / "points.png")
     study_report.save_grids(output, rows)
     for name in ("points", "detections", "segmentations"):

@@ -7,23 +7,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from pretrain.run_folder import strict_json, write_json
 from splitmask_backbones.files import write_atomically
-from tools.model_files import save_model
 
 EVALUATIONS = "evaluations.jsonl"
 BEST_MODEL = "best.safetensors"
 BEST_RESULTS = "best.json"
 
 
+def is_recorded(folder: Path, step: int) -> bool:
+    """Returns whether evaluations.jsonl has a line of this step."""
+    return any(entry["step"] == step for entry in _entries(folder))
+
+
 def record_evaluation(
     folder: Path,
     step: int,
     results: dict[str, Any],
-    model: nn.Module,
-    config: dict[str, Any],
+    keep: Callable[[dict[str, Any]], None],
     score: Callable[[dict[str, Any]], float],
 ) -> bool:
     """Adds a line to evaluations.jsonl; returns whether the model is the best so far, and then keeps it.
@@ -35,18 +36,20 @@ def record_evaluation(
         folder: of the run.
         step: finished updates.
         results: as in results.json.
-        model: with the weights that were evaluated.
-        config: put into the metadata of best.safetensors.
-        score: what results are compared by; larger is better.
+        keep: writes the model that was evaluated; called with the new line if it is the best.
+        score: what lines are compared by; larger is better.
     """
-    path = folder / EVALUATIONS
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    entries = [entry for entry in map(json.loads, lines) if entry["step"] < step]
+    entries = [entry for entry in _entries(folder) if entry["step"] < step]
     entry = {"step": step, **strict_json(results)}
     is_best = all(score(other) < score(entry) for other in entries)
     if is_best:
-        save_model(folder / BEST_MODEL, model, config)
+        keep(entry)
         write_json(folder / BEST_RESULTS, entry)
     text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in [*entries, entry])
-    write_atomically(path, text.encode())
+    write_atomically(folder / EVALUATIONS, text.encode())
     return is_best
+
+
+def _entries(folder: Path) -> list[dict[str, Any]]:
+    path = folder / EVALUATIONS
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []

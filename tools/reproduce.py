@@ -71,7 +71,8 @@ def build_parser() -> cli.Parser:
         table.add_argument(f"--{name}-options", default="", metavar='"..."', help=f"further options of tools/{tool}.py")
     study = parser.add_argument_group("the small study")
     study.add_argument("--size", metavar="|".join(SIZES), help="(default: gpu where there is one)")
-    study.add_argument("--rows", metavar="A,B", help="some of the size's rows, or others")
+    study.add_argument("--rows", metavar="A,B", help="some of the size's rows, or others; ablation: each value in turn")
+    study.add_argument("--sets", metavar="A,B", help="some of the data sets: nuclei, camvid (default both)")
     return parser
 
 
@@ -104,8 +105,10 @@ def _table(args: argparse.Namespace, table: Table, row: str) -> int:
     from tools.reproduction.plan import Planner, parse_files
     from tools.reproduction.sets import Places
 
-    if args.size is not None or args.rows is not None:
-        raise UserError(f"--size and --rows go with {STUDY}: a row of a table is {table.name}/{table.rows[0].name}")
+    if args.size is not None or args.rows is not None or args.sets is not None:
+        raise UserError(
+            f"--size, --rows and --sets go with {STUDY}: a row of a table is {table.name}/{table.rows[0].name}"
+        )
     rows: list[Row] = [table.row(row)] if row else list(table.rows)
     measured = [cell.measured for chosen in rows for cell in chosen.cells]
     needed = {m.data for m in measured} | {
@@ -186,36 +189,44 @@ def _study(args: argparse.Namespace, row: str) -> int:
         raise UserError("--rows and a row after the slash exclude each other: give one of them")
     if args.size is not None:
         check_choice("--size", args.size, SIZES)
-    for name in (row or args.rows or "").split(",") if row or args.rows else []:
-        check_choice("row of the study", name, study.ROWS)
+    rows = _names(row or args.rows, "row of the study", (*study.ROWS, "ablation"))
+    sets = _names(args.sets, "data set of the study", tuple(study.HEADS)) or tuple(study.HEADS)
+    if "ablation" in rows:
+        rows = ("random", "full", *study.ABLATION, *rows)
     size = args.size or ("gpu" if _has_gpu() else "cpu")
     budget = study.BUDGETS[size]
-    rows = tuple((row or args.rows).split(",")) if row or args.rows else budget.rows
-    rows = tuple(name for name in study.ROWS if name in rows)
+    rows = tuple(name for name in study.ROWS if name in (rows or budget.rows))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     jobs = args.jobs or (cores if size == "cpu" else 1)
     # A process of its own for the data would take the core of the next job.
     workers = args.workers if args.workers is not None else 0 if size == "cpu" else max(1, min(8, cores // jobs - 1))
     root, output = Path(args.data[0]), Path(args.output or f"runs/study_{size}")
     seeds = args.seeds or budget.seeds
-    steps = study.study_steps(budget, root, output, workers, rows, seeds)
+    steps = study.study_steps(budget, root, output, workers, rows, seeds, sets)
     _say([f"the small study, size {size}, {seeds} seeds", *announce.command_lines(steps)])
     _say(announce.study_estimate(steps, output, jobs, budget.hardware))
     if study.LONGER in rows:
-        more = {data: budget.updates(data, study.LONGER) - budget.updates(data, "random") for data in study.HEADS}
+        more = {data: budget.updates(data, study.LONGER) - budget.updates(data, "random") for data in sets}
         told = " and ".join(f"{count} on {data}" for data, count in more.items())
-        _say([f"{study.ROWS[study.LONGER][0]}: as many more updates as fit in the time of a pre-training: {told}"])
+        _say([f"{study.ROWS[study.LONGER].title}: as many more updates as fit in the time of a pre-training: {told}"])
     if args.dry_run:
         return 0
     from tools.reproduction import study_report
 
-    study_report.choose_pictures(root, output)
-    steps += study.picture_steps(root, output, rows)
+    study_report.choose_pictures(root, output, sets)
+    steps += study.picture_steps(output, rows, sets)
     values = {"make": f"study {size}"}
     code = _run(args, output, steps, values, jobs=jobs, threads=1 if size == "cpu" else None, gpus=1)
     if code == 0:
-        _report(output, rows, seeds, budget)
+        _report(output, rows, seeds, sets, budget)
     return code
+
+
+def _names(text: str | None, what: str, choices: tuple[str, ...]) -> tuple[str, ...]:
+    names = tuple(text.split(",")) if text else ()
+    for name in names:
+        check_choice(what, name, choices)
+    return names
 
 
 def _has_gpu() -> bool:
@@ -224,14 +235,15 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def _report(output: Path, rows: tuple[str, ...], seeds: int, budget: Any) -> None:
+def _report(output: Path, asked: tuple[str, ...], seeds: int, sets: tuple[str, ...], budget: Any) -> None:
     from tools import plots
     from tools.reproduction import study_report
 
+    rows = study_report.finished_rows(output, asked)
     values = study_report.read_values(output, rows, seeds)
     header, body = study_report.write_table(output, values, rows, budget)
     study_report.save_points(values, rows, output / study_report.FOLDER / "points.png")
-    study_report.save_grids(output, rows)
+    study_report.save_grids(output, asked, sets)
     if sys.stdout.isatty():  # lengths stand in the file: a terminal is narrow
         width = 1 + len(values)
         plots.print_table("the small study", study_report.CAPTION, header[:width], [line[:width] for line in body])

@@ -26,7 +26,7 @@ from tools.classification.evaluate import evaluate
 from tools.classification.model import Classifier, build_classifier, model_name
 from tools.classification.predict import predict_pictures
 from tools.classification.recipes import DOMAINS, ClsRecipe
-from tools.evaluations import record_evaluation
+from tools.evaluations import BEST_MODEL, record_evaluation
 from tools.finetune import finetune
 from tools.load_report import LOAD_REPORT, mark, name_new_parts, tell
 from tools.model_files import load_strictly, newest_weights, save_model, weights_digest
@@ -91,7 +91,11 @@ def train(args: argparse.Namespace, base: ClsRecipe, given: dict[str, Any]) -> N
                 results = _measure(fabric, classifier, images, recipe, folder, args)
                 if folder.is_main and recipe.eval_every:
                     best = record_evaluation(
-                        folder.path, step, results, classifier, public, score=lambda entry: entry["top1"]
+                        folder.path,
+                        step,
+                        results,
+                        keep=lambda _: save_model(folder.path / BEST_MODEL, classifier, public),
+                        score=lambda entry: entry["top1"],
                     )
                     cli.say(folder, f"step {step}: the best so far" if best else f"step {step}: not the best")
                 return results

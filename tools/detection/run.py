@@ -30,7 +30,7 @@ from tools.detection.engines import build_detector, choose_engine
 from tools.detection.evaluate import Detection, coco_ap
 from tools.detection.predict import predict_pictures
 from tools.detection.results import DETECTOR, best_by, paths_and_sizes, to_coco
-from tools.evaluations import record_evaluation
+from tools.evaluations import BEST_MODEL, record_evaluation
 from tools.finetune import finetune
 from tools.load_report import LOAD_REPORT, mark, name_new_parts, tell
 from tools.model_files import load_strictly, newest_weights, save_model, weights_digest
@@ -96,7 +96,13 @@ def train(args: argparse.Namespace, base: DetRecipe, given: dict[str, Any]) -> N
             def measure(step: int) -> dict[str, Any] | None:
                 results = _measure(fabric, detector, splits["val"], recipe, folder, args)
                 if results is not None and recipe.eval_every is not None:
-                    best = record_evaluation(folder.path, step, results, detector, public, best_by)
+                    best = record_evaluation(
+                        folder.path,
+                        step,
+                        results,
+                        keep=lambda _: save_model(folder.path / BEST_MODEL, detector, public),
+                        score=best_by,
+                    )
                     cli.say(folder, f"step {step}: the best so far" if best else f"step {step}: not the best")
                 return results
 

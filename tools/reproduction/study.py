@@ -1,7 +1,8 @@
 """The small study: SplitMask against BEiT, DINO and random init on nuclei and CamVid. Free of torch.
 
 Every row of a size has the same budget: pre-training in images seen, fine-tuning in updates. The longer random row gets
-as many further updates as fit in the time that SplitMask's pre-training takes, by the seconds of the budget.
+as many further updates as fit in the time that SplitMask's pre-training takes, by the seconds of the budget. The rows
+of ABLATION each change one value of SplitMask's.
 """
 
 from __future__ import annotations
@@ -38,16 +39,47 @@ HEADS = {
     "camvid": Head("train_seg", "seg_configs/camvid_tiny.py", 160e6, (("mIoU", "mIoU"),), "images/val"),
 }
 
-# Row -> title and the words of its pre-training; None for none.
-ROWS: dict[str, tuple[str, tuple[str, ...] | None]] = {
-    "random": ("random init", None),
-    "random_longer": ("random init, longer", None),
-    "dino": ("DINO", ("--method", "dino")),
-    "beit": ("BEiT", ("--method", "beit")),
-    "inpaint": ("SplitMask, inpaint only", ("--match-weight", "0")),
-    "match": ("SplitMask, match only", ("--inpaint-weight", "0")),
-    "full": ("SplitMask", ()),
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the study.
+
+    Attributes:
+        title: in tables and pictures.
+        words: options of its pre-training, or None without one.
+        length: factor on the updates of the pre-training.
+    """
+
+    title: str
+    words: tuple[str, ...] | None
+    length: float = 1.0
+
+
+METHODS = {
+    "random": Row("random init", None),
+    "random_longer": Row("random init, longer", None),
+    "dino": Row("DINO", ("--method", "dino")),
+    "beit": Row("BEiT", ("--method", "beit")),
+    "inpaint": Row("SplitMask, inpaint only", ("--match-weight", "0")),
+    "match": Row("SplitMask, match only", ("--inpaint-weight", "0")),
+    "full": Row("SplitMask", ()),
 }
+ABLATION = {
+    "lr_lower": Row("lr / 4", ("--base-lr", "1e-3")),
+    "lr_higher": Row("lr x 4", ("--base-lr", "1.6e-2")),
+    "shorter": Row("half as long", (), 0.5),
+    "longer": Row("twice as long", (), 2.0),
+    "norm_none": Row("patches as they are", ("--patch-norm", "none")),
+    "norm_channel": Row("mean of each channel removed", ("--patch-norm", "channel_mean")),
+    "kmeans": Row("k-means words", ("--tokenizer", "kmeans")),
+    "mask_half": Row("uniform mask of 50 %", ("--mask", "uniform", "--mask-ratio", "0.5")),
+    "mask_block": Row("block mask of 50 %", ("--mask", "block", "--mask-ratio", "0.5")),
+    "match_tenth": Row("match weight 0.1", ("--match-weight", "0.1")),
+    "crop_small": Row("crops of 5 to 30 %", ("--crop-scale", "0.05", "--crop-scale-max", "0.3")),
+    "crop_large": Row("crops of 50 to 100 %", ("--crop-scale", "0.5")),
+    "frozen": Row("patch embedding frozen", ("--freeze-patch-embed", "true")),
+}
+ROWS = METHODS | ABLATION
 LONGER = "random_longer"
 
 
@@ -86,8 +118,12 @@ class Budget:
 
     @property
     def pretraining_seconds(self) -> float:
-        """Seconds of one pre-training."""
+        """Seconds of SplitMask's pre-training."""
         return self.pretrain_updates * self.pretrain_seconds
+
+    def pretraining_updates(self, row: str) -> int:
+        """Returns the updates of a row's pre-training, 0 without one."""
+        return 0 if ROWS[row].words is None else round(ROWS[row].length * self.pretrain_updates)
 
     def updates(self, data: str, row: str) -> int:
         """Returns the fine-tuning updates of a row."""
@@ -123,7 +159,7 @@ BUDGETS = {
         hardware="medians of the runs of the README's table, one thread of a 2-core CPU",
     ),
     "gpu": Budget(
-        rows=tuple(ROWS),
+        rows=tuple(METHODS),
         seeds=3,
         pretrain_updates=1000,
         pretrain_batch=128,
@@ -143,19 +179,25 @@ BUDGETS = {
 
 
 def study_steps(
-    budget: Budget, root: Path, output: Path, workers: int, rows: tuple[str, ...], seeds: int
+    budget: Budget,
+    root: Path,
+    output: Path,
+    workers: int,
+    rows: tuple[str, ...],
+    seeds: int,
+    sets: tuple[str, ...] = tuple(HEADS),
 ) -> list[Step]:
     """Returns all steps, seed by seed, so that what is finished can be compared early.
 
     Raises:
         ValueError: a data set is missing.
     """
-    for data in HEADS:
+    for data in sets:
         if not (root / data).is_dir():
-            raise UserError(f"--data {root} holds no folder {data}: the study needs {' and '.join(HEADS)} in it")
+            raise UserError(f"--data {root} holds no folder {data}: the study needs {' and '.join(sets)} in it")
     steps = []
     for seed in range(seeds):
-        for data in HEADS:
+        for data in sets:
             for row in rows:
                 steps += _row_steps(budget, data, row, seed, root / data, output, workers)
     return steps
@@ -170,32 +212,33 @@ def _row_steps(budget: Budget, data: str, row: str, seed: int, root: Path, outpu
     folder = run_folder(output, row, data, seed)
     base = str(folder.relative_to(output))
     common = ("--seed", str(seed), "--workers", str(workers), "--save-every", "100", "--log-every", "10")
-    words = ROWS[row][1]
+    words = ROWS[row].words
     steps: list[Step] = []
     weights, needs = "none", ()  # type: str, tuple[str, ...]
     if words is not None:
-        sizes = ("--steps", str(budget.pretrain_updates), "--batch-size", str(budget.pretrain_batch))
+        length = budget.pretraining_updates(row)
+        seen = ("--steps", str(length), "--batch-size", str(budget.pretrain_batch))
         steps.append(
             Step(
                 f"{base}/pretrain",
                 "pretrain.py",
-                ("--recipe", "small", *words, *sizes, "--precision", budget.precision, "--data", str(root), *common),
+                ("--recipe", "small", *words, *seen, "--precision", budget.precision, "--data", str(root), *common),
                 folder / "pretrain",
                 ENCODER,
-                seconds=budget.pretraining_seconds + budget.start_seconds,
+                seconds=length * budget.pretrain_seconds + budget.start_seconds,
                 disk=PRETRAIN_DISK,
-                total_updates=budget.pretrain_updates,
+                total_updates=length,
             )
         )
         weights, needs = str(folder / "pretrain" / ENCODER), (f"{base}/pretrain",)
     head, updates = HEADS[data], budget.updates(data, row)
     batch = budget.det_batch if head.tool == "train_det" else budget.seg_batch
-    length = ("--steps", str(updates), "--batch-size", str(batch), "--precision", budget.finetune_precision)
+    sizes = ("--steps", str(updates), "--batch-size", str(batch), "--precision", budget.finetune_precision)
     steps.append(
         Step(
             f"{base}/{head.tool}",
             f"{head.tool}.py",
-            (head.config, *length, "--data", str(root), "--weights", weights, *common),
+            (head.config, *sizes, "--data", str(root), "--weights", weights, *common),
             folder / head.tool,
             RESULTS,
             needs,
@@ -207,11 +250,11 @@ def _row_steps(budget: Budget, data: str, row: str, seed: int, root: Path, outpu
     return steps
 
 
-def picture_steps(root: Path, output: Path, rows: tuple[str, ...]) -> list[Step]:
+def picture_steps(output: Path, rows: tuple[str, ...], sets: tuple[str, ...] = tuple(HEADS)) -> list[Step]:
     """Returns the steps that draw what seed 0 of each row predicts for the pictures in `output/pictures/DATA`."""
     steps = []
-    for data, head in HEADS.items():
-        last = f"{PICTURES - 1}.*"
+    for data in sets:
+        head, last = HEADS[data], f"{PICTURES - 1}.*"
         for row in rows:
             folder = run_folder(output, row, data, 0) / head.tool
             steps.append(

@@ -20,19 +20,24 @@ Values = dict[str, dict[str, list[float]]]  # column -> row -> one value a seed
 FOLDER = "pictures"
 
 
-def columns() -> list[tuple[str, str, str]]:
+def finished_rows(output: Path, asked: Sequence[str]) -> tuple[str, ...]:
+    """Returns the rows that were asked for, and those that earlier calls have left results of, in the study's order."""
+    return tuple(row for row in ROWS if row in asked or any((output / row).glob("*/seed*/*/results.json")))
+
+
+def columns(sets: Sequence[str] = tuple(HEADS)) -> list[tuple[str, str, str]]:
     """Returns the table's columns as (title, data, path in results.json)."""
-    return [(f"{data} {name}", data, path) for data, head in HEADS.items() for name, path in head.metrics]
+    return [(f"{data} {name}", data, path) for data in sets for name, path in HEADS[data].metrics]
 
 
-def read_values(output: Path, rows: Sequence[str], seeds: int) -> Values:
+def read_values(output: Path, rows: Sequence[str], seeds: int, sets: Sequence[str] = tuple(HEADS)) -> Values:
     """Returns what the finished runs reached; undefined values are left out.
 
     Raises:
         ValueError: a results.json that cannot be read.
     """
-    values: Values = {title: {row: [] for row in rows} for title, _, _ in columns()}
-    for title, data, path in columns():
+    values: Values = {title: {row: [] for row in rows} for title, _, _ in columns(sets)}
+    for title, data, path in columns(sets):
         for row in rows:
             for seed in range(seeds):
                 file = run_folder(output, row, data, seed) / HEADS[data].tool / "results.json"
@@ -52,12 +57,11 @@ def read_values(output: Path, rows: Sequence[str], seeds: int) -> Values:
 def write_table(output: Path, values: Values, rows: Sequence[str], budget: Budget) -> tuple[list[str], list[list[str]]]:
     """Writes table.md and table.csv into `output`; returns header and rows."""
     header = ["encoder", *values, "pre-training", "nuclei updates", "camvid updates"]
-    seen = f"{budget.pretrain_updates} x {budget.pretrain_batch} images"
     body = [
         [
-            ROWS[row][0],
+            ROWS[row].title,
             *(shown(values[column][row]) for column in values),
-            "-" if ROWS[row][1] is None else seen,
+            "-" if ROWS[row].words is None else f"{budget.pretraining_updates(row)} x {budget.pretrain_batch} images",
             *(f"{budget.updates(data, row)}" for data in HEADS),
         ]
         for row in rows
@@ -95,7 +99,7 @@ def save_points(values: Values, rows: Sequence[str], path: Path) -> None:
                 mean = mean_and_spread(found[row])[0]
                 axis.barh(height, mean, height=0.6, color="#9ecae1")
                 axis.plot(found[row], [height] * len(found[row]), "o", color="#08306b", markersize=4, clip_on=False)
-        axis.set_yticks(range(len(rows)), [ROWS[row][0] for row in rows] if number == 0 else [""] * len(rows))
+        axis.set_yticks(range(len(rows)), [ROWS[row].title for row in rows] if number == 0 else [""] * len(rows))
         axis.invert_yaxis()
         axis.set_title(title)
         axis.grid(alpha=0.3, axis="x")
@@ -105,13 +109,14 @@ def save_points(values: Values, rows: Sequence[str], path: Path) -> None:
     plt.close(figure)
 
 
-def choose_pictures(root: Path, output: Path) -> None:
+def choose_pictures(root: Path, output: Path, sets: Sequence[str] = tuple(HEADS)) -> None:
     """Copies the pictures to look at into `output/pictures/DATA`, spread evenly over the validation images.
 
     Raises:
         ValueError: too few validation images.
     """
-    for data, head in HEADS.items():
+    for data in sets:
+        head = HEADS[data]
         folder = root / data / head.pictures
         files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
         if len(files) < PICTURES:
@@ -125,12 +130,13 @@ def choose_pictures(root: Path, output: Path) -> None:
                 write_atomically(target, source.read_bytes())
 
 
-def save_grids(output: Path, rows: Sequence[str]) -> None:
+def save_grids(output: Path, rows: Sequence[str], sets: Sequence[str] = tuple(HEADS)) -> None:
     """Writes detections.png and segmentations.png: one column a row of the table, the image first."""
-    for data, name in (("nuclei", "detections"), ("camvid", "segmentations")):
+    for data in sets:
+        name = {"nuclei": "detections", "camvid": "segmentations"}[data]
         files = sorted((output / FOLDER / data).iterdir())
         grid = {"image": files}
         for row in rows:
             drawn = run_folder(output, row, data, 0) / HEADS[data].tool / "predictions"
-            grid[ROWS[row][0]] = [next(drawn.glob(f"{file.stem}.*")) for file in files]
+            grid[ROWS[row].title] = [next(drawn.glob(f"{file.stem}.*")) for file in files]
         plots.save_grid(grid, output / FOLDER / f"{name}.png")

@@ -17,8 +17,10 @@ import torch
 
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import sha256_of, write_atomically
+from tools.evaluations import record_evaluation
 
 NUM_KEPT = 2
+BEST_WEIGHTS = "best.pth"
 
 
 def leave_histories_out(checkpoint: dict[str, Any]) -> None:
@@ -90,6 +92,15 @@ def save_weights(path: Path, model: torch.nn.Module, meta: dict[str, Any]) -> No
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def record_best(folder: Path, step: int, results: dict[str, Any], model: torch.nn.Module) -> bool:
+    """Records an evaluation; returns whether its mIoU is the best so far, and then keeps the segmentor."""
+
+    def keep(entry: dict[str, Any]) -> None:
+        save_weights(folder / BEST_WEIGHTS, model, {"step": step, "mIoU": entry["mIoU"]})
+
+    return record_evaluation(folder, step, results, keep, score=lambda entry: entry["mIoU"] or 0.0)
 
 
 def verify(path: Path) -> None:

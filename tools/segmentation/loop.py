@@ -26,8 +26,8 @@ from pretrain.metrics import MetricsLog, ProgressLine
 from pretrain.ranks import agree, mean_over_ranks
 from pretrain.schedule import warmup_poly
 from pretrain.signals import StopSignals
+from tools.evaluations import is_recorded
 from tools.segmentation import checkpoints
-from tools.segmentation.evaluations import is_recorded, record_evaluation
 from tools.segmentation.processes import unwrapped
 
 
@@ -211,7 +211,7 @@ class RunHook(Hook):
         runner.model.train()
         if runner.rank != 0:
             return
-        best = record_evaluation(self.folder, step, results, unwrapped(runner.model))
+        best = checkpoints.record_best(self.folder, step, results, unwrapped(runner.model))
         self.log.scalars("val", {name: results[name] for name in ("mIoU", "mAcc", "aAcc")}, step)
         shown = "undefined" if results["mIoU"] is None else f"{results['mIoU']:.2f}"
         sys.stdout.write(f"step {step}: mIoU {shown}, {'the best' if best else 'not the best'} so far\n")

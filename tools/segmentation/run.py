@@ -24,7 +24,6 @@ from tools.segmentation import checkpoints
 from tools.segmentation.check import check_splits, median_frequency_weights
 from tools.segmentation.classes import Classes, find_classes
 from tools.segmentation.config import derive
-from tools.segmentation.evaluations import BEST_WEIGHTS, record_evaluation
 from tools.segmentation.layout import make_layout
 from tools.segmentation.pairs import Split, find_split, is_ade20k
 from tools.segmentation.predict import predict_pictures
@@ -93,7 +92,7 @@ def train(config: dict[str, Any], folder: RunFolder, args: argparse.Namespace, s
     if config["eval_every"] is not None:
         plain = runner.val_loop.run() if config["use_tta"] else results  # compared with evaluations of one view
         if folder.is_main:
-            record_evaluation(folder.path, config["steps"], plain, unwrapped(runner.model))
+            checkpoints.record_best(folder.path, config["steps"], plain, unwrapped(runner.model))
     if folder.is_main:
         _tell_results(mark(results, load_report), folder.path / ARTEFACT)
     fabric.barrier()
@@ -140,7 +139,7 @@ def use_checkpoint(
         found = {"val": find_split(Path(args.data), "val", make_layout(config["layout"]))}
         split = check_splits(found, classes, args.max_bad_fraction, folder.path / BAD_IMAGES)[0]["val"]
     if args.best:
-        path = folder.path / BEST_WEIGHTS
+        path = folder.path / checkpoints.BEST_WEIGHTS
         checkpoints.verify(path)
     else:
         newest = checkpoints.newest(folder.path / "checkpoints")
