@@ -45,7 +45,7 @@ def mean_over_ranks(values: Sequence[Tensor]) -> list[float]:
     """Returns the means of 0-dim tensors over the processes."""
     if not values:
         return []
-    stacked = torch.stack(list(values))
+    stacked = torch.stack([value.detach() for value in values])
     if is_together():
         dist.all_reduce(stacked)
         stacked /= dist.get_world_size()
