@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pretrain.recipes import get_recipe
 from splitmask_backbones.errors import UserError
 from tools.reproduction.step import Step
 
@@ -64,9 +65,10 @@ METHODS = {
     "match": Row("SplitMask, match only", ("--inpaint-weight", "0")),
     "full": Row("SplitMask", ()),
 }
+BASE_LR = get_recipe("small").base_lr
 ABLATION = {
-    "lr_lower": Row("lr / 4", ("--base-lr", "1e-3")),
-    "lr_higher": Row("lr x 4", ("--base-lr", "1.6e-2")),
+    "lr_lower": Row("lr / 4", ("--base-lr", f"{BASE_LR / 4:g}")),
+    "lr_higher": Row("lr x 4", ("--base-lr", f"{BASE_LR * 4:g}")),
     "shorter": Row("half as long", (), 0.5),
     "longer": Row("twice as long", (), 2.0),
     "norm_none": Row("patches as they are", ("--patch-norm", "none")),
