@@ -59,6 +59,8 @@ def test_every_row_has_the_budget_and_commands_that_work(size: str, data: Path, 
         if step.tool != "pretrain.py":
             before = step.folder.parent / "pretrain" / "encoder.safetensors"
             assert option(step.words, "--weights") == (str(before) if step.needs else "none")
+        if step.tool == "train_det.py":
+            assert option(step.words, "--engine") == "torchvision", "the same on every machine"
         done.add(step.name)
     for step in picture_steps(tmp_path / "out", budget.rows):
         assert check(step) is None

@@ -23,11 +23,12 @@ PRETRAIN_DISK = 190e6  # bytes of a pre-training of ViT-Ti, measured
 class Head:
     """Data, tool and config of one half of the study, what its results.json is read for, and the bytes of a run.
 
-    The bytes were measured: two checkpoints, and the detector.
+    The bytes were measured: two checkpoints, and the detector. The engine is named, so that the numbers of two machines
+    compare although detectron2 may be installed on one of them only.
     """
 
     tool: str
-    config: str
+    config: tuple[str, ...]
     disk: float
     metrics: tuple[tuple[str, str], ...]
     pictures: str
@@ -35,9 +36,13 @@ class Head:
 
 HEADS = {
     "nuclei": Head(
-        "train_det", "det_configs/nuclei_tiny.py", 240e6, (("box AP", "bbox.AP"), ("mask AP", "segm.AP")), "val"
+        "train_det",
+        ("det_configs/nuclei_tiny.py", "--engine", "torchvision"),
+        240e6,
+        (("box AP", "bbox.AP"), ("mask AP", "segm.AP")),
+        "val",
     ),
-    "camvid": Head("train_seg", "seg_configs/camvid_tiny.py", 160e6, (("mIoU", "mIoU"),), "images/val"),
+    "camvid": Head("train_seg", ("seg_configs/camvid_tiny.py",), 160e6, (("mIoU", "mIoU"),), "images/val"),
 }
 
 
@@ -240,7 +245,7 @@ def _row_steps(budget: Budget, data: str, row: str, seed: int, root: Path, outpu
         Step(
             f"{base}/{head.tool}",
             f"{head.tool}.py",
-            (head.config, *sizes, "--data", str(root), "--weights", weights, *common),
+            (*head.config, *sizes, "--data", str(root), "--weights", weights, *common),
             folder / head.tool,
             RESULTS,
             needs,
@@ -263,7 +268,7 @@ def picture_steps(output: Path, rows: tuple[str, ...], sets: tuple[str, ...] = t
                 Step(
                     f"{folder.relative_to(output)}/predict",
                     f"{head.tool}.py",
-                    (head.config, "--predict", str(output / "pictures" / data)),
+                    (*head.config, "--predict", str(output / "pictures" / data)),
                     folder,
                     f"predictions/{last}",
                     resumable=False,
