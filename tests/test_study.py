@@ -64,6 +64,7 @@ def test_every_row_has_the_budget_and_commands_that_work(size: str, data: Path, 
         done.add(step.name)
     for step in picture_steps(tmp_path / "out", budget.rows):
         assert check(step) is None
+        assert step.needs and set(step.needs) <= done, "pictures wait for their training, however many jobs there are"
 
 
 def test_the_rows_differ_in_what_they_are_about(data: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tools.reproduction import render
 from tools.reproduction.deviations import deviations
 from tools.reproduction.paper import Origin, find_table, tables
 from tools.reproduction.results import fill, others
-from tools.reproduction.runs import find_runs
+from tools.reproduction.runs import Run, find_runs
 
 ROOT = Path(__file__).resolve().parents[1]
 ROW = "vit_small_splitmask_coco"
@@ -174,8 +174,9 @@ def test_segmentors_and_their_deviations(tmp_path: Path) -> None:
     assert {key: (cell.values, cell.remarks) for key, cell in cells.items()} == {
         ("vit_base_random", "mIoU"): ([25.0, 26.0], [])
     }
-    for name in ("a", "b"):
-        record = write_segmentation(tmp_path / name, 25.0, images=99, steps=80, batch_size=8, lr=3.5e-4, tta=True)
+    for seed, name in enumerate(("a", "b")):
+        changed = {"seed": seed, "steps": 80, "batch_size": 8, "lr": 3.5e-4, "tta": True}
+        record = write_segmentation(tmp_path / name, 25.0, images=99, **changed)
         record["config"]["optim_wrapper"]["paramwise_cfg"]["decay_rate"] = 0.9
         (tmp_path / name / "config.json").write_text(json.dumps(record))
     cells, _, _ = table_of(tmp_path, "ade20k")
@@ -217,6 +218,55 @@ def test_broken_runs_are_named_and_left_out(tmp_path: Path, capsys: pytest.Captu
     named = {Path(line.split(":")[1].strip()).name for line in lines}
     assert named == {*BROKEN, "missing", "config", "bare"}
     assert "38.0 (1)" in shown.out and "(2)" not in shown.out
+
+
+DAMAGED = {
+    "lr": {"values": {"batch_size": 16, "lr": "high"}},
+    "batch": {"values": {"batch_size": "sixteen", "lr": 0.1}},
+    "no_batch": {"values": {"lr": 0.1}},
+    "data": {"data": [1]},
+    "free": {"free": None, "--weights": "sha256:00"},
+    "command": {"command": ["train_det"]},
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_values_of_another_type_cost_no_other_run(name, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_detection(tmp_path / "good", "coco_3x_vit_small_random", (38.0,) * 6)
+    damaged = write_detection(tmp_path / "damaged", "coco_3x_vit_small_random", (1.0,) * 6, seed=1)
+    config = json.loads((damaged / "config.json").read_text())
+    (damaged / "config.json").write_text(json.dumps(config | DAMAGED[name]))
+    assert tool.main([str(tmp_path)]) == 0
+    shown = capsys.readouterr()
+    assert "38.0 (1)" in shown.out and "(2)" not in shown.out
+    if name == "command":  # the folder of another tool
+        assert not shown.err
+    else:
+        assert shown.err.count("warning: ") == 1 and "damaged: config.json is damaged (" in shown.err
+
+
+def test_a_run_made_twice_counts_once(tmp_path: Path) -> None:
+    for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
+        write_detection(tmp_path / folder, "coco_3x_vit_small_random", (38.0 + seed,) * 6, seed=seed)
+    cells, found, _ = table_of(tmp_path, "coco")
+    cell = cells["vit_small_random", "box AP"]
+    assert cell.values == [38.0, 39.0] and not found
+    assert "1 repeated with the same seed: the first counts" in cell.remarks
+
+
+def test_a_probe_and_a_holdout_are_compared_with_their_recipes(tmp_path: Path) -> None:
+    values = {"seed": 0, "precision": "32", "steps": 3, "epochs": None, "lr": 9.0, "batch_size": 1024, "img_size": 32}
+    probe = Run(tmp_path, "probe", "imagenet", {"values": values, "encoder": {}}, {}, {})
+    assert deviations(probe) == [
+        "3 updates in place of 100 epochs",
+        "img_size 32 in place of 0",
+        "lr 9 in place of 0.001",
+    ]
+    pretraining = write_pretraining(tmp_path / "pre", "coco", 118_287).parent
+    config = json.loads((pretraining / "config.json").read_text()) | {"--holdout": 0.25}
+    (pretraining / "config.json").write_text(json.dumps(config))
+    (run,), _ = find_runs([tmp_path / "pre"])
+    assert deviations(run) == ["25% of the images kept out"]
 
 
 def test_hours_and_best_layer_of_the_ablation(tmp_path: Path) -> None:

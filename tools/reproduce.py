@@ -162,11 +162,12 @@ def _write_table(output: Path, table: Table) -> None:
     """Writes table.md and table.csv of everything that is finished below the folder."""
     from splitmask_backbones.files import write_atomically
     from tools.reproduction import render
-    from tools.reproduction.results import fill
+    from tools.reproduction.results import comparable, fill
     from tools.reproduction.runs import find_runs
 
     runs, warnings = find_runs([output])
-    for warning in warnings:
+    runs, more = comparable(runs)
+    for warning in [*warnings, *more]:
         sys.stderr.write(f"warning: {' '.join(warning.split())}\n")
     filled = [(found, fill(found, runs)[0]) for found in tables().values()]
     filled = [(found, cells) for found, cells in filled if cells or found is table]

@@ -35,6 +35,8 @@ def deviations(run: Run, data: str | None = None) -> list[str]:
         found += _of_segmentation(run)
     elif run.tool == "train_cls":
         found += _of_classification(run)
+    elif run.tool == "probe":
+        found += _of_probe(run)
     images = _train_images(run)
     if data is not None and images is not None:
         found += _size(images, SETS[data].num_images)
@@ -89,6 +91,13 @@ def _lr(got: float | None, want: float) -> list[str]:
     return [f"lr {got:g} in place of {want:g}"]
 
 
+def _scaled_lr(got: dict[str, Any], want: dict[str, Any]) -> list[str]:
+    """Compares the peak lr of values with the recipe's, which follows the batch linearly."""
+    if got.get("lr") is None or "lr" not in want:
+        return []
+    return _lr(got["lr"], want["lr"] * got["batch_size"] / want["batch_size"])
+
+
 def _of_pretraining(config: dict[str, Any]) -> list[str]:
     if config.get("command") != "pretrain" or config.get("recipe") not in RECIPES:
         return []
@@ -100,6 +109,8 @@ def _of_pretraining(config: dict[str, Any]) -> list[str]:
     found += _values(got, want, apart)
     if got.get("lr") is not None:
         found += _lr(got["lr"], want["base_lr"] * got["batch_size"] / REFERENCE_BATCH)
+    if config.get("--holdout"):
+        found.append(f"{config['--holdout']:.0%} of the images kept out")
     data = config.get("data", {})
     images = data.get("num_files")
     if name in SETS and isinstance(images, int):
@@ -117,8 +128,7 @@ def _of_detection(run: Run) -> list[str]:
         want = run.config.get("config_values", {})
     # Through JSON, tuples have become lists.
     want = {key: list(value) if isinstance(value, tuple) else value for key, value in want.items()}
-    found = _length(got, want) + _values(got, want, APART)
-    return found + _lr(got.get("lr"), want["lr"] * got["batch_size"] / want["batch_size"]) if "lr" in want else found
+    return _length(got, want) + _values(got, want, APART) + _scaled_lr(got, want)
 
 
 def _of_segmentation(run: Run) -> list[str]:
@@ -131,10 +141,9 @@ def _of_segmentation(run: Run) -> list[str]:
     except UserError:
         return [f"not compared with its config: {run.setting}, of {run.folder.name}, is not in seg_configs/"]
     want = {name: config.pop(name) for name in ("steps", "batch_size", "img_size", "seed")}
-    lr = config["optim_wrapper"]["optimizer"].pop("lr")
+    want["lr"] = config["optim_wrapper"]["optimizer"].pop("lr")
     got = run.values
-    found = _length(got, want) + _values(got, want, APART)
-    found += _lr(got.get("lr"), lr * got["batch_size"] / want["batch_size"])
+    found = _length(got, want) + _values(got, want, APART) + _scaled_lr(got, want)
     if got.get("tta", False) != config.pop("use_tta"):
         found.append("tested at several scales" if got.get("tta") else "tested at one scale")
     theirs, mine = flatten(json.loads(json.dumps(config))), flatten(run.config.get("config", {}))
@@ -146,5 +155,11 @@ def _of_classification(run: Run) -> list[str]:
     if recipe is None:
         return [f"not compared with the recipe {run.setting}, because tools/train_cls.py is not there"]
     want, got = dataclasses.asdict(recipe), run.values
-    found = _length(got, want) + _values(got, want, (*APART, "model"))
-    return found + _lr(got.get("lr"), want["lr"] * got["batch_size"] / want["batch_size"])
+    return _length(got, want) + _values(got, want, (*APART, "model")) + _scaled_lr(got, want)
+
+
+def _of_probe(run: Run) -> list[str]:
+    from tools.classification.probe_recipe import ProbeRecipe
+
+    want, got = dataclasses.asdict(ProbeRecipe()), run.values
+    return _length(got, want) + _values(got, want, (*APART, "model")) + _scaled_lr(got, want)

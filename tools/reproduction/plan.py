@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -271,25 +270,43 @@ def _finetuning_cost(measured: Measurement, words: list[str]) -> tuple[float, fl
         bytes_left = cost.training_bytes(parameters + cost.DET_PARAMETERS)
         return cost.detection_total(model, updates * recipe.batch_size), bytes_left, updates
     if measured.tool == "train_seg":
-        given = _numbers(words, {"--steps": 160_000, "--batch-size": 16})
-        seen, bytes_left = math.prod(given.values()), cost.training_bytes(parameters + cost.SEG_PARAMETERS)
-        return cost.segmentation_total(model, seen), bytes_left, int(given["--steps"])
+        steps, batch = planned_segmentation(words)
+        bytes_left = cost.training_bytes(parameters + cost.SEG_PARAMETERS)
+        return cost.segmentation_total(model, steps * batch), bytes_left, steps
     if measured.tool == "probe":
+        planned_probe(words)
         return cost.probe_total(model, images), 0.0, None
-    recipe_values = classification_recipe(measured.setting)
-    epochs = 300 if recipe_values is None or recipe_values.epochs is None else recipe_values.epochs
-    given = _numbers(words, {"--batch-size": 1024, "--epochs": epochs})
-    batch = int(given["--batch-size"])
-    updates = int(_numbers(words, {"--steps": given["--epochs"] * (images // batch)})["--steps"])
-    return cost.classification_total(model, updates * batch), cost.training_bytes(parameters), updates
+    planned = planned_classification(words)
+    updates = planned.steps or planned.epochs * (images // planned.batch_size)
+    return cost.classification_total(model, updates * planned.batch_size), cost.training_bytes(parameters), updates
 
 
-def _numbers(words: list[str], defaults: dict[str, Any]) -> dict[str, float]:
-    """Returns the numbers that words give to options, or their defaults."""
-    return {
-        option: float(words[words.index(option) + 1]) if option in words[:-1] else default
-        for option, default in defaults.items()
-    }
+def planned_segmentation(words: list[str]) -> tuple[int, int]:
+    """Returns updates and batch of words of tools/train_seg.py; its configs need mmseg, the paper's values do not."""
+    from tools.train_seg import parse_args
+
+    args = parse_args([*words, "--output", "-"])
+    return args.steps or 160_000, args.batch_size or 16
+
+
+def planned_classification(words: list[str]) -> Any:
+    """Returns the recipe that words of tools/train_cls.py stand for."""
+    from tools.classification.recipes import ClsRecipe
+    from tools.cli import given_values
+    from tools.train_cls import build_parser
+
+    args = build_parser().parse_args([*words, "--output", "-"])
+    return classification_recipe(args.recipe).override(given_values(args, ClsRecipe))
+
+
+def planned_probe(words: list[str]) -> None:
+    """Raises ValueError for what tools/probe.py would refuse."""
+    from tools.classification.probe_recipe import ProbeRecipe
+    from tools.cli import given_values
+    from tools.probe import build_parser
+
+    args = build_parser().parse_args([*words, "--output", "-"])
+    ProbeRecipe().override(given_values(args, ProbeRecipe))
 
 
 def classification_recipe(name: str) -> Any:

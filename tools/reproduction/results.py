@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pretrain.recipes import RECIPES
 from tools.reproduction.deviations import deviations, notes
 from tools.reproduction.paper import Cell, Measurement, Origin, Table
-from tools.reproduction.runs import IDENTITY, Run, option_text
+from tools.reproduction.runs import IDENTITY, Run, option_text, why_left_out
 
 UNKNOWN = "the encoder's origin is unknown: the row is that of the config's name"
 
@@ -31,6 +31,17 @@ class Filled:
     remarks: list[str]
 
 
+def comparable(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """Returns the runs that can be compared with their recipes, and why others are left out."""
+    kept: list[Run] = []
+    warnings: list[str] = []
+    for run in runs:
+        problem = why_left_out(run.folder, lambda run=run: (deviations(run), notes(run), describe(run), run.data_key))
+        warnings += problem
+        kept += [] if problem else [run]
+    return kept, warnings
+
+
 def fill(table: Table, runs: Sequence[Run]) -> tuple[dict[tuple[str, str], Filled], set[int]]:
     """Returns what was measured for the cells of a table by (row, column), and the ids of the runs that were used.
 
@@ -44,12 +55,24 @@ def fill(table: Table, runs: Sequence[Run]) -> tuple[dict[tuple[str, str], Fille
             if not groups:
                 continue
             (remarks, _), chosen = min(groups.items(), key=lambda item: (len(item[0][0]), item[0]))
-            values = [value for run in chosen if (value := run.metric(cell.measured.metric)) is not None]
+            used_once = _one_a_seed(chosen)
+            values = [value for run in used_once if (value := run.metric(cell.measured.metric)) is not None]
             if values:
-                listed = [*remarks, *dict.fromkeys(note for run in chosen for note in notes(run))]
-                filled[row.name, cell.column] = Filled(cell, chosen, values, listed)
+                listed = [*remarks, *dict.fromkeys(note for run in used_once for note in notes(run))]
+                if len(used_once) < len(chosen):
+                    listed.append(f"{len(chosen) - len(used_once)} repeated with the same seed: the first counts")
+                filled[row.name, cell.column] = Filled(cell, used_once, values, listed)
                 used |= {id(run) for run in chosen}
     return filled, used
+
+
+def _one_a_seed(runs: Sequence[Run]) -> list[Run]:
+    """Returns the runs that differ in seed or encoder: one that was made twice says nothing about the spread."""
+    first: dict[tuple[str, str], Run] = {}
+    for run in runs:
+        key = run.folder.as_posix() if run.tool == "pretrain" else run.encoder_digest
+        first.setdefault((str(run.values.get("seed")), key), run)
+    return list(first.values())
 
 
 def _groups(cell: Cell, runs: Sequence[Run]) -> dict[tuple[tuple[str, ...], str], list[Run]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,11 @@ class Run:
         return model_of(self.config.get("encoder", {}))
 
     @property
+    def encoder_digest(self) -> str:
+        """SHA-256 of the weights that it began with, "none" for none."""
+        return str(self.config.get("--weights", self.values.get("weights", "none"))).removeprefix("sha256:")
+
+    @property
     def data_key(self) -> str:
         """What tells its data apart from others: the fingerprints."""
         known = self.config.get("data", {})
@@ -117,21 +122,37 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
             raise UserError(f"RUNS_DIR {folder} is no folder: name a folder that holds runs of the tools")
         for path in sorted(folder.rglob("config.json")):
             configs.setdefault(path.resolve(), path)  # folders may overlap
-    runs, warnings = [], []
-    for path in configs.values():
-        run, problem = _read(path)
-        if problem is not None:
-            warnings.append(problem)
-        elif run is not None:
+    runs: list[Run] = []
+    warnings: list[str] = []
+
+    def read(path: Path) -> None:
+        run = _read(path)
+        if run is not None:
             runs.append(run)
+
+    for path in configs.values():
+        warnings += why_left_out(path.parent, lambda path=path: read(path))
     if not runs and not warnings:
         listed = ", ".join(map(str, folders))
         raise UserError(
             f"no run in {listed}: a run is a folder with the config.json and results.json of train_det, train_seg, "
             "train_cls or probe"
         )
-    trace(runs)
-    return runs, warnings
+    return trace(runs, warnings), warnings
+
+
+def why_left_out(folder: Path, look: Callable[[], object]) -> list[str]:
+    """Returns the warning about a run that cannot be looked at like this, in a list; an empty one if it can.
+
+    A config.json by hand, or of an older version, may hold anything anywhere: one run must not cost all others.
+    """
+    try:
+        look()
+    except UserError as error:
+        return [f"{folder}: {error}: left out"]
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        return [f"{folder}: config.json is damaged ({type(error).__name__}: {error}): left out"]
+    return []
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -146,33 +167,33 @@ def _load(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read(path: Path) -> tuple[Run | None, str | None]:
-    """Returns a run, or why it is left out; neither for folders of other tools."""
-    folder = path.parent
-    try:
-        config = _load(path)
-        tool = config.get("command", config.get("tool"))
-        if tool == "pretrain":
-            return _read_pretraining(folder, config), None
-        if tool not in FINETUNING:
-            return None, None
-        for key in ("values", "encoder"):
-            if not isinstance(config.get(key), dict):
-                raise UserError(f"config.json has no '{key}'")
-        run = Run(folder, tool, _setting(tool, config), config, _load(folder / "results.json"), {})
-        for metric in FINETUNING[tool]:
-            if run.metric(metric) is None:
-                raise UserError(f"results.json has no number for {metric}")
-        for name in ("data_report.json", "load_report.json"):
-            if (folder / name).exists():
-                content = _load(folder / name)
-                if name == "data_report.json":
-                    run.report = content
-                else:
-                    run.load_complete = bool(content.get("complete", True))
-        return run, None
-    except UserError as error:
-        return None, f"{folder}: {error}: left out"
+def _read(path: Path) -> Run | None:
+    """Returns a run, None for folders of other tools.
+
+    Raises:
+        ValueError: the run is unfinished or damaged.
+    """
+    folder, config = path.parent, _load(path)
+    tool = config.get("command", config.get("tool"))
+    if tool == "pretrain":
+        return _read_pretraining(folder, config)
+    if not isinstance(tool, str) or tool not in FINETUNING:
+        return None
+    for key in ("values", "encoder"):
+        if not isinstance(config.get(key), dict):
+            raise UserError(f"config.json has no '{key}'")
+    run = Run(folder, tool, _setting(tool, config), config, _load(folder / "results.json"), {})
+    for metric in FINETUNING[tool]:
+        if run.metric(metric) is None:
+            raise UserError(f"results.json has no number for {metric}")
+    for name in ("data_report.json", "load_report.json"):
+        if (folder / name).exists():
+            content = _load(folder / name)
+            if name == "data_report.json":
+                run.report = content
+            else:
+                run.load_complete = bool(content.get("complete", True))
+    return run
 
 
 def _setting(tool: str, config: dict[str, Any]) -> str:
@@ -204,25 +225,35 @@ def _hours(folder: Path) -> float | None:
     return seconds / 3600 if before else None
 
 
-def trace(runs: Sequence[Run]) -> None:
-    """Fills in the lineage of each run; files are told apart by their digest, wherever they lie now."""
+def trace(runs: Sequence[Run], warnings: list[str]) -> list[Run]:
+    """Fills in the lineage of each run; files are told apart by their digest, wherever they lie now.
+
+    Returns the runs whose config.json can be read so far; about others `warnings` gets a line.
+    """
     digests: dict[Path, str] = {}
     candidates = [run.folder / "encoder.safetensors" for run in runs]
     candidates = [path for path in candidates if path.exists()]
-    for run in runs:
+
+    def trace_one(run: Run) -> None:
         if run.tool == "pretrain":
             run.lineage = Lineage(_pretraining_origin(run.config), run.folder, run.config)
-            continue
-        recorded = run.config.get("--weights", run.values.get("weights", "none"))
-        digest = str(recorded).removeprefix("sha256:")
+            return
+        digest = run.encoder_digest
         if digest == "none":
             run.lineage = Lineage(Origin("none", run.model))
-            continue
+            return
         named = run.config.get("free", {}).get("weights")
         for path in [*([Path(named)] if named else []), *candidates]:
             if path.is_file() and _digest(path, digests) == digest:
                 run.lineage = _lineage(path)
-                break
+                return
+
+    traced = []
+    for run in runs:
+        problem = why_left_out(run.folder, lambda run=run: trace_one(run))
+        warnings += problem
+        traced += [] if problem else [run]
+    return traced
 
 
 def _digest(path: Path, known: dict[Path, str]) -> str:

@@ -264,13 +264,15 @@ def picture_steps(output: Path, rows: tuple[str, ...], sets: tuple[str, ...] = t
         head, last = HEADS[data], f"{PICTURES - 1}.*"
         for row in rows:
             folder = run_folder(output, row, data, 0) / head.tool
+            training = str(folder.relative_to(output))
             steps.append(
                 Step(
-                    f"{folder.relative_to(output)}/predict",
+                    f"{training}/predict",
                     f"{head.tool}.py",
                     (*head.config, "--predict", str(output / "pictures" / data)),
                     folder,
                     f"predictions/{last}",
+                    (training,),
                     resumable=False,
                     seconds=15.0,
                 )
