@@ -129,7 +129,7 @@ def test_table_and_pictures(data: Path, tmp_path: Path) -> None:
             folder = run_folder(output, row, name, seed) / HEADS[name].tool
             folder.mkdir(parents=True)
             (folder / "results.json").write_text(json.dumps(results))
-    values = study_report.read_values(output, rows, 2)
+    values = study_report.read_values(output, rows)
     assert values == {
         "nuclei box AP": {"random": [1.0, 3.0], "full": [5.0]},
         "nuclei mask AP": {"random": [], "full": []},
@@ -140,6 +140,12 @@ def test_table_and_pictures(data: Path, tmp_path: Path) -> None:
     assert "| random init | 2.0 ± 1.4 (2) | - | 20.0 ± 14.1 (2) | - |" in text  # spread sqrt(2), sqrt(200)
     assert "| SplitMask | 5.0 (1) | - | 50.0 (1) |" in text
     assert "full,camvid mIoU,50.0,,1,50.0" in (output / "table.csv").read_text()
+    for seed, steps in ((0, 100), (1, 400)):  # of another budget, and by a call with more seeds
+        folder = run_folder(output, "full", "nuclei", seed) / "pretrain"
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps({"values": {"steps": steps}}))
+    study_report.write_table(output, values, rows, BUDGETS["cpu"])
+    assert "| 100 or 400 x 64 images | 200 | 300 |" in (output / "table.md").read_text()
     assert study_report.finished_rows(output, ("beit",)) == ("random", "beit", "full")
     study_report.choose_pictures(data, output)
     assert sorted(path.name for path in (output / "pictures" / "nuclei").iterdir()) == [f"{i}.png" for i in range(4)]
@@ -160,7 +166,7 @@ def test_table_and_pictures(data: Path, tmp_path: Path) -> None:
             assert picture.width > 200
     (run_folder(output, "full", "camvid", 0) / "train_seg" / "results.json").write_text("{")
     with pytest.raises(UserError, match="damaged"):
-        study_report.read_values(output, rows, 2)
+        study_report.read_values(output, rows)
 
 
 def test_statistics() -> None:

@@ -219,7 +219,7 @@ def _study(args: argparse.Namespace, row: str) -> int:
     values = {"make": f"study {size}"}
     code = _run(args, output, steps, values, jobs=jobs, threads=1 if size == "cpu" else None, gpus=1)
     if code == 0:
-        _report(output, rows, seeds, sets, budget)
+        _report(output, rows, sets, budget)
     return code
 
 
@@ -236,12 +236,12 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def _report(output: Path, asked: tuple[str, ...], seeds: int, sets: tuple[str, ...], budget: Any) -> None:
+def _report(output: Path, asked: tuple[str, ...], sets: tuple[str, ...], budget: Any) -> None:
     from tools import plots
     from tools.reproduction import study_report
 
     rows = study_report.finished_rows(output, asked)
-    values = study_report.read_values(output, rows, seeds)
+    values = study_report.read_values(output, rows)
     header, body = study_report.write_table(output, values, rows, budget)
     study_report.save_points(values, rows, output / study_report.FOLDER / "points.png")
     study_report.save_grids(output, asked, sets)

@@ -30,8 +30,8 @@ def columns(sets: Sequence[str] = tuple(HEADS)) -> list[tuple[str, str, str]]:
     return [(f"{data} {name}", data, path) for data in sets for name, path in HEADS[data].metrics]
 
 
-def read_values(output: Path, rows: Sequence[str], seeds: int, sets: Sequence[str] = tuple(HEADS)) -> Values:
-    """Returns what the finished runs reached; undefined values are left out.
+def read_values(output: Path, rows: Sequence[str], sets: Sequence[str] = tuple(HEADS)) -> Values:
+    """Returns what the finished runs of all seeds reached, seed by seed; undefined values are left out.
 
     Raises:
         ValueError: a results.json that cannot be read.
@@ -39,19 +39,35 @@ def read_values(output: Path, rows: Sequence[str], seeds: int, sets: Sequence[st
     values: Values = {title: {row: [] for row in rows} for title, _, _ in columns(sets)}
     for title, data, path in columns(sets):
         for row in rows:
-            for seed in range(seeds):
-                file = run_folder(output, row, data, seed) / HEADS[data].tool / "results.json"
-                if not file.exists():
-                    continue
-                try:
-                    place: Any = json.loads(file.read_text(encoding="utf-8"))
-                    for part in path.split("."):
-                        place = place[part]
-                except (ValueError, KeyError, TypeError) as error:
-                    raise UserError(f"{file} is damaged ({error}): remove it, and run the study again") from None
+            for file in _files(output, row, data, HEADS[data].tool, "results.json"):
+                place = _read(file, path)
                 if isinstance(place, int | float) and math.isfinite(place):
                     values[title][row].append(float(place))
     return values
+
+
+def _files(output: Path, row: str, data: str, tool: str, name: str) -> list[Path]:
+    """Returns a file of all seeds of a row, by the seed."""
+    folders = run_folder(output, row, data, 0).parent.glob("seed*")
+    seeds = sorted(int(seed) for folder in folders if (seed := folder.name.removeprefix("seed")).isdecimal())
+    files = [run_folder(output, row, data, seed) / tool / name for seed in seeds]
+    return [file for file in files if file.exists()]
+
+
+def _read(file: Path, path: str) -> Any:
+    try:
+        place: Any = json.loads(file.read_text(encoding="utf-8"))
+        for part in path.split("."):
+            place = place[part]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is damaged ({error}): remove it, and run the study again") from None
+    return place
+
+
+def _updates(output: Path, row: str, runs: Sequence[tuple[str, str]], planned: int) -> str:
+    """Returns the updates of a row's runs, (data, tool) each: they may be of another budget than today's, `planned`."""
+    files = [file for data, tool in runs for file in _files(output, row, data, tool, "config.json")]
+    return " or ".join(map(str, sorted({_read(file, "values.steps") for file in files}) or [planned]))
 
 
 def write_table(output: Path, values: Values, rows: Sequence[str], budget: Budget) -> tuple[list[str], list[list[str]]]:
@@ -61,8 +77,8 @@ def write_table(output: Path, values: Values, rows: Sequence[str], budget: Budge
         [
             ROWS[row].title,
             *(shown(values[column][row]) for column in values),
-            "-" if ROWS[row].words is None else f"{budget.pretraining_updates(row)} x {budget.pretrain_batch} images",
-            *(f"{budget.updates(data, row)}" for data in HEADS),
+            "-" if ROWS[row].words is None else f"{_pretraining(output, row, budget)} x {budget.pretrain_batch} images",
+            *(_updates(output, row, [(data, HEADS[data].tool)], budget.updates(data, row)) for data in HEADS),
         ]
         for row in rows
     ]
@@ -78,6 +94,10 @@ def write_table(output: Path, values: Values, rows: Sequence[str], budget: Budge
                 writer.writerow([row, column, mean, "" if spread is None else spread, len(found[row]), listed])
     write_atomically(output / "table.csv", text.getvalue().encode())
     return header, body
+
+
+def _pretraining(output: Path, row: str, budget: Budget) -> str:
+    return _updates(output, row, [(data, "pretrain") for data in HEADS], budget.pretraining_updates(row))
 
 
 CAPTION = "On val, in percent: mean ± standard deviation over seeds (number of seeds)."
