@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from pretrain.losses import linear_cross_entropy, loss_and_words
 from pretrain.pixel_norm import PixelNorm
-from pretrain.splitmask import METRICS
+from pretrain.splitmask import METRICS, word_head
 from pretrain.tokenizers import ImageTokenizer
 from splitmask_backbones.vit import VisionTransformer, gather_tokens
 
@@ -22,18 +22,17 @@ class Beit(nn.Module):
     Args:
         encoder: with a final norm, `img_size` that of the crops.
         tokenizer: gives the target words.
+        prior: `(V,)` of `word_prior`, the bias that the head begins with; zeros without.
     """
 
     metric_names = METRICS
 
-    def __init__(self, encoder: VisionTransformer, tokenizer: ImageTokenizer) -> None:
+    def __init__(self, encoder: VisionTransformer, tokenizer: ImageTokenizer, prior: Tensor | None = None) -> None:
         super().__init__()
         self.encoder, self.tokenizer = encoder, tokenizer
         self.mask_token = nn.Parameter(torch.zeros(1, 1, encoder.embed_dim))
-        self.head = nn.Linear(encoder.embed_dim, tokenizer.vocab_size)
         nn.init.trunc_normal_(self.mask_token, std=0.02)
-        nn.init.trunc_normal_(self.head.weight, std=0.02)
-        nn.init.zeros_(self.head.bias)
+        self.head = word_head(encoder.embed_dim, tokenizer.vocab_size, prior)
         self.normalize = PixelNorm()
 
     def encode(self, image: Tensor, ids_masked: Tensor) -> Tensor:
@@ -41,10 +40,10 @@ class Beit(nn.Module):
         encoder = self.encoder
         tokens, grid_size = encoder.embed(image)
         num_prefix_tokens, num_patches = encoder.num_prefix_tokens, tokens.shape[1] - encoder.num_prefix_tokens
-        hidden = self.mask_token.to(tokens.dtype)
+        hidden: Tensor = self.mask_token
         table = encoder.position_table(grid_size)
         if table is not None:
-            hidden = hidden + table[:, num_prefix_tokens:].to(tokens.dtype)
+            hidden = hidden + table[:, num_prefix_tokens:]
         masked = torch.zeros(ids_masked.shape[0], num_patches, dtype=torch.bool, device=tokens.device)
         masked.scatter_(1, ids_masked, True)
         patches = torch.where(masked[..., None], hidden, tokens[:, num_prefix_tokens:])

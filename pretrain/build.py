@@ -15,7 +15,7 @@ from pretrain.sources import ImageList
 from pretrain.splitmask import SplitMask
 from pretrain.tokenizers import ImageTokenizer
 from pretrain.views import BeitViews, CropViews, SplitViews, Views
-from pretrain.words import build_tokenizer, measure_tokenizer
+from pretrain.words import build_tokenizer, measure_tokenizer, sample_words, word_prior
 from splitmask_backbones.registry import create_encoder
 from splitmask_backbones.vit import VisionTransformer
 
@@ -79,15 +79,18 @@ def build_method(
             frozen_steps=steps_per_epoch,
         )
     tokenizer: ImageTokenizer | None = None
+    prior: torch.Tensor | None = None
     if recipe.method == "beit" or recipe.inpaint_weight:
         assert isinstance(views, CropViews)
         with main_process_first() as is_main:
             tokenizer = build_tokenizer(recipe, views, encoder.patch_size, folder, workers, tokenizer_weights)
-            if is_main:
-                measure_tokenizer(tokenizer, recipe, views, encoder.patch_size, folder, workers)
+        words = sample_words(tokenizer, views, encoder.patch_size, workers)
+        prior = word_prior(words, tokenizer.vocab_size)
+        if is_main:
+            measure_tokenizer(words, tokenizer, recipe, folder)
     if recipe.method == "beit":
         assert tokenizer is not None
-        return Beit(encoder, tokenizer)
+        return Beit(encoder, tokenizer, prior)
     return SplitMask(
-        encoder, tokenizer, recipe.decoder_depth, recipe.inpaint_weight, recipe.match_weight, recipe.temperature
+        encoder, tokenizer, recipe.decoder_depth, recipe.inpaint_weight, recipe.match_weight, recipe.temperature, prior
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -86,6 +87,11 @@ def match_rank1(descriptor_a: Tensor, descriptor_b: Tensor) -> float:
     return float(sum(hits) / 2)
 
 
+def _entropy(words: Tensor) -> float:
+    """Returns the entropy of words in nats: the least cross-entropy of a prediction that is the same everywhere."""
+    return math.log(2) * token_statistics(words, int(words.max()) + 1).entropy_bits
+
+
 @contextmanager
 def in_evaluation(method: nn.Module) -> Iterator[None]:
     """Within it, nothing is dropped or differentiated; afterwards the method is in the mode it was in."""
@@ -102,8 +108,10 @@ class Monitor:
     """Called, it returns named numbers and leaves the method as it was: a run's result does not depend on it.
 
     With what the method's `observe` gives for fixed crops, of training images (`train_*`) and of images kept out of
-    training (`holdout_*`): its loss, `token_accuracy`, `match_rank1`. Words: how many are used, the entropy in bits and
-    the share of the most frequent, of the targets and of the predictions on training images. Of the encoder's last
+    training (`holdout_*`): its loss, `token_accuracy`, `inpaint_gain`, `match_rank1`. The gain is the entropy of the
+    targets minus the inpainting loss, in nats: below 0 a constant guess of how often each word occurs would do better,
+    and nothing has been learned from what surrounds a patch. Words: how many are used, the entropy in bits and the
+    share of the most frequent, of the targets and of the predictions on training images. Of the encoder's last
     block, averaged over the patches of whole images: `effective_rank` on training images, and `knn_accuracy` (cosine,
     20 neighbours) on labelled ones.
 
@@ -175,6 +183,8 @@ class Monitor:
         if "targets" in seen:
             words = {name: torch.cat(seen[name]).cpu() for name in ("targets", "predictions")}
             values[f"{side}_token_accuracy"] = float((words["targets"] == words["predictions"]).float().mean())
+            if (loss := values.get(f"{side}_loss_inpaint")) is not None:  # DINO's targets are no words
+                values[f"{side}_inpaint_gain"] = _entropy(words["targets"]) - loss
             for name, tokens in words.items():
                 statistics = token_statistics(tokens, int(tokens.max()) + 1).as_dict()
                 del statistics["num_patches"]

@@ -21,6 +21,15 @@ def complement(ids: Tensor, num_patches: int) -> Tensor:
     return seen.argsort(dim=1, stable=True)[:, : num_patches - ids.shape[1]]
 
 
+def word_head(embed_dim: int, vocab_size: int, prior: Tensor | None) -> nn.Linear:
+    """Returns the linear layer from tokens to the logits of words; its bias begins with `prior` `(V,)`, or zeros."""
+    head = nn.Linear(embed_dim, vocab_size)
+    nn.init.trunc_normal_(head.weight, std=0.02)
+    with torch.no_grad():
+        head.bias.copy_(torch.zeros(vocab_size) if prior is None else prior)
+    return head
+
+
 class Decoder(nn.Module):
     """Transformer layers at the encoder's width, shared by both branches (App. A, Fig. 1).
 
@@ -51,9 +60,9 @@ class Decoder(nn.Module):
     def forward(self, tokens: Tensor, ids: Tensor) -> Tensor:
         """Returns `(B, N, C)` for all positions, from encoder outputs `(B, K, C)` at the positions int64 `(B, K)`."""
         batch, num_patches = tokens.shape[0], self.pos_embed.shape[1]
-        x = self.mask_token.to(tokens.dtype).expand(batch, num_patches, -1)
-        x = x.scatter(1, ids[..., None].expand(-1, -1, tokens.shape[2]), tokens)
-        x = x + self.pos_embed.to(tokens.dtype)
+        x = self.mask_token.expand(batch, num_patches, -1)
+        x = x.scatter(1, ids[..., None].expand(-1, -1, tokens.shape[2]), tokens.to(x.dtype))
+        x = x + self.pos_embed
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
@@ -71,6 +80,7 @@ class SplitMask(nn.Module):
         inpaint_weight: weight of the inpainting loss; 0 switches it off (and leaves the head away).
         match_weight: weight of the matching loss; 0 switches it off. 1:1 is ours.
         temperature: tau of the matching loss.
+        prior: `(V,)` of `word_prior`, the bias that the head begins with; zeros without.
 
     Raises:
         ValueError: both losses are off.
@@ -86,6 +96,7 @@ class SplitMask(nn.Module):
         inpaint_weight: float = 1.0,
         match_weight: float = 1.0,
         temperature: float = 0.2,
+        prior: Tensor | None = None,
     ) -> None:
         super().__init__()
         if inpaint_weight == 0 and match_weight == 0:
@@ -106,9 +117,7 @@ class SplitMask(nn.Module):
             if tokenizer is None:
                 raise UserError("inpainting needs a tokenizer")
             self.tokenizer = tokenizer
-            self.head = nn.Linear(encoder.embed_dim, tokenizer.vocab_size)
-            nn.init.trunc_normal_(self.head.weight, std=0.02)
-            nn.init.zeros_(self.head.bias)
+            self.head = word_head(encoder.embed_dim, tokenizer.vocab_size, prior)
         self.normalize = PixelNorm()
 
     def decode(self, image: Tensor, ids: Tensor) -> Tensor:

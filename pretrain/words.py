@@ -89,13 +89,27 @@ def _words_from_data(recipe: Recipe, views: CropViews, patch_size: int, workers:
     )
 
 
-def measure_tokenizer(
-    tokenizer: ImageTokenizer, recipe: Recipe, views: CropViews, patch_size: int, folder: Path, workers: int
-) -> TokenStatistics:
-    """Returns words used and entropy on crops of the data, and writes them to `folder/tokenizer.json`."""
+def sample_words(tokenizer: ImageTokenizer, views: CropViews, patch_size: int, workers: int) -> Tensor:
+    """Returns the words of crops of the data: int64 `(images, N)`, the same on every process."""
     num_images, pixel_norm = min(STATISTICS_IMAGES, len(views)), PixelNorm()
-    tokens = [tokenizer.tokens_of(pixel_norm(image), patch_size) for image in first_crops(views, num_images, workers)]
-    statistics = token_statistics(torch.cat(tokens), tokenizer.vocab_size)
+    crops = first_crops(views, num_images, workers)
+    return torch.cat([tokenizer.tokens_of(pixel_norm(image), patch_size) for image in crops])
+
+
+def word_prior(words: Tensor, vocab_size: int) -> Tensor:
+    """Returns the log of how often each word occurs, each counted once more than it was seen: float32 `(V,)`.
+
+    The bias that the head begins with (ours). From a bias of zeros the shares have to be learned through the tokens:
+    for hundreds of updates all of them move the same way, against the matching loss, until one direction that all
+    tokens share says what the bias could have said (`docs/study/README.md`).
+    """
+    counts = torch.bincount(words.flatten(), minlength=vocab_size).double() + 1
+    return (counts / counts.sum()).log().float()
+
+
+def measure_tokenizer(words: Tensor, tokenizer: ImageTokenizer, recipe: Recipe, folder: Path) -> TokenStatistics:
+    """Returns words used and entropy of `sample_words`, and writes them to `folder/tokenizer.json`."""
+    statistics = token_statistics(words, tokenizer.vocab_size)
     values = {
         "tokenizer": recipe.tokenizer,
         "patch_norm": recipe.patch_norm,

@@ -340,7 +340,11 @@ class VisionTransformer(nn.Module):
             raise UserError("norm_maps=True needs final_norm=True")
 
     def reset_parameters(self) -> None:
-        """Initialises as BEiT: truncated normal with std 0.02 for matrices, tokens and positions, zeros for biases."""
+        """Initialises with a normal of std 0.02 for matrices, tokens and positions (cut at +-2), zeros for biases.
+
+        The paper names 0.02 alone, by way of BEiT. BEiT's own code cuts at one standard deviation (0.011 is left of the
+        0.02) and divides the last matrices of block l by sqrt(2 l): that is not done here.
+        """
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -363,8 +367,9 @@ class VisionTransformer(nn.Module):
                 self.pos_embed, self.grid_size, grid_size, self.num_prefix_tokens, self.position_resize
             )
         if self.positions == "sincos":
-            device = self.patch_embed.proj.weight.device
-            return sincos_pos_embed(grid_size, self.embed_dim, self.num_prefix_tokens, device)
+            weight = self.patch_embed.proj.weight
+            table = sincos_pos_embed(grid_size, self.embed_dim, self.num_prefix_tokens, weight.device)
+            return table.to(weight.dtype)
         return None
 
     def embed(self, x: Tensor, ids_keep: Tensor | None = None) -> tuple[Tensor, tuple[int, int]]:
@@ -378,7 +383,8 @@ class VisionTransformer(nn.Module):
         table = self.position_table(grid_size)
         prefix = [t.expand(tokens.shape[0], -1, -1) for t in (self.cls_token, self.reg_token) if t is not None]
         if table is not None:
-            table = table.to(tokens.dtype)
+            # Under autocast the sum is float32, and so is the residual stream from here on: bf16 tokens would round
+            # positions of 0.02 away.
             patch_table = table[:, self.num_prefix_tokens :]
             tokens = tokens + (patch_table if ids_keep is None else gather_tokens(patch_table, ids_keep))
             if prefix:

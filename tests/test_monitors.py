@@ -162,6 +162,12 @@ def test_numbers_equal_those_of_the_losses(method, image_folder, tmp_path):
         values = built.eval()(batch)
     assert seen["train_loss_inpaint"] == pytest.approx(values["loss_inpaint"].item(), rel=1e-5)
     assert seen["train_token_accuracy"] == pytest.approx(values["token_accuracy"].item())
+    with torch.no_grad():
+        targets = built.observe(batch)["targets"]
+        shares = targets.bincount()[targets] / len(targets)  # of each patch's own word
+    constant = -shares.double().log().mean().item()
+    assert seen["train_inpaint_gain"] == pytest.approx(constant - values["loss_inpaint"].item(), rel=1e-4)
+    assert seen["train_inpaint_gain"] < 0  # not trained
     whole = torch.stack([PlainViews(images, 64)[(0, i * 12 // 7, 0)]["image"] for i in range(7)])
     with torch.no_grad():
         built.encoder.norm = torch.nn.Identity()

@@ -56,7 +56,12 @@ def build_parser() -> cli.Parser:
         help="fine-tunings of each row on one pre-training (default 1); of the study: whole rows (default: the size's)",
     )
     parser.add_argument("--workers", type=cli.non_negative_int, metavar="N", help="data processes of each step")
-    parser.add_argument("--jobs", type=cli.positive_int, metavar="N", help="steps at once (default: cores, 1 on a GPU)")
+    parser.add_argument(
+        "--jobs",
+        type=cli.positive_int,
+        metavar="N",
+        help="steps at once (default 1; of the study the cores, on a GPU 3)",
+    )
     table = parser.add_argument_group("tables of the paper")
     table.add_argument("--weights", action="append", default=[], metavar="NAME=FILE", help="files that you have")
     table.add_argument(
@@ -198,7 +203,8 @@ def _study(args: argparse.Namespace, row: str) -> int:
     budget = study.BUDGETS[size]
     rows = tuple(name for name in study.ROWS if name in (rows or budget.rows))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    jobs = args.jobs or (cores if size == "cpu" else 1)
+    # Such a small model leaves most of a GPU idle: several jobs share it, as far as there are cores for their data.
+    jobs = args.jobs or (cores if size == "cpu" else max(1, min(3, cores // 4)))
     # A process of its own for the data would take the core of the next job.
     workers = args.workers if args.workers is not None else 0 if size == "cpu" else max(1, min(8, cores // jobs - 1))
     root, output = Path(args.data[0]), Path(args.output or f"runs/study_{size}")

@@ -11,9 +11,9 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
-def shown(values: Sequence[float]) -> str:
+def shown(values: Sequence[float], digits: int = 1) -> str:
     """Returns `mean ± spread (n)`, without a spread for one value, "-" for none."""
     if not values:
         return "-"
     mean, spread = mean_and_spread(values)
-    return f"{mean:.1f} (1)" if spread is None else f"{mean:.1f} ± {spread:.1f} ({len(values)})"
+    return f"{mean:.{digits}f} (1)" if spread is None else f"{mean:.{digits}f} ± {spread:.{digits}f} ({len(values)})"

@@ -12,7 +12,7 @@ from tools.reproduction.sets import SETS
 
 # Options that do not change the result: paths, and how the work is done.
 FREE = {"--data", "--images", "--weights", "--tokenizer-weights", "--train-list"}
-FREE |= {"--workers", "--save-every", "--log-every"}
+FREE |= {"--workers", "--save-every", "--log-every", "--monitor-every"}
 LIST = "list"
 
 

@@ -18,6 +18,13 @@ from tools.reproduction.study import HEADS, PICTURES, ROWS, Budget, run_folder
 
 Values = dict[str, dict[str, list[float]]]  # column -> row -> one value a seed
 FOLDER = "pictures"
+LOOKS = {"train_inpaint_gain": "gain (nats)", "train_match_rank1": "match rank 1", "effective_rank": "rank"}
+"""What monitor.jsonl says of a pre-training, and the titles of the columns."""
+LOOKS_CAPTION = (
+    "At the end of the pre-training, on training images. Gain: by how much the inpainting loss is below that of the "
+    "best constant guess; at 0 or less nothing was learned from what surrounds a patch. Rank: the effective rank of "
+    "the mean features of the images."
+)
 
 
 def finished_rows(output: Path, asked: Sequence[str]) -> tuple[str, ...]:
@@ -82,9 +89,13 @@ def write_table(output: Path, values: Values, rows: Sequence[str], budget: Budge
         ]
         for row in rows
     ]
-    write_atomically(output / "table.md", f"{plots.markdown_table(header, body)}\n{CAPTION}\n".encode())
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    text = f"{plots.markdown_table(header, body)}\n{CAPTION}\n"
+    titles, looks = learned(output, rows)
+    if looks:
+        text += f"\n{plots.markdown_table(titles, looks)}\n{LOOKS_CAPTION}\n"
+    write_atomically(output / "table.md", text.encode())
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
     writer.writerow(["row", "column", "mean", "spread", "n", "values"])
     for column, found in values.items():
         for row in rows:
@@ -92,12 +103,28 @@ def write_table(output: Path, values: Values, rows: Sequence[str], budget: Budge
                 mean, spread = mean_and_spread(found[row])
                 listed = "; ".join(map(str, found[row]))
                 writer.writerow([row, column, mean, "" if spread is None else spread, len(found[row]), listed])
-    write_atomically(output / "table.csv", text.getvalue().encode())
+    write_atomically(output / "table.csv", lines.getvalue().encode())
     return header, body
 
 
 def _pretraining(output: Path, row: str, budget: Budget) -> str:
     return _updates(output, row, [(data, "pretrain") for data in HEADS], budget.pretraining_updates(row))
+
+
+def learned(output: Path, rows: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """Returns header and rows of what the looks at the end of the pre-trainings saw, by data set and row."""
+    header = ["pre-training", *(f"{data} {title}" for data in HEADS for title in LOOKS.values())]
+    body = []
+    for row in rows:
+        if ROWS[row].words is None:
+            continue
+        cells = []
+        for data in HEADS:
+            files = _files(output, row, data, "pretrain", "monitor.jsonl")
+            looks = [entries[-1] for file in files if (entries := plots.read_metrics(file))]
+            cells += [shown([look[name] for look in looks if look.get(name) is not None], 2) for name in LOOKS]
+        body.append([ROWS[row].title, *cells])
+    return header, body
 
 
 CAPTION = "On val, in percent: mean ± standard deviation over seeds (number of seeds)."
