@@ -151,7 +151,7 @@ BUDGETS = {
     "cpu": Budget(
         rows=("random", "beit", "full"),
         seeds=2,
-        pretrain_updates=800,
+        pretrain_updates=500,
         pretrain_batch=64,
         precision="bf16",
         det_updates=200,
@@ -159,7 +159,7 @@ BUDGETS = {
         seg_updates=300,
         seg_batch=8,
         finetune_precision="32",
-        pretrain_seconds=1.3,
+        pretrain_seconds=1.5,
         det_seconds=1.6,
         seg_seconds=0.85,
         start_seconds=60.0,
