@@ -110,7 +110,9 @@ class Monitor:
     With what the method's `observe` gives for fixed crops, of training images (`train_*`) and of images kept out of
     training (`holdout_*`): its loss, `token_accuracy`, `inpaint_gain`, `match_rank1`. The gain is the entropy of the
     targets minus the inpainting loss, in nats: below 0 a constant guess of how often each word occurs would do better,
-    and nothing has been learned from what surrounds a patch. Words: how many are used, the entropy in bits and the
+    and nothing has been learned from what surrounds a patch. `position_gain` (of SplitMask) is by how much that loss
+    rises where the decoder gets each token in the place of another: at 0 no more is used than what a crop is like as a
+    whole. Words: how many are used, the entropy in bits and the
     share of the most frequent, of the targets and of the predictions on training images. Of the encoder's last
     block, averaged over the patches of whole images: `effective_rank` on training images, and `knn_accuracy` (cosine,
     20 neighbours) on labelled ones.
@@ -185,6 +187,8 @@ class Monitor:
             values[f"{side}_token_accuracy"] = float((words["targets"] == words["predictions"]).float().mean())
             if (loss := values.get(f"{side}_loss_inpaint")) is not None:  # DINO's targets are no words
                 values[f"{side}_inpaint_gain"] = _entropy(words["targets"]) - loss
+                if (moved := values.pop(f"{side}_loss_moved", None)) is not None:
+                    values[f"{side}_position_gain"] = moved - loss
             for name, tokens in words.items():
                 statistics = token_statistics(tokens, int(tokens.max()) + 1).as_dict()
                 del statistics["num_patches"]

@@ -120,10 +120,13 @@ class SplitMask(nn.Module):
             self.head = word_head(encoder.embed_dim, tokenizer.vocab_size, prior)
         self.normalize = PixelNorm()
 
+    def encode(self, image: Tensor, ids: Tensor) -> Tensor:
+        """Returns the tokens of observed patches: normalised `(B, 3, H, W)`, int64 `(B, K)` -> `(B, K, C)`."""
+        return self.encoder(image, ids)[:, self.encoder.num_prefix_tokens :]
+
     def decode(self, image: Tensor, ids: Tensor) -> Tensor:
         """Returns decoder outputs for all positions: normalised `(B, 3, H, W)`, int64 `(B, K)` -> `(B, N, C)`."""
-        tokens = self.encoder(image, ids)[:, self.encoder.num_prefix_tokens :]
-        return self.decoder(tokens, ids)
+        return self.decoder(self.encode(image, ids), ids)
 
     def _hidden(self, tokenizer: ImageTokenizer, image: Tensor, ids: Tensor, decoded: Tensor) -> tuple[Tensor, Tensor]:
         """Returns decoder outputs `(R, C)` and words int64 `(R,)` of the patches that the branches have not seen."""
@@ -135,16 +138,20 @@ class SplitMask(nn.Module):
     def observe(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Returns what a monitor looks at: `descriptor_a`, `descriptor_b` `(B, C)`, and with inpainting more.
 
-        `loss_inpaint` 0-dim, `targets` and `predictions` int64 `(R,)`. Changes nothing and waits for no other process.
+        `loss_inpaint` 0-dim, `loss_moved` 0-dim (the same with each observed token in the place of the next one),
+        `targets` and `predictions` int64 `(R,)`. Changes nothing and waits for no other process.
         """
         image, ids = self.normalize(batch["image"]), torch.cat([batch["ids_a"], batch["ids_b"]])
-        decoded = self.decode(torch.cat([image, image]), ids)
+        tokens = self.encode(torch.cat([image, image]), ids)
+        decoded = self.decoder(tokens, ids)
         descriptor_a, descriptor_b = decoded.mean(dim=1).chunk(2)
         seen = {"descriptor_a": descriptor_a, "descriptor_b": descriptor_b}
         if self.tokenizer is not None and self.head is not None:
             rows, target = self._hidden(self.tokenizer, image, ids, decoded)
             loss, words = loss_and_words(rows, self.head.weight, self.head.bias, target)
-            seen |= {"loss_inpaint": loss, "targets": target, "predictions": words}
+            moved, _ = self._hidden(self.tokenizer, image, ids, self.decoder(tokens, ids.roll(1, dims=1)))
+            loss_moved, _ = loss_and_words(moved, self.head.weight, self.head.bias, target)
+            seen |= {"loss_inpaint": loss, "loss_moved": loss_moved, "targets": target, "predictions": words}
         return seen
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -168,6 +168,7 @@ def test_numbers_equal_those_of_the_losses(method, image_folder, tmp_path):
     constant = -shares.double().log().mean().item()
     assert seen["train_inpaint_gain"] == pytest.approx(constant - values["loss_inpaint"].item(), rel=1e-4)
     assert seen["train_inpaint_gain"] < 0  # not trained
+    assert "train_loss_moved" not in seen and ("train_position_gain" in seen) == (method == "splitmask")
     whole = torch.stack([PlainViews(images, 64)[(0, i * 12 // 7, 0)]["image"] for i in range(7)])
     with torch.no_grad():
         built.encoder.norm = torch.nn.Identity()
@@ -183,3 +184,34 @@ def test_dino_is_seen_as_its_loss_states_it(image_folder, tmp_path):
     (batch,) = fixed_batches(build_views(recipe.override({"local_crops": 0}), images, 16), 7, 0)
     with torch.no_grad():
         assert seen["train_loss_large"] == pytest.approx(built.eval()(batch)["loss"].item(), rel=1e-5)
+
+
+def test_position_gain_is_what_the_places_of_the_tokens_are_worth(image_folder, tmp_path):
+    built, monitor, recipe = build("splitmask", open_source(image_folder), tmp_path)
+    with torch.no_grad():
+        built.decoder.pos_embed.zero_()  # then only which tokens there are can count, not where
+        for block in built.decoder.blocks:
+            block.attn.proj.weight.mul_(20)
+    assert monitor()["train_position_gain"] == pytest.approx(0, abs=1e-5)
+    with torch.no_grad():
+        built.decoder.pos_embed.normal_()
+        built.head.weight.mul_(10)
+    (batch,) = fixed_batches(build_views(recipe, open_source(image_folder), 16), 7, 0)
+    built.eval()
+    losses = []
+    for shift in (0, 1):
+        total = 0.0
+        for i in range(7):  # one crop and branch at a time
+            image = built.normalize(batch["image"][i : i + 1])
+            words = built.tokenizer.tokens_of(image, 16)[0]
+            for side in "ab":
+                ids = batch[f"ids_{side}"][i : i + 1]
+                with torch.no_grad():
+                    tokens = built.encoder(image, ids)
+                    places = torch.cat([ids[:, -shift:], ids[:, :-shift]], dim=1) if shift else ids
+                    logits = built.head(built.decoder(tokens, places))[0]
+                hidden = [n for n in range(16) if n not in ids[0].tolist()]
+                total += torch.nn.functional.cross_entropy(logits[hidden], words[hidden]).item() / 14
+        losses.append(total)
+    gain = monitor()["train_position_gain"]
+    assert gain == pytest.approx(losses[1] - losses[0], abs=1e-4) and abs(gain) > 1e-3

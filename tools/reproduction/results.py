@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from pretrain.recipes import RECIPES
 from tools.reproduction.deviations import deviations, notes
@@ -36,10 +37,15 @@ def comparable(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     kept: list[Run] = []
     warnings: list[str] = []
     for run in runs:
-        problem = why_left_out(run.folder, lambda run=run: (deviations(run), notes(run), describe(run), run.data_key))
+        problem = why_left_out(run.folder, partial(_compare, run))
         warnings += problem
         kept += [] if problem else [run]
     return kept, warnings
+
+
+def _compare(run: Run) -> tuple[object, ...]:
+    """Returns all that a table says of a run."""
+    return deviations(run), notes(run), describe(run), run.data_key
 
 
 def fill(table: Table, runs: Sequence[Run]) -> tuple[dict[tuple[str, str], Filled], set[int]]:

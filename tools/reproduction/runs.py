@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,7 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
             runs.append(run)
 
     for path in configs.values():
-        warnings += why_left_out(path.parent, lambda path=path: read(path))
+        warnings += why_left_out(path.parent, partial(read, path))
     if not runs and not warnings:
         listed = ", ".join(map(str, folders))
         raise UserError(
@@ -250,7 +251,7 @@ def trace(runs: Sequence[Run], warnings: list[str]) -> list[Run]:
 
     traced = []
     for run in runs:
-        problem = why_left_out(run.folder, lambda run=run: trace_one(run))
+        problem = why_left_out(run.folder, partial(trace_one, run))
         warnings += problem
         traced += [] if problem else [run]
     return traced
