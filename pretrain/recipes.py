@@ -28,6 +28,7 @@ METHOD_VALUES: dict[str, dict[str, Any]] = {
 }
 """What choosing a method changes in any recipe, unless it is given. BEiT takes SplitMask's, as in the paper."""
 
+PATCH_NORMS = ("none", "mean", "pixel_mean", "channel_mean")
 _WORDS = ("tokenizer", "vocab_size", "patch_norm", "kmeans_patches", "kmeans_iterations")
 _SPLIT = ("mask", "mask_ratio", "decoder_depth", "inpaint_weight", "match_weight", "temperature")
 _TEACHER = ("local_crops", "dino_outputs", "teacher_momentum", "teacher_temperature", "teacher_warmup")
@@ -54,9 +55,7 @@ class Recipe:
         "random_projection", "visual words", ("random_projection", "random_patches", "kmeans", "dalle")
     )
     vocab_size: int = option(8192, "number of visual words V")
-    patch_norm: str = option(
-        "mean", "mean taken out of a patch before it gets its word", ("none", "mean", "channel_mean")
-    )
+    patch_norm: str = option("mean", "mean taken out of a patch before it gets its word", PATCH_NORMS)
     kmeans_patches: int = option(3_000_000, "patches that k-means clusters, at most")
     kmeans_iterations: int = option(20, "iterations of k-means")
     img_size: int = option(224, "side of the crop in pixels")

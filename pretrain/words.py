@@ -130,6 +130,6 @@ def measure_tokenizer(words: Tensor, tokenizer: ImageTokenizer, recipe: Recipe, 
     if statistics.top_word_share > 0.5:
         sys.stderr.write(
             f"warning: one visual word covers {100 * statistics.top_word_share:.0f} % of the patches, so there is "
-            "little to learn from inpainting: try another --patch-norm or --tokenizer kmeans\n"
+            "little to learn from inpainting: try --patch-norm pixel_mean or channel_mean, or --tokenizer kmeans\n"
         )
     return statistics

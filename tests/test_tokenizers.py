@@ -7,6 +7,7 @@ import torch
 from torch.utils.data import default_collate
 
 from pretrain.build import build_method, build_views
+from pretrain.pixel_norm import PixelNorm
 from pretrain.recipes import get_recipe
 from pretrain.sources import open_source
 from pretrain.tokenizers import (
@@ -18,6 +19,7 @@ from pretrain.tokenizers import (
     token_statistics,
 )
 from pretrain.words import word_prior
+from splitmask_backbones.vit import patchify
 
 
 def test_token_is_the_argmax_over_unit_vectors():
@@ -32,6 +34,10 @@ def test_normalisation_by_hand():
     assert normalize_patches(patches, "mean").mean().abs() < 1e-5
     by_channel = normalize_patches(patches, "channel_mean").reshape(3, 4)
     torch.testing.assert_close(by_channel, patches.reshape(3, 4) - patches.reshape(3, 4).mean(1, keepdim=True))
+    pixels = torch.rand(2, 3, 4, 4)  # two images of a patch
+    pixels[1] = pixels[1, :1]  # the second is grey
+    found = normalize_patches(patchify(PixelNorm()(pixels * 255), 4), "pixel_mean")[:, 0]
+    torch.testing.assert_close(found, (pixels - pixels.mean((1, 2, 3), keepdim=True)).flatten(1))
     with pytest.raises(ValueError, match="did you mean 'mean'"):
         normalize_patches(patches, "maen")
 

@@ -77,6 +77,7 @@ ABLATION = {
     "shorter": Row("half as long", (), 0.5),
     "longer": Row("twice as long", (), 2.0),
     "norm_none": Row("patches as they are", ("--patch-norm", "none")),
+    "norm_pixel": Row("mean of pixels in [0, 1] removed", ("--patch-norm", "pixel_mean")),
     "norm_channel": Row("mean of each channel removed", ("--patch-norm", "channel_mean")),
     "kmeans": Row("k-means words", ("--tokenizer", "kmeans")),
     "mask_half": Row("uniform mask of 50 %", ("--mask", "uniform", "--mask-ratio", "0.5")),
