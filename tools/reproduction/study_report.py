@@ -147,7 +147,7 @@ def save_points(values: Values, rows: Sequence[str], path: Path) -> None:
                 axis.barh(height, mean, height=0.6, color="#9ecae1")
                 axis.plot(found[row], [height] * len(found[row]), "o", color="#08306b", markersize=4, clip_on=False)
         axis.set_yticks(range(len(rows)), [ROWS[row].title for row in rows] if number == 0 else [""] * len(rows))
-        axis.invert_yaxis()
+        axis.set_ylim(len(rows) - 0.5, -0.5)  # the same where a row has no value
         axis.set_title(title)
         axis.grid(alpha=0.3, axis="x")
         axis.spines[["top", "right"]].set_visible(False)
