@@ -227,24 +227,12 @@ def _row_steps(budget: Budget, data: str, row: str, seed: int, root: Path, outpu
     if words is not None:
         length = budget.pretraining_updates(row)
         seen = ("--steps", str(length), "--batch-size", str(budget.pretrain_batch))
+        seen += ("--monitor-every", str(length))  # one look, at the end
         steps.append(
             Step(
                 f"{base}/pretrain",
                 "pretrain.py",
-                (
-                    *(
-                        "--recipe",
-                        "small",
-                        *words,
-                        *seen,
-                        "--precision",
-                        budget.precision,
-                        "--data",
-                        str(root),
-                        *common,
-                    ),
-                    *("--monitor-every", str(length)),  # one look, at the end
-                ),
+                ("--recipe", "small", *words, *seen, "--precision", budget.precision, "--data", str(root), *common),
                 folder / "pretrain",
                 ENCODER,
                 seconds=length * budget.pretrain_seconds + budget.start_seconds,
