@@ -226,8 +226,7 @@ def _row_steps(budget: Budget, data: str, row: str, seed: int, root: Path, outpu
     weights, needs = "none", ()  # type: str, tuple[str, ...]
     if words is not None:
         length = budget.pretraining_updates(row)
-        seen = ("--steps", str(length), "--batch-size", str(budget.pretrain_batch))
-        seen += ("--monitor-every", str(length))  # one look, at the end
+        seen = ("--steps", str(length), "--batch-size", str(budget.pretrain_batch), "--monitor-every", str(length))
         steps.append(
             Step(
                 f"{base}/pretrain",
