@@ -110,10 +110,11 @@ class Monitor:
     With what the method's `observe` gives for fixed crops, of training images (`train_*`) and of images kept out of
     training (`holdout_*`): its loss, `token_accuracy`, `inpaint_gain`, `match_rank1`. The gain is the entropy of the
     targets minus the inpainting loss, in nats: below 0 a constant guess of how often each word occurs would do better,
-    and nothing has been learned from what surrounds a patch. `position_gain` (of SplitMask) is by how much that loss
-    rises where the decoder gets each token in the place of another: at 0 no more is used than what a crop is like as a
-    whole. Words: how many are used, the entropy in bits and the
-    share of the most frequent, of the targets and of the predictions on training images. Of the encoder's last
+    and nothing has been learned from what surrounds a patch. (The guess knows the shares in these very crops: of a few
+    dozen it has an edge.) `position_gain` (of SplitMask) is by how much that loss rises where the decoder gets each
+    token in the place of another: at 0 no more is used than what a crop is like as a whole. Words: how many are used,
+    the entropy in bits and the share of the most frequent, of the targets and of the predictions on training images.
+    Of the encoder's last
     block, averaged over the patches of whole images: `effective_rank` on training images, and `knn_accuracy` (cosine,
     20 neighbours) on labelled ones.
 
