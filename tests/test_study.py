@@ -14,7 +14,9 @@ from PIL import Image
 from splitmask_backbones.errors import UserError
 from tests.test_reproduction_plan import check
 from tools.reproduction import study_report
+from tools.reproduction.executor import Executor
 from tools.reproduction.statistics import mean_and_spread, shown
+from tools.reproduction.step import Step
 from tools.reproduction.study import ABLATION, BUDGETS, HEADS, METHODS, ROWS, picture_steps, run_folder, study_steps
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,15 +81,32 @@ def test_rows_of_the_ablation_change_one_value_and_work(data: Path, tmp_path: Pa
     budget = BUDGETS["cpu"]
     steps = study_steps(budget, data, tmp_path / "out", 0, ("full", *ABLATION), 1, ("nuclei",))
     assert len(steps) == 2 * (1 + len(ABLATION)) and all("nuclei" in step.name for step in steps)
-    whole = pairs(tuple(steps[0].identity()[1:]))
+
+    def given(step: Step) -> set[tuple[str, str]]:
+        return pairs(tuple(dataclasses.replace(step, recipe=None).identity()[1:]))
+
+    whole = given(steps[0])
     for pretraining, finetuning in zip(steps[2::2], steps[3::2], strict=True):
         assert check(pretraining) is None and check(finetuning) is None
         row = ROWS[pretraining.name.split("/")[0]]
         expected = pairs(row.words or ())
         if row.length != 1:
             expected |= {("--steps", str(round(row.length * budget.pretrain_updates)))}
-        assert expected and pairs(tuple(pretraining.identity()[1:])) - whole == expected
+        assert expected and given(pretraining) - whole == expected
         assert "none" not in finetuning.words
+
+
+def test_what_an_older_recipe_made_is_not_taken_for_done(data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    step = study_steps(BUDGETS["cpu"], data, output, 0, ("full",), 1, ("nuclei",))[0]
+    assert step.recipe is not None and step.recipe.steps == BUDGETS["cpu"].pretrain_updates
+    step.folder.mkdir(parents=True)
+    (step.folder / "encoder.safetensors").touch()
+    older = dataclasses.replace(step, recipe=step.recipe.override({"match_weight": 0.5}))
+    (output / "steps.json").write_text(json.dumps({step.name: {"identity": step.identity(), "seconds": 1.0}}))
+    Executor(output).check([step])
+    with pytest.raises(UserError, match=r"\(match_weight=1.0\) than those of now \(match_weight=0.5\)"):
+        Executor(output).check([older])
 
 
 def test_the_longer_row_pays_for_the_pre_training() -> None:

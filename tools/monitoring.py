@@ -29,7 +29,7 @@ PANELS = {
         "holdout_match_rank1",
     ),
     "entropy of the words, bits": ("targets_entropy_bits", "predictions_entropy_bits"),
-    "gain over a constant guess, nats": ("train_inpaint_gain", "holdout_inpaint_gain", "train_position_gain"),
+    "gains of inpainting, nats": ("train_inpaint_gain", "holdout_inpaint_gain", "train_position_gain"),
     "effective rank of the features": ("effective_rank",),
     "kNN accuracy": ("knn_accuracy",),
 }

@@ -206,6 +206,7 @@ class Planner:
                 operations=cost.pretraining_total(recipe, origin.data),
                 disk=cost.pretraining_bytes(recipe),
                 total_updates=recipe.total_steps(per_epoch),
+                recipe=recipe,
             )
         )
         return folder / ENCODER, (name,)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pretrain.recipes import Recipe
 from tools.reproduction.sets import SETS
 
 # Options that do not change the result: paths, and how the work is done.
@@ -32,6 +33,7 @@ class Step:
         operations: floating-point operations, 0 for none worth counting.
         disk: bytes that it leaves.
         total_updates: of the training, for the progress line.
+        recipe: its values where words name a recipe, whose values may change from one version to the next.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Step:
     operations: float = 0.0
     disk: float = 0.0
     total_updates: int | None = None
+    recipe: Recipe | None = None
 
     @property
     def done(self) -> bool:
@@ -76,7 +79,7 @@ class Step:
         return self.tool in ("convert.py", "probe.py", LIST) or "--predict" in self.words
 
     def identity(self) -> list[str]:
-        """Returns the words that decide the result."""
+        """Returns the words that decide the result, and the recipe's values."""
         kept, skip = [], False
         for word in self.words:
             if skip:
@@ -85,7 +88,8 @@ class Step:
                 skip = True
             else:
                 kept.append(word)
-        return [self.tool, *kept]
+        values = {} if self.recipe is None else asdict(self.recipe)
+        return [self.tool, *kept, *(f"{name}={value}" for name, value in values.items())]
 
 
 def last_update(folder: Path) -> int | None:

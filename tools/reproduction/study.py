@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pretrain.recipes import get_recipe
 from splitmask_backbones.errors import UserError
+from tools.reproduction.plan import planned_recipe
 from tools.reproduction.step import Step
 
 ENCODER, RESULTS = "encoder.safetensors", "results.json"
@@ -227,16 +228,18 @@ def _row_steps(budget: Budget, data: str, row: str, seed: int, root: Path, outpu
     if words is not None:
         length = budget.pretraining_updates(row)
         seen = ("--steps", str(length), "--batch-size", str(budget.pretrain_batch), "--monitor-every", str(length))
+        given = ("--recipe", "small", *words, *seen, "--precision", budget.precision, "--data", str(root), *common)
         steps.append(
             Step(
                 f"{base}/pretrain",
                 "pretrain.py",
-                ("--recipe", "small", *words, *seen, "--precision", budget.precision, "--data", str(root), *common),
+                given,
                 folder / "pretrain",
                 ENCODER,
                 seconds=length * budget.pretrain_seconds + budget.start_seconds,
                 disk=PRETRAIN_DISK,
                 total_updates=length,
+                recipe=planned_recipe(list(given)),
             )
         )
         weights, needs = str(folder / "pretrain" / ENCODER), (f"{base}/pretrain",)
