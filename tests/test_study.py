@@ -16,7 +16,6 @@ from tests.test_reproduction_plan import check
 from tools.reproduction import study_report
 from tools.reproduction.executor import Executor
 from tools.reproduction.statistics import mean_and_spread, shown
-from tools.reproduction.step import Step
 from tools.reproduction.study import ABLATION, BUDGETS, HEADS, METHODS, ROWS, picture_steps, run_folder, study_steps
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -81,18 +80,14 @@ def test_rows_of_the_ablation_change_one_value_and_work(data: Path, tmp_path: Pa
     budget = BUDGETS["cpu"]
     steps = study_steps(budget, data, tmp_path / "out", 0, ("full", *ABLATION), 1, ("nuclei",))
     assert len(steps) == 2 * (1 + len(ABLATION)) and all("nuclei" in step.name for step in steps)
-
-    def given(step: Step) -> set[tuple[str, str]]:
-        return pairs(tuple(dataclasses.replace(step, recipe=None).identity()[1:]))
-
-    whole = given(steps[0])
+    whole = pairs(tuple(steps[0].identity()[1:]))
     for pretraining, finetuning in zip(steps[2::2], steps[3::2], strict=True):
         assert check(pretraining) is None and check(finetuning) is None
         row = ROWS[pretraining.name.split("/")[0]]
         expected = pairs(row.words or ())
         if row.length != 1:
             expected |= {("--steps", str(round(row.length * budget.pretrain_updates)))}
-        assert expected and given(pretraining) - whole == expected
+        assert expected and pairs(tuple(pretraining.identity()[1:])) - whole == expected
         assert "none" not in finetuning.words
 
 
@@ -102,11 +97,20 @@ def test_what_an_older_recipe_made_is_not_taken_for_done(data: Path, tmp_path: P
     assert step.recipe is not None and step.recipe.steps == BUDGETS["cpu"].pretrain_updates
     step.folder.mkdir(parents=True)
     (step.folder / "encoder.safetensors").touch()
-    older = dataclasses.replace(step, recipe=step.recipe.override({"match_weight": 0.5}))
     (output / "steps.json").write_text(json.dumps({step.name: {"identity": step.identity(), "seconds": 1.0}}))
-    Executor(output).check([step])
-    with pytest.raises(UserError, match=r"\(match_weight=1.0\) than those of now \(match_weight=0.5\)"):
-        Executor(output).check([older])
+    values = dataclasses.asdict(step.recipe)
+
+    def check_with(**changes: object) -> None:
+        config = {"command": "pretrain", "values": {k: v for k, v in (values | changes).items() if v != "unknown"}}
+        (step.folder / "config.json").write_text(json.dumps(config))
+        Executor(output).check([step])
+
+    check_with()
+    check_with(temperature="unknown")  # made before there was such a value: it had the default
+    with pytest.raises(UserError, match=r"match_weight 0.5 and not 1.0"):
+        check_with(match_weight=0.5)
+    with pytest.raises(UserError, match=r"base_lr 0.0015 and not 0.004"):
+        check_with(base_lr="unknown")
 
 
 def test_the_longer_row_pays_for_the_pre_training() -> None:

@@ -107,6 +107,7 @@ def _joined(argv: list[str]) -> list[str]:
 
 def _table(args: argparse.Namespace, table: Table, row: str) -> int:
     from tools.reproduction import announce
+    from tools.reproduction.executor import Executor
     from tools.reproduction.plan import Planner, parse_files
     from tools.reproduction.sets import Places
 
@@ -134,6 +135,7 @@ def _table(args: argparse.Namespace, table: Table, row: str) -> int:
     _say(announce.table_estimate(steps, output, args.tflops))
     if planner.missing:
         _say(["needed from you:", *(f"  {what}" for what in planner.missing)])
+    Executor(output).check(steps)
     if args.dry_run:
         return 0
     if planner.missing:
@@ -188,6 +190,7 @@ def _write_table(output: Path, table: Table) -> None:
 
 def _study(args: argparse.Namespace, row: str) -> int:
     from tools.reproduction import announce, study
+    from tools.reproduction.executor import Executor
 
     if len(args.data) > 1 or args.weights or any(getattr(args, f"{tool}_options") for tool in TOOLS):
         raise UserError(f"{STUDY} takes one --data ROOT and neither --weights nor --TOOL-options")
@@ -216,6 +219,7 @@ def _study(args: argparse.Namespace, row: str) -> int:
         more = {data: budget.updates(data, study.LONGER) - budget.updates(data, "random") for data in sets}
         told = " and ".join(f"{count} on {data}" for data, count in more.items())
         _say([f"{study.ROWS[study.LONGER].title}: as many more updates as fit in the time of a pre-training: {told}"])
+    Executor(output).check(steps)
     if args.dry_run:
         return 0
     from tools.reproduction import study_report

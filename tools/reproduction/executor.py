@@ -50,15 +50,24 @@ class Executor:
         self._received: int | None = None
 
     def check(self, steps: list[Step]) -> None:
-        """Raises ValueError where a step was begun or finished with other options than the plan's."""
+        """Raises ValueError where a step was begun or finished with other options or recipe values than the plan's."""
         for step in steps:
+            if not (step.resumable and (step.done or step.started)):
+                continue
             before = self.record.get(step.name, {}).get("identity")
-            if step.resumable and (step.done or step.started) and before is not None and before != step.identity():
+            if before is not None and before != step.identity():
                 different = [word for word in before if word not in step.identity()] or before
                 now = [word for word in step.identity() if word not in before] or step.identity()
                 raise UserError(
                     f"{step.folder} was made with other options ({' '.join(different)}) than those of now "
                     f"({' '.join(now)}): use the old ones, choose another --output, or remove that folder"
+                )
+            changed = step.changed_values()
+            if changed:
+                told = ", ".join(f"{name} {then} and not {now}" for name, (then, now) in changed.items())
+                raise UserError(
+                    f"{step.folder} was made by another version of its recipe ({told}): choose another --output, or "
+                    "remove that folder"
                 )
 
     def run(self, steps: list[Step]) -> None:

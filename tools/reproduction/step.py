@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ class Step:
         return self.tool in ("convert.py", "probe.py", LIST) or "--predict" in self.words
 
     def identity(self) -> list[str]:
-        """Returns the words that decide the result, and the recipe's values."""
+        """Returns the words that decide the result."""
         kept, skip = [], False
         for word in self.words:
             if skip:
@@ -88,8 +88,21 @@ class Step:
                 skip = True
             else:
                 kept.append(word)
-        values = {} if self.recipe is None else asdict(self.recipe)
-        return [self.tool, *kept, *(f"{name}={value}" for name, value in values.items())]
+        return [self.tool, *kept]
+
+    def changed_values(self) -> dict[str, tuple[Any, Any]]:
+        """Returns where the recipe of the run in the folder is not that of now: name -> (value then, value now).
+
+        A value that an older run does not know had the default, which leaves things as they were.
+        """
+        if self.recipe is None:
+            return {}
+        try:
+            then = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))["values"]
+            before = {field.name: then.get(field.name, field.default) for field in fields(self.recipe)}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {}  # the tool says what is wrong with such a run
+        return {name: (before[name], now) for name, now in asdict(self.recipe).items() if before[name] != now}
 
 
 def last_update(folder: Path) -> int | None:
