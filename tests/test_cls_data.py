@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from splitmask_backbones.errors import UserError
 from tests.cls_data import write_classes, write_root
 from tools.classification.data import find_unreadable, open_data, report, without_unreadable
 
@@ -267,6 +268,15 @@ def test_what_cannot_be_meant_is_named(tmp_path: Path, make: Any, message: str) 
     make(tmp_path / "root")
     with pytest.raises(ValueError, match=message):
         open_data(options(tmp_path / "root"))
+
+
+def test_a_domain_is_of_domainnet_only(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        for label in ("a", "b"):
+            (tmp_path / split / label).mkdir(parents=True)
+            (tmp_path / split / label / f"{split}.jpg").touch()
+    with pytest.raises(UserError, match="--domain clipart goes with DomainNet"):
+        open_data(options(tmp_path, domain="clipart"))
 
 
 def test_a_named_layout_or_domain_decides(tmp_path: Path) -> None:

@@ -171,6 +171,10 @@ def test_the_estimate_counts_what_is_left(tmp_path: Path) -> None:
     (tmp_path / "a" / "done").write_text("")
     assert table_estimate(steps, tmp_path, tflops=1.0)[1].startswith("GPU hours: about 1.0 (train_det 1.0)")
     assert "34.0 hours on 16 GPUs" in table_estimate(steps, tmp_path, tflops=None)[1]
+    probes = [
+        Step(name, "probe.py", (), tmp_path / name, "done", scratch=size) for name, size in (("d", 1e9), ("e", 2e9))
+    ]
+    assert table_estimate(probes, tmp_path, None)[2].startswith("disk: about 2.0 GB"), "one runs after the other"
     huge = [Step("c", "pretrain.py", (), tmp_path / "c", "done", disk=1e18)]
     assert "NOT ENOUGH" in table_estimate(huge, tmp_path / "not" / "there", None)[2]
 
@@ -221,6 +225,8 @@ def test_dry_run_shows_the_plan_and_makes_nothing(tmp_path: Path) -> None:
         (["small", "--data", "x", "--size", "tpu"], "unknown --size 'tpu'"),
         (["small", "--data", "{empty}", "--size", "cpu"], "holds no folder nuclei"),
         (["coco"], "--data ROOT is missing"),
+        (["coco", "--data="], "--data is empty"),
+        (["small", "--data", "{empty}", "--gpus", "2"], "--gpus, --precision and --tflops go with the tables"),
         (["coco", "--data", "{empty}", "--size", "cpu"], "--size, --rows and --sets go with small"),
         (["coco", "--data", "{empty}", "--precision", "16"], "unknown --precision '16'"),
         (["coco", "--data", "{empty}", "--weights", "deit=x"], "unknown --weights name 'deit': did you mean 'deit_"),

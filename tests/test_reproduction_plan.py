@@ -136,6 +136,19 @@ def test_what_is_missing_is_named_once(tmp_path: Path) -> None:
     ]
 
 
+def test_files_that_the_folders_of_a_set_lack_are_named(tmp_path: Path) -> None:
+    places = Places([str(tmp_path)], ["inat19", "cars"])
+    for name, file in (("inat19", "train2019.json"), ("cars", "cars_train")):
+        (tmp_path / name).mkdir()
+        missing = places.missing(name)
+        assert missing is not None and str(tmp_path / name / file) in missing
+    (tmp_path / "inat19/annotations").mkdir()
+    (tmp_path / "inat19/annotations/train2019.json").touch()
+    (tmp_path / "cars/stanford_cars/cars_train").mkdir(parents=True)
+    assert places.missing("inat19") is None and places.missing("cars") is None
+    assert places.pretraining("cars", tmp_path)[0] == ["--data", str(tmp_path / "cars/stanford_cars/cars_train")]
+
+
 def test_wrong_names_propose_the_nearest() -> None:
     with pytest.raises(UserError, match="unknown --weights name 'deit_smal': did you mean 'deit_small'"):
         parse_files(["deit_smal=x"])
@@ -224,6 +237,13 @@ def test_the_papers_rate_gives_the_papers_hours() -> None:
 def test_parameters_equal_the_encoders(model: str) -> None:
     counted = sum(parameter.numel() for parameter in create_encoder(model, img_size=224).parameters())
     assert cost.encoder_parameters(model) == counted
+
+
+def test_a_probe_needs_room_for_its_features(tmp_path: Path) -> None:
+    plan = Planner(tmp_path / "out", Places([str(tmp_path)], ["imagenet"]))
+    steps = plan.steps([find_table("ablation").row("inpaint")])
+    # one float32 vector of ViT-B an image and layer
+    assert {step.tool: step.scratch for step in steps if step.scratch} == {"probe.py": 1_281_167 * 12 * 768 * 4}
 
 
 def test_extra_options_change_the_plan_and_its_estimate(tmp_path: Path) -> None:

@@ -113,6 +113,13 @@ def test_what_an_older_recipe_made_is_not_taken_for_done(data: Path, tmp_path: P
         check_with(base_lr="unknown")
 
 
+def test_the_estimate_knows_that_dino_is_dearer(data: Path, tmp_path: Path) -> None:
+    budget = BUDGETS["cpu"]
+    full, dino = (study_steps(budget, data, tmp_path, 0, (row,), 1, ("nuclei",))[0] for row in ("full", "dino"))
+    assert full.seconds == budget.pretrain_updates * budget.pretrain_seconds + budget.start_seconds
+    assert dino.seconds > 2 * full.seconds
+
+
 def test_the_longer_row_pays_for_the_pre_training() -> None:
     budget = dataclasses.replace(
         BUDGETS["cpu"],

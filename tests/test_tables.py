@@ -259,7 +259,7 @@ def test_a_probe_and_a_holdout_are_compared_with_their_recipes(tmp_path: Path) -
     probe = Run(tmp_path, "probe", "imagenet", {"values": values, "encoder": {}}, {}, {})
     assert deviations(probe) == [
         "3 updates in place of 100 epochs",
-        "img_size 32 in place of 0",
+        "img_size 32 in place of 224",
         "lr 9 in place of 0.001",
     ]
     pretraining = write_pretraining(tmp_path / "pre", "coco", 118_287).parent
@@ -269,6 +269,25 @@ def test_a_probe_and_a_holdout_are_compared_with_their_recipes(tmp_path: Path) -
     assert deviations(run) == ["25% of the images kept out"]
 
 
+def test_a_probes_data_and_its_one_kind_of_number(tmp_path: Path) -> None:
+    def write(name: str, labels: list[str]) -> None:
+        (tmp_path / name).mkdir()
+        config = {"command": "probe", "values": {}, "encoder": {}, "data": {"labels": labels}}
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+        (tmp_path / name / "results.json").write_text('{"layers": [{"layer": 0, "knn": 3.0, "linear": null}]}')
+
+    write("a", [f"n{i:08}" for i in range(1000)])
+    write("b", ["cat", "dog"])
+    write("c", [str(i) for i in range(1000)])
+    runs, warnings = find_runs([tmp_path])
+    assert not warnings and [run.setting for run in runs] == ["imagenet", "2 classes", "1000 classes"]
+    (tmp_path / "a" / "results.json").write_text('{"layers": []}')
+    (tmp_path / "b" / "config.json").write_text("[" * 100_000)
+    runs, warnings = find_runs([tmp_path])
+    assert len(runs) == 1 and len(warnings) == 2
+    assert any("no number for layers.linear or layers.knn" in warning for warning in warnings)
+
+
 def test_hours_and_best_layer_of_the_ablation(tmp_path: Path) -> None:
     write_pretraining(tmp_path / "pre", "imagenet", 1_281_167, model="vit_base", match_weight=0.0)
     probe = {
@@ -276,7 +295,7 @@ def test_hours_and_best_layer_of_the_ablation(tmp_path: Path) -> None:
         "--weights": hashlib.sha256((tmp_path / "pre/encoder.safetensors").read_bytes()).hexdigest(),
         "values": {"seed": 0, "precision": "32"},
         "encoder": {"patch_size": 16, "embed_dim": 768, "depth": 12, "num_heads": 12},
-        "data": {},
+        "data": {"labels": [f"n{i:08}" for i in range(1000)]},
     }
     (tmp_path / "probe").mkdir()
     (tmp_path / "probe/config.json").write_text(json.dumps(probe))

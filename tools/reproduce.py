@@ -64,10 +64,8 @@ def build_parser() -> cli.Parser:
     )
     table = parser.add_argument_group("tables of the paper")
     table.add_argument("--weights", action="append", default=[], metavar="NAME=FILE", help="files that you have")
-    table.add_argument(
-        "--gpus", type=cli.positive_int, default=1, metavar="N", help="processes of torchrun (default 1)"
-    )
-    table.add_argument("--precision", default="bf16", metavar="32|bf16", help="of every training (default bf16)")
+    table.add_argument("--gpus", type=cli.positive_int, metavar="N", help="processes of torchrun (default 1)")
+    table.add_argument("--precision", metavar="32|bf16", help="of every training (default bf16)")
     table.add_argument(
         "--tflops", type=cli.positive_float, metavar="F", help="what one GPU reaches, as tools/benchmark.py measures it"
     )
@@ -87,7 +85,10 @@ def main(argv: list[str]) -> int:
     name, _, row = args.table.partition("/")
     if name != STUDY and name not in tables():
         raise UserError(f"unknown table '{name}': {nearest(name, [STUDY, *tables()])}")
-    check_choice("--precision", args.precision, ("32", "bf16"))
+    if args.precision is not None:
+        check_choice("--precision", args.precision, ("32", "bf16"))
+    if not all(args.data):
+        raise UserError("--data is empty: name the folder that holds the data sets")
     if not args.data:
         raise UserError("--data ROOT is missing: name the folder that holds the data sets")
     if name == STUDY:
@@ -120,18 +121,18 @@ def _table(args: argparse.Namespace, table: Table, row: str) -> int:
     needed = {m.data for m in measured} | {
         m.origin.data for m in measured if m.origin.kind in ("pretrain", "supervised")
     }
-    output = Path(args.output or "runs/reproduce")
+    output, gpus = Path(args.output or "runs/reproduce"), args.gpus or 1
     planner = Planner(
         output,
         Places(args.data, sorted(needed)),
         parse_files(args.weights),
         args.seeds or 1,
-        args.precision,
+        args.precision or "bf16",
         2 if args.workers is None else args.workers,
         {tool: _words(getattr(args, f"{tool}_options"), tool) for tool in TOOLS},
     )
     steps = planner.steps(rows)
-    _say([f"{table.title}, row {rows[0].title}" if row else table.title, *announce.command_lines(steps, args.gpus)])
+    _say([f"{table.title}, row {rows[0].title}" if row else table.title, *announce.command_lines(steps, gpus)])
     _say(announce.table_estimate(steps, output, args.tflops))
     if planner.missing:
         _say(["needed from you:", *(f"  {what}" for what in planner.missing)])
@@ -142,7 +143,7 @@ def _table(args: argparse.Namespace, table: Table, row: str) -> int:
         more = f" (and {len(planner.missing) - 1} more, see the plan)" if len(planner.missing) > 1 else ""
         raise UserError(f"{planner.missing[0]}{more}")
     _tools_are_there(steps)
-    code = _run(args, output, steps, {"make": "tables"}, jobs=args.jobs or 1, threads=None, gpus=args.gpus)
+    code = _run(args, output, steps, {"make": "tables"}, jobs=args.jobs or 1, threads=None, gpus=gpus)
     if code == 0:
         _write_table(output, table)
     return code
@@ -194,6 +195,8 @@ def _study(args: argparse.Namespace, row: str) -> int:
 
     if len(args.data) > 1 or args.weights or any(getattr(args, f"{tool}_options") for tool in TOOLS):
         raise UserError(f"{STUDY} takes one --data ROOT and neither --weights nor --TOOL-options")
+    if args.gpus is not None or args.precision is not None or args.tflops is not None:
+        raise UserError(f"--gpus, --precision and --tflops go with the tables of the paper: {STUDY} has its own")
     if row and args.rows:
         raise UserError("--rows and a row after the slash exclude each other: give one of them")
     if args.size is not None:

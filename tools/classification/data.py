@@ -142,6 +142,10 @@ def open_data(
         if chosen is None and domain is not None and (root / f"{domain}_train.txt").is_file():
             chosen = domain
         listing = LAYOUTS[layout][1](root, needed, chosen)
+    if args.domain is not None and layout != "domainnet":
+        raise UserError(
+            f"--domain {args.domain} goes with DomainNet, and --data {args.data} is a {layout}: leave it away"
+        )
     if args.train_list is not None and "train" in needed:
         listing.pairs["train"] = _named_in(Path(args.train_list), listing.pairs["train"])
     return _checked(layout, listing, classes)

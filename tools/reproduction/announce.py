@@ -49,14 +49,16 @@ def _hours(value: float) -> str:
 
 
 def _disk(to_do: Sequence[Step], output: Path) -> str:
-    needed = sum(step.disk for step in to_do)
+    scratch = max((step.scratch for step in to_do), default=0.0)
+    needed = sum(step.disk for step in to_do) + scratch
     place = output.absolute()
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free
+    more = f"; {scratch / 1e9:.1f} GB of it for the features of a probe while it runs" if scratch else ""
     line = (
         f"disk: about {needed / 1e9:.1f} GB (two checkpoints with AdamW's moments and the result of each step, "
-        f"from parameters); {free / 1e9:.1f} GB are free"
+        f"from parameters{more}); {free / 1e9:.1f} GB are free"
     )
     return f"{line}: NOT ENOUGH" if needed > free else line
 

@@ -92,6 +92,11 @@ def probe_total(model: str, images: float) -> float:
     return encoder_operations(model, 196) * images
 
 
+def probe_bytes(model: str, images: float) -> float:
+    """Returns the bytes of the features that a probe keeps while it runs: one vector an image and layer."""
+    return BYTES * images * ENCODERS[model]["depth"] * ENCODERS[model]["embed_dim"]
+
+
 def _images_seen(recipe: Recipe, data: str) -> float:
     per_epoch = SETS[data].num_images // recipe.batch_size
     return recipe.total_steps(per_epoch) * recipe.batch_size

@@ -16,6 +16,7 @@ from tools.reproduction.sets import SETS
 LENGTH = ("epochs", "steps")
 APART = ("lr", "seed", "precision", *LENGTH)
 """Values that are compared by a rule of their own, or not at all."""
+PROBE_SIZE = 224
 
 
 def deviations(run: Run, data: str | None = None) -> list[str]:
@@ -161,5 +162,6 @@ def _of_classification(run: Run) -> list[str]:
 def _of_probe(run: Run) -> list[str]:
     from tools.classification.probe_recipe import ProbeRecipe
 
-    want, got = dataclasses.asdict(ProbeRecipe()), run.values
+    # Runs record the size that was used; the recipe leaves it to the encoder, which the paper reads at its own size.
+    want, got = dataclasses.asdict(ProbeRecipe()) | {"img_size": PROBE_SIZE}, run.values
     return _length(got, want) + _values(got, want, (*APART, "model")) + _scaled_lr(got, want)

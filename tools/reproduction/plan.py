@@ -108,6 +108,7 @@ class Planner:
                 path = self.output / FOLDERS[measured.tool] / f"{name}_seed{seed}"
             step_name = str(path.relative_to(self.output))
             operations, disk, updates = _finetuning_cost(measured, words)
+            images = SETS[measured.data].num_images
             self._add(
                 Step(
                     step_name,
@@ -118,6 +119,7 @@ class Planner:
                     needs,
                     operations=operations,
                     disk=disk,
+                    scratch=cost.probe_bytes(origin.model, images) if measured.tool == "probe" else 0.0,
                     total_updates=updates,
                 )
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,12 +18,12 @@ from splitmask_backbones.registry import ENCODERS
 from tools.reproduction.paper import Origin
 
 FINETUNING = {
-    "train_det": ("bbox.AP", "segm.AP"),
-    "train_seg": ("mIoU",),
-    "train_cls": ("top1",),
-    "probe": ("layers.linear",),
+    "train_det": (("bbox.AP",), ("segm.AP",)),
+    "train_seg": (("mIoU",),),
+    "train_cls": (("top1",),),
+    "probe": (("layers.linear", "layers.knn"),),
 }
-"""Tools whose runs are rows, and the numbers that must be there."""
+"""Tools whose runs are rows, and the numbers that must be there: of each group one."""
 IDENTITY = ("tokenizer", "inpaint_weight", "match_weight")
 """Recipe values that make a pre-training another row; all others are deviations."""
 
@@ -161,7 +162,7 @@ def _load(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path.name} is missing (unfinished or failed)") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path.name} cannot be read ({error})") from None
     if not isinstance(content, dict):
         raise UserError(f"{path.name} holds a {type(content).__name__} where an object is needed")
@@ -184,9 +185,9 @@ def _read(path: Path) -> Run | None:
         if not isinstance(config.get(key), dict):
             raise UserError(f"config.json has no '{key}'")
     run = Run(folder, tool, _setting(tool, config), config, _load(folder / "results.json"), {})
-    for metric in FINETUNING[tool]:
-        if run.metric(metric) is None:
-            raise UserError(f"results.json has no number for {metric}")
+    for metrics in FINETUNING[tool]:
+        if all(run.metric(metric) is None for metric in metrics):
+            raise UserError(f"results.json has no number for {' or '.join(metrics)}")
     for name in ("data_report.json", "load_report.json"):
         if (folder / name).exists():
             content = _load(folder / name)
@@ -202,7 +203,17 @@ def _setting(tool: str, config: dict[str, Any]) -> str:
         return str(config.get("config"))
     if tool == "train_seg":
         return str(config.get("free", {}).get("config", "unknown config"))
-    return str(config.get("recipe", "imagenet" if tool == "probe" else "unknown recipe"))
+    if tool == "probe":
+        return _probed(config.get("data", {}).get("labels"))
+    return str(config.get("recipe", "unknown recipe"))
+
+
+def _probed(labels: Any) -> str:
+    """Returns what a probe's classes show of its data: ImageNet's are a thousand numbers of WordNet."""
+    if not isinstance(labels, list):
+        return "unknown data"
+    is_imagenet = len(labels) == 1000 and all(re.fullmatch(r"n\d{8}", str(label)) for label in labels)
+    return "imagenet" if is_imagenet else f"{len(labels)} classes"
 
 
 def _read_pretraining(folder: Path, config: dict[str, Any]) -> Run:

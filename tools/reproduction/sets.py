@@ -91,6 +91,10 @@ class Places:
                 "the paths or names of the images of the balanced share, one a line" if SETS[name].share else "its list"
             )
             return f"data set {name}: {folder / listed} does not exist: put {what} there"
+        if name in ("inat18", "inat19") and not _inat_json(folder, name).is_file():
+            return f"data set {name}: {_inat_json(folder, name)} does not exist: put the published file there"
+        if name == "cars" and not _cars_images(folder).is_dir():
+            return f"data set {name}: {_cars_images(folder)} is no folder: unpack the published images there"
         return None
 
     def pretraining(self, name: str, lists: Path) -> tuple[list[str], tuple[str, Path] | None]:
@@ -105,10 +109,9 @@ class Places:
             file = lists / f"{name}.txt"
             return ["--data", str(file)], (name, file)
         if name in ("inat18", "inat19"):
-            file = _first(folder, [f"train20{name[-2:]}.json", f"annotations/train20{name[-2:]}.json"])
-            return ["--data", str(file), "--images", str(folder)], None
+            return ["--data", str(_inat_json(folder, name)), "--images", str(folder)], None
         if name == "cars":
-            return ["--data", str(folder / "cars_train")], None
+            return ["--data", str(_cars_images(folder))], None
         return ["--data", str(folder)], None
 
     def labelled(self, name: str) -> list[str]:
@@ -120,8 +123,17 @@ class Places:
         return words
 
 
+def _inat_json(folder: Path, name: str) -> Path:
+    file = f"train20{name[-2:]}.json"
+    return _first(folder, [file, f"annotations/{file}"])
+
+
+def _cars_images(folder: Path) -> Path:
+    return _first(folder, ["cars_train", "stanford_cars/cars_train"])
+
+
 def _first(folder: Path, names: list[str]) -> Path:
-    return next((folder / name for name in names if (folder / name).is_file()), folder / names[0])
+    return next((folder / name for name in names if (folder / name).exists()), folder / names[0])
 
 
 def write_list(name: str, folder: Path, destination: Path) -> int:

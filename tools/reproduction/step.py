@@ -32,6 +32,7 @@ class Step:
         seconds: expected, on one device; 0 where nothing is known.
         operations: floating-point operations, 0 for none worth counting.
         disk: bytes that it leaves.
+        scratch: bytes that it needs beside while it runs.
         total_updates: of the training, for the progress line.
         recipe: its values where words name a recipe, whose values may change from one version to the next.
     """
@@ -47,6 +48,7 @@ class Step:
     seconds: float = 0.0
     operations: float = 0.0
     disk: float = 0.0
+    scratch: float = 0.0
     total_updates: int | None = None
     recipe: Recipe | None = None
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pretrain.recipes import get_recipe
 from splitmask_backbones.errors import UserError
+from tools.reproduction import cost
 from tools.reproduction.plan import planned_recipe
 from tools.reproduction.step import Step
 
@@ -229,6 +230,8 @@ def _row_steps(budget: Budget, data: str, row: str, seed: int, root: Path, outpu
         length = budget.pretraining_updates(row)
         seen = ("--steps", str(length), "--batch-size", str(budget.pretrain_batch), "--monitor-every", str(length))
         given = ("--recipe", "small", *words, *seen, "--precision", budget.precision, "--data", str(root), *common)
+        recipe = planned_recipe(list(given))
+        dearer = cost.pretraining_operations(recipe) / cost.pretraining_operations(get_recipe("small"))
         steps.append(
             Step(
                 f"{base}/pretrain",
@@ -236,10 +239,10 @@ def _row_steps(budget: Budget, data: str, row: str, seed: int, root: Path, outpu
                 given,
                 folder / "pretrain",
                 ENCODER,
-                seconds=length * budget.pretrain_seconds + budget.start_seconds,
+                seconds=length * budget.pretrain_seconds * dearer + budget.start_seconds,
                 disk=PRETRAIN_DISK,
                 total_updates=length,
-                recipe=planned_recipe(list(given)),
+                recipe=recipe,
             )
         )
         weights, needs = str(folder / "pretrain" / ENCODER), (f"{base}/pretrain",)
