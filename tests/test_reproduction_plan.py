@@ -21,11 +21,12 @@ from tools.reproduction.sets import SETS, Places, write_list
 from tools.reproduction.step import LIST, Step
 
 ROOT = Path(__file__).resolve().parents[1]
+PUBLISHED = ("deit_small", "deit_base", "beit_base", "dino_small", "dino_base", "mocov3_base")
 ROWS = [(table.name, row.name) for table in tables().values() for row in table.rows]
 
 
 def planner(tmp_path: Path, **options) -> Planner:
-    files = {name: tmp_path / f"{name}.pth" for name in ("deit_small", "deit_base", "beit_base", "dino_small", "dalle")}
+    files = {name: tmp_path / f"{name}.pth" for name in (*PUBLISHED, "dalle")}
     return Planner(tmp_path / "out", Places([str(tmp_path / "data")], ["coco", "imagenet"]), files, **options)
 
 
@@ -110,9 +111,7 @@ def test_what_rows_share_is_made_once(tmp_path: Path) -> None:
     assert pretrainings.count("pretrain/coco_splitmask_vit_small") == 1
     # Table 5, the transfer table and the sample efficiency all fine-tune SplitMask's iNat-19 or COCO ViT-S there.
     assert sum(step.name.startswith("cls/inat19_from_coco_splitmask_vit_small") for step in steps) == 1
-    assert {step.name for step in steps if step.tool == "convert.py"} == {
-        f"convert/{name}" for name in ("deit_small", "deit_base", "beit_base", "dino_small")
-    }
+    assert {step.name for step in steps if step.tool == "convert.py"} == {f"convert/{name}" for name in PUBLISHED}
 
 
 def test_files_of_the_user_replace_steps(tmp_path: Path) -> None:

@@ -353,6 +353,8 @@ def test_the_papers_values_stand_where_they_belong() -> None:
     assert value("coco", "vit_base_splitmask_coco", "mask AP") == 42.1
     assert value("ade20k", "vit_base_random", "mIoU") == 25.4
     assert value("ablation", "match", "linear") == 4.0
+    assert value("imagenet", "splitmask", "ViT-S") == 81.5
+    assert value("imagenet", "beit_800", "ViT-B") == 83.2
     assert value("samples", "dino", "100 %") == 78.4
     assert value("samples", "splitmask", "COCO") == 76.3
     assert value("finetuning", "vit_base_beit_target", "Painting") == 70.7
@@ -365,6 +367,7 @@ def test_the_papers_values_stand_where_they_belong() -> None:
         "coco": 84,
         "ade20k": 5,
         "finetuning": 66,
+        "imagenet": 8,
         "transfer": 28,
         "samples": 15,
         "ablation": 12,

@@ -23,8 +23,9 @@ is skipped, what was begun continues. Each step writes what it says to DIR/logs/
 
 data of a table: --data ROOT with a folder for each set (coco, ade20k, imagenet, inat18, inat19, food101, cars,
 domainnet), or NAME=PATH for each; where a row needs one set only, ROOT may be that set itself.
-weights of others: --weights deit_small=FILE, deit_base, beit_base, dino_small, and dalle=FILE for DALL-E's words; the
-name of a pre-training (see the plan), such as coco_splitmask_vit_small=FILE, takes an encoder that you have already.
+weights of others: --weights deit_small=FILE, deit_base, beit_base, dino_small, dino_base, mocov3_base, and dalle=FILE
+for DALL-E's words; the name of a pre-training (see the plan), such as coco_splitmask_vit_small=FILE, takes an encoder
+that you have already.
 
 examples:
   python tools/reproduce.py small --data ../shared/data --dry-run

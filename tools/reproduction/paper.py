@@ -118,7 +118,7 @@ def pretrained(method: str, data: str, model: str, **options: object) -> Origin:
 
 
 def published(family: str, model: str) -> Origin:
-    """Returns a file of others: DeiT's, BEiT's or DINO's, all on ImageNet."""
+    """Returns a file of others: DeiT's, BEiT's, DINO's or MoCo v3's, all on ImageNet."""
     return Origin("published", model, family, "imagenet")
 
 
