@@ -262,6 +262,7 @@ def test_an_encoder_of_no_known_size_has_no_name(tmp_path: Path) -> None:
     [
         (["--recipe", "tinny"], "did you mean 'tiny'"),
         (["--wieghts", "none"], "did you mean '--weights'"),
+        (["--layout", "foldr"], "did you mean 'folder'"),
         (["--weights", "none", "--data", "ROOT"], "--recipe NAME is needed"),
         (["--recipe", "tiny", "--data", "ROOT"], "--weights FILE|none is needed"),
         (["--recipe", "tiny", "--weights", "none"], "--data ROOT is needed"),

@@ -15,7 +15,7 @@ from typing import Any
 
 from pretrain.images import check_images, enforce_bad_limit
 from pretrain.sources import ImageList
-from splitmask_backbones.errors import UserError, nearest
+from splitmask_backbones.errors import UserError, check_choice, nearest
 from tools import cli
 from tools.classification.layouts import LAYOUTS, Listing, Pair, find_layout, read_lines, read_pairs
 
@@ -84,6 +84,14 @@ class LabelledData:
     num_shared: int = 0
 
 
+def _layout(text: str) -> str:
+    try:
+        check_choice("layout", text, LAYOUTS)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
 def add_data_options(parser: argparse.ArgumentParser, required: bool) -> None:
     """Adds the options that `open_data` reads."""
     group = parser.add_argument_group("data (labelled images)")
@@ -92,7 +100,10 @@ def add_data_options(parser: argparse.ArgumentParser, required: bool) -> None:
     )
     group.add_argument("--val", metavar="VAL.txt", help="`path label` lines; paths are relative to the list's folder")
     group.add_argument(
-        "--layout", metavar="|".join(LAYOUTS), help="how the images lie in ROOT (default: what its files show)"
+        "--layout",
+        type=_layout,
+        metavar="|".join(LAYOUTS),
+        help="how the images lie in ROOT (default: what its files show)",
     )
     group.add_argument(
         "--domain", metavar="NAME", help="of DomainNet, where ROOT holds several (default: the recipe's)"
