@@ -27,8 +27,8 @@ class DataSet:
 
 SETS = {
     "imagenet": DataSet(1_281_167, "imagenet"),
-    "imagenet_10percent": DataSet(128_117, "imagenet", "10percent.txt", share=True),
-    "imagenet_1percent": DataSet(12_812, "imagenet", "1percent.txt", share=True),
+    "imagenet_10percent": DataSet(128_116, "imagenet", "10percent.txt", share=True),
+    "imagenet_1percent": DataSet(12_811, "imagenet", "1percent.txt", share=True),
     "coco": DataSet(118_287, "coco"),
     "ade20k": DataSet(20_210, "ade20k"),
     "inat18": DataSet(437_513, "inat18"),
@@ -39,7 +39,7 @@ SETS = {
     "painting": DataSet(52_867, "domainnet", "painting_train.txt"),
     "sketch": DataSet(49_115, "domainnet", "sketch_train.txt"),
 }
-"""Sizes: PAPER's settings of pre-training; the shares of ImageNet are those of its balanced published lists."""
+"""Sizes: PAPER's settings of pre-training; the shares of ImageNet are SimCLR's balanced lists."""
 
 
 class Places:
