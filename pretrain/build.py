@@ -92,5 +92,12 @@ def build_method(
         assert tokenizer is not None
         return Beit(encoder, tokenizer, prior)
     return SplitMask(
-        encoder, tokenizer, recipe.decoder_depth, recipe.inpaint_weight, recipe.match_weight, recipe.temperature, prior
+        encoder,
+        tokenizer,
+        recipe.decoder_depth,
+        recipe.inpaint_weight,
+        recipe.match_weight,
+        recipe.temperature,
+        recipe.branch_jitter,
+        prior,
     )

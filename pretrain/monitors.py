@@ -87,6 +87,12 @@ def match_rank1(descriptor_a: Tensor, descriptor_b: Tensor) -> float:
     return float(sum(hits) / 2)
 
 
+def color_rank1(color_a: Tensor, color_b: Tensor) -> float:
+    """Returns `match_rank1` of `colors` `(M, C)`, each standardised: how far matching gets by colours alone."""
+    deviation, mean = torch.std_mean(torch.cat([color_a, color_b]), dim=0)
+    return match_rank1(*((color - mean) / deviation.clamp(min=1e-6) for color in (color_a, color_b)))
+
+
 def _entropy(words: Tensor) -> float:
     """Returns the entropy of words in nats: the least cross-entropy of a prediction that is the same everywhere."""
     return math.log(2) * token_statistics(words, int(words.max()) + 1).entropy_bits
@@ -112,11 +118,12 @@ class Monitor:
     targets minus the inpainting loss, in nats: below 0 a constant guess of how often each word occurs would do better,
     and nothing has been learned from what surrounds a patch. (The guess knows the shares in these very crops: of a few
     dozen it has an edge.) `position_gain` (of SplitMask) is by how much that loss rises where the decoder gets each
-    token in the place of another: at 0 no more is used than what a crop is like as a whole. Words: how many are used,
-    the entropy in bits and the share of the most frequent, of the targets and of the predictions on training images.
-    Of the encoder's last
-    block, averaged over the patches of whole images: `effective_rank` on training images, and `knn_accuracy` (cosine,
-    20 neighbours) on labelled ones.
+    token in the place of another: at 0 no more is used than what a crop is like as a whole. `color_rank1` (of
+    SplitMask) is the `match_rank1` of the colours that the branches see: where matching gets little further, it has
+    learned colours, and `branch_jitter` takes them away. Words: how many are used, the entropy in bits and the
+    share of the most frequent, of the targets and of the predictions on training images. Of the encoder's last block,
+    averaged over the patches of whole images: `effective_rank` on training images, and `knn_accuracy` (cosine, 20
+    neighbours) on labelled ones.
 
     Args:
         method: with `encoder` and `observe`; of DINO the encoder is the teacher's.
@@ -198,6 +205,8 @@ class Monitor:
             values[f"{side}_match_rank1"] = match_rank1(
                 torch.cat(seen["descriptor_a"]), torch.cat(seen["descriptor_b"])
             )
+        if "color_a" in seen:
+            values[f"{side}_color_rank1"] = color_rank1(torch.cat(seen["color_a"]), torch.cat(seen["color_b"]))
         return values
 
     def _features(self, kind: str) -> Tensor:

@@ -30,7 +30,7 @@ METHOD_VALUES: dict[str, dict[str, Any]] = {
 
 PATCH_NORMS = ("none", "mean", "pixel_mean", "channel_mean")
 _WORDS = ("tokenizer", "vocab_size", "patch_norm", "kmeans_patches", "kmeans_iterations")
-_SPLIT = ("mask", "mask_ratio", "decoder_depth", "inpaint_weight", "match_weight", "temperature")
+_SPLIT = ("mask", "mask_ratio", "decoder_depth", "inpaint_weight", "match_weight", "temperature", "branch_jitter")
 _TEACHER = ("local_crops", "dino_outputs", "teacher_momentum", "teacher_temperature", "teacher_warmup")
 UNUSED = {
     "splitmask": _TEACHER,
@@ -72,6 +72,9 @@ class Recipe:
     inpaint_weight: float = option(1.0, "weight of the inpainting loss; 0 switches it off")
     match_weight: float = option(1.0, "weight of the matching loss; 0 switches it off")
     temperature: float = option(0.2, "temperature of the matching loss")
+    branch_jitter: float = option(
+        0.0, "change of each branch's colours, so that matching cannot go by them; 0 for none"
+    )
     local_crops: int = option(8, "small crops of an image (dino)")
     dino_outputs: int = option(65536, "outputs of the heads (dino)")
     teacher_momentum: float = option(0.996, "momentum of the teacher at the start, rising to 1 (dino)")
@@ -124,6 +127,7 @@ class Recipe:
             "warmup_fraction",
             "drop_path",
             "end_lr_factor",
+            "branch_jitter",
             "teacher_momentum",
             "teacher_warmup",
         ):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from pretrain.branch_colors import colors, jitter_colors
 from pretrain.losses import info_nce, linear_cross_entropy, loss_and_words
 from pretrain.pixel_norm import PixelNorm
 from pretrain.tokenizers import ImageTokenizer
@@ -80,6 +81,8 @@ class SplitMask(nn.Module):
         inpaint_weight: weight of the inpainting loss; 0 switches it off (and leaves the head away).
         match_weight: weight of the matching loss; 0 switches it off. 1:1 is ours.
         temperature: tau of the matching loss.
+        branch_jitter: strength of `jitter_colors` in training, for each branch on its own; unused without matching.
+            The words stay those of the image as it is.
         prior: `(V,)` of `word_prior`, the bias that the head begins with; zeros without.
 
     Raises:
@@ -96,6 +99,7 @@ class SplitMask(nn.Module):
         inpaint_weight: float = 1.0,
         match_weight: float = 1.0,
         temperature: float = 0.2,
+        branch_jitter: float = 0.0,
         prior: Tensor | None = None,
     ) -> None:
         super().__init__()
@@ -111,6 +115,7 @@ class SplitMask(nn.Module):
             encoder.config["layer_norm_eps"],
         )
         self.inpaint_weight, self.match_weight, self.temperature = inpaint_weight, match_weight, temperature
+        self.branch_jitter = branch_jitter if match_weight else 0.0
         self.tokenizer: ImageTokenizer | None = None
         self.head: nn.Linear | None = None
         if inpaint_weight:
@@ -136,8 +141,9 @@ class SplitMask(nn.Module):
 
     @torch.no_grad()
     def observe(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Returns what a monitor looks at: `descriptor_a`, `descriptor_b` `(B, C)`, and with inpainting more.
+        """Returns what a monitor looks at: of both branches, and with inpainting more.
 
+        `descriptor_a`, `descriptor_b` `(B, C)`; `color_a`, `color_b`, the `colors` of what each sees;
         `loss_inpaint` 0-dim, `loss_moved` 0-dim (the same with each observed token in the place of the next one),
         `targets` and `predictions` int64 `(R,)`. Changes nothing and waits for no other process.
         """
@@ -145,7 +151,8 @@ class SplitMask(nn.Module):
         tokens = self.encode(torch.cat([image, image]), ids)
         decoded = self.decoder(tokens, ids)
         descriptor_a, descriptor_b = decoded.mean(dim=1).chunk(2)
-        seen = {"descriptor_a": descriptor_a, "descriptor_b": descriptor_b}
+        color_a, color_b = (colors(image, batch[f"ids_{branch}"], self.encoder.patch_size) for branch in "ab")
+        seen = {"descriptor_a": descriptor_a, "descriptor_b": descriptor_b, "color_a": color_a, "color_b": color_b}
         if self.tokenizer is not None and self.head is not None:
             rows, target = self._hidden(self.tokenizer, image, ids, decoded)
             loss, words = loss_and_words(rows, self.head.weight, self.head.bias, target)
@@ -162,7 +169,10 @@ class SplitMask(nn.Module):
         """
         image = self.normalize(batch["image"])
         ids = torch.cat([batch["ids_a"], batch["ids_b"]])
-        decoded = self.decode(torch.cat([image, image]), ids)  # (2B, N, C), branch A first
+        branches = torch.cat([image, image])  # A first
+        if self.training and self.branch_jitter:
+            branches = jitter_colors(branches, self.branch_jitter)
+        decoded = self.decode(branches, ids)  # (2B, N, C)
         metrics: dict[str, Tensor] = {}
         loss = torch.zeros((), device=image.device)
         if self.tokenizer is not None and self.head is not None:

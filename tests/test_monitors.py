@@ -12,7 +12,7 @@ from pretrain.build import build_method, build_views
 from pretrain.fabric import make_fabric
 from pretrain.holdout import split_holdout
 from pretrain.labelled import open_labelled
-from pretrain.monitors import Monitor, PlainViews, effective_rank, fixed_batches, match_rank1
+from pretrain.monitors import Monitor, PlainViews, color_rank1, effective_rank, fixed_batches, match_rank1
 from pretrain.recipes import get_recipe
 from pretrain.sources import open_source
 
@@ -41,6 +41,18 @@ def test_match_rank1_equals_a_loop():
     assert 0 < hits < 24
     assert match_rank1(a, b) == pytest.approx(hits / 24)
     assert match_rank1(a, a * torch.rand(12, 1)) == 1.0
+
+
+def test_color_rank1_weighs_channels_alike():
+    torch.manual_seed(0)
+    color = torch.randn(12, 3)
+    scale, offset = torch.tensor([1.0, 100, 0.01]), torch.tensor([5.0, 0, -3])
+    assert color_rank1(color * scale + offset, color * scale + offset) == 1.0
+    other = color + 0.3 * torch.randn(12, 3)
+    expected = color_rank1(color, other)
+    assert 0.3 < expected < 1
+    assert color_rank1(color * scale + offset, other * scale + offset) == pytest.approx(expected)
+    assert 0 <= color_rank1(torch.zeros(4, 3), torch.zeros(4, 3)) <= 1  # black images: no division by zero
 
 
 def test_holdout_is_told_by_names(image_folder):
@@ -145,7 +157,7 @@ def test_a_look_changes_nothing_and_is_repeatable(method, image_folder, tmp_path
     assert all(p.grad is None for p in built.parameters())
     loss = "loss_large" if method == "dino" else "loss_inpaint"
     assert seen[f"train_{loss}"] != seen[f"holdout_{loss}"]
-    assert ("holdout_match_rank1" in seen) == (method == "splitmask")
+    assert ("holdout_match_rank1" in seen) == ("train_color_rank1" in seen) == (method == "splitmask")
     assert seen["predictions_words_used"] >= 1 and 0 <= seen["train_token_accuracy"] <= 1
     assert 1 < seen["effective_rank"] <= 6  # 7 images at most
     assert seen["knn_accuracy"] == 1.0  # of three colours

@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from pretrain.branch_colors import QUANTILES, jitter_colors
 from pretrain.losses import info_nce
 from pretrain.splitmask import SplitMask, complement
 from pretrain.tokenizers import Tokenizer, random_projection
@@ -65,6 +66,57 @@ def test_losses_equal_a_naive_statement(seen):
     match = info_nce(torch.stack(descriptors["a"]), torch.stack(descriptors["b"]), 0.2)
     torch.testing.assert_close(values["loss_match"], match, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(values["loss"], values["loss_inpaint"] + values["loss_match"])
+
+
+def test_jitter_is_a_line_of_its_own_for_every_image_and_channel():
+    torch.manual_seed(0)
+    image = torch.stack([torch.zeros(3, 4, 4), torch.ones(3, 4, 4)], dim=3).repeat(2000, 1, 1, 1, 1).flatten(3)
+    jittered = jitter_colors(image, 0.3)
+    zeros, ones = jittered[..., ::2], jittered[..., 1::2]
+    assert torch.equal(zeros, zeros[..., :1, :1].expand_as(zeros)) and torch.equal(
+        ones, ones[..., :1, :1].expand_as(ones)
+    )
+    shift, factor = zeros[..., 0, 0], (ones - zeros)[..., 0, 0]
+    assert 0.69 < factor.min() < 0.71 and 1.29 < factor.max() < 1.31 and abs(factor.mean() - 1) < 0.01
+    assert 0.8 < shift.abs().max() < 0.9  # 0.3 of a channel, 0.6 of all
+    uncorrelated = torch.corrcoef(factor.T)[0, 1]
+    assert abs(uncorrelated) < 0.05 and torch.corrcoef(shift.T)[0, 1] == pytest.approx(0.8, abs=0.05)  # 4 : 1
+    assert torch.equal(jitter_colors(image, 0.0), image)
+
+
+def test_branches_are_jittered_in_training_only_and_words_are_not():
+    method, batch = build(branch_jitter=0.3), make_batch()
+    image = method.normalize(batch["image"])
+    seen = []
+    method.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    method(batch)
+    a, b = seen.pop().chunk(2)
+    assert not torch.allclose(a, image, atol=0.01) and not torch.allclose(a, b, atol=0.01)
+    words = method.tokenizer(patchify(image, 16))
+    hidden = complement(torch.cat([batch["ids_a"], batch["ids_b"]]), 16)
+    with torch.no_grad():
+        assert torch.equal(method.observe(batch)["targets"], words.repeat(2, 1).gather(1, hidden).flatten())
+    method.head.weight.data.zero_()  # the loss is then that of the bias: the words decide it, and nothing else
+    expected = F.cross_entropy(method.head.bias.expand(48, -1), words.repeat(2, 1).gather(1, hidden).flatten())
+    torch.testing.assert_close(method(batch)["loss_inpaint"], expected)
+    method.eval()
+    seen.clear()
+    method(batch)
+    assert torch.equal(seen.pop(), torch.cat([image, image]))
+    alone = build(branch_jitter=0.3, match_weight=0.0)
+    torch.testing.assert_close(alone(batch)["loss"], build(match_weight=0.0)(batch)["loss"], rtol=0, atol=0)
+
+
+def test_colors_of_what_a_branch_sees():
+    method, batch = build(), make_batch()
+    image = method.normalize(batch["image"])
+    with torch.no_grad():
+        seen = method.observe(batch)
+    for branch in "ab":
+        for i in range(3):
+            patches = [image[i, :, 16 * (p // 4) :, 16 * (p % 4) :][:, :16, :16] for p in batch[f"ids_{branch}"][i]]
+            expected = np.quantile(torch.stack(patches).numpy(), QUANTILES, axis=(0, 2, 3)).T.flatten()
+            np.testing.assert_allclose(seen[f"color_{branch}"][i], expected, atol=1e-5)
 
 
 def test_a_branch_does_not_see_the_other_half():

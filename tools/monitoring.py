@@ -27,6 +27,7 @@ PANELS = {
         "holdout_token_accuracy",
         "train_match_rank1",
         "holdout_match_rank1",
+        "train_color_rank1",
     ),
     "entropy of the words, bits": ("targets_entropy_bits", "predictions_entropy_bits"),
     "gains of inpainting, nats": ("train_inpaint_gain", "holdout_inpaint_gain", "train_position_gain"),
