@@ -7,6 +7,7 @@ import pytest
 
 from tests.test_methods import ENCODER, METHODS, state_of
 from tests.test_pretrain_tool import OPTIONS, error_of, images, run  # noqa: F401 (a fixture)
+from tools.monitoring import advise
 
 
 def looks_of(folder):
@@ -44,6 +45,24 @@ def test_the_bytes_are_those_without_monitoring(method, images, tmp_path):  # no
     assert run(*words, "--output", tmp_path / "again", "--resume").returncode == 0  # goes on monitoring
     assert looks_of(tmp_path / "again") == looks
     assert (tmp_path / "again" / ENCODER).read_bytes() == (tmp_path / "with" / ENCODER).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("look", "said"),
+    [
+        ({"train_inpaint_gain": 0.15, "train_match_rank1": 0.22, "train_color_rank1": 0.15}, ["find 15%"]),
+        ({"train_inpaint_gain": 0.1, "train_match_rank1": 0.32, "train_color_rank1": 0.07}, []),
+        ({"train_inpaint_gain": -0.1, "train_match_rank1": 0.1, "train_color_rank1": 0.2}, ["-0.10 nats", "find 20%"]),
+        ({"train_inpaint_gain": None, "train_match_rank1": 0.0, "train_color_rank1": 0.0}, []),
+        ({"effective_rank": 3.0}, []),
+    ],
+)
+def test_advice_follows_the_last_look(look, said, tmp_path):
+    first = {"step": 1, "train_inpaint_gain": -1.0}
+    (tmp_path / "monitor.jsonl").write_text(f"{json.dumps(first)}\n{json.dumps({'step': 2, **look})}\n")
+    advice = advise(tmp_path)
+    assert len(advice) == len(said) and all(part in line for part, line in zip(said, advice, strict=True))
+    assert advise(tmp_path / "nothing") == []
 
 
 def test_images_kept_out(images, tmp_path):  # noqa: F811

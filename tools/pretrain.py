@@ -7,6 +7,7 @@ import argparse
 import dataclasses
 import os
 import platform
+import sys
 from typing import TYPE_CHECKING, Any
 
 from pretrain.recipes import RECIPES, Recipe, get_recipe
@@ -230,6 +231,8 @@ def _train(recipe: Recipe, images: ImageList, folder: RunFolder, args: argparse.
         save_encoder(method.encoder, folder.path / ARTEFACT)
         print(f"wrote {folder.path / ARTEFACT}")
         monitoring.draw(folder.path)
+        for advice in monitoring.advise(folder.path):
+            sys.stderr.write(f"warning: {advice}\n")
 
 
 if __name__ == "__main__":

@@ -85,6 +85,7 @@ ABLATION = {
     "mask_half": Row("uniform mask of 50 %", ("--mask", "uniform", "--mask-ratio", "0.5")),
     "mask_block": Row("block mask of 50 %", ("--mask", "block", "--mask-ratio", "0.5")),
     "match_tenth": Row("match weight 0.1", ("--match-weight", "0.1")),
+    "jitter": Row("branch jitter 0.4", ("--branch-jitter", "0.4")),
     "crop_small": Row("crops of 5 to 30 %", ("--crop-scale", "0.05", "--crop-scale-max", "0.3")),
     "crop_large": Row("crops of 50 to 100 %", ("--crop-scale", "0.5")),
     "frozen": Row("patch embedding frozen", ("--freeze-patch-embed", "true")),
