@@ -18,9 +18,10 @@ def colors(image: Tensor, ids: Tensor, patch_size: int) -> Tensor:
         ids: int64 `(B, K)`, row-major patch indices.
         patch_size: pixels.
     """
-    pixels = gather_tokens(patchify(image, patch_size), ids).unflatten(2, (3, -1)).transpose(1, 2).flatten(2)
+    pixels = gather_tokens(patchify(image, patch_size), ids).unflatten(2, (3, -1)).transpose(1, 2).flatten(2).float()
     levels = torch.tensor(QUANTILES, device=image.device)
-    return torch.quantile(pixels.float(), levels, dim=2).permute(1, 2, 0).flatten(1)
+    # Image by image: torch.quantile refuses more than 16 million values.
+    return torch.stack([torch.quantile(channels, levels, dim=1).T.flatten() for channels in pixels])
 
 
 def jitter_colors(image: Tensor, strength: float) -> Tensor:

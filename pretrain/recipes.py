@@ -146,6 +146,8 @@ class Recipe:
     def _check_split(self) -> None:
         if self.inpaint_weight == 0 and self.match_weight == 0:
             raise UserError("--inpaint-weight 0 together with --match-weight 0 leaves nothing to learn")
+        if self.branch_jitter and self.match_weight == 0:
+            raise UserError(f"--branch-jitter {self.branch_jitter} means nothing with --match-weight 0: leave it away")
         if self.mask == "block" and self.mask_ratio != 0.5:
             raise UserError(f"--mask block splits in halves: --mask-ratio {self.mask_ratio} needs --mask uniform")
         if not 0.5 <= self.mask_ratio < 1:

@@ -65,6 +65,7 @@ def test_steps_and_epochs_replace_each_other():
         ({"mask_ratio": 0.75}, "needs --mask uniform"),
         ({"mask": "uniform", "mask_ratio": 0.4}, "mask-ratio"),
         ({"inpaint_weight": 0.0, "match_weight": 0.0}, "nothing to learn"),
+        ({"branch_jitter": 0.4, "match_weight": 0.0}, "means nothing with --match-weight 0"),
         ({"batch_size": 1}, "other images in the batch"),
         ({"drop_path": 1.0}, "below 1"),
         ({"img_size": 16}, "at least 4"),

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pretrain.branch_colors import QUANTILES, jitter_colors
+from pretrain.branch_colors import QUANTILES, colors, jitter_colors
 from pretrain.losses import info_nce
 from pretrain.splitmask import SplitMask, complement
 from pretrain.tokenizers import Tokenizer, random_projection
@@ -117,6 +117,12 @@ def test_colors_of_what_a_branch_sees():
             patches = [image[i, :, 16 * (p // 4) :, 16 * (p % 4) :][:, :16, :16] for p in batch[f"ids_{branch}"][i]]
             expected = np.quantile(torch.stack(patches).numpy(), QUANTILES, axis=(0, 2, 3)).T.flatten()
             np.testing.assert_allclose(seen[f"color_{branch}"][i], expected, atol=1e-5)
+
+
+def test_colors_of_large_crops():
+    image = torch.arange(3.0).reshape(1, 3, 1, 1).expand(23, 3, 496, 496)  # more values than torch.quantile takes
+    seen = colors(image, torch.arange(31 * 31).expand(23, -1), 16)
+    assert torch.equal(seen, torch.arange(3.0).repeat_interleave(len(QUANTILES)).expand(23, -1))
 
 
 def test_a_branch_does_not_see_the_other_half():

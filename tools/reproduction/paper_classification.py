@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from tools.reproduction.paper import (
     BASE,
     LETTER,
@@ -31,6 +33,19 @@ TITLES = {
 
 def _top1(column: str, value: float, origin: Origin, data: str) -> Cell:
     return Cell(column, value, Measurement("train_cls", data, "top1", origin, data))
+
+
+def _row(name: str, title: str, values: str, places: Iterable[tuple[str, Origin, str]]) -> Row:
+    """Returns a row from its values, "-" where the paper has none; places are (column, origin, data)."""
+    return Row(
+        name,
+        title,
+        tuple(
+            _top1(column, float(word), origin, data)
+            for (column, origin, data), word in zip(places, values.split(), strict=True)
+            if word != "-"
+        ),
+    )
 
 
 # Model, method, and the values of the seven sets; "-" where the paper has none.
@@ -70,14 +85,11 @@ FINETUNING = Table(
     "Table 5: fine-tuning",
     "top-1 in percent",
     tuple(
-        Row(
+        _row(
             f"{model}_{method}",
             f"{LETTER[model]} {_METHODS[method]}",
-            tuple(
-                _top1(TITLES[data], float(word), _finetuning_origin(method, model, data), data)
-                for data, word in zip(TITLES, values.split(), strict=True)
-                if word != "-"
-            ),
+            values,
+            ((title, _finetuning_origin(method, model, data), data) for data, title in TITLES.items()),
         )
         for model, method, values in _FINETUNING
     ),
@@ -105,13 +117,11 @@ TRANSFER = Table(
     "ViT-S pre-trained on one set (rows), fine-tuned on another (columns)",
     "top-1 in percent",
     tuple(
-        Row(
+        _row(
             name,
             title,
-            tuple(
-                _top1(TITLES[data], float(word), _transfer_origin(name), data)
-                for data, word in zip(("inat19", "inat18", "food101", "cars"), values.split(), strict=True)
-            ),
+            values,
+            ((TITLES[data], _transfer_origin(name), data) for data in ("inat19", "inat18", "food101", "cars")),
         )
         for name, (title, values) in _TRANSFER.items()
     ),
@@ -141,14 +151,11 @@ SAMPLES = Table(
     "Sample efficiency: ViT-S pre-trained on shares of ImageNet and on COCO, fine-tuned on iNat-19",
     "top-1 in percent",
     tuple(
-        Row(
+        _row(
             method,
             title,
-            tuple(
-                _top1(column, float(word), _samples_origin(method, data), "inat19")
-                for (data, column), word in zip(_SHARES.items(), values.split(), strict=True)
-                if word != "-"
-            ),
+            values,
+            ((column, _samples_origin(method, data), "inat19") for data, column in _SHARES.items()),
         )
         for method, (title, values) in _SAMPLES.items()
     ),
@@ -225,14 +232,11 @@ IMAGENET = Table(
     "Pre-trained and fine-tuned on ImageNet",
     "top-1 in percent",
     tuple(
-        Row(
+        _row(
             method,
             title,
-            tuple(
-                _top1(column, float(word), _imagenet_origin(method, model), "imagenet")
-                for (model, column), word in zip(((SMALL, "ViT-S"), (BASE, "ViT-B")), values.split(), strict=True)
-                if word != "-"
-            ),
+            values,
+            ((LETTER[model], _imagenet_origin(method, model), "imagenet") for model in (SMALL, BASE)),
         )
         for method, (title, values) in _IMAGENET.items()
     ),
