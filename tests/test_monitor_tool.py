@@ -60,9 +60,10 @@ def test_the_bytes_are_those_without_monitoring(method, images, tmp_path):  # no
 def test_advice_follows_the_last_look(look, said, tmp_path):
     first = {"step": 1, "train_inpaint_gain": -1.0}
     (tmp_path / "monitor.jsonl").write_text(f"{json.dumps(first)}\n{json.dumps({'step': 2, **look})}\n")
-    advice = advise(tmp_path)
+    advice = advise(tmp_path, 0.0)
     assert len(advice) == len(said) and all(part in line for part, line in zip(said, advice, strict=True))
-    assert advise(tmp_path / "nothing") == []
+    assert advise(tmp_path, 0.4) == [line for line in advice if "colours" not in line]
+    assert advise(tmp_path / "nothing", 0.0) == []
 
 
 def test_images_kept_out(images, tmp_path):  # noqa: F811

@@ -231,7 +231,7 @@ def _train(recipe: Recipe, images: ImageList, folder: RunFolder, args: argparse.
         save_encoder(method.encoder, folder.path / ARTEFACT)
         print(f"wrote {folder.path / ARTEFACT}")
         monitoring.draw(folder.path)
-        for advice in monitoring.advise(folder.path):
+        for advice in monitoring.advise(folder.path, recipe.branch_jitter):
             sys.stderr.write(f"warning: {advice}\n")
 
 
