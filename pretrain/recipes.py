@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pretrain.values import changes
+from pretrain.training.recipe import changes
 from splitmask_backbones.errors import UserError, check_choice
 from splitmask_backbones.registry import ENCODERS
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import write_atomically
+from splitmask_backbones.load_report import LoadReport
 from splitmask_backbones.position import resize_pos_embed
 from splitmask_backbones.relative_bias import NUM_CLASS_ROWS, num_rows, resize_bias_table
 from splitmask_backbones.vit import VisionTransformer, check_arguments
@@ -23,68 +23,6 @@ PYRAMID = "pyramid."
 """What the names of a pyramid's parameters start with in an encoder file."""
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class LoadReport:
-    """What became of every key of a file and every parameter of the model."""
-
-    path: str
-    loaded: list[str] = field(default_factory=list)
-    resized: dict[str, str] = field(default_factory=dict)
-    dropped: dict[str, str] = field(default_factory=dict)
-    expected_missing: dict[str, str] = field(default_factory=dict)
-    unexpected: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    partial: str = ""  # what an earlier conversion with --allow-partial left open
-
-    @property
-    def complete(self) -> bool:
-        """Whether every key of the file and every parameter of the encoder is accounted for."""
-        return not self.unexpected and not self.missing
-
-    @property
-    def warning(self) -> str:
-        """One line where the weights are not whole, now or since an earlier conversion; else empty."""
-        if self.complete:
-            return f"{self.path}: {self.partial}" if self.partial else ""
-        return f"{self.path}: {self.gaps()}: the result is partial"
-
-    def gaps(self) -> str:
-        """Returns how many parameters have no value and how many keys no place."""
-        return f"{len(self.missing)} parameters missing and {len(self.unexpected)} keys unexpected"
-
-    def as_json(self) -> dict[str, Any]:
-        """Returns the report for a file: the source, whether it is complete, and every key with what became of it."""
-        keys = [{"key": key, "state": state, "reason": reason} for key, state, reason in self.rows()]
-        warning = {"warning": self.warning} if self.warning else {}
-        return {"source": self.path, "complete": self.complete, **warning, "keys": keys}
-
-    def rows(self) -> list[tuple[str, str, str]]:
-        """Returns (key, what became of it, why) for every key, what was not simply loaded first."""
-        entries = [(key, "missing", "random values") for key in self.missing]
-        entries += [(key, "unexpected", "nothing takes it") for key in self.unexpected]
-        for title, named in (
-            ("resized", self.resized),
-            ("dropped", self.dropped),
-            ("expected missing", self.expected_missing),
-        ):
-            entries += [(key, title, reason) for key, reason in named.items()]
-        return entries + [(key, "loaded", "") for key in self.loaded]
-
-    def summary(self) -> str:
-        """Returns one line: counts, and each key that was not simply loaded, with the reason."""
-        parts = [f"{len(self.loaded)} loaded"]
-        for title, entries in (
-            ("resized", self.resized),
-            ("dropped", self.dropped),
-            ("expected missing", self.expected_missing),
-        ):
-            if entries:
-                shown = [f"{key}: {reason}" for key, reason in list(entries.items())[:4]]
-                more = [f"and {len(entries) - 4} more"] if len(entries) > 4 else []
-                parts.append(f"{len(entries)} {title} ({'; '.join(shown + more)})")
-        return f"{self.path}: {', '.join(parts)}"
 
 
 def save_encoder(

@@ -24,7 +24,7 @@ from splitmask_backbones.position import (
 from splitmask_backbones.relative_bias import KINDS, bias_index, num_rows, relative_bias
 
 if TYPE_CHECKING:
-    from splitmask_backbones.checkpoints import LoadReport
+    from splitmask_backbones.load_report import LoadReport
 
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:

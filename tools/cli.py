@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from splitmask_backbones.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from pretrain.run_folder import RunFolder
+    from pretrain.training.run_folder import RunFolder
 
 EXIT_USER_ERROR = 2
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from splitmask_backbones.conversion.names import FAMILIES, TARGETS
+from splitmask_backbones.convert import FAMILIES, TARGETS
 from splitmask_backbones.errors import UserError, check_choice
 from splitmask_backbones.registry import ENCODERS
 from tools import cli
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
     if args.best and args.step is not None:
         raise UserError("--best and --step exclude each other: both choose a run's weights")
     overrides = dict(_parse(text) for text in args.set)
-    from splitmask_backbones.convert import convert
+    from splitmask_backbones.convert.conversion import convert
 
     cli.start_log()
     done = convert(
@@ -90,7 +90,7 @@ def _parse(text: str) -> tuple[str, Any]:
 
 def _show(done: Any, destination: Path) -> None:
     """Prints differences and report, and writes both as JSON beside the destination."""
-    from tools.load_report import tell
+    from tools.finetuning.load_table import tell
 
     for side, difference in done.differences.items():
         shown = "not compared" if difference is None else f"largest difference {difference:.2g}"

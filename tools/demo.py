@@ -17,7 +17,7 @@ from typing import Any
 
 from splitmask_backbones.errors import UserError
 from tools import cli
-from tools.demo_steps import StepError, Steps
+from tools.demos.steps import StepError, Steps
 
 NUM_PICTURES = 6
 ROWS = {"none": "random init", "splitmask": "SplitMask"}
@@ -69,7 +69,7 @@ def build_parser() -> cli.Parser:
 def main(argv: list[str]) -> int:
     """Runs the tool; returns the exit code."""
     args = build_parser().parse_args(argv)
-    from pretrain.run_folder import CONFIG, LOCK, RunFolder
+    from pretrain.training.run_folder import CONFIG, LOCK, RunFolder
 
     output = Path(args.output)
     started_before = (output / CONFIG).exists() or (output / LOCK).exists()
@@ -133,8 +133,8 @@ def _synthetic(root: Path, commit: Callable[[], None]) -> Inputs:
 
 
 def _own(data: str, work: Path, commit: Callable[[], None]) -> Inputs:
-    from pretrain.images import UnreadableImage, read_image
-    from tools.demo_folder import open_folder, why_no_segmentation, write_segmentation
+    from pretrain.data.decode import UnreadableImage, read_image
+    from tools.demos.folder import open_folder, why_no_segmentation, write_segmentation
 
     found = open_folder(data, work)
     commit()
@@ -225,7 +225,7 @@ def _train(args: Any, inputs: Inputs, steps: Steps) -> dict[str, Path]:
 
 def _pictures(inputs: Inputs, folders: dict[str, Path], output: Path, steps: Steps) -> None:
     from splitmask_backbones.files import write_atomically
-    from tools import plots
+    from tools.finetuning import plots
 
     pictures = output / "pictures"
     chosen = output / "data" / "pictures"
@@ -259,7 +259,7 @@ def _pictures(inputs: Inputs, folders: dict[str, Path], output: Path, steps: Ste
                 for start, name in ROWS.items()
             }
     plots.save_curves(panels, pictures / "loss_curves.png")
-    from pretrain.pictures import save_words_picture  # torch
+    from pretrain.monitoring.pictures import save_words_picture  # torch
 
     save_words_picture(folders["pretrain"], inputs.words, pictures / "words.png")
 
@@ -267,7 +267,7 @@ def _pictures(inputs: Inputs, folders: dict[str, Path], output: Path, steps: Ste
 def _table(folders: dict[str, Path], inputs: Inputs, output: Path, seconds: dict[str, float]) -> None:
     """Prints the table and writes table.md: the last file of a demo."""
     from splitmask_backbones.files import write_atomically
-    from tools import plots
+    from tools.finetuning import plots
 
     rows = []
     for start, name in ROWS.items():

@@ -79,7 +79,7 @@ def _write_split(root: Path, split: str, count: int, data: DemoData) -> None:
     import numpy as np
     from PIL import Image
 
-    from tools.demo_scenes import draw_scene
+    from tools.demos.scenes import draw_scene
 
     folder = root / split if split == "unlabelled" else root / "coco" / split
     folder.mkdir(parents=True)

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from pretrain.recipes import Recipe
 from splitmask_backbones.errors import UserError
 from tools import cli
-from tools.plots import Curves, curve, read_metrics, save_curves
+from tools.finetuning.plots import Curves, curve, read_metrics, save_curves
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-    from pretrain.monitors import Monitor
-    from pretrain.sources import ImageList
+    from pretrain.data.sources import ImageList
+    from pretrain.monitoring.monitor import Monitor
 
 OPTIONS = ("monitor_every", "monitor_images", "monitor_labels", "holdout")
 NUM_IMAGES = 256
@@ -85,7 +85,7 @@ def prepare(
     limit = args.monitor_images or NUM_IMAGES
     trained = images
     if args.holdout:
-        from pretrain.holdout import split_holdout
+        from pretrain.data.holdout import split_holdout
 
         trained, holdout = split_holdout(images, args.holdout)
     if not args.monitor_every or not fabric.is_global_zero:
@@ -93,7 +93,7 @@ def prepare(
     if holdout is not None:
         print(f"{len(holdout)} of {len(images)} images are kept out of training")
     if args.monitor_labels:
-        from pretrain.labelled import open_labelled
+        from pretrain.monitoring.labelled import open_labelled
 
         labelled = open_labelled(args.monitor_labels, limit)
         print(
@@ -102,7 +102,7 @@ def prepare(
         )
 
     def look_at(method: Any, recipe: Recipe) -> Monitor:
-        from pretrain.monitors import Monitor
+        from pretrain.monitoring.monitor import Monitor
 
         return Monitor(
             method,

@@ -17,8 +17,8 @@ from tools import cli, monitoring
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-    from pretrain.run_folder import RunFolder
-    from pretrain.sources import ImageList
+    from pretrain.data.sources import ImageList
+    from pretrain.training.run_folder import RunFolder
 
 ARTEFACT = "encoder.safetensors"
 KEPT = ("tokenizer_weights", *monitoring.OPTIONS)
@@ -67,13 +67,13 @@ def main(argv: list[str]) -> int:
     if not args.resume:
         recipe.check_tokenizer_weights(args.tokenizer_weights)
         monitoring.check_options(args)
-    from pretrain.run_folder import RunFolder
-    from pretrain.signals import StopSignals
-    from pretrain.sources import open_source
+    from pretrain.data.sources import open_source
+    from pretrain.training.run_folder import RunFolder
+    from pretrain.training.signals import StopSignals
 
     source = open_source(args.data, args.images)
     with StopSignals(), RunFolder.open(args.output, resume=args.resume, artefact=ARTEFACT) as folder:
-        from pretrain.fabric import make_fabric
+        from pretrain.training.distributed import make_fabric
 
         cli.start_log()
         recipe = _recipe_of(args.recipe, named, given, folder.previous)
@@ -112,7 +112,7 @@ def _readable_images(
     source: ImageList, folder: RunFolder, args: argparse.Namespace, fabric: Fabric
 ) -> tuple[ImageList, dict[str, Any]]:
     """Returns the images that decode to the end, and what identifies the data; a resume trusts an unchanged list."""
-    from pretrain.images import check_images, enforce_bad_limit
+    from pretrain.data.check import check_images, enforce_bad_limit
 
     data: dict[str, Any] = {"num_files": len(source), "fingerprint": source.fingerprint()}
     before = (folder.previous or {}).get("data", {})
@@ -135,7 +135,7 @@ def _readable_images(
 def _config(args: argparse.Namespace, recipe: Recipe, data: dict[str, Any]) -> dict[str, Any]:
     import torch
 
-    from pretrain.build import build_encoder
+    from pretrain.methods.build import build_encoder
     from splitmask_backbones.files import sha256_of
 
     return {
@@ -164,11 +164,11 @@ def _config(args: argparse.Namespace, recipe: Recipe, data: dict[str, Any]) -> d
 def _train(recipe: Recipe, images: ImageList, folder: RunFolder, args: argparse.Namespace, fabric: Fabric) -> None:
     import torch
 
-    from pretrain.build import build_method, build_views
-    from pretrain.engine import Loop, fit
-    from pretrain.loader import step_batches, steps_per_epoch
-    from pretrain.schedule import cosine, warmup_cosine
-    from pretrain.words import TOKENIZER_FILE
+    from pretrain.methods.build import build_method, build_views
+    from pretrain.tokenizers.build import TOKENIZER_FILE
+    from pretrain.training.loader import step_batches, steps_per_epoch
+    from pretrain.training.loop import Loop, fit
+    from pretrain.training.schedule import cosine, warmup_cosine
     from splitmask_backbones import save_encoder
     from splitmask_backbones.param_groups import param_groups
     from splitmask_backbones.registry import ENCODERS

@@ -12,7 +12,8 @@ from typing import Any
 
 from splitmask_backbones.errors import UserError, check_choice, nearest
 from tools import cli
-from tools.reproduction.paper import Row, Table, find_table, tables
+from tools.reproduction.paper import find_table, tables
+from tools.reproduction.paper.schema import Row, Table
 
 STUDY = "small"
 STUDY_TITLE = "nuclei and CamVid: SplitMask against BEiT, DINO and random init"
@@ -251,7 +252,7 @@ def _has_gpu() -> bool:
 
 
 def _report(output: Path, asked: tuple[str, ...], sets: tuple[str, ...], budget: Any) -> None:
-    from tools import plots
+    from tools.finetuning import plots
     from tools.reproduction import study_report
 
     rows = study_report.finished_rows(output, asked)
@@ -278,8 +279,8 @@ def _run(
     gpus: int,
 ) -> int:
     """Runs the steps while the folder is locked; returns the exit code."""
-    from pretrain.run_folder import CONFIG, LOCK, RunFolder
-    from tools.demo_steps import StepError
+    from pretrain.training.run_folder import CONFIG, LOCK, RunFolder
+    from tools.demos.steps import StepError
     from tools.reproduction.executor import Executor
 
     begun = (output / CONFIG).exists() or (output / LOCK).exists()

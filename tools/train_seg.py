@@ -102,8 +102,8 @@ def main(argv: list[str]) -> int:
     from tools.segmentation.runner import quiet_warnings  # mmseg, torch
 
     quiet_warnings()
-    from pretrain.run_folder import RunFolder
-    from pretrain.signals import StopSignals
+    from pretrain.training.run_folder import RunFolder
+    from pretrain.training.signals import StopSignals
     from tools.segmentation import run
     from tools.segmentation.predict import find_pictures
 

@@ -6,8 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from pretrain.schedule import warmup_cosine, warmup_step
-from pretrain.values import ABOVE_ZERO, CheckedRecipe, parse_field, value
+from pretrain.training.recipe import ABOVE_ZERO, CheckedRecipe, parse_field, value
+from pretrain.training.schedule import warmup_cosine, warmup_step
 from splitmask_backbones.errors import UserError, nearest
 from splitmask_backbones.registry import ENCODERS
 

@@ -6,14 +6,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from pretrain.build import build_encoder
-from pretrain.fabric import make_fabric
-from pretrain.flops import flops_per_image
-from pretrain.loader import sample_rng
-from pretrain.masking import split_halves
+from pretrain.data.masking import split_halves
+from pretrain.methods.build import build_encoder
+from pretrain.methods.flops import flops_per_image
+from pretrain.methods.splitmask import SplitMask
 from pretrain.recipes import Recipe
-from pretrain.splitmask import SplitMask
-from pretrain.tokenizers import Tokenizer, random_projection
+from pretrain.tokenizers.codebook import Tokenizer, random_projection
+from pretrain.training.distributed import make_fabric
+from pretrain.training.loader import sample_rng
 from splitmask_backbones.param_groups import param_groups
 from tools.benchmarks.timing import timed
 

@@ -12,7 +12,7 @@ from PIL import Image
 from timm.data.auto_augment import rand_augment_transform
 from torch import Tensor
 
-from pretrain.augment import PretrainAugment, color_jitter, to_tensor
+from pretrain.data.augment import PretrainAugment, color_jitter, to_tensor
 from splitmask_backbones.pixels import IMAGENET_MEAN
 from tools.classification.recipes import ClsRecipe
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pretrain.images import check_images, enforce_bad_limit
-from pretrain.sources import ImageList
+from pretrain.data.check import check_images, enforce_bad_limit
+from pretrain.data.sources import ImageList
 from splitmask_backbones.errors import UserError, check_choice, nearest
 from tools import cli
 from tools.classification.layouts import LAYOUTS, Listing, Pair, find_layout, read_lines, read_pairs

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pretrain.images import UnreadableImage, read_image
-from pretrain.loader import sample_rng
-from pretrain.signals import ignore_in_worker
+from pretrain.data.decode import UnreadableImage, read_image
+from pretrain.training.loader import sample_rng
+from pretrain.training.signals import ignore_in_worker
 from splitmask_backbones.errors import UserError
 from tools.classification.augment import CentralCrop, TrainAugment
 from tools.classification.data import LabelledImages

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from pretrain.pixel_norm import PixelNorm
-from pretrain.run_folder import write_json
+from pretrain.data.pixel_norm import PixelNorm
+from pretrain.training.run_folder import write_json
 from splitmask_backbones.vit import VisionTransformer
 from tools.classification.augment import CentralCrop
 from tools.classification.data import LabelledImages

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pretrain.sources import find_images
+from pretrain.data.sources import find_images
 from splitmask_backbones.errors import UserError, check_choice, nearest
 from tools.classification.cars import has_cars, read_cars
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pretrain.loader import StepBatches
+from pretrain.training.loader import StepBatches
 
 ROWS_AT_ONCE = 4096
 

@@ -11,7 +11,7 @@ from timm.data.mixup import Mixup, mixup_target
 from timm.loss import SoftTargetCrossEntropy
 from torch import Tensor, nn
 
-from pretrain.pixel_norm import PixelNorm
+from pretrain.data.pixel_norm import PixelNorm
 from splitmask_backbones.adapters import resolve_encoder
 from splitmask_backbones.registry import ENCODERS
 from splitmask_backbones.vit import VisionTransformer

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from pretrain.images import read_image
-from pretrain.run_folder import RunFolder, write_json
+from pretrain.data.decode import read_image
+from pretrain.training.run_folder import RunFolder, write_json
 from tools import cli
 from tools.classification.augment import CentralCrop
 from tools.classification.dataset import central_batches
 from tools.classification.model import Classifier
-from tools.pictures import picture_names, readable_pictures
+from tools.finetuning.pictures import picture_names, readable_pictures
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pretrain.values import ABOVE_ZERO, CheckedRecipe, value
+from pretrain.training.recipe import ABOVE_ZERO, CheckedRecipe, value
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.registry import ENCODERS
 

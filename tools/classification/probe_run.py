@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from pretrain.engine import Loop, fit
-from pretrain.fabric import make_fabric
-from pretrain.knn import knn_votes
-from pretrain.loader import steps_per_epoch
-from pretrain.run_folder import RunFolder, write_json
-from pretrain.schedule import warmup_cosine
-from pretrain.signals import StopSignals
+from pretrain.monitoring.knn import knn_votes
+from pretrain.training.distributed import make_fabric
+from pretrain.training.loader import steps_per_epoch
+from pretrain.training.loop import Loop, fit
+from pretrain.training.run_folder import RunFolder, write_json
+from pretrain.training.schedule import warmup_cosine
+from pretrain.training.signals import StopSignals
 from splitmask_backbones.adapters import resolve_encoder
 from splitmask_backbones.param_groups import param_groups
 from splitmask_backbones.vit import VisionTransformer
@@ -30,9 +30,9 @@ from tools.classification.linear_probe import LinearProbes, feature_batches, sta
 from tools.classification.model import model_name
 from tools.classification.probe_recipe import ProbeRecipe
 from tools.classification.run import REPORT, RESULTS, identity_of
-from tools.load_report import LOAD_REPORT, mark, tell
-from tools.model_files import weights_digest
-from tools.plots import Curves, save_curves
+from tools.finetuning.load_table import LOAD_REPORT, mark, tell
+from tools.finetuning.model_files import weights_digest
+from tools.finetuning.plots import Curves, save_curves
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

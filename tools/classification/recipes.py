@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pretrain.schedule import warmup_cosine
-from pretrain.values import ABOVE_ZERO, CheckedRecipe, value
+from pretrain.training.recipe import ABOVE_ZERO, CheckedRecipe, value
+from pretrain.training.schedule import warmup_cosine
 from splitmask_backbones.errors import UserError, check_choice
 from splitmask_backbones.registry import ENCODERS
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pretrain.fabric import make_fabric
-from pretrain.loader import steps_per_epoch
-from pretrain.run_folder import RunFolder, write_json
-from pretrain.signals import StopSignals
+from pretrain.training.distributed import make_fabric
+from pretrain.training.loader import steps_per_epoch
+from pretrain.training.run_folder import RunFolder, write_json
+from pretrain.training.signals import StopSignals
 from splitmask_backbones.checkpoints import save_encoder
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.registry import ENCODERS
@@ -26,10 +26,10 @@ from tools.classification.evaluate import evaluate
 from tools.classification.model import Classifier, build_classifier, model_name
 from tools.classification.predict import predict_pictures
 from tools.classification.recipes import DOMAINS, ClsRecipe
-from tools.evaluations import BEST_MODEL, record_evaluation
-from tools.finetune import finetune
-from tools.load_report import LOAD_REPORT, mark, name_new_parts, tell
-from tools.model_files import load_strictly, newest_weights, save_model, weights_digest
+from tools.finetuning.best import BEST_MODEL, record_evaluation
+from tools.finetuning.fit import finetune
+from tools.finetuning.load_table import LOAD_REPORT, mark, name_new_parts, tell
+from tools.finetuning.model_files import load_strictly, newest_weights, save_model, weights_digest
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

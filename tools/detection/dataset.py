@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from det_configs.common.recipe import DetRecipe
-from pretrain.images import read_image
-from pretrain.loader import sample_rng
+from pretrain.data.decode import read_image
+from pretrain.training.loader import sample_rng
 from tools.detection.coco import CocoSplit, ImageRecord
 from tools.detection.rle import to_mask
 from tools.detection.transforms import Placement, evaluation_placement, training_placement
@@ -20,7 +20,7 @@ Target = dict[str, Tensor]
 
 
 class TrainingImages(Dataset[tuple[Tensor, Target]]):
-    """Augmented images with at least one object; indexed by `(epoch, index, repeat)` of `pretrain.loader`."""
+    """Augmented images with at least one object; indexed by `(epoch, index, repeat)` of `pretrain.training.loader`."""
 
     def __init__(self, split: CocoSplit, recipe: DetRecipe) -> None:
         # An image of crowds or of nothing teaches little, and its crowds would count as background.

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from det_configs.common.recipe import DetRecipe
-from pretrain.images import read_image
-from pretrain.run_folder import RunFolder, write_json
+from pretrain.data.decode import read_image
+from pretrain.training.run_folder import RunFolder, write_json
 from tools.detection.detect import detect_all
 from tools.detection.draw import draw
 from tools.detection.results import to_coco
-from tools.pictures import picture_names, readable_pictures
+from tools.finetuning.pictures import picture_names, readable_pictures
 
 DRAWN_SCORE = 0.5
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from det_configs.common.recipe import DetRecipe
-from pretrain.average import WeightAverage
-from pretrain.fabric import make_fabric
-from pretrain.loader import steps_per_epoch
-from pretrain.run_folder import RunFolder, write_json
-from pretrain.signals import StopSignals
+from pretrain.training.distributed import make_fabric
+from pretrain.training.ema import WeightAverage
+from pretrain.training.loader import steps_per_epoch
+from pretrain.training.run_folder import RunFolder, write_json
+from pretrain.training.signals import StopSignals
 from splitmask_backbones.errors import UserError
 from tools import cli
 from tools.detection import splits as data
@@ -30,10 +30,10 @@ from tools.detection.engines import build_detector, choose_engine
 from tools.detection.evaluate import Detection, coco_ap
 from tools.detection.predict import predict_pictures
 from tools.detection.results import DETECTOR, best_by, paths_and_sizes, to_coco
-from tools.evaluations import BEST_MODEL, record_evaluation
-from tools.finetune import finetune
-from tools.load_report import LOAD_REPORT, mark, name_new_parts, tell
-from tools.model_files import load_strictly, newest_weights, save_model, weights_digest
+from tools.finetuning.best import BEST_MODEL, record_evaluation
+from tools.finetuning.fit import finetune
+from tools.finetuning.load_table import LOAD_REPORT, mark, name_new_parts, tell
+from tools.finetuning.model_files import load_strictly, newest_weights, save_model, weights_digest
 
 if TYPE_CHECKING:
     from tools.detection.engines import Detector

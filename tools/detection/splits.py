@@ -125,7 +125,7 @@ def check_split_images(
     Raises:
         ValueError: more than `max_fraction` of all files, or all of one split.
     """
-    from pretrain.images import BadImage, check_images, enforce_bad_limit
+    from pretrain.data.check import BadImage, check_images, enforce_bad_limit
 
     paths = {name: [str(split.image_dir / image.file_name) for image in split.images] for name, split in splits.items()}
     every = [path for listed in paths.values() for path in listed]

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from pretrain.recipes import RECIPES, REFERENCE_BATCH
-from pretrain.run_folder import flatten
+from pretrain.training.run_folder import flatten
 from splitmask_backbones.errors import UserError
 from tools.reproduction.plan import classification_recipe
 from tools.reproduction.runs import IDENTITY, Run

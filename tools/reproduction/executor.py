@@ -13,10 +13,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from pretrain.run_folder import write_json
+from pretrain.training.run_folder import write_json
 from splitmask_backbones.errors import UserError
 from tools.cli import describe
-from tools.demo_steps import StepError
+from tools.demos.steps import StepError
 from tools.reproduction.progress import Progress
 from tools.reproduction.sets import write_list
 from tools.reproduction.step import LIST, Step

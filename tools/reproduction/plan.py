@@ -12,7 +12,8 @@ from det_configs.common.recipe import DetRecipe
 from pretrain.recipes import Recipe, get_recipe
 from splitmask_backbones.errors import UserError, check_choice
 from tools.reproduction import cost
-from tools.reproduction.paper import Measurement, Origin, Row, tables
+from tools.reproduction.paper import tables
+from tools.reproduction.paper.schema import Measurement, Origin, Row
 from tools.reproduction.sets import SETS, Places
 from tools.reproduction.step import LIST, Step
 

@@ -6,8 +6,8 @@ import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
 
-from tools.plots import markdown_table
-from tools.reproduction.paper import Table
+from tools.finetuning.plots import markdown_table
+from tools.reproduction.paper.schema import Table
 from tools.reproduction.results import Filled, Other
 from tools.reproduction.statistics import mean_and_spread, shown
 

@@ -9,7 +9,7 @@ from functools import partial
 
 from pretrain.recipes import RECIPES
 from tools.reproduction.deviations import deviations, notes
-from tools.reproduction.paper import Cell, Measurement, Origin, Table
+from tools.reproduction.paper.schema import Cell, Measurement, Origin, Table
 from tools.reproduction.runs import IDENTITY, Run, option_text, why_left_out
 
 UNKNOWN = "the encoder's origin is unknown: the row is that of the config's name"

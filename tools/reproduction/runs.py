@@ -15,7 +15,7 @@ from typing import Any
 from pretrain.recipes import RECIPES
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.registry import ENCODERS
-from tools.reproduction.paper import Origin
+from tools.reproduction.paper.schema import Origin
 
 FINETUNING = {
     "train_det": (("bbox.AP",), ("segm.AP",)),

@@ -12,7 +12,7 @@ from typing import Any
 
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import write_atomically
-from tools import plots
+from tools.finetuning import plots
 from tools.reproduction.statistics import mean_and_spread, shown
 from tools.reproduction.study import HEADS, PICTURES, ROWS, Budget, run_folder
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from pretrain.images import BadImage, UnreadableImage, enforce_bad_limit, read_image
+from pretrain.data.check import BadImage, enforce_bad_limit
+from pretrain.data.decode import UnreadableImage, read_image
 from splitmask_backbones.errors import UserError
 from tools.segmentation.classes import Classes
 from tools.segmentation.labels import IGNORE, check_values, read_label, to_training_labels

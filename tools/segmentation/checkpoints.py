@@ -17,7 +17,7 @@ import torch
 
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import sha256_of, write_atomically
-from tools.evaluations import record_evaluation
+from tools.finetuning.best import record_evaluation
 
 NUM_KEPT = 2
 BEST_WEIGHTS = "best.pth"

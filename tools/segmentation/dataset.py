@@ -15,8 +15,8 @@ from mmseg.datasets import BaseSegDataset
 from mmseg.datasets.transforms import PackSegInputs
 from mmseg.registry import DATASETS, TRANSFORMS
 
-from pretrain.images import read_image
-from pretrain.loader import sample_rng
+from pretrain.data.decode import read_image
+from pretrain.training.loader import sample_rng
 from tools.segmentation.classes import Classes
 from tools.segmentation.labels import read_label, to_training_labels
 from tools.segmentation.pairs import Split

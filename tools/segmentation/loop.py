@@ -20,13 +20,13 @@ from mmengine.registry import LOOPS, OPTIM_WRAPPERS
 from mmengine.runner import IterBasedTrainLoop
 from torch.utils.data import DataLoader
 
-from pretrain.engine import step_seed
-from pretrain.loader import step_batches
-from pretrain.metrics import MetricsLog, ProgressLine
-from pretrain.ranks import agree, mean_over_ranks
-from pretrain.schedule import warmup_poly
-from pretrain.signals import StopSignals
-from tools.evaluations import is_recorded
+from pretrain.training.distributed import agree, mean_over_ranks
+from pretrain.training.loader import step_batches
+from pretrain.training.loop import step_seed
+from pretrain.training.metrics import MetricsLog, ProgressLine
+from pretrain.training.schedule import warmup_poly
+from pretrain.training.signals import StopSignals
+from tools.finetuning.best import is_recorded
 from tools.segmentation import checkpoints
 from tools.segmentation.processes import unwrapped
 

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from pretrain.sources import SUFFIXES
+from pretrain.data.sources import SUFFIXES
 from splitmask_backbones.errors import UserError
 from tools.segmentation.layout import SPLITS, Layout
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from pretrain.images import UnreadableImage
-from pretrain.sources import SUFFIXES
+from pretrain.data.decode import UnreadableImage
+from pretrain.data.sources import SUFFIXES
 from splitmask_backbones.errors import UserError
 from tools.segmentation.classes import Classes
 
@@ -82,7 +82,7 @@ def draw_overlay(path: Path, labels: np.ndarray, classes: Classes) -> Image.Imag
         labels: int `(H, W)`, values in `[0, K)`.
         classes: names and colours.
     """
-    from pretrain.images import read_image
+    from pretrain.data.decode import read_image
 
     picture = np.asarray(read_image(path), dtype=np.float32)
     colours = np.asarray(classes.palette, dtype=np.float32)[labels]

@@ -11,15 +11,15 @@ from typing import Any
 
 import torch
 
-from pretrain.fabric import make_fabric
-from pretrain.loader import steps_per_epoch
-from pretrain.run_folder import RunFolder, write_json
-from pretrain.signals import StopSignals
+from pretrain.training.distributed import make_fabric
+from pretrain.training.loader import steps_per_epoch
+from pretrain.training.run_folder import RunFolder, write_json
+from pretrain.training.signals import StopSignals
 from splitmask_backbones.adapters import resolve_encoder
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import sha256_of
 from tools import cli
-from tools.load_report import LOAD_REPORT, mark, name_new_parts, tell
+from tools.finetuning.load_table import LOAD_REPORT, mark, name_new_parts, tell
 from tools.segmentation import checkpoints
 from tools.segmentation.check import check_splits, median_frequency_weights
 from tools.segmentation.classes import Classes, find_classes

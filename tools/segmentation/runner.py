@@ -21,9 +21,9 @@ from torch.utils.data import DataLoader
 
 import splitmask_backbones.mmseg  # noqa: F401 (registers the backbone and the optimizer constructor)
 import tools.segmentation.loss  # noqa: F401 (registers the loss with class weights)
-from pretrain.loader import steps_per_epoch
-from pretrain.ranks import is_together
-from pretrain.signals import StopSignals, ignore_in_worker
+from pretrain.training.distributed import is_together
+from pretrain.training.loader import steps_per_epoch
+from pretrain.training.signals import StopSignals, ignore_in_worker
 from splitmask_backbones.errors import UserError
 from tools.segmentation import checkpoints
 from tools.segmentation.classes import Classes

@@ -1,0 +1,1 @@
+"""From image files to what a method is fed."""

@@ -1,0 +1,175 @@
+"""Images before a run starts: every file of a list is decoded once, and too many unreadable ones stop the run."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pretrain.data.decode import UnreadableImage, read_image
+from splitmask_backbones.errors import UserError
+
+__all__ = ["BadImage", "UnreadableImage", "check_images", "enforce_bad_limit", "printable", "read_image"]
+
+MAX_NAMED = 20
+"""Unreadable images named on the screen; the report file names all."""
+
+
+@dataclass(frozen=True)
+class BadImage:
+    """An unreadable image: its name in the list and the reason."""
+
+    name: str
+    reason: str
+
+
+def _reason(root: str, name: str) -> str | None:
+    try:
+        read_image(os.path.join(root, name))
+    except UnreadableImage as error:
+        return str(error)
+    return None
+
+
+def check_images(root: str | os.PathLike[str], names: Sequence[str], workers: int = 0) -> list[BadImage]:
+    """Returns the unreadable ones of ``root / name``, in the order of ``names``; decodes every file to its end.
+
+    Args:
+        root: folder that the names are relative to.
+        names: relative (or absolute) paths.
+        workers: processes that decode; 0 and 1 decode in this one. The result is the same. Shows a progress bar on
+            stdout when it takes more than 2 seconds.
+    """
+    folder = os.fspath(root)
+    bad = []
+    with contextlib.ExitStack() as stack:
+        reasons = _reasons(folder, names, workers, stack)
+        for name, reason in zip(names, _with_progress(reasons, len(names), stack), strict=True):
+            if reason is not None:
+                bad.append(BadImage(name, reason))
+    return bad
+
+
+_CHUNK = 32
+_TRY_SECONDS = 0.5  # this process measures for that long what an image costs
+_POOL_PAYS_SECONDS = 6.0  # starting processes takes seconds: they import what the main script imports
+
+
+def _reasons(root: str, names: Sequence[str], workers: int, stack: contextlib.ExitStack) -> Iterator[str | None]:
+    start = time.monotonic()
+    done = 0
+    for name in names:
+        elapsed = time.monotonic() - start
+        if workers > 1 and done and elapsed > _TRY_SECONDS:
+            remaining = elapsed / done * (len(names) - done)
+            if remaining > _POOL_PAYS_SECONDS:
+                break
+        yield _reason(root, name)
+        done += 1
+    if done < len(names):
+        # Spawned, not forked: the caller may hold torch's or faiss' threads, and a forked lock that nobody releases.
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+        stack.callback(pool.shutdown, wait=True, cancel_futures=True)
+        yield from pool.map(_reason, [root] * (len(names) - done), names[done:], chunksize=_CHUNK)
+
+
+def _start_worker() -> None:
+    """Leaves Ctrl-C to the parent, and ends with the parent even when that is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _with_progress(items: Iterator[Any], total: int, stack: contextlib.ExitStack) -> Iterator[Any]:
+    start = time.monotonic()
+    progress = None
+    for done, item in enumerate(items, start=1):
+        if progress is None and done < total and time.monotonic() - start > 2:
+            from rich import progress as bars
+
+            columns = (bars.TextColumn("checking images"), bars.BarColumn(), bars.MofNCompleteColumn())
+            progress = bars.Progress(*columns, bars.TimeRemainingColumn())
+            stack.enter_context(progress)
+            task = progress.add_task("checking images", total=total, completed=done)
+        elif progress is not None:
+            progress.update(task, completed=done)
+        yield item
+
+
+def enforce_bad_limit(
+    num_files: int,
+    bad: Sequence[BadImage],
+    max_fraction: float,
+    report_path: str | os.PathLike[str],
+    root: str | os.PathLike[str] | None = None,
+) -> None:
+    """Reports unreadable images and stops the run when there are too many; does nothing when there is none.
+
+    Writes all of them to ``report_path`` (``path<TAB>reason`` a line; tabs, line ends, backslashes and bytes that are
+    not UTF-8 in a path are written as in ``a\\tb``, ``\\xff``) and one ``warning:`` line for each of the first 20 to
+    stderr.
+
+    Args:
+        num_files: all files found, the unreadable ones included.
+        bad: from ``check_images``.
+        max_fraction: share of ``num_files`` in [0, 1] that may be unreadable (``--max-bad-fraction``).
+        report_path: file to write, ``bad_images.txt`` in the run's folder.
+        root: put before the names, so that the report holds whole paths.
+
+    Raises:
+        UserError: more than ``max_fraction * num_files`` are unreadable, or none is left.
+    """
+    if not bad:
+        return
+    shown = [printable(item.name if root is None else os.path.join(root, item.name)) for item in bad]
+    _write_report(Path(report_path), [f"{path}\t{item.reason}\n" for path, item in zip(shown, bad, strict=True)])
+    for path, item in list(zip(shown, bad, strict=True))[:MAX_NAMED]:
+        sys.stderr.write(f"warning: unreadable image {path}: {item.reason}\n")
+    if len(bad) > MAX_NAMED:
+        sys.stderr.write(f"warning: {len(bad) - MAX_NAMED} more unreadable images, listed in {report_path}\n")
+    sys.stderr.flush()
+    first = f"the first is {shown[0]}: {bad[0].reason}; all are listed in {report_path}"
+    if len(bad) >= num_files:
+        raise UserError(f"none of the {num_files} images can be read; {first}; repair them or choose other images")
+    # A tolerance of rounding only: 0.07 * 100 is 7.000000000000001.
+    if len(bad) > max_fraction * num_files + 1e-9:
+        share = 100 * len(bad) / num_files
+        raise UserError(
+            f"{len(bad)} of {num_files} images ({share:.3g} %) cannot be read, more than the limit of "
+            f"{100 * max_fraction:.3g} %; {first}; repair or remove them, or raise --max-bad-fraction"
+        )
+
+
+def printable(name: str) -> str:
+    """Returns ``name`` as one line of valid UTF-8: backslashes, control characters and raw bytes are escaped."""
+    text = os.fsencode(name).replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
+    return "".join(
+        char if char.isprintable() or char == " " else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+def _write_report(path: Path, lines: list[str]) -> None:
+    beside = path.with_name(path.name + ".part")
+    try:
+        with open(beside, "w", encoding="utf-8", newline="\n") as file:
+            file.writelines(lines)
+        os.replace(beside, path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,241 @@
+"""Where the images are: a folder, a data set's root, a text list or a COCO json become one sorted list of names.
+
+Recognised by what the path is. A root that has a training split (COCO, ADE20K, or plain ``train`` and ``val`` folders)
+gives that split alone: pre-training on the evaluation images by accident would make every later number worthless.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pretrain.data.check import printable
+from pretrain.data.coco_list import coco_names
+from pretrain.data.text_list import read_text_list
+from splitmask_backbones.errors import UserError, nearest
+
+SUFFIXES = (".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+"""Files of a folder that count as images, in upper or lower case."""
+
+TRAIN = re.compile(r"train(ing)?[-_]?\d*", re.IGNORECASE)
+EVALUATION = re.compile(r"(val|valid|validation|test|testing)([-_]?\d+)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """The images of a data set: ``root / name`` is the file.
+
+    Attributes:
+        root: folder that the names are relative to.
+        names: relative posix paths, sorted by code point, each once; the order does not depend on where the folder
+            lies.
+        kind: what the source was recognised as, in words.
+        notes: what was left out, in words.
+    """
+
+    root: Path
+    names: list[str]
+    kind: str = "image list"
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def path(self, name: str) -> Path:
+        """Returns the file of ``name``."""
+        return self.root / name
+
+    def describe(self) -> str:
+        """Returns one line: how many images, from where, read how, and what was left out."""
+        images = "1 image" if len(self) == 1 else f"{len(self)} images"
+        return printable("; ".join([f"{images} in {self.root} ({self.kind})", *self.notes]))
+
+    def fingerprint(self) -> str:
+        """Returns the sha256 (hex) of all names and file sizes, the same wherever the folder lies, contents unread."""
+        digest = hashlib.sha256()
+        for name in self.names:
+            try:
+                size = os.stat(os.path.join(self.root, name)).st_size
+            except (OSError, ValueError):
+                size = -1  # listed but missing
+            digest.update(os.fsencode(name) + b"\0%d\0" % size)
+        return digest.hexdigest()
+
+    def subset(self, names: Iterable[str]) -> ImageList:
+        """Returns the list with only ``names``, in this list's order.
+
+        Raises:
+            ValueError: a name is not in this list.
+        """
+        wanted = set(names)
+        unknown = wanted.difference(self.names)
+        if unknown:
+            raise ValueError(f"{min(unknown)!r} is not one of the {len(self)} images in {self.root}")
+        return ImageList(self.root, [name for name in self.names if name in wanted], self.kind, self.notes)
+
+
+def open_source(data: str | os.PathLike[str], images: str | os.PathLike[str] | None = None) -> ImageList:
+    """Returns the images that ``data`` stands for.
+
+    Args:
+        data: a folder (searched recursively), the root of a COCO, ADE20K or train/val data set (its training images
+            only), a text list (a path a line, relative to the list's folder or absolute; blank lines and ``#`` comments
+            are skipped), or a COCO json (``images[].file_name``; files that are missing stay in the list and count as
+            unreadable later).
+        images: the folder of a COCO json's images.
+
+    Raises:
+        UserError: nothing at ``data``, no image in it, or a file of a kind that is not one of these.
+    """
+    text = os.fspath(data)
+    if not text:
+        raise UserError("--data is empty: give an image folder, a text list, a COCO json or an ADE20K root")
+    path = _existing(text, "--data")
+    if path.is_dir():
+        if images is not None:
+            raise UserError(f"--images is for a COCO json only, but --data {text} is a folder: leave --images out")
+        return _open_folder(path)
+    if not path.is_file():
+        raise UserError(
+            f"--data {text} is neither a folder nor a regular file: give an image folder, a list or a COCO json"
+        )
+    if _is_json(path):
+        if images is None:
+            raise UserError(
+                f"--data {text} is a COCO json: add --images ROOT, the folder that its file names are relative to"
+            )
+        root = _existing(os.fspath(images), "--images")
+        if not root.is_dir():
+            raise UserError(f"--images {images} is not a folder: give the folder of the images that {text} names")
+        names, notes = coco_names(path, root)
+        return ImageList(root, names, f"COCO json {path.name}", notes)
+    if images is not None:
+        raise UserError(f"--images is for a COCO json only, but --data {text} is none: leave --images out")
+    if path.suffix.lower() in SUFFIXES:
+        raise UserError(f"--data {text} is a single image: give its folder, {path.parent}, or a text list")
+    root, names, notes = read_text_list(path)
+    return ImageList(root, names, f"text list {path.name}", notes)
+
+
+def _existing(text: str, option: str) -> Path:
+    path = Path(os.path.expanduser(text))
+    try:
+        path.stat()
+        return path
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise UserError(f"{option} {text} cannot be opened: {error.strerror}") from error
+    found = path.absolute()
+    while not found.exists():
+        found, missing = found.parent, found.name
+    if not found.is_dir():
+        raise UserError(f"{option} {text} does not exist: {found} is a file")
+    try:
+        neighbours = [name for name in os.listdir(found)[:10_000] if not name.startswith(".")]
+    except OSError:
+        neighbours = []
+    if not neighbours:
+        raise UserError(f"{option} {text} does not exist: the folder {found} is empty, check the path")
+    raise UserError(
+        f"{option} {text} does not exist: in {found} there is no '{missing}', {nearest(missing, neighbours)}"
+    )
+
+
+def _is_json(path: Path) -> bool:
+    if path.suffix.lower() == ".json":
+        return True
+    with open(path, "rb") as file:
+        return file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{"
+
+
+def _open_folder(path: Path) -> ImageList:
+    root, kind = _training_part(path)
+    names, notes = find_images(root)
+    return ImageList(root, names, kind, notes)
+
+
+def _training_part(path: Path) -> tuple[Path, str]:
+    """Returns the folder to search and what the layout is called."""
+    inner = path / "images"
+    if inner.is_dir():
+        labelled = (path / "annotations").is_dir() or _has_evaluation(inner)
+        train = _training_folder(inner) if labelled else None
+        if train is not None:
+            return train, f"ADE20K layout, images/{train.name} only"
+        if train is None and (path / "annotations").is_dir():
+            return inner, "folder images beside annotations"
+    labelled = (path / "annotations").is_dir() or _has_evaluation(path)
+    train = _training_folder(path) if labelled else None  # without them a folder train_01 is like any other
+    if train is not None and (path / "annotations").is_dir():
+        return train, f"COCO layout, {train.name} only"
+    if train is not None:
+        return train, f"training and evaluation folders, {train.name} only"
+    return path, "image folder"
+
+
+def _training_folder(path: Path) -> Path | None:
+    found = sorted(name for name in os.listdir(path) if TRAIN.fullmatch(name) and (path / name).is_dir())
+    if len(found) > 1:
+        raise UserError(
+            f"--data: {path} has more than one training folder ({', '.join(found)}): give one, {path / found[0]}"
+        )
+    return path / found[0] if found else None
+
+
+def _has_evaluation(path: Path) -> bool:
+    return any(EVALUATION.fullmatch(name) and (path / name).is_dir() for name in os.listdir(path))
+
+
+def find_images(root: Path) -> tuple[list[str], tuple[str, ...]]:
+    """Returns the sorted names below ``root``, and notes on what was left out.
+
+    Hidden files and folders are skipped (macOS' ``._x.jpg`` and thumbnail caches are no images of the user), linked
+    folders are not followed (they may form loops). Links to files are taken, also broken ones: those count as
+    unreadable later.
+    """
+    names: list[str] = []
+    skipped = {"hidden entries": 0, "linked folders": 0, "entries that are no regular files": 0, "other files": 0}
+    other_suffixes: set[str] = set()
+    stack = [""]
+    while stack:
+        prefix = stack.pop()
+        try:
+            entries = list(os.scandir(os.path.join(root, prefix)))
+        except OSError as error:
+            raise UserError(f"--data: the folder {root / prefix} cannot be read: {error.strerror}") from error
+        for entry in entries:
+            if entry.name.startswith("."):
+                skipped["hidden entries"] += 1
+            elif entry.is_dir(follow_symlinks=False):
+                stack.append(f"{prefix}{entry.name}/")
+            elif entry.is_symlink() and _mode(entry.path, stat.S_ISDIR):
+                skipped["linked folders"] += 1
+            elif os.path.splitext(entry.name)[1].lower() not in SUFFIXES:
+                skipped["other files"] += 1
+                other_suffixes.add(os.path.splitext(entry.name)[1].lower())
+            elif _mode(entry.path, stat.S_ISREG, missing=True):
+                names.append(prefix + entry.name)
+            else:
+                skipped["entries that are no regular files"] += 1
+    notes = tuple(f"{count} {what} skipped" for what, count in skipped.items() if count)
+    if not names:
+        seen = [f"{'; '.join(notes) or 'it is empty'}"]
+        if other_suffixes - {""}:
+            seen.append(f"suffixes found: {', '.join(sorted(other_suffixes - {''})[:8])}")
+        raise UserError(f"--data: no image in {root} ({'; '.join(seen)}): looked for {', '.join(SUFFIXES)}")
+    return sorted(names), notes
+
+
+def _mode(path: str, test: object, missing: bool = False) -> bool:
+    """Returns whether what ``path`` points to passes ``stat.S_IS...``; ``missing`` for a broken or circular link."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return missing
+    return bool(test(mode))  # type: ignore[operator]

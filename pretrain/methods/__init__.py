@@ -1,0 +1,1 @@
+"""SplitMask and its baselines, as modules that return named losses."""

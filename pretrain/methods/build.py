@@ -1,0 +1,103 @@
+"""From a recipe to what is trained: views of the images, encoder, method."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from pretrain.data.augment import PretrainAugment
+from pretrain.data.multicrop import MultiCrop, MultiCropViews
+from pretrain.data.sources import ImageList
+from pretrain.data.views import BeitViews, CropViews, SplitViews, Views
+from pretrain.methods.beit import Beit
+from pretrain.methods.splitmask import SplitMask
+from pretrain.recipes import Recipe
+from pretrain.tokenizers.build import build_tokenizer, measure_tokenizer, sample_words, word_prior
+from pretrain.tokenizers.codebook import ImageTokenizer
+from pretrain.training.distributed import main_process_first
+from splitmask_backbones.registry import create_encoder
+from splitmask_backbones.vit import VisionTransformer
+
+
+def build_views(recipe: Recipe, images: ImageList, patch_size: int) -> Views:
+    """Returns the data set of what the recipe's method sees of each image."""
+    if recipe.method == "dino":
+        augment = MultiCrop(recipe.img_size, recipe.crop_scale, recipe.local_crops, patch_size)
+        return MultiCropViews(images, augment, recipe.seed)
+    scale = recipe.crop_scale, recipe.crop_scale_max
+    crop = PretrainAugment(recipe.img_size, scale=scale, strong=recipe.strong_augment)
+    if recipe.method == "beit":
+        return BeitViews(images, crop, patch_size, recipe.seed)
+    return SplitViews(images, crop, patch_size, recipe.mask, recipe.mask_ratio, recipe.seed)
+
+
+def build_encoder(recipe: Recipe) -> VisionTransformer:
+    """Returns the recipe's encoder, initialised from its seed. DINO's has the class token that DINO learns with."""
+    torch.manual_seed(recipe.seed)
+    extra = {"use_class_token": True, "position_resize": "plain"} if recipe.method == "dino" else {}
+    encoder = create_encoder(recipe.model, img_size=recipe.img_size, drop_path_rate=recipe.drop_path, **extra)
+    encoder.patch_embed.requires_grad_(not recipe.freeze_patch_embed)
+    return encoder
+
+
+def build_method(
+    recipe: Recipe,
+    views: Views,
+    folder: Path,
+    workers: int,
+    tokenizer_weights: str | Path | None = None,
+    total_steps: int | None = None,
+    steps_per_epoch: int | None = None,
+) -> torch.nn.Module:
+    """Returns the recipe's method, ready to train: `method(batch)` gives named losses, `method.encoder` is kept.
+
+    Args:
+        recipe: all values.
+        views: of `build_views`.
+        folder: keeps words that are made from the data.
+        workers: data processes for that.
+        tokenizer_weights: of DALL-E's encoder.
+        total_steps, steps_per_epoch: for methods with schedules of their own (DINO).
+
+    Raises:
+        ValueError: what `build_tokenizer` raises.
+    """
+    encoder = build_encoder(recipe)
+    if recipe.method == "dino":
+        from pretrain.methods.dino import Dino
+
+        assert total_steps is not None and steps_per_epoch is not None
+        return Dino(
+            encoder,
+            build_encoder(recipe),
+            num_outputs=recipe.dino_outputs,
+            momentum=recipe.teacher_momentum,
+            temperature=recipe.teacher_temperature,
+            warm_steps=round(recipe.teacher_warmup * total_steps),
+            total_steps=total_steps,
+            frozen_steps=steps_per_epoch,
+        )
+    tokenizer: ImageTokenizer | None = None
+    prior: torch.Tensor | None = None
+    if recipe.method == "beit" or recipe.inpaint_weight:
+        assert isinstance(views, CropViews)
+        with main_process_first() as is_main:
+            tokenizer = build_tokenizer(recipe, views, encoder.patch_size, folder, workers, tokenizer_weights)
+        words = sample_words(tokenizer, views, encoder.patch_size, workers)
+        prior = word_prior(words, tokenizer.vocab_size)
+        if is_main:
+            measure_tokenizer(words, tokenizer, recipe, folder)
+    if recipe.method == "beit":
+        assert tokenizer is not None
+        return Beit(encoder, tokenizer, prior)
+    return SplitMask(
+        encoder,
+        tokenizer,
+        recipe.decoder_depth,
+        recipe.inpaint_weight,
+        recipe.match_weight,
+        recipe.temperature,
+        recipe.branch_jitter,
+        prior,
+    )

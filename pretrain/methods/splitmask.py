@@ -1,0 +1,188 @@
+"""SplitMask: split the patches in two, inpaint each half from the other, match the two descriptors (Sec. 4)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pretrain.data.pixel_norm import PixelNorm
+from pretrain.methods.branch_colors import colors, jitter_colors
+from pretrain.methods.losses import info_nce, linear_cross_entropy, loss_and_words
+from pretrain.tokenizers.codebook import ImageTokenizer
+from splitmask_backbones.errors import UserError
+from splitmask_backbones.vit import Block, VisionTransformer, gather_tokens
+
+METRICS = ("loss", "loss_inpaint", "loss_match", "token_accuracy")
+"""What every method logs; null where it has no such loss."""
+
+
+def complement(ids: Tensor, num_patches: int) -> Tensor:
+    """Returns the patch indices that are not in `ids`, ascending: int64 `(B, K) -> (B, N - K)`."""
+    seen = torch.zeros(ids.shape[0], num_patches, dtype=torch.int8, device=ids.device).scatter_(1, ids, 1)
+    return seen.argsort(dim=1, stable=True)[:, : num_patches - ids.shape[1]]
+
+
+def word_head(embed_dim: int, vocab_size: int, prior: Tensor | None) -> nn.Linear:
+    """Returns the linear layer from tokens to the logits of words; its bias begins with `prior` `(V,)`, or zeros."""
+    head = nn.Linear(embed_dim, vocab_size)
+    nn.init.trunc_normal_(head.weight, std=0.02)
+    with torch.no_grad():
+        head.bias.copy_(torch.zeros(vocab_size) if prior is None else prior)
+    return head
+
+
+class Decoder(nn.Module):
+    """Transformer layers at the encoder's width, shared by both branches (App. A, Fig. 1).
+
+    Its input is the encoder's output at observed positions and a learned mask token elsewhere, with positions added.
+    Ours: the positions are a learned table of the decoder's own, and a LayerNorm follows the last layer.
+
+    Args:
+        embed_dim: C.
+        num_heads: attention heads, the encoder's.
+        depth: layers; 2 in the paper.
+        num_patches: N.
+        layer_norm_eps: the encoder's.
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int, depth: int, num_patches: int, layer_norm_eps: float) -> None:
+        super().__init__()
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, num_patches, embed_dim))
+        self.blocks = nn.ModuleList(Block(embed_dim, num_heads, layer_norm_eps=layer_norm_eps) for _ in range(depth))
+        self.norm = nn.LayerNorm(embed_dim, eps=layer_norm_eps)
+        for parameter in (self.mask_token, self.pos_embed):
+            nn.init.trunc_normal_(parameter, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, tokens: Tensor, ids: Tensor) -> Tensor:
+        """Returns `(B, N, C)` for all positions, from encoder outputs `(B, K, C)` at the positions int64 `(B, K)`."""
+        batch, num_patches = tokens.shape[0], self.pos_embed.shape[1]
+        x = self.mask_token.expand(batch, num_patches, -1)
+        x = x.scatter(1, ids[..., None].expand(-1, -1, tokens.shape[2]), tokens.to(x.dtype))
+        x = x + self.pos_embed
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+
+class SplitMask(nn.Module):
+    """The method as a module: `forward(batch)` returns the losses as named 0-dim tensors.
+
+    Both branches go through the encoder in one call, stacked on the batch axis.
+
+    Args:
+        encoder: with a final norm, `img_size` that of the crops.
+        tokenizer: gives the target words; its vocabulary sets the size of the head. Unused without inpainting.
+        decoder_depth: decoder layers.
+        inpaint_weight: weight of the inpainting loss; 0 switches it off (and leaves the head away).
+        match_weight: weight of the matching loss; 0 switches it off. 1:1 is ours.
+        temperature: tau of the matching loss.
+        branch_jitter: strength of `jitter_colors` in training, for each branch on its own; unused without matching.
+            The words stay those of the image as it is.
+        prior: `(V,)` of `word_prior`, the bias that the head begins with; zeros without.
+
+    Raises:
+        ValueError: both losses are off.
+    """
+
+    metric_names = METRICS
+
+    def __init__(
+        self,
+        encoder: VisionTransformer,
+        tokenizer: ImageTokenizer | None,
+        decoder_depth: int = 2,
+        inpaint_weight: float = 1.0,
+        match_weight: float = 1.0,
+        temperature: float = 0.2,
+        branch_jitter: float = 0.0,
+        prior: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        if inpaint_weight == 0 and match_weight == 0:
+            raise UserError("--inpaint-weight 0 with --match-weight 0 leaves nothing to learn: set one above 0")
+        self.encoder = encoder
+        num_patches = encoder.grid_size[0] * encoder.grid_size[1]
+        self.decoder = Decoder(
+            encoder.embed_dim,
+            encoder.config["num_heads"],
+            decoder_depth,
+            num_patches,
+            encoder.config["layer_norm_eps"],
+        )
+        self.inpaint_weight, self.match_weight, self.temperature = inpaint_weight, match_weight, temperature
+        self.branch_jitter = branch_jitter if match_weight else 0.0
+        self.tokenizer: ImageTokenizer | None = None
+        self.head: nn.Linear | None = None
+        if inpaint_weight:
+            if tokenizer is None:
+                raise UserError("inpainting needs a tokenizer")
+            self.tokenizer = tokenizer
+            self.head = word_head(encoder.embed_dim, tokenizer.vocab_size, prior)
+        self.normalize = PixelNorm()
+
+    def encode(self, image: Tensor, ids: Tensor) -> Tensor:
+        """Returns the tokens of observed patches: normalised `(B, 3, H, W)`, int64 `(B, K)` -> `(B, K, C)`."""
+        return self.encoder(image, ids)[:, self.encoder.num_prefix_tokens :]
+
+    def decode(self, image: Tensor, ids: Tensor) -> Tensor:
+        """Returns decoder outputs for all positions: normalised `(B, 3, H, W)`, int64 `(B, K)` -> `(B, N, C)`."""
+        return self.decoder(self.encode(image, ids), ids)
+
+    def _hidden(self, tokenizer: ImageTokenizer, image: Tensor, ids: Tensor, decoded: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns decoder outputs `(R, C)` and words int64 `(R,)` of the patches that the branches have not seen."""
+        words = tokenizer.tokens_of(image, self.encoder.patch_size).repeat(2, 1)  # (2B, N)
+        hidden = complement(ids, words.shape[1])
+        return gather_tokens(decoded, hidden).flatten(0, 1), words.gather(1, hidden).flatten()
+
+    @torch.no_grad()
+    def observe(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Returns what a monitor looks at: of both branches, and with inpainting more.
+
+        `descriptor_a`, `descriptor_b` `(B, C)`; `color_a`, `color_b`, the `colors` of what each sees;
+        `loss_inpaint` 0-dim, `loss_moved` 0-dim (the same with each observed token in the place of the next one),
+        `targets` and `predictions` int64 `(R,)`. Changes nothing and waits for no other process.
+        """
+        image, ids = self.normalize(batch["image"]), torch.cat([batch["ids_a"], batch["ids_b"]])
+        tokens = self.encode(torch.cat([image, image]), ids)
+        decoded = self.decoder(tokens, ids)
+        descriptor_a, descriptor_b = decoded.mean(dim=1).chunk(2)
+        color_a, color_b = (colors(image, batch[f"ids_{branch}"], self.encoder.patch_size) for branch in "ab")
+        seen = {"descriptor_a": descriptor_a, "descriptor_b": descriptor_b, "color_a": color_a, "color_b": color_b}
+        if self.tokenizer is not None and self.head is not None:
+            rows, target = self._hidden(self.tokenizer, image, ids, decoded)
+            loss, words = loss_and_words(rows, self.head.weight, self.head.bias, target)
+            moved, _ = self._hidden(self.tokenizer, image, ids, self.decoder(tokens, ids.roll(1, dims=1)))
+            loss_moved, _ = loss_and_words(moved, self.head.weight, self.head.bias, target)
+            seen |= {"loss_inpaint": loss, "loss_moved": loss_moved, "targets": target, "predictions": words}
+        return seen
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Returns `loss`, and of `loss_inpaint`, `loss_match`, `token_accuracy` those that are switched on.
+
+        Args:
+            batch: `image` uint8 `(B, 3, H, W)`; `ids_a`, `ids_b` int64 `(B, K)`, disjoint row-major patch indices.
+        """
+        image = self.normalize(batch["image"])
+        ids = torch.cat([batch["ids_a"], batch["ids_b"]])
+        branches = torch.cat([image, image])  # A first
+        if self.training and self.branch_jitter:
+            branches = jitter_colors(branches, self.branch_jitter)
+        decoded = self.decode(branches, ids)  # (2B, N, C)
+        metrics: dict[str, Tensor] = {}
+        loss = torch.zeros((), device=image.device)
+        if self.tokenizer is not None and self.head is not None:
+            rows, target = self._hidden(self.tokenizer, image, ids, decoded)
+            inpaint, correct = linear_cross_entropy(rows, self.head.weight, self.head.bias, target)
+            metrics["loss_inpaint"] = inpaint
+            metrics["token_accuracy"] = correct / target.numel()
+            loss = loss + self.inpaint_weight * inpaint
+        if self.match_weight:
+            descriptor_a, descriptor_b = decoded.mean(dim=1).chunk(2)
+            metrics["loss_match"] = info_nce(descriptor_a, descriptor_b, self.temperature)
+            loss = loss + self.match_weight * metrics["loss_match"]
+        return {"loss": loss, **metrics}

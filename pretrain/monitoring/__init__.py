@@ -1,0 +1,1 @@
+"""Looks at a pre-training while it runs and after it."""

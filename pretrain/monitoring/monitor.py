@@ -1,0 +1,225 @@
+"""A look at a method while it trains: does it learn, does it collapse, does it learn by heart?"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from pretrain.data.augment import to_tensor
+from pretrain.data.pixel_norm import PixelNorm
+from pretrain.data.sources import ImageList
+from pretrain.data.views import Views
+from pretrain.methods.build import build_views
+from pretrain.monitoring.knn import knn_votes
+from pretrain.monitoring.labelled import Labelled
+from pretrain.recipes import Recipe
+from pretrain.tokenizers.codebook import token_statistics
+from pretrain.training.signals import ignore_in_worker
+from splitmask_backbones.registry import ENCODERS
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+BATCH = 32
+"""Images that are looked at together."""
+
+FIXED_EPOCH = 2**40
+"""Crops and masks of this epoch, which no run reaches: the same at every look."""
+
+
+class PlainViews(Views):
+    """Items with `image` alone, uint8 `(3, S, S)`: the largest central square, resized."""
+
+    def __init__(self, images: ImageList, img_size: int) -> None:
+        super().__init__(images, seed=0)
+        self.img_size = img_size
+
+    def make(self, image: Image.Image, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Returns the square; nothing in it is random."""
+        size = (self.img_size, self.img_size)
+        return {"image": to_tensor(ImageOps.fit(image, size, Image.Resampling.BICUBIC))}
+
+
+def fixed_batches(views: Views, limit: int, workers: int) -> list[dict[str, Tensor]]:
+    """Returns batches of at most `limit` items, of images spread evenly over the list; the same whenever called."""
+    count = min(limit, len(views))
+    loader = DataLoader(
+        views,
+        sampler=[(FIXED_EPOCH, i * len(views) // count, 0) for i in range(count)],
+        batch_size=BATCH,
+        num_workers=workers,
+        worker_init_fn=lambda _: ignore_in_worker(),
+    )
+    return list(loader)
+
+
+def effective_rank(features: Tensor) -> float:
+    """Returns `exp(entropy)` of the singular values of centred features `(M, C)`: 1 to `min(M - 1, C)`; 0 if all equal.
+
+    Roy and Vetterli 2007; as RankMe (Garrido et al. 2023), but centred, so that a common offset does not count.
+    """
+    values = torch.linalg.svdvals((features - features.mean(dim=0)).double())
+    if values.sum() <= 1e-9 * max(1.0, float(features.abs().max())):
+        return 0.0
+    shares = values / values.sum()
+    return float(torch.special.entr(shares).sum().exp())
+
+
+def match_rank1(descriptor_a: Tensor, descriptor_b: Tensor) -> float:
+    """Returns the share of images whose other half is the nearest of all M other halves, by cosine, both ways.
+
+    By chance `1 / M`. Descriptors are `(M, C)`, row by row of the same images.
+    """
+    similarity = F.normalize(descriptor_a.float(), dim=1) @ F.normalize(descriptor_b.float(), dim=1).T
+    own = torch.arange(len(similarity), device=similarity.device)
+    hits = [(similarity.argmax(dim=dim) == own).float().mean() for dim in (0, 1)]
+    return float(sum(hits) / 2)
+
+
+def color_rank1(color_a: Tensor, color_b: Tensor) -> float:
+    """Returns `match_rank1` of `colors` `(M, C)`, each standardised: how far matching gets by colours alone."""
+    deviation, mean = torch.std_mean(torch.cat([color_a, color_b]), dim=0)
+    return match_rank1(*((color - mean) / deviation.clamp(min=1e-6) for color in (color_a, color_b)))
+
+
+def _entropy(words: Tensor) -> float:
+    """Returns the entropy of words in nats: the least cross-entropy of a prediction that is the same everywhere."""
+    return math.log(2) * token_statistics(words, int(words.max()) + 1).entropy_bits
+
+
+@contextmanager
+def in_evaluation(method: nn.Module) -> Iterator[None]:
+    """Within it, nothing is dropped or differentiated; afterwards the method is in the mode it was in."""
+    was_training = method.training
+    method.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        method.train(was_training)
+
+
+class Monitor:
+    """Called, it returns named numbers and leaves the method as it was: a run's result does not depend on it.
+
+    With what the method's `observe` gives for fixed crops, of training images (`train_*`) and of images kept out of
+    training (`holdout_*`): its loss, `token_accuracy`, `inpaint_gain`, `match_rank1`. The gain is the entropy of the
+    targets minus the inpainting loss, in nats: below 0 a constant guess of how often each word occurs would do better,
+    and nothing has been learned from what surrounds a patch. (The guess knows the shares in these very crops: of a few
+    dozen it has an edge.) `position_gain` (of SplitMask) is by how much that loss rises where the decoder gets each
+    token in the place of another: at 0 no more is used than what a crop is like as a whole. `color_rank1` (of
+    SplitMask) is the `match_rank1` of the colours that the branches see: where matching gets little further, it has
+    learned colours, and `branch_jitter` takes them away. Words: how many are used, the entropy in bits and the
+    share of the most frequent, of the targets and of the predictions on training images. Of the encoder's last block,
+    averaged over the patches of whole images: `effective_rank` on training images, and `knn_accuracy` (cosine, 20
+    neighbours) on labelled ones.
+
+    Args:
+        method: with `encoder` and `observe`; of DINO the encoder is the teacher's.
+        recipe: of the run.
+        images: that are trained on.
+        holdout: images kept out, or None.
+        labelled: or None.
+        num_images: of each kind that are looked at, at most.
+        fabric: device and precision.
+        workers: data processes for the first look; what they make stays in memory.
+    """
+
+    def __init__(
+        self,
+        method: Any,
+        recipe: Recipe,
+        images: ImageList,
+        *,
+        holdout: ImageList | None,
+        labelled: Labelled | None,
+        num_images: int,
+        fabric: Fabric,
+        workers: int,
+    ) -> None:
+        self.method, self.fabric, self.labelled = method, fabric, labelled
+        self._limit, self._workers = num_images, workers
+        patch_size = ENCODERS[recipe.model]["patch_size"]
+        recipe = dataclasses.replace(recipe, local_crops=0)  # DINO is looked at through its large crops
+        self._views: dict[str, Views] = {"train": build_views(recipe, images, patch_size)}
+        if holdout is not None:
+            self._views["holdout"] = build_views(recipe, holdout, patch_size)
+        self._whole: dict[str, Views] = {"train": PlainViews(images, recipe.img_size)}
+        if labelled is not None:
+            self._whole["labelled"] = PlainViews(labelled.images, recipe.img_size)
+        self._kept: dict[str, list[dict[str, Tensor]]] = {}
+        self._normalize = PixelNorm()
+
+    def __call__(self) -> dict[str, float | None]:
+        """Returns the numbers, and the `seconds` that they took."""
+        start = time.monotonic()
+        with in_evaluation(self.method), self.fabric.autocast():
+            values = self._of_method("train")
+            if "holdout" in self._views:
+                values |= {name: value for name, value in self._of_method("holdout").items() if "holdout_" in name}
+            values["effective_rank"] = effective_rank(self._features("train"))
+            if self.labelled is not None:
+                values["knn_accuracy"] = self._knn(self.labelled)
+        return {**values, "seconds": time.monotonic() - start}
+
+    def _batches(self, kind: str, views: Views, limit: int) -> Iterator[dict[str, Tensor]]:
+        if kind not in self._kept:
+            self._kept[kind] = fixed_batches(views, limit, self._workers)
+        for batch in self._kept[kind]:
+            yield self.fabric.to_device(batch)
+
+    def _of_method(self, side: str) -> dict[str, float | None]:
+        seen: dict[str, list[Tensor]] = {}
+        sizes = []
+        for batch in self._batches(f"{side} crops", self._views[side], self._limit):
+            sizes.append(len(next(iter(batch.values()))))
+            for name, value in self.method.observe(batch).items():
+                seen.setdefault(name, []).append(value.float() if value.is_floating_point() else value)
+        values: dict[str, float | None] = {}
+        for name, parts in seen.items():
+            if name.startswith("loss"):
+                values[f"{side}_{name}"] = float(np.average([float(part) for part in parts], weights=sizes))
+        if "targets" in seen:
+            words = {name: torch.cat(seen[name]).cpu() for name in ("targets", "predictions")}
+            values[f"{side}_token_accuracy"] = float((words["targets"] == words["predictions"]).float().mean())
+            if (loss := values.get(f"{side}_loss_inpaint")) is not None:  # DINO's targets are no words
+                values[f"{side}_inpaint_gain"] = _entropy(words["targets"]) - loss
+                if (moved := values.pop(f"{side}_loss_moved", None)) is not None:
+                    values[f"{side}_position_gain"] = moved - loss
+            for name, tokens in words.items():
+                statistics = token_statistics(tokens, int(tokens.max()) + 1).as_dict()
+                del statistics["num_patches"]
+                values |= {f"{name}_{key}": value for key, value in statistics.items()}
+        if "descriptor_a" in seen:
+            values[f"{side}_match_rank1"] = match_rank1(
+                torch.cat(seen["descriptor_a"]), torch.cat(seen["descriptor_b"])
+            )
+        if "color_a" in seen:
+            values[f"{side}_color_rank1"] = color_rank1(torch.cat(seen["color_a"]), torch.cat(seen["color_b"]))
+        return values
+
+    def _features(self, kind: str) -> Tensor:
+        """Returns the mean of the last block's patch tokens, before the final norm, float32 `(M, C)` on the CPU."""
+        views = self._whole[kind]
+        rows = []
+        for batch in self._batches(f"{kind} whole", views, self._limit if kind == "train" else len(views)):
+            maps = self.method.encoder.forward_maps(self._normalize.to(batch["image"].device)(batch["image"]), False)
+            rows.append(maps[-1].float().mean(dim=(2, 3)).cpu())
+        return torch.cat(rows)
+
+    def _knn(self, labelled: Labelled) -> float:
+        features, labels = self._features("labelled"), torch.tensor(labelled.labels)
+        first = labelled.num_known
+        votes = knn_votes(features[:first], labels[:first], features[first:], labelled.num_classes)
+        return float((votes.argmax(dim=1) == labels[first:]).float().mean())

@@ -1,0 +1,1 @@
+"""Codebooks and the token ids of patches."""

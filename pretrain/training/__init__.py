@@ -1,0 +1,1 @@
+"""What every trainer of the project shares: loop, run folder, checkpoints, metrics."""

@@ -1,0 +1,151 @@
+"""Checkpoints of a training run: one self-verifying safetensors file a step, whole or not there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from pretrain.training.ema import WeightAverage
+from splitmask_backbones.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+NUM_KEPT = 2
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """Returns the checkpoints in a folder, oldest first."""
+    return sorted(folder.glob("step_????????.safetensors"))
+
+
+def _digest(tensors: dict[str, Tensor], state: str) -> str:
+    digest = hashlib.sha256(state.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        content: Any = tensor.reshape(-1).view(torch.uint8).numpy()
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: WeightAverage | None = None,
+) -> Path:
+    """Writes `step_XXXXXXXX.safetensors` (beside, flushed, renamed) and removes all but the newest two.
+
+    Args:
+        folder: created if missing.
+        step: finished updates.
+        model: its state goes under "model.".
+        optimizer: its per-parameter state goes under "optimizer.INDEX."; learning rates come from the schedule.
+        average: its tensors go under "average.".
+    """
+    folder.mkdir(exist_ok=True)
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    for index, values in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in values.items()}
+    if average is not None:
+        tensors |= {f"average.{name}": value for name, value in average.tensors.items()}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    state = json.dumps({"step": step})
+    path = folder / f"step_{step:08d}.safetensors"
+    beside = folder / f".{path.name}.tmp"
+    try:
+        save_file(tensors, str(beside), metadata={"state": state, "sha256": _digest(tensors, state)})
+        with open(beside, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except SafetensorError as error:
+        beside.unlink(missing_ok=True)
+        raise UserError(
+            f"checkpoint {path} could not be written ({error}): free some room on the disk, then --resume"
+        ) from None
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    descriptor = os.open(folder, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+    # Newer files are damaged ones that a resume went past: they neither count nor stay.
+    files = checkpoint_files(folder)
+    position = files.index(path)
+    for old in [*files[: max(0, position + 1 - NUM_KEPT)], *files[position + 1 :]]:
+        old.unlink()
+    return path
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Returns the state (`step`) and the tensors of a checkpoint.
+
+    Raises:
+        ValueError: the file is truncated, foreign, or its checksum is wrong.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+        if _digest(tensors, metadata["state"]) != metadata["sha256"]:
+            raise UserError(f"checkpoint {path} is damaged: its checksum is wrong")
+        return json.loads(metadata["state"]), tensors
+    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
+        raise UserError(f"checkpoint {path} is damaged ({type(error).__name__}: {error})") from None
+
+
+def newest_checkpoint(folder: Path, warn: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    """Returns the newest checkpoint that is whole, or None where there is none; names each damaged one it skips.
+
+    Raises:
+        ValueError: there are checkpoints and all are damaged.
+    """
+    files = checkpoint_files(folder)
+    for path in reversed(files):
+        try:
+            return read_checkpoint(path)
+        except UserError as error:
+            if warn:
+                logger.warning("%s; the one before it is used", error)
+    if files:
+        raise UserError(
+            f"no checkpoint in {folder} can be read ({len(files)} damaged): restore one from a backup, "
+            "or start anew in another --output"
+        )
+    return None
+
+
+def restore(
+    tensors: dict[str, Tensor],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: WeightAverage | None = None,
+) -> None:
+    """Puts a checkpoint's tensors into the model, the optimizer and the average, strictly.
+
+    Raises:
+        ValueError: the checkpoint belongs to another model.
+    """
+    model_state = {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
+    try:
+        model.load_state_dict(model_state, strict=True)
+    except RuntimeError as error:
+        raise UserError(f"the checkpoint belongs to another model: {' '.join(str(error).split())[:300]}") from None
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".", 2)
+            state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    if average is not None:
+        average.tensors = {name: tensors[f"average.{name}"] for name in average.tensors}

@@ -1,0 +1,205 @@
+"""Any plain ViT in, any framework out; nothing is written before both models gave the same output."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from splitmask_backbones.checkpoints import save_encoder
+from splitmask_backbones.convert import FAMILIES, TARGETS
+from splitmask_backbones.convert.export import Export, export
+from splitmask_backbones.convert.families import Source, read_source
+from splitmask_backbones.convert.read import read_weights
+from splitmask_backbones.convert.references import TOKENS, Forward, reference_of
+from splitmask_backbones.errors import UserError, check_choice
+from splitmask_backbones.files import write_atomically
+from splitmask_backbones.load_report import LoadReport
+from splitmask_backbones.vit import VisionTransformer
+
+__all__ = ["FAMILIES", "TARGETS", "Conversion", "convert"]
+
+RELATIVE_TOLERANCE = 2e-5
+"""Of the largest output, in float32: twelve blocks of another summation order stay below."""
+
+
+@dataclass
+class Conversion:
+    """What was done.
+
+    Attributes:
+        family: what the source was read as.
+        target: what was written.
+        encoder: the encoder that both sides equal.
+        report: what became of every key.
+        differences: largest difference of outputs to the source's and to the target's own model; None where the file
+            was incomplete and there was nothing to compare.
+        tolerance: that both had to stay within.
+    """
+
+    family: str
+    target: str
+    encoder: VisionTransformer
+    report: LoadReport
+    differences: dict[str, float | None]
+    tolerance: float
+
+
+def convert(
+    source: str | Path,
+    destination: str | Path,
+    from_: str = "auto",
+    to: str = "splitmask",
+    model: str | None = None,
+    overrides: dict[str, Any] | None = None,
+    step: int | None = None,
+    overwrite: bool = False,
+    allow_partial: bool = False,
+    best: bool = False,
+) -> Conversion:
+    """Converts weights, proves equal outputs on random images, and writes `destination`.
+
+    Args:
+        source: a file of any family, a Hugging Face folder, or a run folder of tools/.
+        destination: `.safetensors` or `.pth`; a folder for "hf". Missing parent folders are made.
+        from_: one of FAMILIES, or "auto".
+        to: one of TARGETS.
+        model: a name of `list_encoders()` that the source must fit.
+        overrides: arguments of `VisionTransformer` that the file cannot tell.
+        step: of a run folder's checkpoint.
+        overwrite: replace an existing destination.
+        allow_partial: go on where keys are missing or unexpected; then nothing is compared with the source.
+        best: the best evaluated weights of a run folder.
+
+    Raises:
+        ValueError: anything that would leave the destination other than the source; it is not written then.
+    """
+    check_choice("target", to, TARGETS)
+    destination = Path(destination)
+    _check_destination(destination, to, overwrite)
+    read = read_source(read_weights(source, step, best), from_, model, overrides or {})
+    encoder = _build(read, allow_partial)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, encoder.config["in_chans"], *encoder.img_size, generator=generator)
+    tolerance = RELATIVE_TOLERANCE * max(1.0, _output(encoder, TOKENS, images).abs().max().item())
+    differences: dict[str, float | None] = {"source": None, "target": None}
+    if read.report.complete:
+        forward, kind = reference_of(read)
+        differences["source"] = _prove(f"{read.family}'s own model", forward, kind, encoder, images, tolerance)
+    made = export(encoder, to, read.pyramid)
+    differences["target"] = _prove(f"{to}'s own model", made.forward, made.kind, made.encoder, images, tolerance)
+    read.report.dropped |= made.dropped
+    read.report.loaded = [key for key in read.report.loaded if key not in made.dropped]
+    _write(destination, to, made, read)
+    return Conversion(read.family, to, encoder, read.report, differences, tolerance)
+
+
+def _check_destination(destination: Path, to: str, overwrite: bool) -> None:
+    if destination.exists() and not overwrite:
+        raise UserError(f"{destination} exists already: choose another name, or give --overwrite")
+    if to == "hf":
+        if destination.is_file():
+            raise UserError(f"{destination} is a file: --to hf writes a folder")
+        return
+    if destination.is_dir():
+        raise UserError(f"{destination} is a folder: name a file")
+    allowed = (".safetensors",) if to == "splitmask" else (".safetensors", ".pth")
+    if destination.suffix not in allowed:
+        raise UserError(f"{destination} must end in {' or '.join(allowed)} for --to {to}")
+
+
+def _build(read: Source, allow_partial: bool) -> VisionTransformer:
+    """Returns the encoder with the file's weights; fills in the report's missing and unexpected keys."""
+    encoder = VisionTransformer(**read.config).eval()
+    own = encoder.state_dict()
+    report = read.report
+    wrong = [name for name, value in read.state.items() if name in own and own[name].shape != value.shape]
+    report.missing = [name for name in own if name not in read.state]
+    report.unexpected = [*read.unexpected, *(name for name in read.state if name not in own)]
+    if wrong:
+        name = wrong[0]
+        raise UserError(
+            f"{report.path} does not fit: {name} has the shape {tuple(read.state[name].shape)}, expected "
+            f"{tuple(own[name].shape)}: check --model and --set"
+        )
+    if not report.complete and not allow_partial:
+        first = (report.missing + report.unexpected)[0]
+        raise UserError(
+            f"{report.path} is not accounted for: {report.gaps()}; the first is {first}: it is of another family, or "
+            "use --allow-partial"
+        )
+    encoder.load_state_dict({name: value for name, value in read.state.items() if name in own}, strict=False)
+    report.loaded = [name for name in own if name in read.state]
+    return encoder
+
+
+@torch.no_grad()
+def _output(encoder: VisionTransformer, kind: str, images: Tensor) -> Tensor:
+    if kind == TOKENS:
+        return encoder(images)
+    # MAP: the last block's output before the norm, whatever out_indices says.
+    last = VisionTransformer(**{**encoder.config, "out_indices": None, "norm_maps": False})
+    last.load_state_dict(encoder.state_dict())
+    return last.eval().forward_maps(images)[-1]
+
+
+@torch.no_grad()
+def _prove(
+    title: str, forward: Forward, kind: str, encoder: VisionTransformer, images: Tensor, tolerance: float
+) -> float:
+    expected, found = forward(images), _output(encoder, kind, images)
+    if expected.shape != found.shape:
+        raise UserError(f"{title} gives {tuple(expected.shape)}, the encoder {tuple(found.shape)}: nothing was written")
+    difference = (expected - found).abs().max().item()
+    if not difference <= tolerance:
+        raise UserError(
+            f"{title} and the encoder differ by {difference:.2g}, more than {tolerance:.2g}: nothing was written; "
+            "check --from, --model and --set"
+        )
+    return difference
+
+
+def _write(destination: Path, to: str, made: Export, read: Source) -> None:
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    if to == "splitmask":
+        gaps = "" if read.report.complete else f"converted with --allow-partial, {read.report.gaps()}"
+        save_encoder(made.encoder, destination, read.pyramid, gaps or read.report.partial)
+    elif to == "hf":
+        _write_folder(destination, made)
+    elif destination.suffix == ".safetensors":
+        # Hugging Face's tools look for the "format".
+        write_atomically(destination, save(_contiguous(made.state), metadata={"format": "pt"}))
+    else:
+        import io
+
+        buffer = io.BytesIO()
+        state = _contiguous(made.state)
+        torch.save({made.container: state} if made.container else state, buffer)
+        write_atomically(destination, buffer.getvalue())
+
+
+def _write_folder(destination: Path, made: Export) -> None:
+    """Writes config.json and model.safetensors beside and renames; an old folder survives a failure."""
+    beside = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
+    try:
+        (beside / "model.safetensors").write_bytes(save(_contiguous(made.state), metadata={"format": "pt"}))
+        text = json.dumps(made.hf_config, indent=2, sort_keys=True, default=str)
+        (beside / "config.json").write_text(text + "\n", encoding="utf-8")
+        beside.chmod(0o755)
+        if destination.exists():
+            shutil.rmtree(destination)
+        beside.rename(destination)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+
+
+def _contiguous(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}

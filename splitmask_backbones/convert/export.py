@@ -1,0 +1,227 @@
+"""An encoder as other libraries keep it: names, container, and the model that proves it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from splitmask_backbones.convert.keys import State, to_beit, to_hf, to_mmseg
+from splitmask_backbones.convert.pyramid_keys import TO_VITDET, translate
+from splitmask_backbones.convert.references import (
+    MAP,
+    TOKENS,
+    Forward,
+    hf_model,
+    hf_tokens,
+    is_beit,
+    loaded,
+    need,
+    timm_beit,
+    timm_vit,
+)
+from splitmask_backbones.convert.vitdet import vitdet_map
+from splitmask_backbones.errors import UserError
+from splitmask_backbones.position import sincos_pos_embed
+from splitmask_backbones.vit import VisionTransformer
+
+
+@dataclass
+class Export:
+    """What is written.
+
+    Attributes:
+        state: tensors by the target's names.
+        container: key around them in a `.pth`, or None.
+        forward: the target library's own model.
+        kind: TOKENS or MAP, what `forward` gives.
+        hf_config: of a Hugging Face folder.
+        encoder: what `forward` has to equal; without the class token where the target has none.
+        dropped: what the target has no place for, with the reason.
+    """
+
+    state: State
+    container: str | None
+    forward: Forward
+    kind: str
+    encoder: VisionTransformer
+    dropped: dict[str, str]
+    hf_config: dict[str, Any] | None = None
+
+
+def export(encoder: VisionTransformer, target: str, pyramid: State) -> Export:
+    """Returns the encoder in the target's form.
+
+    Raises:
+        ValueError: the encoder has something that the target cannot hold.
+    """
+    makers: dict[str, Callable[[VisionTransformer, State], Export]] = {
+        "splitmask": _splitmask,
+        "timm": _timm,
+        "detectron2": _detectron2,
+        "mmseg": _mmseg,
+        "hf": _hf,
+    }
+    return makers[target](encoder, pyramid)
+
+
+def _refuse(encoder: VisionTransformer, target: str, *features: str) -> None:
+    config = encoder.config
+    has = {
+        "windows": bool(config["window_size"] and config["window_block_indexes"]),
+        "decomposed relative positions": config["use_rel_pos"],
+        "registers": config["num_registers"] > 0,
+        "LayerScale": config["layer_scale"] is not None,
+        "BEiT's relative-position bias": config["relative_position_bias"] != "none",
+        "a shared relative-position bias": config["relative_position_bias"] == "shared",
+        "no class token": not config["use_class_token"],
+        "positions beside the relative bias": config["positions"] != "none"
+        and config["relative_position_bias"] != "none",
+        "no positions": config["positions"] == "none" and config["relative_position_bias"] == "none",
+        "no final norm": not config["final_norm"],
+    }
+    for feature in features:
+        if has[feature]:
+            raise UserError(f"--to {target}: the encoder has {feature}, for which {target}'s model has no place")
+
+
+def _state_of(encoder: VisionTransformer) -> State:
+    """Returns the encoder's parameters, with sin-cos positions written out for the grid of its img_size."""
+    state = {name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()}
+    if encoder.positions == "sincos":
+        state["pos_embed"] = sincos_pos_embed(encoder.grid_size, encoder.embed_dim, encoder.num_prefix_tokens)
+    return state
+
+
+def _splitmask(encoder: VisionTransformer, pyramid: State) -> Export:
+    return Export(_state_of(encoder), None, encoder.forward, TOKENS, encoder, {})
+
+
+def _timm(encoder: VisionTransformer, pyramid: State) -> Export:
+    _refuse(encoder, "timm", "windows", "decomposed relative positions")
+    state, config = _state_of(encoder), encoder.config
+    dropped = _without_pyramid(pyramid, "timm")
+    if config["relative_position_bias"] != "none":
+        _refuse(encoder, "timm", "no class token")
+        state = to_beit(state)
+        return Export(state, None, loaded(timm_beit(config), state).forward_features, TOKENS, encoder, dropped)
+    model = timm_vit({**config, "positions": "none" if "pos_embed" not in state else "learned"})
+    return Export(state, None, loaded(model, state).forward_features, TOKENS, encoder, dropped)
+
+
+def _without_pyramid(pyramid: State, target: str) -> dict[str, str]:
+    return dict.fromkeys((f"pyramid.{name}" for name in pyramid), f"{target}'s model has no pyramid")
+
+
+def _without_class_token(encoder: VisionTransformer) -> VisionTransformer:
+    if encoder.cls_token is None:
+        return encoder
+    bare = VisionTransformer(**{**encoder.config, "use_class_token": False}).eval()
+    state = {name: value for name, value in encoder.state_dict().items() if name != "cls_token"}
+    if "pos_embed" in state:
+        state["pos_embed"] = state["pos_embed"][:, 1:]
+    return loaded(bare, state)
+
+
+def _detectron2(encoder: VisionTransformer, pyramid: State) -> Export:
+    _refuse(encoder, "detectron2", "registers", "LayerScale", "BEiT's relative-position bias")
+    dropped = {}
+    if encoder.cls_token is not None:
+        dropped["cls_token"] = "detectron2's ViT has none: the encoder is compared without it"
+    encoder = _without_class_token(encoder)
+    config = encoder.config
+    state = {name: value for name, value in _state_of(encoder).items() if not name.startswith("norm.")}
+    if config["final_norm"]:
+        dropped |= dict.fromkeys(("norm.weight", "norm.bias"), "detectron2's ViT has no final norm")
+    if encoder.grid_size[0] != encoder.grid_size[1]:
+        raise UserError(f"--to detectron2: its positions are square, the encoder's grid is {encoder.grid_size}")
+    if "pos_embed" in state:  # its default expects a row for a class token in front, and ignores it
+        state["pos_embed"] = torch.nn.functional.pad(state["pos_embed"], (0, 0, 1, 0))
+    forward = partial(
+        vitdet_map,
+        state,
+        num_heads=config["num_heads"],
+        window_size=config["window_size"],
+        window_block_indexes=tuple(config["window_block_indexes"]),
+    )
+    whole = {f"backbone.net.{name}": value for name, value in state.items()}
+    whole |= {f"backbone.{name}": value for name, value in translate(pyramid, TO_VITDET).items()}
+    return Export(whole, "model", forward, MAP, encoder, dropped)
+
+
+def _mmseg(encoder: VisionTransformer, pyramid: State) -> Export:
+    _refuse(encoder, "mmseg", "windows", "decomposed relative positions", "registers")
+    need("splitmask_backbones.mmseg", "segmentation")
+    from mmseg.models.backbones import BEiT
+    from mmseg.models.backbones import VisionTransformer as MMSegViT
+
+    config, state = encoder.config, _state_of(encoder)
+    as_beit = is_beit(config)
+    norm = {"type": "LN", "eps": config["layer_norm_eps"]}
+    shared: dict[str, Any] = {
+        "img_size": tuple(config["img_size"]),
+        "patch_size": config["patch_size"],
+        "in_channels": config["in_chans"],
+        "embed_dims": config["embed_dim"],
+        "num_layers": config["depth"],
+        "num_heads": config["num_heads"],
+        "out_indices": config["depth"] - 1,
+        "final_norm": False,
+        "norm_cfg": norm,
+    }
+    state = {name: value for name, value in state.items() if not name.startswith("norm.")}
+    dropped = _without_pyramid(pyramid, "mmseg")
+    if config["final_norm"]:
+        dropped |= dict.fromkeys(("norm.weight", "norm.bias"), "mmseg's maps are taken before it")
+    if as_beit:
+        _refuse(encoder, "mmseg", "no class token", "a shared relative-position bias", "no positions")
+        _refuse(encoder, "mmseg", "positions beside the relative bias")
+        model = BEiT(**shared, mlp_ratio=round(config["mlp_ratio"]), qv_bias=config["qkv_bias"], init_values=1.0)
+        if config["layer_scale"] is None:
+            ones = torch.ones(config["embed_dim"])
+            state |= {f"blocks.{i}.ls{j}.gamma": ones.clone() for i in range(config["depth"]) for j in (1, 2)}
+    else:
+        _refuse(encoder, "mmseg", "no positions")
+        if encoder.cls_token is None:  # mmseg adds one, gives it a position and takes it out again
+            state |= {
+                "cls_token": torch.zeros(1, 1, config["embed_dim"]),
+                "pos_embed": torch.nn.functional.pad(state["pos_embed"], (0, 0, 1, 0)),
+            }
+        model = MMSegViT(
+            **shared,
+            mlp_ratio=round(config["mlp_ratio"]),
+            patch_bias=True,  # not its default: a config that takes these weights has to say so
+            qkv_bias=config["qkv_bias"],
+            with_cls_token=encoder.cls_token is not None,
+        )
+    state = to_mmseg(state, as_beit)
+    buffers = {name: value for name, value in model.state_dict().items() if name.endswith("relative_position_index")}
+    model = loaded(model, {**state, **buffers})
+    whole = {f"backbone.{name}": value for name, value in state.items()}
+    return Export(whole, "state_dict", lambda images: model(images)[-1], MAP, encoder, dropped)
+
+
+def _hf(encoder: VisionTransformer, pyramid: State) -> Export:
+    _refuse(encoder, "hf", "windows", "decomposed relative positions", "registers")
+    config = encoder.config
+    if is_beit(config):
+        _refuse(encoder, "hf", "no class token")
+    else:
+        _refuse(encoder, "hf", "no positions", "no final norm")
+    state = to_hf(_state_of(encoder), with_key_bias=not is_beit(config))
+    mean_pooling = not config["final_norm"]  # then BeitModel has no norm of its own
+    model = hf_model(config, mean_pooling)
+    hf_config = model.config
+    hf_config.architectures = [type(model).__name__]
+    return Export(
+        state,
+        None,
+        hf_tokens(config, state, mean_pooling),
+        TOKENS,
+        encoder,
+        _without_pyramid(pyramid, "hf"),
+        hf_config.to_diff_dict(),
+    )

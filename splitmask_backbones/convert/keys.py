@@ -1,0 +1,153 @@
+"""Names of parameters in other layouts, translated to this project's and back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from splitmask_backbones.convert.pyramid_keys import is_simple_pyramid
+
+State = dict[str, Tensor]
+
+DROPPABLE = re.compile(
+    r"(head|head_dist|fc_norm|lm_head|decoder|pooler|classifier|predictor|projector|momentum_encoder)\."
+    r"|mask_token$|decoder_|.*relative_position_index$|.*\.k_bias$|embeddings\.mask_token$|pre_logits\."
+)
+"""What may be left out and is named in the report: heads, decoders, tokens and indexes of pre-training."""
+
+OURS = re.compile(
+    r"patch_embed\.proj\.(weight|bias)|cls_token|reg_token|pos_embed|norm\.(weight|bias)|relative_position_bias_table"
+    r"|blocks\.\d+\.(norm[12]|attn\.(qkv|proj)|mlp\.fc[12])\.(weight|bias)|blocks\.\d+\.ls[12]\.gamma"
+    r"|blocks\.\d+\.attn\.(relative_position_bias_table|rel_pos_[hw])"
+)
+
+# Hugging Face's ViT and BEiT -> timm's names, which are ours.
+_HF = (
+    (r"embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+    (r"embeddings\.cls_token", "cls_token"),
+    (r"embeddings\.position_embeddings", "pos_embed"),
+    (r"encoder\.relative_position_bias\.", ""),
+    (r"encoder\.layer\.(\d+)\.", r"blocks.\1."),
+    (r"attention\.output\.dense\.", "attn.proj."),
+    (r"attention\.attention\.relative_position_bias\.", "attn."),
+    (r"attention\.attention\.(query|key|value)\.", r"attn.\1."),
+    (r"intermediate\.dense\.", "mlp.fc1."),
+    (r"output\.dense\.", "mlp.fc2."),
+    (r"layernorm_before\.", "norm1."),
+    (r"layernorm_after\.", "norm2."),
+    (r"^layernorm\.", "norm."),
+    (r"lambda_([12])$", r"ls\1.gamma"),
+)
+_OTHERS = (
+    (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),  # DINOv2 keeps its blocks in chunks
+    (r"^(register_tokens|dist_token)$", "reg_token"),
+    (r"gamma_([12])$", r"ls\1.gamma"),
+    (r"^rel_pos_bias\.", ""),
+)
+# Ours -> mmseg's ViT and BEiT.
+_MMSEG = (
+    (r"^patch_embed\.proj\.", "patch_embed.projection."),
+    (r"^norm\.", "ln1."),
+    (r"^blocks\.(\d+)\.", r"layers.\1."),
+    (r"\.norm([12])\.", r".ln\1."),
+    (r"\.mlp\.fc1\.", ".ffn.layers.0.0."),
+    (r"\.mlp\.fc2\.", ".ffn.layers.1."),
+)
+
+
+def rename(name: str, rules: Iterable[tuple[str, str]]) -> str:
+    """Returns the name after all rules in order."""
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def to_ours(tensors: State, from_hf: bool) -> tuple[State, dict[str, str], list[str]]:
+    """Returns the state in our names, what was dropped with the reason, and the names that nothing explains."""
+    rules = (*_HF, *_OTHERS) if from_hf else _OTHERS
+    state: State = {}
+    dropped: dict[str, str] = {}
+    unexpected = []
+    parts: dict[str, State] = {}
+    for source, value in tensors.items():
+        if DROPPABLE.match(source):
+            dropped[source] = "head, decoder or index of its training"
+            continue
+        if is_simple_pyramid(source):
+            continue
+        name = rename(source, rules)
+        split = re.fullmatch(r"(blocks\.\d+\.attn)\.(query|key|value)\.(weight|bias)", name)
+        half = re.fullmatch(r"(blocks\.\d+\.attn)\.([qv])_bias", name)
+        if split:
+            parts.setdefault(f"{split[1]}.qkv.{split[3]}", {})[split[2]] = value
+        elif half:
+            parts.setdefault(f"{half[1]}.qkv.bias", {})[{"q": "query", "v": "value"}[half[2]]] = value
+        elif OURS.fullmatch(name) and name not in state:
+            state[name] = value
+        else:
+            unexpected.append(source)
+    for name, pieces in parts.items():
+        # BEiT's keys have no bias; softmax does not see one, so zeros are exact.
+        zeros = torch.zeros_like(pieces["query"])
+        state[name] = torch.cat([pieces["query"], pieces.get("key", zeros), pieces.get("value", zeros)])
+    return state, dropped, unexpected
+
+
+def to_beit(state: State) -> State:
+    """Returns our state in the names of BEiT and timm's BEiT: q and v biases, gammas, a shared table below a module."""
+    result: State = {}
+    for name, value in state.items():
+        if name.endswith("attn.qkv.bias"):
+            query, _, value_bias = value.chunk(3)
+            prefix = name.removesuffix("qkv.bias")
+            result |= {f"{prefix}q_bias": query, f"{prefix}v_bias": value_bias}
+        elif name == "relative_position_bias_table":
+            result[f"rel_pos_bias.{name}"] = value
+        else:
+            result[re.sub(r"ls([12])\.gamma$", r"gamma_\1", name)] = value
+    return result
+
+
+def to_mmseg(state: State, as_beit: bool) -> State:
+    """Returns our state in the names of mmseg's VisionTransformer, or of its BEiT."""
+    result: State = {}
+    for name, value in (to_beit(state) if as_beit else state).items():
+        name = rename(name, _MMSEG)
+        if not as_beit:
+            name = re.sub(r"\.attn\.qkv\.(weight|bias)$", r".attn.attn.in_proj_\1", name)
+            name = name.replace(".attn.proj.", ".attn.attn.out_proj.")
+        result[name] = value
+    return result
+
+
+def to_hf(state: State, with_key_bias: bool) -> State:
+    """Returns our state in the names of Hugging Face's ViTModel, or of BeitModel (`with_key_bias` False)."""
+    result: State = {}
+    for name, value in state.items():
+        match = re.fullmatch(r"blocks\.(\d+)\.attn\.qkv\.(weight|bias)", name)
+        if match:
+            for part, piece in zip(("query", "key", "value"), value.chunk(3), strict=True):
+                if part != "key" or match[2] == "weight" or with_key_bias:
+                    result[f"encoder.layer.{match[1]}.attention.attention.{part}.{match[2]}"] = piece.contiguous()
+            continue
+        for pattern, replacement in (
+            (r"^patch_embed\.proj\.", "embeddings.patch_embeddings.projection."),
+            (r"^cls_token$", "embeddings.cls_token"),
+            (r"^pos_embed$", "embeddings.position_embeddings"),
+            (r"^norm\.", "layernorm."),
+            (r"^relative_position_bias_table$", "encoder.relative_position_bias.relative_position_bias_table"),
+            (r"attn\.(relative_position_bias_table)$", r"attention.attention.relative_position_bias.\1"),
+            (r"^blocks\.(\d+)\.", r"encoder.layer.\1."),
+            (r"\.attn\.proj\.", ".attention.output.dense."),
+            (r"\.mlp\.fc1\.", ".intermediate.dense."),
+            (r"\.mlp\.fc2\.", ".output.dense."),
+            (r"\.norm1\.", ".layernorm_before."),
+            (r"\.norm2\.", ".layernorm_after."),
+            (r"\.ls([12])\.gamma$", r".lambda_\1"),
+        ):  # fmt: skip
+            name = re.sub(pattern, replacement, name)
+        result[name] = value
+    return result

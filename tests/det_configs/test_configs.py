@@ -1,0 +1,133 @@
+"""Every file of det_configs/: builds at full size with each engine, takes a step when small, and is a LazyConfig."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from det_configs.common.recipe import DetRecipe
+from splitmask_backbones.param_groups import param_groups
+from tools.detection.config import CONFIG_DIR, load_config
+from tools.detection.engines import build_detector
+
+PATHS = sorted(path for path in CONFIG_DIR.glob("*.py") if path.stem != "__init__")
+ENGINES = ["torchvision", pytest.param("detectron2", marks=pytest.mark.detectron2)]
+SMALL = {
+    "encoder": "vit_tiny",
+    "out_channels": 8,
+    "box_head_width": 8,
+    "mask_head_width": 8,
+    "mask_head_convs": 1,
+    "rois_per_image": 8,
+    "rpn_post_nms_train": 20,
+    "img_size": 96,
+    "drop_path": 0.0,
+}
+
+
+def needs(recipe: DetRecipe, engine: str) -> None:
+    if recipe.cascade and engine == "torchvision":
+        pytest.skip("torchvision has no Cascade R-CNN")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_builds_at_full_size(path: Path, engine: str) -> None:
+    recipe = load_config(str(path))
+    needs(recipe, engine)
+    with torch.device("meta"):
+        detector = build_detector(engine, recipe, 80)
+    width = {"vit_tiny": 192, "vit_small": 384, "vit_base": 768}[recipe.encoder]
+    assert detector.encoder.embed_dim == width and detector.encoder.depth == 12
+    paper = path.stem.startswith(("coco_3x", "coco_6x"))
+    assert (detector.encoder.positions == "sincos") == paper and (not paper or recipe.pyramid == "tapped")
+    placed = [name for group in param_groups(detector, 1.0, 0.1, recipe.layer_decay) for name in group["names"]]
+    assert sorted(placed) == sorted(name for name, _ in detector.named_parameters())
+
+
+def objects() -> tuple[list[torch.Tensor], list[dict[str, torch.Tensor]]]:
+    """Returns two random images with one object each."""
+    masks = torch.zeros(1, 96, 96, dtype=torch.uint8)
+    masks[:, 10:60, 20:80] = 1
+    target = {"boxes": torch.tensor([[20, 10, 80, 60]]), "labels": torch.tensor([1]), "masks": masks}
+    return [torch.randint(0, 256, (3, 96, 96), dtype=torch.uint8) for _ in range(2)], [target, dict(target)]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_takes_a_step_when_small(path: Path, engine: str) -> None:
+    recipe = load_config(str(path))
+    needs(recipe, engine)
+    torch.manual_seed(0)
+    detector = build_detector(engine, recipe.override(SMALL), 2)
+    losses = detector(objects())
+    assert set(losses) == set(detector.metric_names) and torch.isfinite(losses["loss"])
+    torch.testing.assert_close(losses["loss"], sum(v for k, v in losses.items() if k != "loss"))
+    losses["loss"].backward()
+    assert [name for name, p in detector.named_parameters() if p.grad is None] == []
+    torch.optim.AdamW(param_groups(detector, recipe.lr, recipe.weight_decay, recipe.layer_decay)).step()
+    found = detector.eval().detect(objects()[0][0], (48, 192))
+    assert found["boxes"].shape == (len(found["masks"]), 4)
+
+
+def test_rows_of_table_3_differ_from_the_protocol_in_the_encoder_alone() -> None:
+    for path in PATHS:
+        if path.stem.startswith("coco_3x_vit") and "splitmask" not in path.stem:
+            whole = load_config(f"coco_3x_{path.stem.split('_')[2]}_{path.stem.split('_')[3]}_splitmask_coco")
+            assert load_config(str(path)) == whole, path
+    longer = load_config("coco_6x_vit_small_random")
+    assert dataclasses.replace(longer, epochs=36, milestones=(27 / 36, 33 / 36)) == load_config(
+        "coco_3x_vit_small_random"
+    )
+
+
+@pytest.mark.detectron2
+@pytest.mark.parametrize("name", ["coco_3x_vit_small_splitmask_coco", "coco_vitdet_cascade_vit_base"])
+def test_lazy_config_trains_with_detectron2s_own_trainer(name: str, tmp_path: Path) -> None:
+    if "vitdet" in name:
+        pytest.importorskip("shapely", reason="detectron2 crops polygons with shapely, which is not installed")
+    import detectron2.data  # noqa: F401 (the files are LazyConfigs where detectron2 has been imported)
+    from detectron2.config import LazyConfig, instantiate
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+    from detectron2.data.datasets import register_coco_instances
+    from detectron2.engine import SimpleTrainer, hooks
+
+    from tests.helpers.det_data import write_root
+
+    cfg: Any = LazyConfig.load(str(CONFIG_DIR / f"{name}.py"))
+    per_epoch = 117_266 // cfg.dataloader.train.total_batch_size
+    assert cfg.train.max_iter == (36 if "3x" in name else 100) * per_epoch
+    LazyConfig.save(cfg, str(tmp_path / "config.yaml"))
+    assert (tmp_path / "config.yaml").exists() and not (tmp_path / "config.yaml.pkl").exists()
+    root = write_root(tmp_path / "data")
+    register_coco_instances(name, {}, str(root / "annotations/instances_train.json"), str(root / "train"))
+    try:
+        overrides = ["train.max_iter=3", "dataloader.train.total_batch_size=2", "dataloader.train.num_workers=0"]
+        overrides += [f"dataloader.train.dataset.names={name}", "model.roi_heads.batch_size_per_image=8"]
+        overrides += ["model.backbone.encoder=vit_tiny", "model.backbone.img_size=64"]
+        cfg = LazyConfig.apply_overrides(cfg, overrides)
+        for augmentation in cfg.dataloader.train.mapper.augmentations:
+            if "short_edge_length" in augmentation:
+                augmentation.short_edge_length = (64,)
+            if "target_height" in augmentation:
+                augmentation.target_height = augmentation.target_width = 96
+            if "crop_size" in augmentation:
+                augmentation.crop_size = (96, 96)
+        model = instantiate(cfg.model)
+        cfg.optimizer.params.model = model
+        optimizer = instantiate(cfg.optimizer)
+        peak = [group["lr"] for group in optimizer.param_groups]
+        trainer = SimpleTrainer(model, instantiate(cfg.dataloader.train), optimizer)
+        trainer.register_hooks([hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier))])
+        before = model.backbone.encoder.patch_embed.proj.weight.detach().clone()
+        trainer.train(0, cfg.train.max_iter)
+        assert not torch.equal(before, model.backbone.encoder.patch_embed.proj.weight)
+        # the schedule follows the overridden length: after the last milestone a hundredth of the peak
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([lr / 100 for lr in peak])
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)

@@ -1,0 +1,182 @@
+"""The DINO baseline: crops, loss against an independent statement, teacher, schedules."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+pytest.importorskip("lightly", reason="the extra 'dino' is not installed")
+
+from pretrain.data.multicrop import MultiCrop, change_colours, shift_hue
+from pretrain.training.schedule import cosine
+from tests.helpers.dino import build
+
+
+def make_batch(batch=3, local=2):
+    rng = np.random.default_rng(0)
+    return {
+        "large": torch.from_numpy(rng.integers(0, 256, (batch, 2, 3, 32, 32), dtype=np.uint8)),
+        "small": torch.from_numpy(rng.integers(0, 256, (batch, local, 3, 16, 16), dtype=np.uint8)),
+    }
+
+
+def softmax(x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize("local", [0, 2])
+def test_loss_equals_an_independent_statement(local):
+    method, batch = build().eval(), make_batch(local=local)
+    method.loss.center.copy_(torch.linspace(-1, 1, 16))
+    with torch.no_grad():
+        teacher = [t.double().numpy() for t in method.outputs(method.teacher, batch["large"])]
+        student = [s.double().numpy() for s in method.outputs(method.student, batch["large"])]
+        if local:
+            student += [s.double().numpy() for s in method.outputs(method.student, batch["small"])]
+        values = method(batch)
+    centre = np.linspace(-1, 1, 16)
+    terms = []
+    for i, t in enumerate(teacher):
+        p = softmax((t - centre) / 0.04)
+        for j, s in enumerate(student):
+            if i != j:
+                terms.append(-(p * np.log(softmax(s / 0.1))).sum(-1).mean())
+    assert len(terms) == (2 if not local else 6)
+    assert values["loss"].item() == pytest.approx(np.mean(terms), rel=1e-4)
+    expected = 0.9 * centre + 0.1 * np.concatenate(teacher).mean(0)
+    np.testing.assert_allclose(method.loss.center.reshape(-1).numpy(), expected, rtol=1e-4, atol=1e-6)
+    mean = np.mean([softmax((t - centre) / 0.04) for t in teacher], axis=(0, 1))
+    assert values["teacher_entropy"].item() == pytest.approx(-(mean * np.log(mean)).sum(), rel=1e-4)
+
+
+def test_outputs_belong_to_their_crops():
+    method, batch = build().eval(), make_batch()
+    with torch.no_grad():
+        second = method.outputs(method.student, batch["large"])[1][2]
+        alone = method.outputs(method.student, batch["large"][2:, 1:])[0][0]
+    torch.testing.assert_close(second, alone, atol=1e-5, rtol=1e-4)
+
+
+def test_the_student_learns_and_the_teacher_follows():
+    method = build().train()
+    assert not method.teacher.training and method.student.training and method.encoder is method.teacher["encoder"]
+    before = {name: value.clone() for name, value in method.teacher.named_parameters()}
+    method(make_batch())["loss"].backward()
+    assert all(p.grad is None for p in method.teacher.parameters())
+    without = [n for n, p in method.student.named_parameters() if p.requires_grad and p.grad.abs().sum() == 0]
+    assert without == ["head.last_layer.weight_v"]  # frozen in the first epoch
+    method.after_step(1)
+    for (name, old), new in zip(before.items(), method.student.parameters(), strict=True):
+        expected = 0.9 * old + 0.1 * new  # of the first update: the momentum starts at 0.9
+        torch.testing.assert_close(dict(method.teacher.named_parameters())[name], expected)
+    method.after_step(2)
+    method.zero_grad()
+    method(make_batch())["loss"].backward()
+    assert method.student["head"].last_layer.weight_v.grad.abs().sum() > 0
+
+
+def test_the_last_layer_stands_still_in_the_first_epoch():
+    """Not a bit of it moves, and afterwards the optimizer treats it as new."""
+    method = build().train()
+    last = method.student["head"].last_layer.weight_v
+    optimizer = torch.optim.AdamW(
+        [p for p in method.student.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.4
+    )
+    optimizer.register_step_pre_hook(method.before_update)
+    before = last.detach().clone()
+    for done in (1, 2, 3):
+        optimizer.zero_grad()
+        method(make_batch())["loss"].backward()
+        norm = torch.nn.utils.get_total_norm([p.grad for p in method.student.parameters() if p.grad is not None])
+        rest = [p.grad for p in method.student.parameters() if p.grad is not None and p is not last]
+        assert (norm == torch.nn.utils.get_total_norm(rest)) == (done <= 2)
+        optimizer.step()
+        method.after_step(done)
+        assert torch.equal(last, before) == (done <= 2)
+    assert optimizer.state[last]["step"] == 1
+
+
+def test_schedules_by_hand():
+    method = build()
+    assert [method.teacher_momentum(step) for step in (0, 5, 10)] == pytest.approx([0.9, 0.95, 1.0])
+    assert [cosine(step, 10, 0.04, 0.4) for step in (0, 5, 10, 12)] == pytest.approx([0.04, 0.22, 0.4, 0.4])
+
+
+def test_state_holds_teacher_centre_and_place_in_the_schedule():
+    method = build()
+    method.after_step(7)
+    names = set(method.state_dict())
+    assert {"teacher.encoder.cls_token", "loss.center", "finished"} <= names
+    other = build()
+    other.load_state_dict(method.state_dict(), strict=True)
+    assert int(other.finished) == 7
+
+
+def picture():
+    rng = np.random.default_rng(3)
+    return Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)).resize((120, 90), Image.Resampling.BICUBIC)
+
+
+def test_crops():
+    augment = MultiCrop(224, 0.4, 8, 16)
+    large, small = augment(picture(), np.random.default_rng(0))
+    assert large.shape == (2, 3, 224, 224) and small.shape == (8, 3, 96, 96) and small.dtype == torch.uint8
+    again = augment(picture(), np.random.default_rng(0))
+    assert torch.equal(large, again[0]) and torch.equal(small, again[1])
+    assert not torch.equal(large[0], large[1]) and not torch.equal(small[0], small[1])
+    assert not torch.equal(large, augment(picture(), np.random.default_rng(1))[0])
+    assert MultiCrop(128, 0.4, 0, 16)(picture(), np.random.default_rng(0))[1].shape == (0, 3, 48, 48)
+
+
+def test_colours_change_as_often_as_they_should():
+    crop = torch.from_numpy(np.array(picture().resize((16, 16)))).permute(2, 0, 1).contiguous()
+    rng = np.random.default_rng(0)
+    plain = [change_colours(crop, rng, blur=0.0, solarise=0.0) for _ in range(400)]
+    same = np.mean([torch.equal(item, crop) for item in plain])
+    grey = np.mean([torch.equal(item[0], item[1]) and torch.equal(item[1], item[2]) for item in plain])
+    assert same == pytest.approx(0.2 * 0.8, abs=0.06)  # neither jitter nor grey
+    assert grey == pytest.approx(0.2, abs=0.06)
+
+
+def test_hue_turns_red_towards_yellow():
+    red = Image.new("RGB", (2, 2), (255, 0, 0))
+    assert np.asarray(shift_hue(red, 1 / 6))[0, 0] == pytest.approx([255, 255, 0], abs=6)
+    assert np.array_equal(np.asarray(shift_hue(red, 0.0)), np.asarray(red))
+
+
+def test_temperature_is_warmed_up():
+    method = build(temperature=0.07, warm_steps=4)
+    assert [method.teacher_temperature(step) for step in (0, 2, 4, 9)] == pytest.approx([0.04, 0.055, 0.07, 0.07])
+    assert build(temperature=0.07).teacher_temperature(0) == 0.07
+    losses = {}
+    for done in (2, 4):  # at 0.055 and at 0.07
+        method = build(temperature=0.07, warm_steps=4).eval()
+        method.finished.fill_(done)
+        losses[done] = method(make_batch())["loss"].item()
+    assert losses[4] == build(temperature=0.07).eval()(make_batch())["loss"].item() != losses[2]
+    assert losses[2] == pytest.approx(build(temperature=0.055).eval()(make_batch())["loss"].item(), rel=1e-6)
+
+
+def test_golden_ten_steps():
+    """Loss, frozen layer, centre and teacher together. Numbers come from NumPy: torch's generators differ."""
+    rng = np.random.default_rng(0)
+    method, batch = build().eval(), make_batch()
+    with torch.no_grad():
+        for parameter in method.student.parameters():
+            if parameter.requires_grad:
+                parameter.copy_(torch.from_numpy(rng.normal(scale=0.1, size=tuple(parameter.shape))))
+    method.teacher.load_state_dict(method.student.state_dict())
+    optimizer = torch.optim.AdamW([p for p in method.student.parameters() if p.requires_grad], lr=3e-4)
+    losses = []
+    for step in range(10):
+        loss = method(batch)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        method.after_step(step + 1)
+        losses.append(loss.item())
+    assert losses == pytest.approx(GOLDEN, rel=5e-3)
+
+
+GOLDEN = [2.4825, 2.3255, 2.2422, 2.1618, 2.1448, 2.1262, 2.1339, 2.1681, 2.2163, 2.2812]

@@ -1,0 +1,67 @@
+"""The losses against plain statements of their definitions."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pretrain.methods import losses
+from pretrain.methods.losses import info_nce, linear_cross_entropy
+
+
+@pytest.mark.parametrize("rows", [1, 7, 64])
+def test_linear_cross_entropy_equals_logits_at_once(rows, monkeypatch):
+    monkeypatch.setattr(losses, "CHUNK", 16)
+    torch.manual_seed(0)
+    x, weight, bias = (torch.randn(*s, dtype=torch.float32, requires_grad=True) for s in ((rows, 12), (50, 12), (50,)))
+    target = torch.randint(50, (rows,))
+    loss, correct = linear_cross_entropy(x, weight, bias, target)
+    (3 * loss).backward()
+    ours = [p.grad.clone() for p in (x, weight, bias)]
+    for p in (x, weight, bias):
+        p.grad = None
+    logits = F.linear(x, weight, bias)
+    expected = F.cross_entropy(logits, target)
+    (3 * expected).backward()
+    torch.testing.assert_close(loss, expected)
+    assert correct == (logits.argmax(1) == target).sum()
+    for a, b in zip(ours, (x, weight, bias), strict=True):
+        torch.testing.assert_close(a, b.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_linear_cross_entropy_under_bf16_autocast():
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(40, 12, requires_grad=True), torch.randn(9, 12, requires_grad=True), torch.zeros(9)
+    bias.requires_grad_()
+    target = torch.randint(9, (40,))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss, _ = linear_cross_entropy(x, weight, bias, target)
+    loss.backward()
+    expected = F.cross_entropy(F.linear(x, weight, bias), target)
+    (grad,) = torch.autograd.grad(expected, weight)
+    torch.testing.assert_close(loss, expected, atol=0.02, rtol=0.02)
+    torch.testing.assert_close(weight.grad, grad, atol=0.01, rtol=0.1)
+    assert weight.grad.dtype == torch.float32
+
+
+def test_no_grad_makes_no_gradients():
+    with torch.no_grad():
+        loss, _ = linear_cross_entropy(torch.randn(4, 3), torch.randn(5, 3), torch.zeros(5), torch.zeros(4).long())
+    assert not loss.requires_grad
+
+
+def test_info_nce_by_hand():
+    torch.manual_seed(0)
+    a, b = torch.randn(3, 5), torch.randn(3, 5)
+    na, nb = a / a.norm(dim=1, keepdim=True), b / b.norm(dim=1, keepdim=True)
+    total = 0.0
+    for x, y in ((na, nb), (nb, na)):
+        for i in range(3):
+            similarities = torch.stack([(x[i] @ y[j] / 0.2).exp() for j in range(3)])
+            total = total - (similarities[i] / similarities.sum()).log()
+    torch.testing.assert_close(info_nce(a, b, 0.2), total / 6)
+
+
+def test_info_nce_of_equal_and_of_random_descriptors():
+    x = torch.eye(8)
+    assert info_nce(x, x, 0.05) < 1e-6
+    assert info_nce(x, x.roll(1, 0), 0.05) > 10

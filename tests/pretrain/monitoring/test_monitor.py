@@ -1,0 +1,229 @@
+"""What a monitor measures, against hand-computed values, and that it changes nothing of the method."""
+
+import copy
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pretrain.data.holdout import split_holdout
+from pretrain.data.sources import open_source
+from pretrain.methods.build import build_method, build_views
+from pretrain.monitoring.labelled import open_labelled
+from pretrain.monitoring.monitor import Monitor, PlainViews, color_rank1, effective_rank, fixed_batches, match_rank1
+from pretrain.recipes import get_recipe
+from pretrain.training.distributed import make_fabric
+
+METHODS = ["splitmask", "beit", "dino"]
+
+
+def test_effective_rank_by_hand():
+    cross = torch.tensor([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0]])
+    assert effective_rank(cross + 5) == pytest.approx(2.0)  # a common offset does not count
+    assert effective_rank(torch.tensor([[1.0, 2], [2, 4], [3, 6]])) == pytest.approx(1.0)
+    assert effective_rank(torch.full((5, 4), 0.3)) == 0.0
+    shares = np.array([3, 1]) / 4  # singular values 3 sqrt(2) and sqrt(2)
+    expected = np.exp(-(shares * np.log(shares)).sum())
+    assert effective_rank(cross * torch.tensor([3.0, 1, 1])) == pytest.approx(expected)
+
+
+def test_match_rank1_equals_a_loop():
+    torch.manual_seed(0)
+    a, b = torch.randn(12, 3), torch.randn(12, 3)
+    b += 1.5 * a
+    cosine = torch.nn.functional.cosine_similarity
+    hits = 0
+    for i in range(12):
+        hits += int(max(range(12), key=lambda j: cosine(a[i], b[j], dim=0).item()) == i)
+        hits += int(max(range(12), key=lambda j: cosine(a[j], b[i], dim=0).item()) == i)
+    assert 0 < hits < 24
+    assert match_rank1(a, b) == pytest.approx(hits / 24)
+    assert match_rank1(a, a * torch.rand(12, 1)) == 1.0
+
+
+def test_color_rank1_weighs_channels_alike():
+    torch.manual_seed(0)
+    color = torch.randn(12, 3)
+    scale, offset = torch.tensor([1.0, 100, 0.01]), torch.tensor([5.0, 0, -3])
+    assert color_rank1(color * scale + offset, color * scale + offset) == 1.0
+    other = color + 0.3 * torch.randn(12, 3)
+    expected = color_rank1(color, other)
+    assert 0.3 < expected < 1
+    assert color_rank1(color * scale + offset, other * scale + offset) == pytest.approx(expected)
+    assert 0 <= color_rank1(torch.zeros(4, 3), torch.zeros(4, 3)) <= 1  # black images: no division by zero
+
+
+def test_holdout_is_told_by_names(image_folder):
+    images = open_source(image_folder)
+    trained, kept = split_holdout(images, 0.4)
+    assert sorted(trained.names + kept.names) == images.names
+    expected = [n for n in images.names if int(hashlib.sha256(n.encode()).hexdigest()[:16], 16) / 2**64 < 0.4]
+    assert kept.names == expected and kept.root == images.root
+    fewer = images.subset(images.names[::2])
+    assert set(split_holdout(fewer, 0.4)[1].names) == set(kept.names) & set(fewer.names)
+    for share in (1e-9, 1.0):
+        with pytest.raises(ValueError, match=r"--holdout .* the 12 images out of training"):
+            split_holdout(images, share)
+
+
+def test_looks_are_at_the_same_crops(image_folder):
+    recipe = get_recipe("tiny")
+    views = build_views(recipe, open_source(image_folder), 16)
+    one, two = fixed_batches(views, 5, 0), fixed_batches(views, 5, 0)
+    assert sum(len(batch["image"]) for batch in one) == 5
+    assert all(torch.equal(a[key], b[key]) for a, b in zip(one, two, strict=True) for key in a)
+    plain = PlainViews(views.images, 64)[(0, 3, 0)]["image"]
+    assert plain.shape == (3, 64, 64) and torch.equal(plain, PlainViews(views.images, 64)[(7, 3, 0)]["image"])
+
+
+def labelled_folder(root, colours, count=6):
+    rng = np.random.default_rng(0)
+    for name, colour in colours.items():
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            noise = rng.integers(-30, 30, (40, 50, 3))
+            Image.fromarray(np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)).save(root / name / f"{i}.png")
+    return root
+
+
+COLOURS = {"blue": (20, 20, 220), "red": (220, 20, 20), "train": (20, 220, 20)}  # a class may be called train
+
+
+def test_labelled_halves(tmp_path):
+    root = labelled_folder(tmp_path / "l", COLOURS)
+    (root / "blue/0.png").write_bytes(b"no image")
+    found = open_labelled(root, 100)
+    assert found.num_classes == 3 and found.num_known == 8 and len(found.images) == 17
+    sides = found.images.names[: found.num_known], found.images.names[found.num_known :]
+    assert sides[0] == ["blue/2.png", "blue/4.png", *(f"{c}/{i}.png" for c in ("red", "train") for i in (0, 2, 4))]
+    assert not set(sides[0]) & set(sides[1])
+    assert found.labels == [0] * 2 + [1] * 3 + [2] * 3 + [0] * 3 + [1] * 3 + [2] * 3
+    few = open_labelled(root, 3)  # one of a class, and of blue that is the broken one
+    assert few.images.names == ["red/0.png", "train/0.png", "red/1.png", "train/1.png"] and few.labels == [0, 1, 0, 1]
+
+
+def test_labelled_train_and_val(tmp_path):
+    labelled_folder(tmp_path / "train2017", {"a": (0, 0, 0), "b": (255, 0, 0)}, 2)
+    labelled_folder(tmp_path / "val", {"b": (255, 0, 0), "strange": (9, 9, 9)}, 2)
+    found = open_labelled(tmp_path, 100)
+    assert found.images.names[:4] == [
+        "train2017/a/0.png",
+        "train2017/a/1.png",
+        "train2017/b/0.png",
+        "train2017/b/1.png",
+    ]
+    assert found.images.names[4:] == ["val/b/0.png", "val/b/1.png"] and found.labels == [0, 0, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda root: None, "is no folder"),
+        (lambda root: root.mkdir(), "--monitor-labels: no image in"),
+        (lambda root: labelled_folder(root, {"one": (1, 2, 3)}), "two classes or more.* of 1 classes"),
+        (lambda root: labelled_folder(root, {"a": (1, 2, 3), "b": (1, 2, 3)}, 1), "and 0 others"),
+        (lambda root: labelled_folder(root.parent, {"l": (1, 2, 3)}), "6 images lie in .*/l itself, 0.png for one"),
+    ],
+)
+def test_labelled_errors(tmp_path, make, match):
+    make(tmp_path / "l")
+    with pytest.raises(ValueError, match=match):
+        open_labelled(tmp_path / "l", 100)
+
+
+def build(method, images, tmp_path, **kwargs):
+    if method == "dino":
+        pytest.importorskip("lightly", reason="the extra 'dino' is not installed")
+    recipe = get_recipe("tiny").override({"method": method})
+    views = build_views(recipe, images, 16)
+    built = build_method(recipe, views, tmp_path, 0, None, 20, 5)
+    values = {"holdout": None, "labelled": None, "num_images": 7, "fabric": make_fabric("32"), "workers": 0}
+    return built, Monitor(built, recipe, images, **{**values, **kwargs}), recipe
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_look_changes_nothing_and_is_repeatable(method, image_folder, tmp_path):
+    images, kept = split_holdout(open_source(image_folder), 0.4)
+    labelled = open_labelled(labelled_folder(tmp_path / "l", COLOURS), 50)
+    built, monitor, _ = build(method, images, tmp_path, holdout=kept, labelled=labelled)
+    built.train()
+    before, modes = copy.deepcopy(built.state_dict()), [module.training for module in built.modules()]
+    seen, again = monitor(), monitor()
+    assert {k: v for k, v in seen.items() if k != "seconds"} == {k: v for k, v in again.items() if k != "seconds"}
+    assert all(torch.equal(value, before[name]) for name, value in built.state_dict().items())
+    assert modes == [module.training for module in built.modules()] and any(modes)
+    assert all(p.grad is None for p in built.parameters())
+    loss = "loss_large" if method == "dino" else "loss_inpaint"
+    assert seen[f"train_{loss}"] != seen[f"holdout_{loss}"]
+    assert ("holdout_match_rank1" in seen) == ("train_color_rank1" in seen) == (method == "splitmask")
+    assert seen["predictions_words_used"] >= 1 and 0 <= seen["train_token_accuracy"] <= 1
+    assert 1 < seen["effective_rank"] <= 6  # 7 images at most
+    assert seen["knn_accuracy"] == 1.0  # of three colours
+    assert all(isinstance(value, float | int) for value in seen.values())
+
+
+@pytest.mark.parametrize("method", ["splitmask", "beit"])
+def test_numbers_equal_those_of_the_losses(method, image_folder, tmp_path):
+    images = open_source(image_folder)
+    built, monitor, recipe = build(method, images, tmp_path)
+    seen = monitor()
+    (batch,) = fixed_batches(build_views(recipe, images, 16), 7, 0)
+    with torch.no_grad():
+        values = built.eval()(batch)
+    assert seen["train_loss_inpaint"] == pytest.approx(values["loss_inpaint"].item(), rel=1e-5)
+    assert seen["train_token_accuracy"] == pytest.approx(values["token_accuracy"].item())
+    with torch.no_grad():
+        targets = built.observe(batch)["targets"]
+        shares = targets.bincount()[targets] / len(targets)  # of each patch's own word
+    constant = -shares.double().log().mean().item()
+    assert seen["train_inpaint_gain"] == pytest.approx(constant - values["loss_inpaint"].item(), rel=1e-4)
+    assert seen["train_inpaint_gain"] < 0  # not trained
+    assert "train_loss_moved" not in seen and ("train_position_gain" in seen) == (method == "splitmask")
+    whole = torch.stack([PlainViews(images, 64)[(0, i * 12 // 7, 0)]["image"] for i in range(7)])
+    with torch.no_grad():
+        built.encoder.norm = torch.nn.Identity()
+        features = built.encoder(built.normalize(whole)).mean(1)
+    assert seen["effective_rank"] == pytest.approx(effective_rank(features), rel=1e-4)
+
+
+def test_dino_is_seen_as_its_loss_states_it(image_folder, tmp_path):
+    images = open_source(image_folder)
+    built, monitor, recipe = build("dino", images, tmp_path)
+    built.loss.center.copy_(torch.linspace(-0.1, 0.1, 256))
+    seen = monitor()
+    (batch,) = fixed_batches(build_views(recipe.override({"local_crops": 0}), images, 16), 7, 0)
+    with torch.no_grad():
+        assert seen["train_loss_large"] == pytest.approx(built.eval()(batch)["loss"].item(), rel=1e-5)
+
+
+def test_position_gain_is_what_the_places_of_the_tokens_are_worth(image_folder, tmp_path):
+    built, monitor, recipe = build("splitmask", open_source(image_folder), tmp_path)
+    with torch.no_grad():
+        built.decoder.pos_embed.zero_()  # then only which tokens there are can count, not where
+        for block in built.decoder.blocks:
+            block.attn.proj.weight.mul_(20)
+    assert monitor()["train_position_gain"] == pytest.approx(0, abs=1e-5)
+    with torch.no_grad():
+        built.decoder.pos_embed.normal_()
+        built.head.weight.mul_(10)
+    (batch,) = fixed_batches(build_views(recipe, open_source(image_folder), 16), 7, 0)
+    built.eval()
+    losses = []
+    for shift in (0, 1):
+        total = 0.0
+        for i in range(7):  # one crop and branch at a time
+            image = built.normalize(batch["image"][i : i + 1])
+            words = built.tokenizer.tokens_of(image, 16)[0]
+            for side in "ab":
+                ids = batch[f"ids_{side}"][i : i + 1]
+                with torch.no_grad():
+                    tokens = built.encoder(image, ids)
+                    places = torch.cat([ids[:, -shift:], ids[:, :-shift]], dim=1) if shift else ids
+                    logits = built.head(built.decoder(tokens, places))[0]
+                hidden = [n for n in range(16) if n not in ids[0].tolist()]
+                total += torch.nn.functional.cross_entropy(logits[hidden], words[hidden]).item() / 14
+        losses.append(total)
+    gain = monitor()["train_position_gain"]
+    assert gain == pytest.approx(losses[1] - losses[0], abs=1e-4) and abs(gain) > 1e-3

@@ -1,0 +1,129 @@
+"""Who owns an output folder, what may be resumed, and strict JSON."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from pretrain.training.run_folder import RunFolder, write_json
+
+ARTEFACT = "encoder.safetensors"
+
+
+def open_folder(path, resume=False):
+    return RunFolder.open(path, resume=resume, artefact=ARTEFACT)
+
+
+def test_new_run_then_resume(tmp_path):
+    path = tmp_path / "a" / "run"
+    with open_folder(path) as folder:
+        assert folder.previous is None
+        folder.write_config({"values": {"lr": 0.1, "betas": (0.9, 0.99)}, "free": {"workers": 1}})
+    with open_folder(path, resume=True) as folder:
+        assert folder.previous["values"]["lr"] == 0.1
+        folder.write_config({"values": {"lr": 0.1, "betas": (0.9, 0.99)}, "free": {"workers": 5}})
+        assert not folder.finished
+
+
+def test_another_run_is_refused(tmp_path):
+    with open_folder(tmp_path) as folder:
+        folder.write_config({"values": {}})
+    with pytest.raises(ValueError, match="holds another run .*--resume"):
+        open_folder(tmp_path)
+
+
+def test_a_finished_file_alone_is_refused_too(tmp_path):
+    (tmp_path / ARTEFACT).write_bytes(b"x")
+    with pytest.raises(ValueError, match="holds another run"):
+        open_folder(tmp_path)
+    assert (tmp_path / ARTEFACT).read_bytes() == b"x"
+
+
+def test_nothing_to_resume(tmp_path):
+    with pytest.raises(ValueError, match="nothing to resume"):
+        open_folder(tmp_path / "new", resume=True)
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(ValueError, match="nothing to resume"):
+        open_folder(tmp_path, resume=True)
+
+
+def test_a_run_killed_before_its_config_can_be_resumed(tmp_path):
+    (tmp_path / ".lock").touch()
+    with open_folder(tmp_path, resume=True) as folder:
+        assert folder.previous is None
+
+
+def test_difference_names_option_and_both_values(tmp_path):
+    with open_folder(tmp_path) as folder:
+        folder.write_config({"values": {"batch_size": 8}, "data": {"fingerprint": "a"}})
+    with open_folder(tmp_path, resume=True) as folder:
+        with pytest.raises(ValueError, match=r"--batch-size was 8 and is now 16"):
+            folder.write_config({"values": {"batch_size": 16}, "data": {"fingerprint": "a"}})
+        with pytest.raises(ValueError, match=r"--data \(fingerprint\) was a and is now b"):
+            folder.write_config({"values": {"batch_size": 8}, "data": {"fingerprint": "b"}})
+    assert json.loads((tmp_path / "config.json").read_text())["values"] == {"batch_size": 8}
+
+
+def test_damaged_config(tmp_path):
+    (tmp_path / "config.json").write_text('{"values":')
+    with pytest.raises(ValueError, match="damaged"):
+        open_folder(tmp_path, resume=True)
+
+
+def test_output_is_a_file(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="is a file"):
+        open_folder(tmp_path / "file")
+
+
+def test_a_failed_start_leaves_nothing_behind(tmp_path):
+    folder = open_folder(tmp_path / "run")
+    folder.write_config({"values": {}})
+    folder.__exit__(ValueError, ValueError("boom"), None)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_failure_while_training_can_be_resumed(tmp_path):
+    folder = open_folder(tmp_path / "run")
+    folder.write_config({"values": {}})
+    folder.start()
+    folder.__exit__(ValueError, ValueError("boom"), None)
+    assert open_folder(tmp_path / "run", resume=True).previous == {"values": {}}
+
+
+def test_empty_output():
+    with pytest.raises(ValueError, match="--output is empty"):
+        open_folder("")
+
+
+def test_lock_against_another_process_that_dies(tmp_path):
+    code = (
+        "import os, sys, time\nfrom pretrain.training.run_folder import RunFolder\n"
+        f"folder = RunFolder.open({str(tmp_path)!r}, resume=False, artefact='x')\n"
+        "if os.fork() == 0:\n    time.sleep(30)\n    os._exit(0)\n"  # a data worker that survives
+        "print('locked', flush=True)\ntime.sleep(30)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True) as p:
+        assert p.stdout.readline() == "locked\n"
+        with pytest.raises(ValueError, match="in use"):
+            open_folder(tmp_path)
+        p.kill()
+        p.wait()
+        with open_folder(tmp_path):
+            pass
+        import os
+        import signal
+
+        os.killpg(p.pid, signal.SIGKILL)
+
+
+def test_names_that_are_not_utf8_come_back(tmp_path):
+    write_json(tmp_path / "x.json", {"name": "caf\udce9"})
+    assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == {"name": "caf\udce9"}
+
+
+def test_strict_json(tmp_path):
+    write_json(tmp_path / "x.json", {"a": float("nan"), "b": [float("inf"), 1.5], 3: None})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": None, "b": [None, 1.5], "3": None}
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]

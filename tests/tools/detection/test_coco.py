@@ -1,0 +1,171 @@
+"""Reading COCO files: flaws of single annotations are dropped and counted, flaws of the file are errors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from splitmask_backbones.errors import UserError
+from tests.helpers.det_data import coco_json, write_root
+from tools.detection import splits
+from tools.detection.coco import read_coco
+from tools.detection.rle import parse_counts, rle_flaw, to_mask
+
+
+def write(tmp_path: Path, content: Any) -> Path:
+    path = tmp_path / "instances.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def test_gaps_in_category_ids_become_labels_in_order(tmp_path: Path) -> None:
+    split = read_coco(write(tmp_path, coco_json()), tmp_path)
+    assert split.categories == [(3, "cat"), (7, "dog")]
+    first, second = split.images[1].instances
+    assert (first.label, second.label) == (1, 0)  # annotations 1 and 2: categories 7 and 3
+    assert not split.dropped.kinds
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        ({"image_id": 999}, "unknown image"),
+        ({"image_id": [1]}, "unknown image"),
+        ({"category_id": 4}, "unknown category"),
+        ({"category_id": None}, "unknown category"),
+        ({"bbox": [5, 5, 0, 9]}, "no area"),
+        ({"bbox": [5, 5, 9, -2]}, "no area"),
+        ({"bbox": [64, 5, 9, 9]}, "box outside the image"),
+        ({"bbox": [-9, 5, 9, 9]}, "box outside the image"),
+        ({"bbox": [float("nan"), 5, 9, 9]}, "NaN"),
+        ({"bbox": [5, 5, float("inf"), 9]}, "NaN"),
+        ({"bbox": [5, 5, 9]}, "no box"),
+        ({"bbox": None}, "no box"),
+        ({"segmentation": []}, "no polygon"),
+        ({"segmentation": None}, "no polygon"),
+        ({"segmentation": [[]]}, "no polygon"),
+        ({"segmentation": [[1, 1, 5, 5]]}, "no polygon"),
+        ({"segmentation": [[1, 1, 5, 5, float("nan"), 2]]}, "NaN"),
+        ({"segmentation": [[1, 1, 5, 5, 9, 9]]}, "no area"),
+        ({"segmentation": [[100, 1, 120, 1, 120, 9]]}, "polygon outside the image"),
+        ({"segmentation": [[1, 1, 1e15, 1, 1e15, 9]]}, "polygon outside the image"),
+        ({"segmentation": {"size": [64, 48], "counts": [64 * 48]}}, "wrong RLE size"),
+        ({"segmentation": {"size": [48, 64], "counts": [5, 5]}}, "broken RLE"),
+        ({"segmentation": {"size": [48, 64], "counts": "not an RLE"}}, "broken RLE"),
+        ({"segmentation": {"size": [48, 64], "counts": [48 * 64]}}, "no area"),
+        ({"id": 100}, "duplicate id"),
+        ({"id": None}, "no id"),
+    ],
+)
+def test_a_flawed_annotation_is_dropped_and_named(tmp_path: Path, change: dict[str, Any], kind: str) -> None:
+    content = coco_json()
+    content["annotations"][1] |= change
+    split = read_coco(write(tmp_path, content), tmp_path)
+    assert split.dropped.kinds == {kind: [1, content["annotations"][1]["id"]]}
+    assert sum(len(image.instances) for image in split.images) == len(content["annotations"]) - 1
+
+
+def test_a_box_partly_outside_is_clipped_and_counted(tmp_path: Path) -> None:
+    content = coco_json()
+    content["annotations"][0]["bbox"] = [-6, 40, 20, 20]
+    split = read_coco(write(tmp_path, content), tmp_path)
+    assert split.images[0].instances[0].box == (0, 40, 14, 48)
+    assert (split.num_clipped, split.dropped.kinds) == (1, {})
+
+
+def test_usable_polygons_of_an_annotation_stay(tmp_path: Path) -> None:
+    content = coco_json()
+    good = content["annotations"][0]["segmentation"][0]
+    content["annotations"][0]["segmentation"] = [[], good, [1, 2]]
+    split = read_coco(write(tmp_path, content), tmp_path)
+    assert split.images[0].instances[0].segmentation == [good]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"images": [', r"no valid JSON \(.*line 1"),
+        ("[]", "holds a list"),
+        ({"images": [], "annotations": []}, "no list 'categories'"),
+        ({"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}, "'images' is empty"),
+        (coco_json() | {"categories": []}, "'categories' is empty"),
+        (coco_json() | {"categories": [{"id": 3, "name": "a"}] * 2}, "category id 3 is there twice"),
+        (coco_json() | {"annotations": []}, "no usable annotation"),
+    ],
+)
+def test_a_flawed_file_is_an_error(tmp_path: Path, content: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read_coco(write(tmp_path, content), tmp_path)
+
+
+def test_duplicate_image_ids_and_missing_sizes_are_errors(tmp_path: Path) -> None:
+    content = coco_json()
+    content["images"][2]["id"] = content["images"][1]["id"]
+    with pytest.raises(UserError, match="image id 11 is there twice"):
+        read_coco(write(tmp_path, content), tmp_path)
+    content = coco_json()
+    del content["images"][2]["height"]
+    with pytest.raises(UserError, match="image 12 .*needs 'height' and 'width'"):
+        read_coco(write(tmp_path, content), tmp_path)
+
+
+def test_validation_must_have_the_training_categories(tmp_path: Path) -> None:
+    path = write(tmp_path, coco_json())
+    with pytest.raises(UserError, match="category 3 is 'cat', in the training annotations it is 'tiger'"):
+        read_coco(path, tmp_path, [(3, "tiger"), (7, "dog")])
+    split = read_coco(path, tmp_path, [(3, "cat")])
+    assert set(split.dropped.kinds) == {"unknown category"}
+
+
+def test_compressed_counts_are_parsed_as_by_pycocotools() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        height, width = (int(n) for n in rng.integers(1, 40, 2))
+        mask = np.asfortranarray((rng.random((height, width)) < rng.random()).astype(np.uint8))
+        counts = coco_mask.encode(mask)["counts"]
+        runs = parse_counts(counts.decode())
+        assert runs is not None and sum(runs) == mask.size and sum(runs[1::2]) == mask.sum()
+        assert np.array_equal(to_mask({"size": [height, width], "counts": runs}, height, width), mask)
+        assert parse_counts(counts[:-1] + b"~~") is None or rle_flaw(
+            {"size": [height, width], "counts": counts[:-1] + b"~~"}, height, width
+        )
+
+
+def test_a_root_is_found_under_both_names(tmp_path: Path) -> None:
+    root = write_root(tmp_path / "root")
+    for name in ("train", "val"):
+        (root / name).rename(root / f"{name}2017")
+        (root / "annotations" / f"instances_{name}.json").rename(root / "annotations" / f"instances_{name}2017.json")
+    found = splits.locate(str(root))
+    assert found["val"].json_path == root / "annotations" / "instances_val2017.json"
+    train = f"{found['train'].json_path}+{found['train'].image_dir}"
+    assert splits.locate(train, f"{found['val'].json_path}+{found['val'].image_dir}") == found
+    with pytest.raises(UserError, match="add --val"):
+        splits.locate(train)
+    with pytest.raises(UserError, match="--train-json needs --train-images"):
+        splits.locate(str(root), train_json="x.json")
+    with pytest.raises(UserError, match="has no train split"):
+        splits.locate(str(tmp_path))
+
+
+def test_images_missing_or_of_another_size_follow_the_limit(tmp_path: Path, capsys: Any) -> None:
+    root = write_root(tmp_path / "root")
+    (root / "train" / "001.png").unlink()
+    (root / "val" / "002.png").write_bytes((root / "train" / "000.png").read_bytes())
+    content = json.loads((root / "annotations" / "instances_val.json").read_text())
+    content["images"][2]["height"] = 50
+    (root / "annotations" / "instances_val.json").write_text(json.dumps(content))
+    read = splits.read_splits(splits.locate(str(root)))
+    unusable = splits.check_split_images(read, 0.5, tmp_path / "bad.txt", workers=0)
+    assert unusable == {"train": ["001.png"], "val": ["002.png"]}
+    assert "is 64x48 pixels, its annotations say 64x50" in (tmp_path / "bad.txt").read_text()
+    assert capsys.readouterr().err.count("warning: ") == 2
+    with pytest.raises(UserError, match="--max-bad-fraction"):
+        splits.check_split_images(read, 0.01, tmp_path / "bad.txt", workers=0)
+    splits.without(read["train"], unusable["train"])
+    assert [image.file_name for image in read["train"].images] == [f"00{i}.png" for i in (0, 2, 3, 4, 5)]

@@ -1,0 +1,221 @@
+"""Every row of every table becomes commands that the tools accept; costs against counted models; data on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pretrain.methods.flops import flops_per_image
+from pretrain.methods.splitmask import SplitMask
+from pretrain.recipes import RECIPES, Recipe
+from pretrain.tokenizers.codebook import Tokenizer, random_projection
+from splitmask_backbones import create_encoder
+from splitmask_backbones.errors import UserError
+from tests.helpers.plans import check
+from tools.reproduction import cost
+from tools.reproduction.paper import find_table, tables
+from tools.reproduction.paper.schema import Row
+from tools.reproduction.plan import Planner, known_files, parse_files, planned_recipe
+from tools.reproduction.sets import SETS, Places, write_list
+from tools.reproduction.step import Step
+
+PUBLISHED = ("deit_small", "deit_base", "beit_base", "dino_small", "dino_base", "mocov3_base")
+ROWS = [(table.name, row.name) for table in tables().values() for row in table.rows]
+
+
+def planner(tmp_path: Path, **options) -> Planner:
+    files = {name: tmp_path / f"{name}.pth" for name in (*PUBLISHED, "dalle")}
+    return Planner(tmp_path / "out", Places([str(tmp_path / "data")], ["coco", "imagenet"]), files, **options)
+
+
+@pytest.mark.parametrize(("table", "row"), ROWS, ids=["/".join(pair) for pair in ROWS])
+def test_every_row_becomes_commands_that_the_tools_accept(table: str, row: str, tmp_path: Path) -> None:
+    plan = planner(tmp_path, seeds=2)
+    found = find_table(table).row(row)
+    steps = plan.steps([found])
+    names = [step.name for step in steps]
+    assert len(set(names)) == len(names)
+    for index, step in enumerate(steps):
+        assert set(step.needs) <= set(names[:index]), "each step after those that it needs"
+        assert step.folder.is_relative_to(tmp_path / "out")
+    tools = {step.tool.removesuffix(".py") for step in steps}
+    measured = {cell.measured.tool for cell in found.cells} - {"hours"}
+    assert measured <= tools
+    finetunings = [
+        step for step in steps if step.tool == f"{found.cells[0].measured.tool}.py" and "none" not in step.name
+    ]
+    assert finetunings
+    reasons = {reason for step in steps if (reason := check(step)) is not None}
+    if reasons:
+        pytest.skip("; ".join(sorted(reasons)))
+
+
+def words_of(steps: list[Step], name: str) -> str:
+    return " ".join(next(step for step in steps if step.name == name).words)
+
+
+def test_a_row_by_hand(tmp_path: Path) -> None:
+    steps = planner(tmp_path, seeds=2).steps([find_table("coco").row("vit_base_beit_coco")])
+    assert [step.name for step in steps] == [
+        "pretrain/coco_beit_vit_base",
+        "det/coco_3x_vit_base_beit_coco_seed0",
+        "det/coco_3x_vit_base_beit_coco_seed1",
+    ]
+    assert words_of(steps, "pretrain/coco_beit_vit_base").startswith("--recipe coco --model vit_base --method beit ")
+    detection = words_of(steps, "det/coco_3x_vit_base_beit_coco_seed1")
+    assert detection.startswith("det_configs/coco_3x_vit_base_beit_coco.py ")
+    assert f"--weights {tmp_path}/out/pretrain/coco_beit_vit_base/encoder.safetensors --seed 1" in detection
+
+
+def test_what_rows_share_is_made_once(tmp_path: Path) -> None:
+    plan = planner(tmp_path)
+    rows: list[Row] = [row for table in tables().values() for row in table.rows]
+    steps = plan.steps(rows)
+    pretrainings = [step.name for step in steps if step.tool == "pretrain.py"]
+    assert pretrainings.count("pretrain/coco_splitmask_vit_small") == 1
+    # Table 5, the transfer table and the sample efficiency all fine-tune SplitMask's iNat-19 or COCO ViT-S there.
+    assert sum(step.name.startswith("cls/inat19_from_coco_splitmask_vit_small") for step in steps) == 1
+    assert {step.name for step in steps if step.tool == "convert.py"} == {f"convert/{name}" for name in PUBLISHED}
+
+
+def test_files_of_the_user_replace_steps(tmp_path: Path) -> None:
+    own = tmp_path / "mine.safetensors"
+    own.write_bytes(b"")
+    plan = planner(tmp_path)
+    plan.files["coco_splitmask_vit_small"] = own
+    steps = plan.steps([find_table("coco").row("vit_small_splitmask_coco")])
+    assert [step.tool for step in steps] == ["train_det.py"]
+    assert str(own) in steps[0].words
+
+
+def test_what_is_missing_is_named_once(tmp_path: Path) -> None:
+    plan = Planner(tmp_path / "out", Places([str(tmp_path)], ["coco", "imagenet"]))
+    plan.steps([find_table("coco").row("vit_small_beit_imagenet"), find_table("coco").row("vit_small_deit")])
+    assert [what.split(":")[0] for what in plan.missing] == [
+        "data set imagenet",
+        "DALL-E's words for imagenet_beit_vit_small_tokenizer-dalle",
+        "data set coco",
+        "DEIT's published vit_small",
+    ]
+
+
+def test_files_that_the_folders_of_a_set_lack_are_named(tmp_path: Path) -> None:
+    places = Places([str(tmp_path)], ["inat19", "cars"])
+    for name, file in (("inat19", "train2019.json"), ("cars", "cars_train")):
+        (tmp_path / name).mkdir()
+        missing = places.missing(name)
+        assert missing is not None and str(tmp_path / name / file) in missing
+    (tmp_path / "inat19/annotations").mkdir()
+    (tmp_path / "inat19/annotations/train2019.json").touch()
+    (tmp_path / "cars/stanford_cars/cars_train").mkdir(parents=True)
+    assert places.missing("inat19") is None and places.missing("cars") is None
+    assert places.pretraining("cars", tmp_path)[0] == ["--data", str(tmp_path / "cars/stanford_cars/cars_train")]
+
+
+def test_wrong_names_propose_the_nearest() -> None:
+    with pytest.raises(UserError, match="unknown --weights name 'deit_smal': did you mean 'deit_small'"):
+        parse_files(["deit_smal=x"])
+    with pytest.raises(UserError, match="is no NAME=FILE"):
+        parse_files(["x.pth"])
+    with pytest.raises(UserError, match="unknown data set 'coc': did you mean 'coco'"):
+        Places(["coc=/x"], ["coco"])
+    with pytest.raises(UserError, match="row of table coco 'vit_small_splitmask': did you mean"):
+        find_table("coco").row("vit_small_splitmask")
+    with pytest.raises(UserError, match="is a second root"):
+        Places(["a", "b"], ["coco"])
+    with pytest.raises(UserError, match="--batch-siz"):
+        planned_recipe(["--recipe", "coco", "--data", "x", "--batch-siz", "4"])
+    assert {"dalle", "deit_base", "coco_splitmask_vit_small"} <= set(known_files())
+
+
+def test_the_root_may_be_the_only_set(tmp_path: Path) -> None:
+    assert Places([str(tmp_path)], ["coco"]).folder("coco") == tmp_path
+    (tmp_path / "coco").mkdir()
+    assert Places([str(tmp_path)], ["coco"]).folder("coco") == tmp_path / "coco"
+    assert Places([str(tmp_path), "inat19=/x"], ["coco", "inat19"]).folder("inat19") == Path("/x")
+
+
+def test_lists_name_existing_training_images(tmp_path: Path) -> None:
+    def write(name: str, text: str = "") -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    cases = {
+        "food101": ("meta/train.txt", "pie/1\n\npie/2\n", ["images/pie/1.jpg", "images/pie/2.jpg"]),
+        "sketch": ("sketch_train.txt", "sketch/a b/1.jpg 7\n", ["sketch/a b/1.jpg"]),
+        "imagenet_1percent": (
+            "1percent.txt",
+            "n01_5.JPEG\ntrain/n02/n02_1.JPEG\n",
+            ["train/n01/n01_5.JPEG", "train/n02/n02_1.JPEG"],
+        ),
+    }
+    for name, (listed, text, expected) in cases.items():
+        write(listed, text)
+        for image in expected:
+            write(image)
+        destination = tmp_path / "out" / f"{name}.txt"
+        assert write_list(name, tmp_path, destination) == len(expected)
+        assert destination.read_text().splitlines() == [str(tmp_path / image) for image in expected]
+    (tmp_path / "sketch/a b/1.jpg").unlink()
+    with pytest.raises(UserError, match=r"sketch_train.txt: .*1.jpg does not exist \(1 of 1\)"):
+        write_list("sketch", tmp_path, tmp_path / "out" / "sketch.txt")
+
+
+def test_sizes_and_recipes_fit_together() -> None:
+    assert set(SETS) <= set(RECIPES)
+    for name, spec in SETS.items():
+        about = RECIPES[name][0]
+        if any(letter.isdigit() for letter in about) and "%" not in about:
+            assert f"{spec.num_images:,}" in about
+
+
+@pytest.mark.parametrize(
+    "values", [{}, {"mask": "uniform", "mask_ratio": 0.75}, {"inpaint_weight": 0.0}, {"model": "vit_tiny"}]
+)
+def test_operations_equal_the_counted_ones(values: dict) -> None:
+    recipe = Recipe(batch_size=8).override({"vocab_size": 64, "img_size": 64, **values})
+    encoder = create_encoder(recipe.model, img_size=recipe.img_size)
+    tokenizer = Tokenizer(random_projection(recipe.vocab_size, 768, 0)) if recipe.inpaint_weight else None
+    method = SplitMask(encoder, tokenizer, recipe.decoder_depth, recipe.inpaint_weight, recipe.match_weight)
+    seen = 16 - round(16 * recipe.mask_ratio)
+    order = torch.stack([torch.randperm(16) for _ in range(2)])
+    batch = {
+        "image": torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8),
+        "ids_a": order[:, :seen],
+        "ids_b": order[:, seen : 2 * seen],
+    }
+    assert cost.pretraining_operations(recipe) == pytest.approx(sum(flops_per_image(method, batch).values()))
+
+
+def test_the_papers_rate_gives_the_papers_hours() -> None:
+    recipe = RECIPES["imagenet"][1].override({"model": "vit_base"})
+    hours = cost.pretraining_total(recipe, "imagenet") / cost.paper_rate() / 3600
+    assert hours == pytest.approx(34.0 * 16, rel=1e-3)  # an epoch drops its last incomplete batch
+    assert 1e13 < cost.paper_rate() < 1.2e14  # what a GPU of 2021 can do
+
+
+@pytest.mark.parametrize("model", ["vit_tiny", "vit_small"])
+def test_parameters_equal_the_encoders(model: str) -> None:
+    counted = sum(parameter.numel() for parameter in create_encoder(model, img_size=224).parameters())
+    assert cost.encoder_parameters(model) == counted
+
+
+def test_a_probe_needs_room_for_its_features(tmp_path: Path) -> None:
+    plan = Planner(tmp_path / "out", Places([str(tmp_path)], ["imagenet"]))
+    steps = plan.steps([find_table("ablation").row("inpaint")])
+    # one float32 vector of ViT-B an image and layer
+    assert {step.tool: step.scratch for step in steps if step.scratch} == {"probe.py": 1_281_167 * 12 * 768 * 4}
+
+
+def test_extra_options_change_the_plan_and_its_estimate(tmp_path: Path) -> None:
+    row = find_table("coco").row("vit_small_splitmask_coco")
+    whole = planner(tmp_path).steps([row])
+    short = planner(tmp_path, extra={"pretrain": ["--steps", "7"], "train_det": ["--steps", "5"]}).steps([row])
+    assert [step.total_updates for step in short] == [7, 5]
+    assert [step.total_updates for step in whole] == [3000 * (118_287 // 2048), 36 * (118_287 // 16)]
+    for step, other in zip(short, whole, strict=True):
+        assert step.operations / step.total_updates == pytest.approx(other.operations / other.total_updates)

@@ -1,0 +1,84 @@
+"""What the tools share: the import path, nearest names, and the one error line."""
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from splitmask_backbones.errors import UserError, nearest
+from tests.helpers.paths import TOOLS
+from tools import cli
+
+
+def test_the_package_and_not_the_script_is_imported():
+    code = "import _path, pretrain, sys; print(pretrain.__file__); import pretrain.recipes"
+    result = subprocess.run([sys.executable, "-c", code], cwd=TOOLS, capture_output=True, text=True, check=True)
+    assert Path(result.stdout.strip()) == TOOLS.parent / "pretrain/__init__.py"
+
+
+def test_nearest():
+    assert nearest("vit_smol", ["vit_tiny", "vit_small"]).startswith("did you mean 'vit_small'?")
+    assert "choose from a, b" in nearest("zzz", ["b", "a"])
+
+
+def parser():
+    parser = cli.Parser(prog="tool")
+    parser.add_argument("--steps", type=cli.positive_int)
+    parser.add_argument("--fraction", type=cli.fraction)
+    parser.add_argument("--lr", type=cli.positive_float)
+    parser.add_argument("--data", required=True)
+    return parser
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        (["--stesp", "3"], "unknown option '--stesp': did you mean '--steps'"),
+        (["--data", "x", "--step", "3"], "unknown option '--step'"),  # no abbreviations
+        (["--data", "x", "--steps", "0"], "--steps: must be at least 1, got 0"),
+        (["--data", "x", "--steps", "many"], "--steps: must be a whole number, got 'many'"),
+        (["--data", "x", "--fraction", "1.5"], "between 0 and 1"),
+        (["--data", "x", "--lr", "inf"], "positive number"),
+        (["--data", "x", "more"], "'more' is one argument too many"),
+        ([], "required: --data"),
+    ],
+)
+def test_option_errors(words, match):
+    with pytest.raises(UserError, match=match):
+        parser().parse_args(words)
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (UserError("a  b\nc"), "error: a  b c\n"),
+        (OSError(errno.ENOSPC, "No space left on device", "/data/x"), "error: /data/x: the disk is full"),
+        (OSError(errno.EROFS, "Read-only file system", "/data/x"), "error: /data/x: the file system is read-only"),
+        (RuntimeError("CUDA out of memory. Tried"), "error: out of memory: use a smaller --batch-size"),
+        (KeyError("x"), "error: KeyError: 'x'; run again with --debug"),
+    ],
+)
+def test_one_error_line(error, text, capsys):
+    cli.print_error(error, debug=False)
+    lines = capsys.readouterr().err
+    assert lines.startswith(text)
+    assert lines.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ("return 0", 0),
+        ("return None", 0),
+        ("raise ValueError('x')", 2),
+        ("raise KeyboardInterrupt", 130),
+        ("raise SystemExit(143)", 143),
+    ],
+)
+def test_exit_codes(body, code):
+    source = f"import _path\nfrom tools import cli\ndef main(argv):\n    {body}\ncli.run(main)"
+    result = subprocess.run([sys.executable, "-c", source], cwd=TOOLS, capture_output=True, text=True, check=False)
+    assert result.returncode == code
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,1 @@
+"""What the detector, the segmentor and the classifier share."""

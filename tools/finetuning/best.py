@@ -1,0 +1,55 @@
+"""Evaluations during a training: evaluations.jsonl, and the best model so far."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pretrain.training.run_folder import strict_json, write_json
+from splitmask_backbones.files import write_atomically
+
+EVALUATIONS = "evaluations.jsonl"
+BEST_MODEL = "best.safetensors"
+BEST_RESULTS = "best.json"
+
+
+def is_recorded(folder: Path, step: int) -> bool:
+    """Returns whether evaluations.jsonl has a line of this step."""
+    return any(entry["step"] == step for entry in _entries(folder))
+
+
+def record_evaluation(
+    folder: Path,
+    step: int,
+    results: dict[str, Any],
+    keep: Callable[[dict[str, Any]], None],
+    score: Callable[[dict[str, Any]], float],
+) -> bool:
+    """Adds a line to evaluations.jsonl; returns whether the model is the best so far, and then keeps it.
+
+    Lines from `step` on are of updates that a resume has taken back: they are replaced. Of equally good models the
+    earlier one stays.
+
+    Args:
+        folder: of the run.
+        step: finished updates.
+        results: as in results.json.
+        keep: writes the model that was evaluated; called with the new line if it is the best.
+        score: what lines are compared by; larger is better.
+    """
+    entries = [entry for entry in _entries(folder) if entry["step"] < step]
+    entry = {"step": step, **strict_json(results)}
+    is_best = all(score(other) < score(entry) for other in entries)
+    if is_best:
+        keep(entry)
+        write_json(folder / BEST_RESULTS, entry)
+    text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in [*entries, entry])
+    write_atomically(folder / EVALUATIONS, text.encode())
+    return is_best
+
+
+def _entries(folder: Path) -> list[dict[str, Any]]:
+    path = folder / EVALUATIONS
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []

@@ -1,0 +1,83 @@
+"""The trained model of a run as a file, found again, and what identifies the weights that a run starts from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from pretrain.training.checkpoints import newest_checkpoint
+from pretrain.training.run_folder import CHECKPOINTS
+from splitmask_backbones.errors import UserError
+from splitmask_backbones.files import sha256_of, write_atomically
+
+
+def weights_digest(weights: Path | None) -> str:
+    """Returns the sha256 (hex) of a weights file, "none" without one.
+
+    Raises:
+        ValueError: no such file.
+    """
+    if weights is None:
+        return "none"
+    if not weights.is_file():
+        raise UserError(f"weights file {weights} does not exist or is no file: check --weights")
+    return sha256_of(weights)
+
+
+def save_model(path: Path, model: nn.Module, config: dict[str, Any]) -> None:
+    """Writes the model's parameters, with the run's config as metadata."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    write_atomically(path, save(tensors, metadata={"config": json.dumps(config, sort_keys=True)}))
+
+
+def newest_weights(folder: Path, artefact: str) -> tuple[str, dict[str, Tensor]]:
+    """Returns the name of a run's newest weights and the weights: the finished model, else the newest checkpoint.
+
+    Where the run keeps an average of its weights, that is returned.
+
+    Args:
+        folder: of the run.
+        artefact: file name of the finished model.
+
+    Raises:
+        ValueError: there are none, or none is readable.
+    """
+    path = folder / artefact
+    if path.exists():
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                return path.name, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+        except SafetensorError as error:
+            raise UserError(f"{path} is damaged ({error}): remove it and finish the run with --resume") from None
+    found = newest_checkpoint(folder / CHECKPOINTS)
+    if found is None:
+        raise UserError(f"{folder} holds no trained weights yet: train first, or continue with --resume")
+    state, tensors = found
+    prefix = "average." if any(name.startswith("average.") for name in tensors) else "model."
+    weights = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    return f"checkpoint step_{state['step']:08d}", weights
+
+
+def load_strictly(model: nn.Module, tensors: dict[str, Tensor], source: str, folder: Path, remedy: str) -> None:
+    """Puts weights into the model.
+
+    Args:
+        model: of the run's recipe.
+        tensors: from `newest_weights`.
+        source: their name.
+        folder: of the run.
+        remedy: what a user can do where they do not fit.
+
+    Raises:
+        ValueError: they belong to another model.
+    """
+    try:
+        model.load_state_dict(tensors, strict=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{source} of {folder} does not fit the recipe ({reason}): {remedy}") from None

@@ -1,0 +1,134 @@
+"""What a table of the paper is made of: rows, columns, published values, and what makes each cell. Free of torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from splitmask_backbones.errors import check_choice
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where an encoder comes from.
+
+    Attributes:
+        kind: "none" (random initialisation), "pretrain", "supervised" (tools/train_cls.py) or "published" (a file of
+            others, converted).
+        model: encoder.
+        method: pre-training method, or family of the published file.
+        data: data set, which is also the name of the recipe.
+        options: further recipe values, as (name, value).
+    """
+
+    kind: str
+    model: str
+    method: str = ""
+    data: str = ""
+    options: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """A name for folders, such as "coco_splitmask_vit_small"; every field takes part."""
+        if self.kind == "none":
+            return f"random_{self.model}"
+        if self.kind == "published":
+            return f"{self.method}_{self.model.removeprefix('vit_')}"
+        extra = "".join(f"_{key.replace('_', '-')}-{value}" for key, value in self.options)
+        return f"{self.data}_{self.method or 'supervised'}_{self.model}{extra}"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """How a cell is measured: the tool, what it is told, and the value of its results.json.
+
+    Attributes:
+        tool: "train_det", "train_seg", "train_cls", "probe", or "hours" for the time of the pre-training.
+        setting: config file without folder and suffix, or recipe of train_cls, or data set of a probe.
+        metric: dotted path in results.json, such as "bbox.AP".
+        origin: encoder that is fine-tuned.
+        data: data set.
+    """
+
+    tool: str
+    setting: str
+    metric: str
+    origin: Origin
+    data: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of a table: its column, the published value, and how it is measured."""
+
+    column: str
+    value: float
+    measured: Measurement
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: a name for the command line, a title for people, its cells."""
+
+    name: str
+    title: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table: name, title, unit and rows; all rows together give the columns, in order."""
+
+    name: str
+    title: str
+    unit: str
+    rows: tuple[Row, ...]
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns in the order in which the rows name them."""
+        return list(dict.fromkeys(cell.column for row in self.rows for cell in row.cells))
+
+    def row(self, name: str) -> Row:
+        """Returns a row.
+
+        Raises:
+            ValueError: unknown name, with the nearest right one.
+        """
+        rows = {row.name: row for row in self.rows}
+        check_choice(f"row of table {self.name}", name, rows)
+        return rows[name]
+
+
+SMALL, BASE = "vit_small", "vit_base"
+LETTER = {SMALL: "ViT-S", BASE: "ViT-B"}
+
+
+def random_init(model: str) -> Origin:
+    """Returns random initialisation."""
+    return Origin("none", model)
+
+
+def pretrained(method: str, data: str, model: str, **options: object) -> Origin:
+    """Returns a pre-training with a method on a data set; options are recipe values."""
+    given = tuple((key, str(value)) for key, value in options.items())
+    return Origin("pretrain", model, method, data, given)
+
+
+def published(family: str, model: str) -> Origin:
+    """Returns a file of others: DeiT's, BEiT's, DINO's or MoCo v3's, all on ImageNet."""
+    return Origin("published", model, family, "imagenet")
+
+
+def supervised(data: str, model: str) -> Origin:
+    """Returns a training with labels on a share of ImageNet."""
+    return Origin("supervised", model, "", data)
+
+
+def beit_imagenet(model: str) -> Origin:
+    """Returns BEiT on ImageNet: the file that BEiT published for ViT-B, a pre-training with DALL-E's words for ViT-S.
+
+    BEiT published no ViT-S.
+    """
+    if model == BASE:
+        return published("beit", model)
+    return pretrained("beit", "imagenet", model, tokenizer="dalle")
