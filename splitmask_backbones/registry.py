@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from splitmask_backbones.errors import check_choice
@@ -21,6 +22,11 @@ ENCODERS: dict[str, dict[str, Any]] = {
 def list_encoders() -> list[str]:
     """Returns the names that `create_encoder` takes, from small to large."""
     return list(ENCODERS)
+
+
+def encoder_name(config: Mapping[str, Any]) -> str | None:
+    """Returns the name of the encoder whose sizes constructor arguments have, None where there is none."""
+    return next((name for name, own in ENCODERS.items() if all(config.get(key) == own[key] for key in own)), None)
 
 
 def create_encoder(name: str, **overrides: Any) -> VisionTransformer:

@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import errno
 import logging
+import os
 import re
 import sys
 import traceback
@@ -35,13 +36,13 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see {self.prog} --help")
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        words = list(sys.argv[1:] if args is None else args)
-        for word in words:  # before argparse complains about what is missing because of the misspelt name
+        argv = list(sys.argv[1:] if args is None else args)
+        for word in argv:  # before argparse complains about what is missing because of the misspelt name
             option = word.split("=")[0]
             looks_like_one = option.startswith("--") and option != "--" or re.match(r"-[A-Za-z]", option)
             if looks_like_one and option not in self._option_string_actions:
                 raise UserError(f"unknown option '{option}': {nearest(option, self._option_string_actions)}")
-        parsed, unknown = self.parse_known_args(words, namespace)
+        parsed, unknown = self.parse_known_args(argv, namespace)
         if unknown:
             raise UserError(f"'{unknown[0]}' is one argument too many; see {self.prog} --help")
         return parsed
@@ -102,18 +103,40 @@ def boolean(text: str) -> bool:
     return text.lower() in ("true", "yes", "1")
 
 
-def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Adds what every training tool takes that does not change its result."""
+def add_run_options(parser: argparse.ArgumentParser, intervals: bool = True) -> None:
+    """Adds what every training tool takes that does not change its result.
+
+    Args:
+        parser: of the tool.
+        intervals: whether `--save-every` and `--log-every` have defaults here; otherwise a config has them.
+    """
     parser.add_argument("--resume", action="store_true", help="continue the run in --output")
-    parser.add_argument("--workers", type=non_negative_int, default=2, metavar="N", help="data processes (default 2)")
+    add_workers(parser)
     for name, default, what in (("save", 500, "checkpoint"), ("log", 20, "log")):
+        shown = default if intervals else "the config's"
         parser.add_argument(
             f"--{name}-every",
             type=positive_int,
-            default=default,
+            default=default if intervals else None,
             metavar="STEPS",
-            help=f"{what} interval (default {default})",
+            help=f"{what} interval (default {shown})",
         )
+
+
+def add_workers(parser: argparse.ArgumentParser) -> None:
+    """Adds `--workers`."""
+    parser.add_argument("--workers", type=non_negative_int, default=2, metavar="N", help="data processes (default 2)")
+
+
+def add_bad_fraction(group: argparse._ActionsContainer) -> None:
+    """Adds `--max-bad-fraction`."""
+    group.add_argument(
+        "--max-bad-fraction",
+        type=fraction,
+        default=0.01,
+        metavar="F",
+        help="largest share of images that are missing or unreadable (default 0.01)",
+    )
 
 
 def add_values(parser: argparse.ArgumentParser, recipe: type) -> None:
@@ -178,11 +201,19 @@ def describe(error: BaseException) -> str:
 
 
 def print_error(error: BaseException, debug: bool) -> None:
-    """Writes the traceback (with ``debug``) and then exactly one unwrapped line ``error: ...`` to stderr."""
+    """Writes the traceback (with ``debug``) and then exactly one unwrapped line ``error: ...`` to stderr.
+
+    Of several processes one says ``error:``; the others say ``rank N:`` with what they met, which is mostly the same.
+    """
     sys.stdout.flush()
     if debug:
         traceback.print_exception(error)
-    sys.stderr.write(f"error: {' '.join(describe(error).splitlines())}\n")
+    rank, distributed = os.environ.get("RANK", "0"), sys.modules.get("pretrain.training.distributed")
+    if distributed is not None and distributed.is_together():
+        speaks = distributed.announce_failure()
+    else:
+        speaks = rank == "0"
+    sys.stderr.write(f"{'error' if speaks else f'rank {rank}'}: {' '.join(describe(error).splitlines())}\n")
     sys.stderr.flush()
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import _path  # noqa: F401
-import argparse
 import os
 from importlib.util import find_spec
+from pathlib import Path
 
 from splitmask_backbones.errors import UserError
 from tools import cli
-from tools.classification.data import add_data_options
+from tools.classification.data import DataOptions, add_data_options
 from tools.classification.probe_recipe import ProbeRecipe
 
 EPILOG = """Each image is read once: the features of all layers (means of the patch tokens before the final norm) are
@@ -26,25 +26,34 @@ def build_parser() -> cli.Parser:
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for everything the run writes")
     parser.add_argument("--resume", action="store_true", help="continue the run in --output")
     parser.add_argument("--keep-features", action="store_true", help="leave DIR/features where it is at the end")
-    parser.add_argument(
-        "--workers", type=cli.non_negative_int, default=2, metavar="N", help="data processes (default 2)"
-    )
+    cli.add_workers(parser)
     cli.add_values(parser, ProbeRecipe)
     return parser
 
 
 def main(argv: list[str]) -> int:
     """Runs the tool; returns the exit code."""
-    args: argparse.Namespace = build_parser().parse_args(argv)
+    args = build_parser().parse_args(argv)
     given = cli.given_values(args, ProbeRecipe)
     recipe = ProbeRecipe().override(given)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("tools/probe.py runs in one process: start it without torchrun")
     if find_spec("timm") is None:
         raise UserError("timm is not installed: pip install timm, or the project with its extra 'classification'")
-    from tools.classification.probe_run import probe
+    from tools.classification.probe_run import ProbeOptions, probe
 
-    probe(args, recipe, given)
+    options = ProbeOptions(
+        output=Path(args.output),
+        resume=args.resume,
+        workers=args.workers,
+        save_every=0,  # of the linear probes, by their length
+        log_every=0,
+        max_bad_fraction=args.max_bad_fraction,
+        weights=None if args.weights == "none" else Path(args.weights),
+        places=DataOptions.of(args),
+        keep_features=args.keep_features,
+    )
+    probe(options, recipe, given)
     return 0
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import _path  # noqa: F401
-import argparse
 from pathlib import Path
 
 from det_configs.common.recipe import FIELDS
-from splitmask_backbones.errors import UserError
 from tools import cli
 from tools.detection.config import config_names, given_values, load_config, take_overrides
 from tools.detection.engines import ENGINES, choose_engine
+from tools.finetuning.options import add_options, finetune_options
+
+PLACES = ("data", "val", "train_json", "train_images", "val_json", "val_images")
 
 
 def build_parser() -> cli.Parser:
@@ -36,28 +37,13 @@ def build_parser() -> cli.Parser:
     for split in ("train", "val"):
         data.add_argument(f"--{split}-json", metavar="FILE", help=f"{split} annotations, with --{split}-images")
         data.add_argument(f"--{split}-images", metavar="DIR", help=f"folder of the {split} images")
-    data.add_argument(
-        "--max-bad-fraction",
-        type=cli.fraction,
-        default=0.01,
-        metavar="F",
-        help="largest share of images that are missing or unreadable (default 0.01)",
-    )
-    parser.add_argument("--weights", metavar="FILE|none", help="encoder.safetensors, or none for random initialisation")
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder for everything the run writes")
+    cli.add_bad_fraction(data)
+    add_options(parser, "draw boxes and masks")
     parser.add_argument(
         "--engine",
         default="auto",
         metavar="|".join(ENGINES),
         help="(default auto: detectron2 if installed)",
-    )
-    cli.add_run_options(parser)
-    parser.add_argument("--eval-only", action="store_true", help="evaluate the newest weights of the run in --output")
-    parser.add_argument(
-        "--predict",
-        metavar="IMAGE|DIR",
-        help="draw boxes and masks into DIR/predictions/ with the newest weights of --output; a new --output is "
-        "trained first",
     )
     recipe = parser.add_argument_group("recipe values as options (they win over config and key=value)")
     for name, kind in (
@@ -77,27 +63,19 @@ def build_parser() -> cli.Parser:
 def main(argv: list[str]) -> int:
     """Runs the tool; returns the exit code."""
     parser = build_parser()
-    words, overrides = take_overrides(parser, argv)
-    args: argparse.Namespace = parser.parse_args(words)
+    argv, overrides = take_overrides(parser, argv)
+    args = parser.parse_args(argv)
     base = load_config(args.config)
-    given = given_values(args, overrides)
+    given = given_values(vars(args), overrides)
     # Option errors come before anything heavy is imported or created.
     choose_engine(args.engine, base.override(given))
-    has_run = (Path(args.output) / "config.json").exists()
-    only_use = args.eval_only or (args.predict is not None and has_run and not args.resume)
-    if only_use and not has_run:
-        raise UserError(f"--eval-only: {args.output} holds no run: train a detector first, with --weights")
-    if not only_use and args.weights is None:
-        raise UserError("--weights FILE|none is needed for training: name an encoder.safetensors, or none")
-    if args.predict is not None and not Path(args.predict).exists():
-        raise UserError(f"--predict {args.predict} does not exist: name an image or a folder of images")
+    options = finetune_options(args, "detector", args.save_every, args.log_every)
+    places = {name: getattr(args, name) for name in PLACES}
 
-    from tools.detection import run
+    from tools.detection.task import DetectionTask
+    from tools.finetuning.task import run
 
-    if only_use:
-        run.use(args, given)
-    else:
-        run.train(args, base, given)
+    run(DetectionTask(options, Path(args.config).stem, base, given, places, args.engine))
     return 0
 
 

@@ -13,13 +13,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
-from pretrain.training.ema import WeightAverage
+from pretrain.training.ema import start_at
+from pretrain.training.run_folder import NUM_KEPT
 from splitmask_backbones.errors import UserError
 
 logger = logging.getLogger(__name__)
-
-NUM_KEPT = 2
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
@@ -27,7 +27,8 @@ def checkpoint_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("step_????????.safetensors"))
 
 
-def _digest(tensors: dict[str, Tensor], state: str) -> str:
+def digest_of(tensors: dict[str, Tensor], state: str) -> str:
+    """Returns the SHA-256 (hex) of named tensors on the CPU and of a text."""
     digest = hashlib.sha256(state.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
@@ -42,29 +43,29 @@ def save_checkpoint(
     step: int,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    average: WeightAverage | None = None,
+    average: AveragedModel | None = None,
 ) -> Path:
     """Writes `step_XXXXXXXX.safetensors` (beside, flushed, renamed) and removes all but the newest two.
 
     Args:
         folder: created if missing.
-        step: finished updates.
+        step: finished steps.
         model: its state goes under "model.".
         optimizer: its per-parameter state goes under "optimizer.INDEX."; learning rates come from the schedule.
-        average: its tensors go under "average.".
+        average: the state of its module goes under "average.".
     """
     folder.mkdir(exist_ok=True)
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     for index, values in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in values.items()}
     if average is not None:
-        tensors |= {f"average.{name}": value for name, value in average.tensors.items()}
+        tensors |= {f"average.{name}": value for name, value in average.module.state_dict().items()}
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     state = json.dumps({"step": step})
     path = folder / f"step_{step:08d}.safetensors"
     beside = folder / f".{path.name}.tmp"
     try:
-        save_file(tensors, str(beside), metadata={"state": state, "sha256": _digest(tensors, state)})
+        save_file(tensors, str(beside), metadata={"state": state, "sha256": digest_of(tensors, state)})
         with open(beside, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(beside, path)
@@ -97,7 +98,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-        if _digest(tensors, metadata["state"]) != metadata["sha256"]:
+        if digest_of(tensors, metadata["state"]) != metadata["sha256"]:
             raise UserError(f"checkpoint {path} is damaged: its checksum is wrong")
         return json.loads(metadata["state"]), tensors
     except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
@@ -126,26 +127,32 @@ def newest_checkpoint(folder: Path, warn: bool = True) -> tuple[dict[str, Any], 
 
 
 def restore(
+    state: dict[str, Any],
     tensors: dict[str, Tensor],
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    average: WeightAverage | None = None,
+    average: AveragedModel | None = None,
 ) -> None:
-    """Puts a checkpoint's tensors into the model, the optimizer and the average, strictly.
+    """Puts a checkpoint into the model, the optimizer and the average, strictly; each stays on the device it is on.
 
     Raises:
         ValueError: the checkpoint belongs to another model.
     """
-    model_state = {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
-    try:
-        model.load_state_dict(model_state, strict=True)
-    except RuntimeError as error:
-        raise UserError(f"the checkpoint belongs to another model: {' '.join(str(error).split())[:300]}") from None
-    state: dict[int, dict[str, Tensor]] = {}
+    _load(model, tensors, "model.")
+    moments: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer."):
             _, index, name = key.split(".", 2)
-            state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+            moments.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     if average is not None:
-        average.tensors = {name: tensors[f"average.{name}"] for name in average.tensors}
+        _load(average.module, tensors, "average.")
+        start_at(average, state["step"])
+
+
+def _load(model: nn.Module, tensors: dict[str, Tensor], prefix: str) -> None:
+    own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    try:
+        model.load_state_dict(own, strict=True)
+    except RuntimeError as error:
+        raise UserError(f"the checkpoint belongs to another model: {' '.join(str(error).split())[:300]}") from None

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -20,13 +23,18 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}
+_FAILED = "splitmask_failed"
 
 
-def make_fabric(precision: str = "32") -> Fabric:
+def make_fabric(precision: str = "32", find_unused_parameters: bool = False) -> Fabric:
     """Returns a launched Fabric: one process, or all of torchrun's with DDP (gloo on CPUs).
 
     Args:
         precision: "32" or "bf16" (mixed: weights and optimizer stay in float32).
+        find_unused_parameters: for models of which a step may leave parameters without a gradient.
+
+    Raises:
+        ValueError: unknown precision, or more processes on this machine than GPUs.
     """
     from lightning_fabric import Fabric
     from lightning_fabric.strategies import DDPStrategy
@@ -36,28 +44,24 @@ def make_fabric(precision: str = "32") -> Fabric:
     warnings.filterwarnings("ignore", module="lightning_fabric")
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if torch.cuda.is_available() and local > torch.cuda.device_count():
+        raise UserError(
+            f"--nproc-per-node={local} starts more processes than this machine has GPUs ({torch.cuda.device_count()}): "
+            f"use --nproc-per-node={torch.cuda.device_count()}"
+        )
+    # The first process alone checks the images and makes the codebook while the others wait.
+    ddp: Any = DDPStrategy(timeout=timedelta(hours=12), find_unused_parameters=find_unused_parameters)
     fabric = Fabric(
         accelerator="auto",
         devices=local,
         num_nodes=world_size // local,
-        # The first process alone checks the images and makes the words while the others wait.
-        strategy=DDPStrategy(timeout=timedelta(hours=12)) if world_size > 1 else "auto",
+        strategy=ddp if world_size > 1 else "auto",
         precision=PRECISIONS[precision],  # type: ignore[arg-type]
     )
     fabric.launch()
+    if is_together():
+        _failures()  # connected while all is well
     return fabric
-
-
-@contextmanager
-def main_process_first() -> Iterator[bool]:
-    """Runs the block in the main process, then in the others, which find what it has written; yields whether main."""
-    together = dist.is_available() and dist.is_initialized()
-    is_main = not together or dist.get_rank() == 0
-    if together and not is_main:
-        dist.barrier()
-    yield is_main
-    if together and is_main:
-        dist.barrier()
 
 
 def is_together() -> bool:
@@ -65,14 +69,34 @@ def is_together() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
+@contextmanager
+def main_process_first() -> Iterator[bool]:
+    """Runs the block in the main process, then in the others, which find what it has written; yields whether main."""
+    is_main = not is_together() or dist.get_rank() == 0
+    if not is_main:
+        dist.barrier()
+    yield is_main
+    if is_together() and is_main:
+        dist.barrier()
+
+
+def gather(items: list[Any]) -> list[Any]:
+    """Returns the items of all processes, rank by rank; to be called by all of them."""
+    if not is_together():
+        return items
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, items)
+    return [item for part in parts for item in part]
+
+
 def agree(loss: Tensor, grad_norm: Tensor, received: int | None, step: int) -> int:
-    """Returns the signal that any process received, or 0; to be called by all of them for each update.
+    """Returns the signal that any process received, or 0; to be called by all of them for each step.
 
     Args:
         loss: 0-dim, this process's.
         grad_norm: 0-dim.
         received: signal number of this process.
-        step: the update, from 0.
+        step: from 0.
 
     Raises:
         ValueError: in all processes, where any has a loss or gradient that is not finite.
@@ -99,3 +123,47 @@ def mean_over_ranks(values: Sequence[Tensor]) -> list[float]:
         dist.all_reduce(stacked)
         stacked /= dist.get_world_size()
     return [float(value) for value in stacked]
+
+
+@cache
+def _failures() -> Any:
+    """Returns a connection to the store that the processes share, for failures alone.
+
+    The process group's own connection is taken while a process waits on it. torchrun keeps the store in a process of
+    its own, so that it outlives each rank.
+    """
+    place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return dist.TCPStore(*place, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=10))
+
+
+def announce_failure() -> bool:
+    """Tells the other processes that this one ends with an error; returns whether it is the first to say so."""
+    with suppress(RuntimeError, KeyError):  # the store may have gone
+        return not is_together() or _failures().add(_FAILED, 1) == 1
+    return True
+
+
+def has_failed() -> bool:
+    """Returns whether any process of the run has announced a failure."""
+    with suppress(RuntimeError, KeyError):
+        return is_together() and bool(_failures().check([_FAILED]))
+    return False
+
+
+def end_where_blocked(number: int, is_graceful: Callable[[], bool], seconds: float = 2.0) -> None:
+    """Ends this process where a signal cannot reach Python: called in a thread of its own, after a signal.
+
+    A rank that waits for another in a collective does not return to Python, and torchrun would wait for it for half a
+    minute. Where another rank has failed there is nothing to save; a rank that is being set up has nothing to save
+    either, but gets `seconds` to leave by itself; a rank that trains saves after its step.
+
+    Args:
+        number: of the signal.
+        is_graceful: whether the loop acts on signals after the running step.
+        seconds: that are left to the main thread.
+    """
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline or is_graceful() and not has_failed():
+        time.sleep(0.1)
+    sys.stdout.flush()
+    os._exit(128 + number)

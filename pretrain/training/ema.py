@@ -1,48 +1,40 @@
-"""An exponential moving average of a model's weights, evaluated and kept in their place."""
+"""An exponential moving average of a model's weights: a second model that is evaluated and kept in its place."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 
-class WeightAverage:
-    """The average of all floating-point parameters and buffers over the updates; other buffers are the newest.
+def averaged(model: nn.Module, decay: float, device: torch.device | str | None = None) -> AveragedModel:
+    """Returns the average of all floating-point parameters and buffers over the steps; other buffers are the newest.
+
+    `update_parameters(model)` takes in the weights after a step, `.module` is a model with the averaged ones.
 
     Args:
         model: its present weights are the start.
-        decay: of the average, in [0, 1]; the first updates use less, `(1 + n) / (10 + n)`, so that the start is
-            forgotten.
-
-    Attributes:
-        tensors: the average by the names of the model's state.
+        decay: of the average, in [0, 1]; step n (from 1) uses `(1 + n) / (10 + n)` while that is less, so that the
+            start is forgotten.
+        device: where the average lies; the model's by default.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.tensors = {name: value.detach().clone() for name, value in model.state_dict().items()}
-
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
-        """Takes in the weights after update `step` (1-based)."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        for name, value in model.state_dict().items():
-            average = self.tensors[name].to(value.device)
-            self.tensors[name] = average.lerp_(value, 1 - decay) if average.is_floating_point() else value.clone()
+    def blend(average: Sequence[Tensor], newest: Sequence[Tensor], num: Tensor | int) -> None:
+        weight = 1 - min(decay, (1 + int(num)) / (10 + int(num)))
+        for old, new in zip(average, newest, strict=True):
+            if old.is_floating_point():
+                old.lerp_(new, weight)
+            else:
+                old.copy_(new)
 
-    def copy_to(self, model: nn.Module) -> None:
-        """Puts the average into the model for good."""
-        model.load_state_dict(self.tensors, strict=True)
+    average = AveragedModel(model, device, multi_avg_fn=blend, use_buffers=True)
+    start_at(average, 0)
+    return average
 
-    @contextmanager
-    def applied(self, model: nn.Module) -> Iterator[None]:
-        """Within it, the model has the averaged weights; afterwards its own again."""
-        own = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        self.copy_to(model)
-        try:
-            yield
-        finally:
-            model.load_state_dict(own, strict=True)
+
+def start_at(average: AveragedModel, step: int) -> None:
+    """Lets the next `update_parameters` be that of step `step + 1`; at 0 torch would copy instead of averaging."""
+    average.n_averaged.fill_(step + 1)

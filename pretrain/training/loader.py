@@ -39,7 +39,7 @@ class StepBatches(Sampler[list[tuple[int, int, int]]]):
     """Keys `(epoch, index, repeat)` of this rank's micro-batches, from a step on.
 
     With `repeats` above 1 (repeated augmentation, Hoffer et al.; DeiT), each image of the epoch's permutation comes
-    `repeats` times in a row, `repeat` counting from 0, and the epoch ends after the same number of updates: it holds
+    `repeats` times in a row, `repeat` counting from 0, and the epoch ends after the same number of steps: it holds
     only the first `1 / repeats` of the permutation. Ours: the repeats of an image are neighbours in the global batch,
     while DeiT's stand on different processes; without batch norm the gradient of the batch is the same.
     """
@@ -99,7 +99,7 @@ def step_batches(
     collate_fn: Callable[[list[Any]], Any] | None = None,
     repeats: int = 1,
 ) -> Iterator[Any]:
-    """Returns this rank's micro-batches from `start_step` on, `accumulate` of them a step.
+    """Returns this rank's micro-batches from `start_step` on, `accumulate` of them per step.
 
     Args:
         dataset: called as `dataset[(epoch, index, repeat)]`; its randomness comes from `sample_rng`.
@@ -118,12 +118,13 @@ def step_batches(
         num_workers=workers,
         collate_fn=collate_fn,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_init_worker if workers else None,
+        worker_init_fn=start_worker if workers else None,
         prefetch_factor=4 if workers else None,
     )
     return iter(loader)
 
 
-def _init_worker(worker: int) -> None:
+def start_worker(worker: int) -> None:
+    """Prepares a data worker: signals are the main process's, and one thread is its share of the cores."""
     ignore_in_worker()
     torch.set_num_threads(1)

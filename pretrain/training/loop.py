@@ -1,4 +1,4 @@
-"""The one training loop: step, log, save, stop, resume. Every trainer of the project runs it."""
+"""The one training loop: step, log, save, evaluate, stop, resume. Every trainer of the project runs it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from pretrain.training.checkpoints import newest_checkpoint, restore, save_checkpoint
 from pretrain.training.distributed import agree, mean_over_ranks
-from pretrain.training.ema import WeightAverage
 from pretrain.training.metrics import MetricsLog, ProgressLine, shown
 from pretrain.training.run_folder import CHECKPOINTS, RunFolder
 from pretrain.training.signals import StopSignals
@@ -29,15 +29,15 @@ class Loop:
     """How long, how often, how clipped.
 
     Attributes:
-        total_steps: updates of the whole run, resumed parts included.
-        batch_size: images an update, over all processes and accumulated micro-batches.
-        steps_per_epoch: updates an epoch.
+        total_steps: of the whole run, resumed parts included.
+        batch_size: images per step, over all processes and accumulated micro-batches.
+        steps_per_epoch: steps per epoch.
         clip_grad: largest gradient norm, or None.
-        accumulate: micro-batches an update.
-        save_every: updates between checkpoints.
-        log_every: updates between log lines.
-        eval_every: updates between evaluations, or None.
-        monitor_every: updates between two looks of the monitor, or None.
+        accumulate: micro-batches per step.
+        save_every: steps between checkpoints.
+        log_every: steps between log lines.
+        eval_every: steps between evaluations, or None.
+        monitor_every: steps between two looks of the monitor, or None.
         seed: of everything random in a step.
     """
 
@@ -52,10 +52,58 @@ class Loop:
     monitor_every: int | None = None
     seed: int = 0
 
+    def evaluates_after(self, step: int) -> bool:
+        """Returns whether an evaluation belongs after so many steps; the one after the last is the caller's."""
+        return self.eval_every is not None and 0 < step < self.total_steps and step % self.eval_every == 0
+
+    def monitors_after(self, step: int) -> bool:
+        """Returns whether the monitor looks after so many steps."""
+        return self.monitor_every is not None and (step % self.monitor_every == 0 or step == self.total_steps)
+
 
 def step_seed(seed: int, step: int, rank: int) -> int:
-    """Returns the torch seed of one update: with it, no random state needs to be stored for an exact resume."""
+    """Returns the torch seed of one step: with it, no random state needs to be stored for an exact resume."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()[:7], "big")
+
+
+def train_step(
+    fabric: Fabric,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterator[Any],
+    *,
+    accumulate: int = 1,
+    clip_grad: float | None = None,
+    approve: Callable[[Tensor, Tensor], None] | None = None,
+) -> dict[str, Tensor]:
+    """Makes one optimizer step; returns the mean of the model's named values and `grad_norm`: 0-dim, float32.
+
+    Reads and writes nothing but weights, gradients and the optimizer's state.
+
+    Args:
+        fabric: that `model` and `optimizer` were set up with.
+        model: `model(batch)` returns named 0-dim tensors, "loss" among them.
+        optimizer: of the model's parameters.
+        batches: micro-batches on the device; `accumulate` of them are taken.
+        accumulate: micro-batches per step.
+        clip_grad: largest gradient norm, or None.
+        approve: called with loss and gradient norm before the weights move; what it raises leaves them as they were.
+    """
+    values: dict[str, Tensor] = {}
+    for micro in range(accumulate):
+        batch = next(batches)
+        with fabric.no_backward_sync(model, enabled=micro < accumulate - 1):  # type: ignore[arg-type]
+            found = model(batch)
+            fabric.backward(found["loss"] / accumulate)
+        for name, value in found.items():
+            values[name] = values.get(name, 0.0) + value.detach().float() / accumulate
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    values["grad_norm"] = torch.nn.utils.clip_grad_norm_(parameters, clip_grad or math.inf)
+    if approve is not None:
+        approve(values["loss"], values["grad_norm"])
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return values
 
 
 def fit(
@@ -69,8 +117,9 @@ def fit(
     folder: RunFolder,
     metric_names: Sequence[str],
     title: str = "train",
-    average: WeightAverage | None = None,
-    evaluate: Callable[[int], None] | None = None,
+    average: AveragedModel | None = None,
+    evaluate: Callable[[int], dict[str, float | None] | None] | None = None,
+    is_evaluated: Callable[[int], bool] | None = None,
     after_step: Callable[[int], None] | None = None,
     weight_decay_at: Callable[[int], float] | None = None,
     monitor: Callable[[], dict[str, float | None]] | None = None,
@@ -85,37 +134,39 @@ def fit(
         method: `method(batch)` returns named 0-dim tensors, "loss" among them.
         optimizer: its groups' initial lr are the peak values.
         loop: length and intervals.
-        lr_at: factor on the peak lr of each group for an update (0-based).
-        batches: `batches(start_step)` yields this rank's micro-batches from that update on.
+        lr_at: factor on the peak lr of each group for a step (0-based).
+        batches: `batches(start_step)` yields this rank's micro-batches from that step on.
         folder: where checkpoints, metrics.jsonl and TensorBoard events go.
         metric_names: entries of the method's result that are logged; a missing one is logged as null.
         title: in front of the progress bar.
-        average: takes in the weights after each update.
-        evaluate: called in every process with the finished updates, `loop.eval_every` of them apart and not after the
-            last.
-        after_step: called with the number of finished updates after each, before the state is saved.
-        weight_decay_at: weight decay for an update (0-based) of the groups that have one.
-        monitor: returns what goes into monitor.jsonl after updates `loop.monitor_every` apart and after the last;
+        average: of `averaged(method, ...)`; takes in the weights after each step.
+        evaluate: called in every process with the finished steps, `loop.eval_every` of them apart and not after the
+            last; what it returns goes to TensorBoard. The state is saved before; a signal ends it at once.
+        is_evaluated: whether the evaluation after so many steps was made to its end: a run that was stopped in the
+            middle of one makes it first when it is resumed.
+        after_step: called with the number of finished steps after each, before the state is saved.
+        weight_decay_at: weight decay for a step (0-based) of the groups that have one.
+        monitor: returns what goes into monitor.jsonl after steps `loop.monitor_every` apart and after the last;
             called in the main process alone, before the state is saved: a resume finds each line it needs.
 
     Raises:
-        ValueError: the loss or gradient is not finite (the update is not made, earlier checkpoints stay).
+        ValueError: the loss or gradient is not finite (the step is not made, earlier checkpoints stay).
         SystemExit: 143 or 130 after SIGTERM or SIGINT; the state is saved first.
     """
     for group in optimizer.param_groups:
         group["peak_lr"] = group["lr"]
     checkpoints = folder.path / CHECKPOINTS
-    start_step = 0
-    if folder.resumed and (found := newest_checkpoint(checkpoints, warn=fabric.is_global_zero)):
-        restore(found[1], method, optimizer, average)
-        start_step = found[0]["step"]
-    folder.start()
     model, wrapped_optimizer = fabric.setup(method, optimizer)
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    # Only now: the optimizer's state goes where its parameters are.
+    start_step = _restore_newest(folder, method, optimizer, average, warn=fabric.is_global_zero)
+    folder.start()
     method.train()
     log = MetricsLog(folder.path, start_step) if fabric.is_global_zero else None
     progress = ProgressLine(loop.total_steps, start_step, title) if fabric.is_global_zero else None
     saved_step = start_step
+    clock = _Clock()
+    stop = StopSignals()
+    stop_signal = 0
 
     def save(step: int) -> None:
         nonlocal saved_step
@@ -123,14 +174,32 @@ def fit(
             save_checkpoint(checkpoints, step, method, optimizer, average)
         saved_step = step
 
-    stop = StopSignals()
-    clock = _Clock()
-    data = batches(start_step) if start_step < loop.total_steps else iter(())
+    def evaluate_at_once(step: int) -> None:
+        assert evaluate is not None
+        stop.graceful = False  # the state is saved, and what is evaluated in vain is evaluated again
+        if stop.received is not None:
+            raise SystemExit(128 + stop.received)
+        found = evaluate(step)
+        if log and found:
+            log.scalars("val", found, step)
+        stop.graceful = True
+        method.train()
+        clock.lap()
+
+    def timed(data: Iterator[Any]) -> Iterator[Any]:
+        while True:
+            with clock.waiting():
+                batch = fabric.to_device(next(data))
+            yield batch
+
     try:
         if progress:
             progress.__enter__()
         with stop:
             stop.graceful = True
+            if is_evaluated is not None and loop.evaluates_after(start_step) and not is_evaluated(start_step):
+                evaluate_at_once(start_step)
+            data = timed(batches(start_step)) if start_step < loop.total_steps else iter(())
             for step in range(start_step, loop.total_steps):
                 factor = lr_at(step)
                 for group in optimizer.param_groups:
@@ -138,55 +207,51 @@ def fit(
                     if weight_decay_at is not None and group["weight_decay"]:
                         group["weight_decay"] = weight_decay_at(step)
                 torch.manual_seed(step_seed(loop.seed, step, fabric.global_rank))
-                metrics: dict[str, Tensor] = {}
-                for micro in range(loop.accumulate):
-                    with clock.waiting():
-                        batch = fabric.to_device(next(data))
-                    with fabric.no_backward_sync(model, enabled=micro < loop.accumulate - 1):  # type: ignore[arg-type]
-                        values = model(batch)
-                        fabric.backward(values["loss"] / loop.accumulate)
-                    for name, value in values.items():
-                        metrics[name] = metrics.get(name, 0.0) + value.detach().float() / loop.accumulate
-                grad_norm = torch.nn.utils.clip_grad_norm_(parameters, loop.clip_grad or math.inf)
+
+                def approve(loss: Tensor, grad_norm: Tensor, step: int = step) -> None:
+                    nonlocal stop_signal
+                    stop_signal = agree(loss, grad_norm, stop.received, step)
+
+                values = train_step(
+                    fabric,
+                    model,
+                    wrapped_optimizer,  # type: ignore[arg-type]
+                    data,
+                    accumulate=loop.accumulate,
+                    clip_grad=loop.clip_grad,
+                    approve=approve,
+                )
                 done = step + 1
-                stop_now = agree(metrics["loss"], grad_norm, stop.received, step)
-                wrapped_optimizer.step()
-                wrapped_optimizer.zero_grad(set_to_none=True)
                 if average is not None:
-                    average.update(method, done)
+                    average.update_parameters(method)
                 if after_step is not None:
                     after_step(done)
                 clock.images += loop.batch_size
                 place = {"step": done, "epoch": done / loop.steps_per_epoch, "images": done * loop.batch_size}
                 if done % loop.log_every == 0 or done == loop.total_steps:
-                    names = [name for name in metric_names if name in metrics]
-                    means = dict(zip(names, mean_over_ranks([metrics[n] for n in names]), strict=True))
+                    names = [name for name in metric_names if name in values]
+                    means = dict(zip(names, mean_over_ranks([values[name] for name in names]), strict=True))
                     if log and progress:
-                        entry = {
-                            **place,
-                            **{name: means.get(name) for name in metric_names},
-                            "lr": max(group["lr"] for group in optimizer.param_groups),
-                            "grad_norm": float(grad_norm),
-                        }
+                        shown_values = {name: means.get(name) for name in metric_names}
+                        lr = max(group["lr"] for group in optimizer.param_groups)
                         speed, data_share = clock.lap()
+                        entry = {**place, **shown_values, "lr": lr, "grad_norm": float(values["grad_norm"])}
                         log.write({**entry, "images_per_second": speed}, {"data_wait_share": data_share})
-                        progress.log(done, {name: means.get(name) for name in metric_names}, speed, data_share)
+                        progress.log(done, shown_values, speed, data_share)
                 if progress:
                     progress.advance(done)
-                if monitor is not None and log and progress and _is_due(done, loop.monitor_every, loop.total_steps):
+                if monitor is not None and log and progress and loop.monitors_after(done):
                     with clock.stopped():
                         seen = monitor()
                     log.write_monitor({**place, **seen})
                     progress.note(f"monitor at step {done}: {shown(seen)}")
-                if done % loop.save_every == 0 or done == loop.total_steps or stop_now:
+                evaluates = evaluate is not None and loop.evaluates_after(done) and not stop_signal
+                if done % loop.save_every == 0 or done == loop.total_steps or stop_signal or evaluates:
                     save(done)
-                due = loop.eval_every is not None and done % loop.eval_every == 0 and done < loop.total_steps
-                if evaluate is not None and due and not stop_now:
-                    save(done)  # an evaluation takes long: what came before it is not lost
-                    evaluate(done)
-                    clock.lap()
-                if stop_now and done < loop.total_steps:
-                    raise SystemExit(128 + stop_now)
+                if evaluates:
+                    evaluate_at_once(done)
+                if stop_signal and done < loop.total_steps:
+                    raise SystemExit(128 + stop_signal)
     finally:
         if progress:
             progress.__exit__()
@@ -195,12 +260,20 @@ def fit(
     fabric.barrier()
 
 
-def _is_due(done: int, every: int | None, total_steps: int) -> bool:
-    return every is not None and (done % every == 0 or done == total_steps)
+def _restore_newest(
+    folder: RunFolder, method: nn.Module, optimizer: torch.optim.Optimizer, average: AveragedModel | None, warn: bool
+) -> int:
+    """Returns the finished steps of the newest whole checkpoint after restoring it; 0 where there is none."""
+    found = newest_checkpoint(folder.path / CHECKPOINTS, warn=warn) if folder.resumed else None
+    if found is None:
+        return 0
+    state, tensors = found
+    restore(state, tensors, method, optimizer, average)
+    return state["step"]
 
 
 class _Clock:
-    """Images a second and the share of time spent waiting for data since the last lap."""
+    """Images per second and the share of time spent waiting for data since the last lap."""
 
     def __init__(self) -> None:
         self.images = 0

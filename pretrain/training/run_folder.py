@@ -6,6 +6,7 @@ import fcntl
 import json
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,11 @@ from splitmask_backbones.files import write_atomically
 CONFIG = "config.json"
 LOCK = ".lock"
 CHECKPOINTS = "checkpoints"
+NUM_KEPT = 2
+"""Checkpoints that a run keeps, the newest ones."""
+
+_TEMPORARY = re.compile(r"\.tmp\w{6}|\..+\.tmp")
+"""What a save that was killed leaves beside its target: safetensors' own files, and those of this project."""
 
 
 def strict_json(value: Any) -> Any:
@@ -132,6 +138,12 @@ class RunFolder:
             raise UserError(
                 f"--output {self.path} is in use by another process: wait for it, or choose another folder"
             ) from None
+        if not (self.path / CONFIG).exists():
+            return
+        for folder in (self.path, self.path / CHECKPOINTS):  # whoever wrote them held the lock, and is gone
+            for file in folder.iterdir() if folder.is_dir() else ():
+                if _TEMPORARY.fullmatch(file.name) and file.is_file():
+                    file.unlink(missing_ok=True)
 
     @property
     def finished(self) -> bool:
@@ -154,11 +166,11 @@ class RunFolder:
             return
         before, now = ({k: v for k, v in c.items() if k != "free"} for c in (self.previous, config))
         before, now = flatten(before), flatten(now)
-        absent = "(absent)"
-        different = [key for key in {**before, **now} if before.get(key, absent) != now.get(key, absent)]
+        # A value that is not there is None: one that a later version added leaves things as they were.
+        different = [key for key in {**before, **now} if before.get(key) != now.get(key)]
         if different:
             listed = "; ".join(
-                f"{option_name(key)} was {before.get(key, absent)} and is now {now.get(key, absent)}"
+                f"{option_name(key)} was {before.get(key, '(absent)')} and is now {now.get(key, '(absent)')}"
                 for key in different[:4]
             )
             raise UserError(

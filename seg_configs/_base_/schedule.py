@@ -1,7 +1,7 @@
 """AdamW with layer-wise learning rates, linear warm-up and polynomial decay (BEiT's UperNet protocol).
 
 The lengths are shares of `steps`, so that another number of steps cannot leave the schedule stale. batch_size counts
-the images of an update, and another one (--batch-size) scales the lr linearly unless the lr is given too.
+the images of a step, and another one (--batch-size) scales the lr linearly unless the lr is given too.
 """
 
 steps = 160000
@@ -9,6 +9,7 @@ batch_size = 16
 seed = 0
 schedule = dict(warmup_fraction=1500 / 160000, power=1.0)
 optim_wrapper = dict(
+    type="OptimWrapper",
     optimizer=dict(type="AdamW", lr=7e-4, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05),
     constructor="SplitMaskLayerDecay",
     paramwise_cfg=dict(decay_rate=0.65),
@@ -17,4 +18,6 @@ optim_wrapper = dict(
 class_weights = None  # or "median_frequency": rare classes weigh more in the loss, by the pixels of the training labels
 log_every = 50
 save_every = 2000
-eval_every = None  # updates between evaluations: evaluations.jsonl, and the best segmentor so far is kept
+eval_every = None  # steps between evaluations: evaluations.jsonl, and the best segmentor so far is kept
+accumulate = 1  # micro-batches per step: for missing GPUs
+ema = None  # or the decay of an average of the weights, which is evaluated and kept

@@ -4,7 +4,9 @@ Filled in late by tools/train_seg.py: `num_classes`, `in_channels` (from the bac
 crops are padded to and the sliding window (both from `img_size`).
 """
 
-custom_imports = dict(imports=["splitmask_backbones.mmseg"])
+# The second one and the runner serve mmseg's own tools/train.py, with PYTHONPATH=. and --cfg-options data_root=ROOT.
+custom_imports = dict(imports=["splitmask_backbones.mmseg", "tools.segmentation.mmengine_runner"])
+runner_type = "SplitMaskRunner"
 default_scope = "mmseg"
 
 norm_cfg = dict(type="BN", requires_grad=True)  # synchronised where there are several GPUs

@@ -11,7 +11,13 @@ from torch import Tensor
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.registry import ENCODERS
 
-FINISHED = ("model.safetensors", "encoder.safetensors", "detector.safetensors", "classifier.safetensors")
+FINISHED = (
+    "model.safetensors",
+    "encoder.safetensors",
+    "detector.safetensors",
+    "segmentor.safetensors",
+    "classifier.safetensors",
+)
 BEST = ("best.safetensors", "best.pth")
 FIRST = "encoder.patch_embed.proj.weight"
 PREFERRED = ("average.", "model.teacher")

@@ -98,11 +98,11 @@ def test_overrides_mix_with_options_and_options_win() -> None:
         **dict.fromkeys(OPTIONS),
     )
     args.lr = 0.5
-    assert given_values(args, overrides) == {"lr": 0.5, "flip": 0.0}
+    assert given_values(vars(args), overrides) == {"lr": 0.5, "flip": 0.0}
     args.steps = 3
-    assert given_values(args, ["epochs=9"]) == {"lr": 0.5, "steps": 3}
+    assert given_values(vars(args), ["epochs=9"]) == {"lr": 0.5, "steps": 3}
     with pytest.raises(ValueError, match="given twice"):
-        given_values(args, ["flip=0", "flip=1"])
+        given_values(vars(args), ["flip=0", "flip=1"])
     assert set(OPTIONS) <= set(FIELDS)
 
 

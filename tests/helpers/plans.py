@@ -28,7 +28,7 @@ def check(step: Step) -> str | None:
         rest, overrides = take_overrides(parser, words)
         args = parser.parse_args(rest)
         assert (ROOT / args.config).is_file()
-        load_config(args.config).override(given_values(args, overrides))
+        load_config(args.config).override(given_values(vars(args), overrides))
     elif name == "train_seg":
         args = module.parse_args(words)
         assert (ROOT / args.config).is_file()

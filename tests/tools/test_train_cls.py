@@ -24,10 +24,11 @@ pytest.importorskip("timm", reason="the extra 'classification' is not installed"
 
 from splitmask_backbones import create_encoder, load_encoder, save_encoder
 from splitmask_backbones.param_groups import param_groups
+from splitmask_backbones.registry import encoder_name
 from tests.helpers.cls_data import write_root
 from tools.classification.augment import global_generators
 from tools.classification.evaluate import Counts
-from tools.classification.model import HEAD_STD, Classifier, build_classifier, model_name
+from tools.classification.model import HEAD_STD, Classifier, build_classifier
 from tools.classification.recipes import get_recipe
 from tools.train_cls import main
 
@@ -255,7 +256,8 @@ def test_counts_against_hand_counted_ones() -> None:
 def test_an_encoder_of_no_known_size_has_no_name(tmp_path: Path) -> None:
     save_encoder(create_encoder("vit_tiny", depth=2), tmp_path / "odd.safetensors")
     classifier = build_classifier(get_recipe("tiny"), 2, tmp_path / "odd.safetensors")
-    assert model_name(classifier.encoder) is None and model_name(create_encoder("vit_small")) == "vit_small"
+    assert encoder_name(classifier.encoder.config) is None
+    assert encoder_name(create_encoder("vit_small").config) == "vit_small"
 
 
 @pytest.mark.parametrize(

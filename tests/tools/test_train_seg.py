@@ -60,9 +60,9 @@ def test_eval_only_uses_what_the_run_was_trained_with(data, finished, tmp_path):
 
 
 def weights(output):
-    import torch
+    from safetensors.torch import load_file
 
-    return torch.load(output / "checkpoints/step_00000004.pth", weights_only=True)["state_dict"]
+    return load_file(output / "checkpoints/step_00000004.safetensors")
 
 
 def test_results_metrics_and_report(finished):
@@ -83,11 +83,11 @@ def test_stop_and_resume_changes_nothing(data, finished, tmp_path):
     args += ["--img-size", "64", "--log-every", "1", "--save-every", "1", "--workers", "2"]
     process = subprocess.Popen(args, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not (output / "checkpoints/step_00000002.pth").exists() and time.monotonic() < deadline:
+    while not (output / "checkpoints/step_00000002.safetensors").exists() and time.monotonic() < deadline:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    kept = sorted((output / "checkpoints").glob("step_*.pth"))
+    kept = sorted((output / "checkpoints").glob("step_*.safetensors"))
     (output / "results.json").unlink(missing_ok=True)
     with open(kept[-1], "ab") as file:  # a damaged newest checkpoint is named, the one before it used
         file.write(b"x")

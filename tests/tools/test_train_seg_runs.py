@@ -21,9 +21,7 @@ pytest.importorskip("mmcv", reason="the extra 'segmentation' is not installed")
 pytest.importorskip("splitmask_backbones.mmseg")  # before any other import of mmseg: it puts the stub in place
 
 import torch
-
-from tools.finetuning.best import is_recorded
-from tools.segmentation.checkpoints import record_best
+from safetensors.torch import load_file
 
 ARGS = ["--weights", "none", "--steps", 40, "--batch-size", 2, "--img-size", 64, "--log-every", 5, "--workers", 0]
 
@@ -44,7 +42,7 @@ def whole(data, tmp_path_factory):
 
 
 def state(path):
-    return torch.load(path, weights_only=True)["state_dict"]
+    return load_file(path)
 
 
 def evaluations(folder):
@@ -57,18 +55,18 @@ def test_killed_after_20_of_40_and_resumed_gives_the_same_bytes(data, whole, tmp
     args = command("--data", data, "--output", output, *ARGS, "--save-every", 20, "eval_every=15")
     process = subprocess.Popen(args, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not (output / "checkpoints/step_00000020.pth").exists() and time.monotonic() < deadline:
+    while not (output / "checkpoints/step_00000020.safetensors").exists() and time.monotonic() < deadline:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (output / "results.json").exists()
     result = run("--data", data, "--output", output, *ARGS, "--save-every", 20, "eval_every=15", "--resume")
     assert result.returncode == 0, result.stderr
-    ours, theirs = (state(folder / "checkpoints/step_00000040.pth") for folder in (output, whole))
+    ours, theirs = (state(folder / "checkpoints/step_00000040.safetensors") for folder in (output, whole))
     assert list(ours) == list(theirs) and all(torch.equal(ours[key], theirs[key]) for key in theirs)
     for name in ("results.json", "evaluations.jsonl", "best.json"):
         assert (output / name).read_bytes() == (whole / name).read_bytes(), name
-    best, expected = state(output / "best.pth"), state(whole / "best.pth")
+    best, expected = state(output / "best.safetensors"), state(whole / "best.safetensors")
     assert all(torch.equal(best[key], expected[key]) for key in expected)
 
 
@@ -85,10 +83,10 @@ def test_evaluations_the_best_and_its_use(data, whole, tmp_path):
     found = json.loads((folder / "results_best.json").read_text())
     assert found == {key: value for key, value in best.items() if key != "step"}
     assert (folder / "results.json").read_bytes() == (whole / "results.json").read_bytes()
-    with open(folder / "best.pth", "ab") as file:
+    with open(folder / "best.safetensors", "ab") as file:
         file.write(b"x")
     line = error_of(run("--data", data, "--output", folder, "--eval-only", "--best", "--workers", 0))
-    assert "best.pth is damaged" in line
+    assert "best.safetensors is damaged" in line
 
 
 def test_tensorboard_has_training_and_evaluations(whole):
@@ -102,10 +100,10 @@ def test_tensorboard_has_training_and_evaluations(whole):
 def test_evaluations_change_nothing_in_the_training(data, whole, tmp_path):
     output = tmp_path / "without"
     assert run("--data", data, "--output", output, *ARGS).returncode == 0
-    ours, theirs = (state(folder / "checkpoints/step_00000040.pth") for folder in (output, whole))
+    ours, theirs = (state(folder / "checkpoints/step_00000040.safetensors") for folder in (output, whole))
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
     line = error_of(run("--data", data, "--output", output, "--eval-only", "--best"))
-    assert "holds no best.pth: train with eval_every=N" in line
+    assert "holds no best.safetensors: train with eval_every=N" in line
 
 
 def test_several_views_have_a_file_of_their_own_and_pictures(data, whole, tmp_path):
@@ -117,19 +115,6 @@ def test_several_views_have_a_file_of_their_own_and_pictures(data, whole, tmp_pa
     several, single = (json.loads((folder / f"results{name}.json").read_text()) for name in ("_tta", ""))
     assert several.keys() == single.keys() and several["aAcc"] != single["aAcc"]
     assert (folder / "predictions/0.png").exists()
-
-
-def test_record_best_keeps_the_earlier_of_equals_and_forgets_what_was_taken_back(tmp_path):
-    model = torch.nn.Linear(1, 1)
-    scores = [(10, 5.0, True), (20, 7.0, True), (30, 7.0, False), (40, None, False)]
-    for step, miou, best in scores:
-        torch.nn.init.constant_(model.weight, step)
-        assert record_best(tmp_path, step, {"mIoU": miou}, model) is best
-    assert json.loads((tmp_path / "best.json").read_text()) == {"step": 20, "mIoU": 7.0}
-    assert state(tmp_path / "best.pth")["weight"].item() == 20
-    assert record_best(tmp_path, 20, {"mIoU": 6.0}, model)  # resumed before it, and it came out otherwise
-    assert [entry["step"] for entry in evaluations(tmp_path)] == [10, 20]
-    assert is_recorded(tmp_path, 20) and not is_recorded(tmp_path, 30)
 
 
 def test_ade20k_layout_from_training_to_miou(tmp_path):
@@ -157,7 +142,7 @@ def test_images_smaller_than_crop_and_window(tmp_path):
     root = make_data(tmp_path / "data", count=4, size=(30, 20), values=(0, 1))
     (root / "classes.json").write_text('["a", "b"]')
     args = ["--weights", "none", "--steps", 2, "--batch-size", 2, "--img-size", 64, "--workers", 0]
-    words = ["model.test_cfg.mode=slide", "custom_hooks=[{'type': 'RuntimeInfoHook'}]"]
+    words = ["model.test_cfg.mode=slide"]
     result = run("--data", root, "--output", tmp_path / "run", *args, *words)
     assert result.returncode == 0, result.stderr
     assert json.loads((tmp_path / "run/results.json").read_text())["mIoU"] is not None
@@ -172,6 +157,8 @@ def test_images_smaller_than_crop_and_window(tmp_path):
         (["tta.ratios=(0,)"], "tta.ratios=(0,) must be factors above 0"),
         (["layout.label_suffx=x"], "did you mean 'layout.label_suffix'"),
         (["layout.label_ids=[4,5]"], "layout.label_ids holds 2 numbers for 3 classes"),
+        (["custom_hooks=[{'type': 'RuntimeInfoHook'}]"], "custom_hooks need mmengine's runner"),
+        (["accumulate=3"], "batch_size 2 must be a multiple of accumulate 3"),
         (["--best"], "--best goes with --eval-only or --predict"),
     ],
 )

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import logging
 import os
 import re
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pretrain.data.check import check_images, enforce_bad_limit
 from pretrain.data.sources import ImageList
 from splitmask_backbones.errors import UserError, check_choice, nearest
 from tools import cli
 from tools.classification.layouts import LAYOUTS, Listing, Pair, find_layout, read_lines, read_pairs
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+    from pretrain.training.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val")
 
@@ -113,17 +120,27 @@ def add_data_options(parser: argparse.ArgumentParser, required: bool) -> None:
         metavar="FILE",
         help="train only on the images that it names, one a line (such as ImageNet's balanced 1percent.txt)",
     )
-    group.add_argument(
-        "--max-bad-fraction",
-        type=cli.fraction,
-        default=0.01,
-        metavar="F",
-        help="largest share of images that are missing or unreadable (default 0.01)",
-    )
+    cli.add_bad_fraction(group)
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """What the command line says about the data; each as `add_data_options` describes it."""
+
+    data: str | None
+    val: str | None = None
+    layout: str | None = None
+    domain: str | None = None
+    train_list: str | None = None
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> DataOptions:
+        """Returns those of a parsed command line."""
+        return cls(args.data, args.val, args.layout, args.domain, args.train_list)
 
 
 def open_data(
-    args: argparse.Namespace,
+    options: DataOptions,
     domain: str | None = None,
     needed: tuple[str, ...] = SPLITS,
     classes: Sequence[tuple[str, str]] | None = None,
@@ -131,8 +148,8 @@ def open_data(
     """Returns the labelled images that the options name; no image is read.
 
     Args:
-        args: with what `add_data_options` adds.
-        domain: of DomainNet where `--domain` is left away and ROOT holds it.
+        options: where the images are.
+        domain: of DomainNet where `--domain` is omitted and ROOT holds it.
         needed: splits.
         classes: label and name of each class, of the run that is used; by default the training images' own.
 
@@ -140,31 +157,31 @@ def open_data(
         ValueError: nothing there, no labels, an image with two labels, a class that only the val images have, or only
             one class.
     """
-    if not str(args.data).strip():
+    if not str(options.data).strip():
         raise UserError("--data is empty: name a folder with labelled images")
-    root = Path(args.data).expanduser()
+    root = Path(options.data).expanduser()
     if not root.exists():
-        raise UserError(f"--data {args.data} does not exist: check the path")
-    if root.is_file() or args.val is not None:
-        layout, listing = "list", _read_two_lists(root, args.val, needed)
+        raise UserError(f"--data {options.data} does not exist: check the path")
+    if root.is_file() or options.val is not None:
+        layout, listing = "list", _read_two_lists(root, options.val, needed)
     else:
-        layout = find_layout(root, args.layout)
-        chosen = args.domain
+        layout = find_layout(root, options.layout)
+        chosen = options.domain
         if chosen is None and domain is not None and (root / f"{domain}_train.txt").is_file():
             chosen = domain
         listing = LAYOUTS[layout][1](root, needed, chosen)
-    if args.domain is not None and layout != "domainnet":
+    if options.domain is not None and layout != "domainnet":
         raise UserError(
-            f"--domain {args.domain} goes with DomainNet, and --data {args.data} is a {layout}: leave it away"
+            f"--domain {options.domain} goes with DomainNet, and --data {options.data} is a {layout}: omit it"
         )
-    if args.train_list is not None and "train" in needed:
-        listing.pairs["train"] = _named_in(Path(args.train_list), listing.pairs["train"])
+    if options.train_list is not None and "train" in needed:
+        listing.pairs["train"] = _named_in(Path(options.train_list), listing.pairs["train"])
     return _checked(layout, listing, classes)
 
 
 def _read_two_lists(data: Path, val: str | None, needed: tuple[str, ...]) -> Listing:
     if not data.is_file() and "train" in needed:
-        raise UserError(f"--val {val} goes with --data TRAIN.txt, and --data {data} is a folder: leave --val away")
+        raise UserError(f"--val {val} goes with --data TRAIN.txt, and --data {data} is a folder: omit --val")
     if val is None:
         raise UserError(f"--data {data} names the training images only: add --val VAL.txt")
     paths = {"train": data, "val": Path(val)}
@@ -253,6 +270,42 @@ def find_unreadable(data: LabelledData, max_fraction: float, report_path: Path, 
     return [image.name for image in bad]
 
 
+def identity_of(
+    data: LabelledData,
+    before: dict[str, Any] | None,
+    folder: RunFolder,
+    fabric: Fabric,
+    max_fraction: float,
+    report_path: Path,
+    workers: int,
+) -> dict[str, Any]:
+    """Returns what identifies the data: fingerprints, labels and classes, and the images that cannot be read.
+
+    Args:
+        data: the splits.
+        before: identity of the run that is resumed: an unchanged list of files is trusted, and other data is told
+            apart by their fingerprints before an image is read.
+        folder: of the run.
+        fabric: the first process alone reads.
+        max_fraction: largest share of unreadable images.
+        report_path: file that names them.
+        workers: data processes.
+
+    Raises:
+        ValueError: more than `max_fraction` of all are missing or cannot be read.
+    """
+    identity: dict[str, Any] = {name: split.fingerprint() for name, split in data.splits.items()}
+    identity |= {"labels": data.labels, "classes": data.classes}
+    if before:
+        return identity | {"unreadable": before["unreadable"]}
+    counts = ", ".join(f"{len(split)} {name}" for name, split in data.splits.items())
+    cli.say(folder, f"{len(data.classes)} classes ({data.layout}): checking {counts} images")
+    unreadable: list[str] = []
+    if folder.is_main:
+        unreadable = find_unreadable(data, max_fraction, report_path, workers)
+    return identity | {"unreadable": fabric.broadcast(unreadable)}
+
+
 def without_unreadable(data: LabelledData, unreadable: Sequence[str]) -> None:
     """Takes images out of all splits, in place.
 
@@ -301,5 +354,4 @@ def warn(data: LabelledData) -> None:
         if absent:
             lines.append(f"no {name} image of {len(absent)} of {len(data.classes)} classes, {absent[0]} for one")
     for line in lines:
-        sys.stderr.write(f"warning: {line}\n")
-    sys.stderr.flush()
+        logger.warning("%s", line)

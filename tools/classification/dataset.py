@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pretrain.data.decode import UnreadableImage, read_image
-from pretrain.training.loader import sample_rng
-from pretrain.training.signals import ignore_in_worker
+from pretrain.training.loader import sample_rng, start_worker
 from splitmask_backbones.errors import UserError
 from tools.classification.augment import CentralCrop, TrainAugment
 from tools.classification.data import LabelledImages
 from tools.classification.recipes import ClsRecipe
+from tools.finetuning.progress import tracked
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -75,35 +75,24 @@ def central_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields indices int64 `(B,)` and crops uint8 `(B, 3, S, S)` on the device, of this process's share of the images.
 
-    Shows a progress bar with the time left.
+    Shows progress with the time left.
 
     Args:
         fabric: device and processes.
         paths: all images.
         crop: of the test.
         workers: data processes.
-        title: in front of the progress bar.
+        title: in front of the progress.
         start: images before it are skipped.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     own = range(start + fabric.global_rank, len(paths), fabric.world_size)
     loader = DataLoader(
         CentralCrops(paths, crop),
         batch_size=TEST_BATCH,
         sampler=own,
         num_workers=workers,
-        worker_init_fn=_ignore_signals if workers else None,
+        worker_init_fn=start_worker if workers else None,
         pin_memory=fabric.device.type == "cuda",
     )
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Progress(*columns, transient=True, disable=not fabric.is_global_zero) as bar:
-        task = bar.add_task(title, total=len(own))
-        for indices, crops in loader:
-            yield indices, fabric.to_device(crops)
-            bar.advance(task, len(indices))
-
-
-def _ignore_signals(worker: int) -> None:
-    ignore_in_worker()
-    torch.set_num_threads(1)
+    for indices, crops in tracked(loader, len(loader), title, fabric.is_global_zero):
+        yield indices, fabric.to_device(crops)

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from pretrain.data.pixel_norm import PixelNorm
 from splitmask_backbones.adapters import resolve_encoder
-from splitmask_backbones.registry import ENCODERS
 from splitmask_backbones.vit import VisionTransformer
 from tools.classification.augment import global_generators
 from tools.classification.recipes import ClsRecipe
@@ -121,9 +120,3 @@ def build_classifier(
     else:
         encoder = resolve_encoder(recipe.model, **overrides)
     return Classifier(encoder, num_classes, recipe)
-
-
-def model_name(encoder: VisionTransformer) -> str | None:
-    """Returns the name of an encoder's size, None where it has none."""
-    fitting = [name for name, own in ENCODERS.items() if all(encoder.config[key] == own[key] for key in own)]
-    return fitting[0] if fitting else None

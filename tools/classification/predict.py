@@ -29,7 +29,7 @@ def predict_pictures(
     classifier: Classifier,
     crop: CentralCrop,
     classes: list[str],
-    source: str,
+    source: Path,
     folder: RunFolder,
     workers: int,
 ) -> None:
@@ -47,7 +47,7 @@ def predict_pictures(
     Raises:
         ValueError: no picture, or none that can be read.
     """
-    root, found = readable_pictures(Path(source))
+    root, found = readable_pictures(source)
     names = list(found)
     output = folder.path / "predictions"
     pictures = picture_names(names)

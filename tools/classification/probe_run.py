@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +15,13 @@ from pretrain.monitoring.knn import knn_votes
 from pretrain.training.distributed import make_fabric
 from pretrain.training.loader import steps_per_epoch
 from pretrain.training.loop import Loop, fit
+from pretrain.training.options import RunOptions
 from pretrain.training.run_folder import RunFolder, write_json
 from pretrain.training.schedule import warmup_cosine
 from pretrain.training.signals import StopSignals
 from splitmask_backbones.adapters import resolve_encoder
 from splitmask_backbones.param_groups import param_groups
+from splitmask_backbones.registry import encoder_name
 from splitmask_backbones.vit import VisionTransformer
 from tools import cli
 from tools.classification import data
@@ -27,12 +29,11 @@ from tools.classification.augment import CentralCrop
 from tools.classification.evaluate import Counts
 from tools.classification.features import extract
 from tools.classification.linear_probe import LinearProbes, feature_batches, statistics
-from tools.classification.model import model_name
 from tools.classification.probe_recipe import ProbeRecipe
-from tools.classification.run import REPORT, RESULTS, identity_of
 from tools.finetuning.load_table import LOAD_REPORT, mark, tell
 from tools.finetuning.model_files import weights_digest
 from tools.finetuning.plots import Curves, save_curves
+from tools.finetuning.task import BAD_IMAGES, REPORT, RESULTS
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -41,31 +42,48 @@ FEATURES = "features"
 CURVE = "layers.png"
 
 
-def probe(args: argparse.Namespace, recipe: ProbeRecipe, given: dict[str, Any]) -> None:
+@dataclass(frozen=True)
+class ProbeOptions(RunOptions):
+    """What the probe is to do.
+
+    Attributes:
+        weights: encoder file; None for random initialisation.
+        places: what the command line says about the data.
+        keep_features: whether DIR/features stays at the end.
+    """
+
+    weights: Path | None
+    places: data.DataOptions
+    keep_features: bool
+
+
+def probe(options: ProbeOptions, recipe: ProbeRecipe, given: dict[str, Any]) -> None:
     """Measures the layers of an encoder, and writes results.json last."""
-    weights = None if args.weights == "none" else Path(args.weights)
-    digest = weights_digest(weights)
-    images = data.open_data(args)
-    with StopSignals(), RunFolder.open(args.output, resume=args.resume, artefact=RESULTS) as folder:
-        cli.start_log()
+    cli.start_log()
+    digest = weights_digest(options.weights)
+    images = data.open_data(options.places)
+    with StopSignals(), RunFolder.open(options.output, resume=options.resume, artefact=RESULTS) as folder:
         if folder.previous is not None and folder.previous.get("command") == "probe":
             recipe = ProbeRecipe(**folder.previous["values"]).override(given)
-        encoder = _encoder(recipe, weights, given.get("model"))
+        encoder = _encoder(recipe, options.weights, given.get("model"))
         recipe = dataclasses.replace(recipe, img_size=recipe.img_size or encoder.img_size[0])
         fabric = make_fabric(recipe.precision)
-        identity = identity_of(images, folder, args, fabric)
+        before = (folder.previous or {}).get("data")
+        identity = data.identity_of(
+            images, before, folder, fabric, options.max_bad_fraction, folder.path / BAD_IMAGES, options.workers
+        )
         data.without_unreadable(images, identity["unreadable"])
         folder.write_config(
             {
                 "command": "probe",
                 "--weights": digest,
                 "values": dataclasses.asdict(recipe),
-                "encoder": encoder.config | {"name": model_name(encoder)},
+                "encoder": encoder.config | {"name": encoder_name(encoder.config)},
                 "data": identity,
                 "free": {
-                    "data": str(args.data),
-                    "weights": args.weights,
-                    "workers": args.workers,
+                    "data": str(options.places.data),
+                    "weights": "none" if options.weights is None else str(options.weights),
+                    "workers": options.workers,
                     "torch": torch.__version__,
                     "threads": torch.get_num_threads(),
                 },
@@ -78,10 +96,10 @@ def probe(args: argparse.Namespace, recipe: ProbeRecipe, given: dict[str, Any]) 
         write_json(folder.path / REPORT, data.report(images))
         if encoder.load_report is not None:
             tell(encoder.load_report, folder.path / LOAD_REPORT)
-        results = _measure(fabric, encoder, images, recipe, folder, args)
+        results = _measure(fabric, encoder, images, recipe, folder, options)
         _plot(results["layers"], folder.path / CURVE)
         write_json(folder.path / RESULTS, mark(results, encoder.load_report))
-        if not args.keep_features:
+        if not options.keep_features:
             shutil.rmtree(folder.path / FEATURES)
 
 
@@ -101,15 +119,16 @@ def _measure(
     images: data.LabelledData,
     recipe: ProbeRecipe,
     folder: RunFolder,
-    args: argparse.Namespace,
+    options: ProbeOptions,
 ) -> dict[str, Any]:
     """Returns the contents of results.json: accuracies in percent."""
     sizes = {name: len(split) for name, split in images.splits.items()}
     layers = encoder.out_indices
     megabytes = sum(sizes.values()) * len(layers) * encoder.embed_dim * 4 / 1e6
+    name = encoder_name(encoder.config) or "the encoder"
     cli.say(
         folder,
-        f"{len(layers)} layers of {model_name(encoder) or 'the encoder'} at {recipe.img_size} px, {sizes['train']} "
+        f"{len(layers)} layers of {name} at {recipe.img_size} px, {sizes['train']} "
         f"train and {sizes['val']} val images, {fabric.device}: {megabytes:.0f} MB of features",
     )
     folder.start()  # from here on --resume has something to go on with
@@ -117,7 +136,7 @@ def _measure(
     crop = CentralCrop(recipe.img_size, recipe.test_crop)
     features = {
         name: extract(
-            fabric, encoder, split, crop, folder.path / FEATURES / f"{name}.npy", args.workers, f"features, {name}"
+            fabric, encoder, split, crop, folder.path / FEATURES / f"{name}.npy", options.workers, f"features, {name}"
         )
         for name, split in images.splits.items()
     }
@@ -128,7 +147,7 @@ def _measure(
             entry["knn"] = _knn(fabric, features, labels, position, len(images.classes), recipe)
             cli.say(folder, f"layer {entry['layer']}: kNN {entry['knn']:.2f}")
     if recipe.linear:
-        accuracies = _linear(fabric, features, labels, len(images.classes), recipe, folder, args)
+        accuracies = _linear(fabric, features, labels, len(images.classes), recipe, folder, options)
         for entry, accuracy in zip(entries, accuracies, strict=True):
             entry["linear"] = 100 * accuracy
             cli.say(folder, f"layer {entry['layer']}: linear {entry['linear']:.2f}")
@@ -165,7 +184,7 @@ def _linear(
     num_classes: int,
     recipe: ProbeRecipe,
     folder: RunFolder,
-    args: argparse.Namespace,
+    options: ProbeOptions,
 ) -> list[float]:
     probes = LinearProbes(*statistics(features["train"]), num_classes)
     batch_size = min(recipe.batch_size, len(features["train"]))

@@ -49,6 +49,7 @@ class ClsRecipe(CheckedRecipe):
     warmup_fraction: float = value(5 / 300, "share of the updates that warm up linearly", low=0, high=1)
     end_lr: float = value(1e-6, "last learning rate of the cosine", low=0)
     drop_path: float = value(0.1, "stochastic depth of the encoder", low=0, high=0.99)
+    ema: float | None = value(None, "decay of the average of weights that is evaluated and kept", low=0, high=1)
     eval_every: int = value(0, "updates between evaluations, the best model is kept; 0 for none", low=0)
     seed: int = value(0, "seed of everything random", low=0, high=2**62)
     precision: str = value("32", "bf16 is mixed precision", choices=("32", "bf16"))

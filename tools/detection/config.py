@@ -1,10 +1,11 @@
-"""The recipe of a run: a config file, then `key=value` words, then options. Free of torch."""
+"""The recipe of a run: a config file, then `key=value` pairs, then options. Free of torch."""
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,35 +57,39 @@ def load_config(path: str) -> DetRecipe:
 
 
 def take_overrides(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[list[str], list[str]]:
-    """Returns the words without, and those that are, `key=value`: argparse cannot mix such a list with options."""
+    """Returns argv without, and what in it is, `key=value`: argparse cannot mix such a list with options."""
     rest: list[str] = []
     overrides: list[str] = []
     is_value = False
-    for word in argv:
-        if not is_value and re.match(r"[A-Za-z_]\w*=", word) and not Path(word).exists():
-            overrides.append(word)
+    for item in argv:
+        if not is_value and re.match(r"[A-Za-z_]\w*=", item) and not Path(item).exists():
+            overrides.append(item)
             continue
-        rest.append(word)
-        action = parser._option_string_actions.get(word)
+        rest.append(item)
+        action = parser._option_string_actions.get(item)
         is_value = action is not None and action.nargs != 0
     return rest, overrides
 
 
-def given_values(args: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
-    """Returns the recipe values of the command line; options win over `key=value` words.
+def given_values(options: Mapping[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """Returns the recipe values of the command line; options win over `key=value` pairs.
+
+    Args:
+        options: parsed, by name; None where one is omitted.
+        overrides: `key=value` pairs.
 
     Raises:
         ValueError: unknown key, a value of a wrong type, or a key given twice.
     """
     values: dict[str, Any] = {}
-    for word in overrides:
-        name, _, text = word.partition("=")
+    for pair in overrides:
+        name, _, text = pair.partition("=")
         check_field(name)
         if name in values:
             raise UserError(f"{name} is given twice: give it once")
         values[name] = parse_value(name, text)
-    options = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
+    given = {name: options[name] for name in OPTIONS if options.get(name) is not None}
     for one, other in (("steps", "epochs"), ("epochs", "steps")):
-        if one in options and other not in options:
+        if one in given and other not in given:
             values.pop(other, None)
-    return values | options
+    return values | given

@@ -15,7 +15,9 @@ from torch.utils.data import DataLoader
 from torchvision.models.detection.roi_heads import expand_boxes, expand_masks
 
 from det_configs.common.recipe import DetRecipe
+from pretrain.training.loader import start_worker
 from tools.detection.dataset import EvaluationImages
+from tools.finetuning.progress import tracked
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -60,20 +62,22 @@ def detect_all(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields `(index, detections)` of this process's share of the images, one image at a time.
 
-    One at a time, so that no image's padding depends on its neighbours. Shows a progress bar with the time left.
+    One at a time, so that no image's padding depends on its neighbours. Shows progress with the time left.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     own = range(fabric.global_rank, len(paths), fabric.world_size)
-    loader = DataLoader(EvaluationImages(paths, recipe), batch_size=None, sampler=own, num_workers=workers)
+    loader = DataLoader(
+        EvaluationImages(paths, recipe),
+        batch_size=None,
+        sampler=own,
+        num_workers=workers,
+        worker_init_fn=start_worker if workers else None,
+    )
     was_training = detector.training
     detector.eval()
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
-        with Progress(*columns, transient=True, disable=not fabric.is_global_zero) as bar:
-            for index, image in bar.track(loader, total=len(own)):
-                with fabric.autocast():
-                    found = detector.detect(fabric.to_device(image), sizes[int(index)])
-                yield int(index), found
+        for index, image in tracked(loader, len(own), title, fabric.is_global_zero):
+            with fabric.autocast():
+                found = detector.detect(fabric.to_device(image), sizes[int(index)])
+            yield int(index), found
     finally:
         detector.train(was_training)

@@ -21,7 +21,7 @@ def predict_pictures(
     detector: Any,
     recipe: DetRecipe,
     categories: list[tuple[int, str]],
-    source: str,
+    source: Path,
     folder: RunFolder,
     workers: int,
 ) -> None:
@@ -39,7 +39,7 @@ def predict_pictures(
     Raises:
         ValueError: no picture, or none that can be read.
     """
-    root, found_sizes = readable_pictures(Path(source))
+    root, found_sizes = readable_pictures(source)
     kept, sizes = list(found_sizes), list(found_sizes.values())
     paths = [root / name for name in kept]
     output = folder.path / "predictions"

@@ -11,8 +11,6 @@ from tools.detection.coco import CocoSplit
 if TYPE_CHECKING:
     from tools.detection.evaluate import Detection
 
-DETECTOR = "detector.safetensors"
-
 
 def to_coco(image_id: int, found: dict[str, Any], categories: Sequence[tuple[int, str]]) -> list[Detection]:
     """Returns one image's detections in COCO's result format: boxes as x, y, width, height."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,8 @@ from typing import Any
 
 from splitmask_backbones.errors import UserError
 from tools.detection.coco import CocoSplit, read_coco
+
+logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val")
 
@@ -174,8 +176,7 @@ def warn_about(name: str, split: CocoSplit) -> None:
     """Writes one `warning:` line to stderr for each kind of dropped annotation."""
     for kind, (count, first) in split.dropped.kinds.items():
         first_id = "" if first is None else f" (first id {first})"
-        sys.stderr.write(f"warning: {name}: {count} annotation{'s' * (count > 1)} dropped: {kind}{first_id}\n")
-    sys.stderr.flush()
+        logger.warning("%s: %d annotation%s dropped: %s%s", name, count, "s" * (count > 1), kind, first_id)
 
 
 def report(split: CocoSplit, unusable: Sequence[str]) -> dict[str, Any]:

@@ -10,10 +10,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from pretrain.training.checkpoints import newest_checkpoint
+from pretrain.training.checkpoints import digest_of, newest_checkpoint
 from pretrain.training.run_folder import CHECKPOINTS
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import sha256_of, write_atomically
+from tools.finetuning.best import BEST_MODEL
 
 
 def weights_digest(weights: Path | None) -> str:
@@ -25,35 +26,49 @@ def weights_digest(weights: Path | None) -> str:
     if weights is None:
         return "none"
     if not weights.is_file():
-        raise UserError(f"weights file {weights} does not exist or is no file: check --weights")
+        raise UserError(f"weights file {weights} does not exist or is not a file: check --weights")
     return sha256_of(weights)
 
 
 def save_model(path: Path, model: nn.Module, config: dict[str, Any]) -> None:
-    """Writes the model's parameters, with the run's config as metadata."""
+    """Writes the model's parameters; metadata are the run's config and, in it, a checksum."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    write_atomically(path, save(tensors, metadata={"config": json.dumps(config, sort_keys=True)}))
+    # One entry alone: safetensors writes several in any order, and equal runs must give equal bytes.
+    text = json.dumps({**config, "sha256": digest_of(tensors, "")}, sort_keys=True)
+    write_atomically(path, save(tensors, metadata={"config": text}))
 
 
-def newest_weights(folder: Path, artefact: str) -> tuple[str, dict[str, Tensor]]:
-    """Returns the name of a run's newest weights and the weights: the finished model, else the newest checkpoint.
+def _read_model(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged ({error}): remove it and finish the run with --resume") from None
+    expected = digest_of(tensors, "")
+    if json.loads(metadata.get("config", "{}")).get("sha256", expected) != expected:
+        raise UserError(f"{path} is damaged (its checksum is wrong): remove it and finish the run with --resume")
+    return tensors
+
+
+def find_weights(folder: Path, finished: str, best: bool = False) -> tuple[str, dict[str, Tensor]]:
+    """Returns the name of a run's weights and the weights: the finished model, else the newest checkpoint.
 
     Where the run keeps an average of its weights, that is returned.
 
     Args:
         folder: of the run.
-        artefact: file name of the finished model.
+        finished: file name of the finished model.
+        best: take the best evaluated weights instead.
 
     Raises:
         ValueError: there are none, or none is readable.
     """
-    path = folder / artefact
+    path = folder / (BEST_MODEL if best else finished)
+    if best and not path.exists():
+        raise UserError(f"{folder} holds no {BEST_MODEL}: train with eval_every=N, or omit --best")
     if path.exists():
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                return path.name, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-        except SafetensorError as error:
-            raise UserError(f"{path} is damaged ({error}): remove it and finish the run with --resume") from None
+        return path.name, _read_model(path)
     found = newest_checkpoint(folder / CHECKPOINTS)
     if found is None:
         raise UserError(f"{folder} holds no trained weights yet: train first, or continue with --resume")
@@ -68,7 +83,7 @@ def load_strictly(model: nn.Module, tensors: dict[str, Tensor], source: str, fol
 
     Args:
         model: of the run's recipe.
-        tensors: from `newest_weights`.
+        tensors: from `find_weights`.
         source: their name.
         folder: of the run.
         remedy: what a user can do where they do not fit.

@@ -261,7 +261,7 @@ def planned_detection(words: list[str]) -> DetRecipe:
     parser = build_parser()
     rest, overrides = take_overrides(parser, words)
     args = parser.parse_args([*rest, "--output", "-"])
-    return load_config(args.config).override(given_values(args, overrides))
+    return load_config(args.config).override(given_values(vars(args), overrides))
 
 
 def _finetuning_cost(measured: Measurement, words: list[str]) -> tuple[float, float, int | None]:

@@ -19,6 +19,8 @@ OPTIONAL: dict[str, Any] = {
     "log_every": 50,
     "save_every": 2000,
     "eval_every": None,
+    "accumulate": 1,
+    "ema": None,
     "class_weights": None,
     "tta": {"ratios": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), "flip": True},
     "use_tta": False,
@@ -26,12 +28,13 @@ OPTIONAL: dict[str, Any] = {
     "find_unused_parameters": False,
     "custom_hooks": None,
     "visualizer": None,
+    "data_root": None,
     "classes": None,
     "palette": None,
     "reduce_zero_label": False,
 }
 
-FRAMEWORK = ("custom_imports", "default_scope", "norm_cfg")
+FRAMEWORK = ("custom_imports", "default_scope", "norm_cfg", "runner_type")
 """Names that mmengine's configs may hold besides; helper variables of a file start with an underscore."""
 
 
@@ -176,11 +179,18 @@ def check_config(config: dict[str, Any]) -> None:
     for key in ("ratios", "flip"):
         if key not in config["tta"]:
             raise UserError(f"tta has no '{key}': write tta=dict(ratios=(0.5, 1.0, 1.5), flip=True)")
-    for key in ("steps", "batch_size", "img_size", "log_every", "save_every"):
+    for key in ("steps", "batch_size", "img_size", "accumulate", "log_every", "save_every"):
         if not isinstance(config[key], int) or config[key] < 1:
             raise UserError(f"--{key.replace('_', '-')} {config[key]} must be a whole number of at least 1")
     if config["eval_every"] is not None and (type(config["eval_every"]) is not int or config["eval_every"] < 1):
         raise UserError(f"eval_every={config['eval_every']} must be a whole number of at least 1, or none")
+    if config["batch_size"] % config["accumulate"]:
+        raise UserError(f"batch_size {config['batch_size']} must be a multiple of accumulate {config['accumulate']}")
+    ema = config["ema"]
+    if ema is not None and (type(ema) not in (int, float) or not 0 <= ema <= 1):
+        raise UserError(f"ema={ema} must be a decay in [0, 1], or none")
+    if config["custom_hooks"]:
+        raise UserError("custom_hooks need mmengine's runner: start the config with mmseg's own tools/train.py")
     ratios = config["tta"]["ratios"]
     if not isinstance(ratios, list | tuple) or not ratios or not all(type(r) in (int, float) and r > 0 for r in ratios):
         raise UserError(f"tta.ratios={ratios} must be factors above 0, as (0.5, 1.0, 1.5)")
@@ -191,8 +201,8 @@ def check_config(config: dict[str, Any]) -> None:
             f"--img-size {config['img_size']} is too small: "
             f"use at least 2 x 2 patches of {patch_size}, {2 * patch_size} pixels"
         )
-    if config["batch_size"] == 1:
-        raise UserError("--batch-size 1 is too small for the heads' BatchNorm: use 2 or more")
+    if config["batch_size"] == config["accumulate"]:
+        raise UserError(f"--batch-size {config['batch_size']} is too small for the heads' BatchNorm: use 2 or more")
     if config["class_weights"] is not None:
         check_choice("class_weights", config["class_weights"], ["none", "median_frequency"])
 
@@ -231,7 +241,7 @@ def _fit_head(head: dict[str, Any], num_classes: int, out_channels: int, class_w
     if class_weights is None:
         return
     if not isinstance(head.get("loss_decode"), dict):
-        raise UserError(f"class_weights: {head.get('type')} has no single loss_decode to be weighted: leave them away")
+        raise UserError(f"class_weights: {head.get('type')} has no single loss_decode to be weighted: omit them")
     weight = head["loss_decode"].get("loss_weight", 1.0)
     head["loss_decode"] = {
         "type": "ClassWeightedCrossEntropy",

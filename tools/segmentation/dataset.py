@@ -19,7 +19,8 @@ from pretrain.data.decode import read_image
 from pretrain.training.loader import sample_rng
 from tools.segmentation.classes import Classes
 from tools.segmentation.labels import read_label, to_training_labels
-from tools.segmentation.pairs import Split
+from tools.segmentation.layout import make_layout
+from tools.segmentation.pairs import Split, find_split
 
 
 @contextmanager
@@ -79,6 +80,32 @@ class SegPairs(BaseSegDataset):
         epoch, index, _ = key
         with seeded(self.seed, epoch, index):
             return self.prepare_data(index)
+
+
+@DATASETS.register_module()
+class SegFolder(SegPairs):
+    """The pairs of a folder, unchecked, for configs of mmengine.
+
+    Args:
+        data_root: the folder.
+        split: "train" or "val".
+        layout, classes, palette, reduce_zero_label: as in the project's configs.
+        pipeline, test_mode: as of any data set of mmseg.
+    """
+
+    def __init__(
+        self,
+        data_root: str,
+        split: str,
+        layout: dict[str, Any] | None,
+        classes: list[str],
+        palette: list[list[int]],
+        reduce_zero_label: bool,
+        pipeline: list[dict[str, Any]],
+        test_mode: bool = False,
+    ) -> None:
+        found = find_split(Path(data_root), split, make_layout(layout))
+        super().__init__(found, Classes(classes, palette, reduce_zero_label), pipeline, test_mode=test_mode)
 
 
 def load_image(path: str | Path) -> np.ndarray:

@@ -2,76 +2,68 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from mmcv.transforms import Compose
+from mmengine.dataset import pseudo_collate
 from PIL import Image, ImageDraw, ImageFont
 
-from pretrain.data.decode import UnreadableImage
-from pretrain.data.sources import SUFFIXES
-from splitmask_backbones.errors import UserError
+from pretrain.data.decode import read_image
+from pretrain.training.run_folder import RunFolder
+from tools import cli
+from tools.finetuning.pictures import picture_names, readable_pictures
+from tools.finetuning.progress import tracked
 from tools.segmentation.classes import Classes
+from tools.segmentation.model import Segmentor
+from tools.segmentation.tta import MeanOfViews
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 ALPHA = 0.55
 
 
-def find_pictures(path: Path) -> list[tuple[Path, str]]:
-    """Returns the files to predict, each with its name relative to the folder (or its own, for one file).
-
-    Raises:
-        ValueError: nothing there, or no pictures in the folder.
-    """
-    if path.is_file():
-        return [(path, path.name)]
-    if not path.is_dir():
-        raise UserError(f"--predict {path} does not exist: name a picture or a folder")
-    found = sorted(item for item in path.rglob("*") if item.suffix.lower() in SUFFIXES and item.is_file())
-    if not found:
-        raise UserError(f"--predict {path} holds no pictures ({', '.join(SUFFIXES)})")
-    return [(item, item.relative_to(path).as_posix()) for item in found]
-
-
 @torch.no_grad()
 def predict_pictures(
-    model: torch.nn.Module,
+    fabric: Fabric,
+    segmentor: Segmentor,
     pipeline: list[dict[str, Any]],
-    pictures: list[tuple[Path, str]],
+    use_tta: bool,
     classes: Classes,
-    out: Path,
-) -> list[Path]:
-    """Writes one overlay a picture to `out` and returns the files; unreadable pictures are named and left out.
+    source: Path,
+    folder: RunFolder,
+) -> None:
+    """Draws the classes of a picture, or of all in a folder, into DIR/predictions; unreadable ones are named.
+
+    Args:
+        fabric: processes; each draws its share.
+        segmentor: on the device.
+        pipeline: of the evaluation; labels are not read.
+        use_tta: whether it yields several views of an image.
+        classes: names and colours.
+        source: `--predict`.
+        folder: of the run.
 
     Raises:
-        ValueError: none of the pictures can be read.
+        ValueError: no picture, or none that can be read.
     """
-    from mmcv.transforms import Compose
-    from mmengine.dataset import pseudo_collate
-
+    root, sizes = readable_pictures(source)
+    names = list(sizes)
+    output = folder.path / "predictions"
     transforms = Compose(pipeline)
-    model.eval()
-    written: list[Path] = []
-    reason = ""
-    for path, name in pictures:
-        try:
-            sample = transforms({"img_path": str(path)})
-        except UnreadableImage as error:
-            reason = f"{path}: {error}"
-            sys.stderr.write(f"warning: unreadable image {reason}\n")
-            continue
-        result = model.test_step(pseudo_collate([sample]))[0]  # type: ignore[operator]
-        labels = result.pred_sem_seg.data[0].cpu().numpy()
-        target = (out / name).with_suffix(".png")
-        if target in written:  # a.jpg and a.png
-            target = out / f"{name}.png"
+    segmentor.eval()
+    predict = MeanOfViews(segmentor.model).test_step if use_tta else segmentor.predict
+    pictures = list(zip(names, picture_names(names), strict=True))[fabric.global_rank :: fabric.world_size]
+    for name, drawn in tracked(pictures, len(pictures), "predict", fabric.is_global_zero):
+        sample = predict(pseudo_collate([transforms({"img_path": str(root / name)})]))[0]
+        labels = sample.pred_sem_seg.data[0].cpu().numpy()
+        target = output / drawn
         target.parent.mkdir(parents=True, exist_ok=True)
-        draw_overlay(path, labels, classes).save(target)
-        written.append(target)
-    if not written:
-        raise UserError(f"none of the {len(pictures)} pictures can be read; the last is {reason}")
-    return written
+        draw_overlay(root / name, labels, classes).save(target)
+    cli.say(folder, f"wrote {len(names)} overlays to {output}")
 
 
 def draw_overlay(path: Path, labels: np.ndarray, classes: Classes) -> Image.Image:
@@ -82,8 +74,6 @@ def draw_overlay(path: Path, labels: np.ndarray, classes: Classes) -> Image.Imag
         labels: int `(H, W)`, values in `[0, K)`.
         classes: names and colours.
     """
-    from pretrain.data.decode import read_image
-
     picture = np.asarray(read_image(path), dtype=np.float32)
     colours = np.asarray(classes.palette, dtype=np.float32)[labels]
     blended = Image.fromarray(np.rint(ALPHA * colours + (1 - ALPHA) * picture).astype(np.uint8))

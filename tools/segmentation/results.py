@@ -17,6 +17,8 @@ class ClassIoU(IoUMetric):
     0 as soon as one pixel is predicted as it; where all classes occur, as in ADE20K, the numbers are equal.
     """
 
+    default_prefix = ""
+
     def compute_metrics(self, results: list[tuple[torch.Tensor, ...]]) -> dict[str, Any]:
         """Returns `mIoU, aAcc, mAcc` and `per_class` in percent."""
         intersect, union, _, labelled = (torch.stack(areas).double().sum(0) for areas in zip(*results, strict=True))

@@ -30,7 +30,7 @@ def test_restored_training_continues_to_the_same_bytes(tmp_path):
     train(model, optimizer, 3)
     again, again_optimizer = build()
     state, tensors = newest_checkpoint(tmp_path)
-    restore(tensors, again, again_optimizer)
+    restore(state, tensors, again, again_optimizer)
     assert state["step"] == 3
     train(again, again_optimizer, 3)
     for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True):
@@ -88,7 +88,7 @@ def test_no_checkpoint_yet(tmp_path):
 def test_checkpoint_of_another_model(tmp_path):
     path = save_checkpoint(tmp_path, 1, *build())
     with pytest.raises(ValueError, match="another model"):
-        restore(read_checkpoint(path)[1], *build(5))
+        restore(*read_checkpoint(path), *build(5))
 
 
 def test_failed_write_keeps_the_old_one(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from tests.helpers.paths import ROOT
 
@@ -132,10 +133,7 @@ def test_train_seg_under_torchrun(tmp_path):
     one, two = (np.array(values(folder, "evaluations.jsonl", "step", "mIoU", "aAcc")) for folder in ("one", "two"))
     assert one.shape == (2, 3)
     np.testing.assert_allclose(two, one, rtol=2e-3)
-    weights = [
-        torch.load(tmp_path / folder / "checkpoints/step_00000004.pth", weights_only=True)["state_dict"]
-        for folder in ("one", "two")
-    ]
+    weights = [load_file(tmp_path / folder / "checkpoints/step_00000004.safetensors") for folder in ("one", "two")]
     assert list(weights[0]) == list(weights[1])
     for name, value in weights[0].items():
         torch.testing.assert_close(weights[1][name], value, atol=1e-4, rtol=1e-3, msg=name)

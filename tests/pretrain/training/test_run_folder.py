@@ -127,3 +127,25 @@ def test_strict_json(tmp_path):
     write_json(tmp_path / "x.json", {"a": float("nan"), "b": [float("inf"), 1.5], 3: None})
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": None, "b": [None, 1.5], "3": None}
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_what_a_killed_save_left_goes_once_the_folder_is_locked(tmp_path):
+    with open_folder(tmp_path) as folder:
+        folder.write_config({"values": {}})
+    (tmp_path / "checkpoints").mkdir()
+    gone = ["checkpoints/.tmpAb3xYz", "checkpoints/.step_00000004.safetensors.tmp", ".config.json.4711.tmp"]
+    kept = ["checkpoints/step_00000002.safetensors", "notes.tmp", ".tmpfolder.txt"]
+    for name in gone + kept:
+        (tmp_path / name).write_bytes(b"x")
+    with open_folder(tmp_path, resume=True):
+        assert not any((tmp_path / name).exists() for name in gone)
+        assert all((tmp_path / name).exists() for name in kept)
+
+
+def test_a_value_that_a_later_version_added_is_no_other_setting(tmp_path):
+    with open_folder(tmp_path) as folder:
+        folder.write_config({"values": {"lr": 0.1}})
+    with open_folder(tmp_path, resume=True) as folder:
+        folder.write_config({"values": {"lr": 0.1, "ema": None}})
+        with pytest.raises(ValueError, match=r"--ema was \(absent\) and is now 0\.9"):
+            folder.write_config({"values": {"lr": 0.1, "ema": 0.9}})

@@ -433,14 +433,14 @@ def run_folder(path, command, encoder):
 
 def test_runs_of_the_detector(tmp_path):
     from pretrain.training.checkpoints import save_checkpoint
-    from pretrain.training.ema import WeightAverage
+    from pretrain.training.ema import averaged
     from tools.finetuning.model_files import save_model
 
     encoder = shaken(create_encoder("vit_tiny", depth=2, img_size=64, final_norm=False, use_rel_pos=True))
     model = run_folder(tmp_path / "run", "train_det", encoder)
     bias = encoder.blocks[0].norm1.bias.data
-    average = WeightAverage(model, 0.9)
-    average.tensors["backbone.encoder.blocks.0.norm1.bias"] += 7 - bias
+    average = averaged(model, 0.9)
+    average.module.state_dict()["backbone.encoder.blocks.0.norm1.bias"] += 7 - bias
     save_checkpoint(tmp_path / "run/checkpoints", 3, model, torch.optim.SGD(model.parameters(), lr=0.1), average)
     metadata = {"command": "train_det", "encoder": encoder.config}
     for value, name in ((1, "best"), (2, "detector")):
@@ -460,14 +460,13 @@ def test_runs_of_the_detector(tmp_path):
 
 def test_runs_of_the_segmentor(tmp_path):
     pytest.importorskip("mmengine", reason="the extra 'segmentation' is not installed")
-    from tools.segmentation.checkpoints import save_weights
 
     encoder = shaken(create_encoder("vit_tiny", depth=2, img_size=64))
     model = run_folder(tmp_path / "run", "train_seg", encoder)
     (tmp_path / "run/checkpoints").mkdir()
     for value, name in ((1, "best.pth"), (2, "checkpoints/step_00000020.pth")):
         encoder.norm.bias.data.fill_(value)
-        save_weights(tmp_path / "run" / name, model, {"step": 20})
+        torch.save({"state_dict": model.state_dict(), "meta": {"step": 20}}, tmp_path / "run" / name)
     assert convert(tmp_path / "run", tmp_path / "a.safetensors").encoder.norm.bias[0] == 2
     assert convert(tmp_path / "run", tmp_path / "b.safetensors", best=True).encoder.norm.bias[0] == 1
     assert convert(tmp_path / "run", tmp_path / "c.safetensors", step=20).encoder.norm.bias[0] == 2

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import argparse
 import random
 from collections import Counter
 from pathlib import Path
@@ -19,7 +18,7 @@ pytest.importorskip("timm", reason="the extra 'classification' is not installed"
 from pretrain.training.loader import StepBatches, step_batches
 from tests.helpers.cls_data import write_root
 from tools.classification.augment import CentralCrop, TrainAugment, global_generators
-from tools.classification.data import LabelledImages, open_data
+from tools.classification.data import DataOptions, LabelledImages, open_data
 from tools.classification.dataset import TrainingCrops
 from tools.classification.recipes import get_recipe
 
@@ -29,7 +28,7 @@ STRONG = {"randaugment": 9.0, "color_jitter": 0.4, "img_size": 32, "repeats": 3}
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> LabelledImages:
     root = write_root(tmp_path_factory.mktemp("data") / "root")
-    options = argparse.Namespace(data=str(root), val=None, layout=None, domain=None, train_list=None)
+    options = DataOptions(str(root))
     return open_data(options).splits["train"]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,11 @@ from PIL import Image
 
 from splitmask_backbones.errors import UserError
 from tests.helpers.cls_data import write_classes, write_root
-from tools.classification.data import find_unreadable, open_data, report, without_unreadable
+from tools.classification.data import DataOptions, find_unreadable, open_data, report, without_unreadable
 
 
-def options(data: Path, **values: Any) -> argparse.Namespace:
-    defaults = {"val": None, "layout": None, "domain": None, "train_list": None}
-    return argparse.Namespace(data=str(data), **{**defaults, **values})
+def options(data: Path, **values: Any) -> DataOptions:
+    return DataOptions(str(data), **values)
 
 
 def touch(root: Path, *names: str) -> None:

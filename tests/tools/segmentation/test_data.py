@@ -315,9 +315,8 @@ def test_lr_follows_the_batch_unless_it_is_given(words, batch_size, lr):
     pytest.importorskip("mmengine", reason="the extra 'segmentation' is not installed")
     from tools import train_seg
     from tools.segmentation.config import config_path
-    from tools.segmentation.settings import run_config
+    from tools.segmentation.recipe import SegRecipe
 
     given = [] if batch_size is None else ["--batch-size", str(batch_size)]
     args = train_seg.parse_args(["folder_20k_vit_small", "--output", "x", *given, *words])
-    config = run_config(config_path(args.config), args, {}, use_recorded=False)
-    assert config["optim_wrapper"]["optimizer"]["lr"] == pytest.approx(lr)
+    assert SegRecipe.load(config_path(args.config)).override(vars(args)).lr == pytest.approx(lr)

@@ -1,0 +1,222 @@
+"""The training loop: a step by hand, where a resumed state lies, evaluations that are owed, golden losses."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from pretrain.training.checkpoints import save_checkpoint
+from pretrain.training.distributed import make_fabric
+from pretrain.training.ema import averaged
+from pretrain.training.loop import Loop, fit, step_seed, train_step
+from pretrain.training.run_folder import CHECKPOINTS, RunFolder
+
+
+class Toy(nn.Module):
+    """A linear regression with noise on its input, so that a step depends on torch's generator."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, batch):
+        noisy = batch["x"] + 0.1 * torch.randn_like(batch["x"])
+        return {"loss": (self.layer(noisy) - batch["y"]).square().mean()}
+
+
+def batches(start, total=40):
+    generator = torch.Generator().manual_seed(7)
+    made = [
+        {"x": torch.randn(4, 3, generator=generator), "y": torch.randn(4, 2, generator=generator)} for _ in range(total)
+    ]
+    return iter(made[start:])
+
+
+def run(path, *, steps=6, resume=False, **kwargs):
+    method = Toy()
+    optimizer = torch.optim.AdamW(method.parameters(), lr=0.1, fused=False)
+    loop = {"save_every": 2, "log_every": 1, **kwargs.pop("loop", {})}
+    with RunFolder.open(path, resume=resume, artefact="done") as folder:
+        folder.write_config({"values": {}})
+        fit(
+            kwargs.pop("fabric", None) or make_fabric(),
+            method,
+            optimizer,
+            loop=Loop(total_steps=steps, batch_size=4, steps_per_epoch=3, **loop),
+            lr_at=lambda step: 1 - step / 10,
+            batches=batches,
+            folder=folder,
+            metric_names=("loss",),
+            **kwargs,
+        )
+    return method, optimizer
+
+
+def losses(path):
+    return [json.loads(line)["loss"] for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_step_is_forward_backward_clip_and_the_optimizer():
+    """Against the same written out, with two micro-batches and a clip that bites."""
+    fabric, ours, theirs = make_fabric(), Toy(), Toy()
+    model, wrapped = fabric.setup(ours, torch.optim.SGD(ours.parameters(), lr=0.5))
+    data = list(batches(0))[:2]
+    torch.manual_seed(3)
+    values = train_step(fabric, model, wrapped, iter(data), accumulate=2, clip_grad=0.2)
+    torch.manual_seed(3)
+    expected = [theirs(batch)["loss"] for batch in data]
+    (sum(expected) / 2).backward()
+    norm = torch.cat([p.grad.flatten() for p in theirs.parameters()]).norm()
+    assert norm > 0.2
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter -= 0.5 * parameter.grad * 0.2 / (norm + 1e-6)
+    torch.testing.assert_close(values["loss"], torch.stack(expected).mean().detach())
+    torch.testing.assert_close(values["grad_norm"], norm)
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+        assert a.grad is None
+
+
+def test_a_step_that_is_not_approved_leaves_the_weights():
+    fabric, method = make_fabric(), Toy()
+    model, wrapped = fabric.setup(method, torch.optim.SGD(method.parameters(), lr=0.5))
+    before = method.layer.weight.detach().clone()
+
+    def refuse(loss, grad_norm):
+        assert loss.dim() == grad_norm.dim() == 0
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        train_step(fabric, model, wrapped, batches(0), approve=refuse)
+    assert torch.equal(method.layer.weight, before)
+
+
+def test_golden_losses(tmp_path):
+    """Ten fixed steps: whoever changes a number here changes the bytes of every run."""
+    run(tmp_path / "run", steps=10)
+    expected = [1.503929, 0.645432, 1.806558, 0.823586, 3.074718, 3.528111, 1.67948, 2.028469, 0.773511, 2.122746]
+    assert losses(tmp_path / "run") == pytest.approx(expected, rel=1e-5)
+
+
+def test_stopped_and_resumed_equals_whole(tmp_path):
+    whole, _ = run(tmp_path / "whole", average=None)
+    run(tmp_path / "parts", steps=4)
+    again, _ = run(tmp_path / "parts", steps=6, resume=True)
+    for a, b in zip(whole.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+
+
+def test_the_seed_of_a_step_depends_on_all_three():
+    seeds = {step_seed(seed, step, rank) for seed in range(3) for step in range(3) for rank in range(3)}
+    assert len(seeds) == 27 and max(seeds) < 2**63
+
+
+class OnAnotherDevice:
+    """A Fabric that moves the model to another device when it sets it up, as one with a GPU does."""
+
+    def __init__(self, device):
+        self.fabric, self.device = make_fabric(), device
+
+    def __getattr__(self, name):
+        return getattr(self.fabric, name)
+
+    def setup(self, method, optimizer):
+        method.to(self.device)
+        optimizer.param_groups[0]["params"] = list(method.parameters())  # "meta" makes new ones
+        return method, optimizer
+
+
+@pytest.mark.filterwarnings("ignore:for layer")
+@pytest.mark.parametrize("device", ["meta", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_resumed_state_lies_where_the_parameters_lie(device, tmp_path):
+    run(tmp_path / "run", steps=2, average=averaged(Toy(), 0.9))
+    method = Toy()
+    average = averaged(method, 0.9, device)
+    method, optimizer = run(tmp_path / "run", steps=2, resume=True, fabric=OnAnotherDevice(device), average=average)
+    moments = [value for state in optimizer.state.values() for name, value in state.items() if name != "step"]
+    assert len(moments) == 4  # two moments of weight and bias each
+    assert {tensor.device.type for tensor in [*moments, *average.module.parameters()]} == {device}
+
+
+def test_an_evaluation_owed_is_made_before_the_next_step(tmp_path):
+    """A run killed in the middle of the evaluation after step 4 makes it when it is resumed, with those weights."""
+
+    def evaluations(path, killed_at=None, **kwargs):
+        made, weights = [], []
+
+        def evaluate(step):
+            if step == killed_at:
+                raise KeyboardInterrupt
+            made.append(step)
+            weights.append(held[0].layer.weight.detach().clone())
+
+        held = []
+        original = Toy.__init__
+
+        def remember(self):
+            original(self)
+            held.append(self)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Toy, "__init__", remember)
+            options = {"loop": {"eval_every": 2}, "evaluate": evaluate, "is_evaluated": lambda step: step in done}
+            if killed_at is None:
+                run(path, **options, **kwargs)
+            else:
+                with pytest.raises(KeyboardInterrupt):
+                    run(path, **options, **kwargs)
+        return made, weights
+
+    done = set()
+    whole, weights = evaluations(tmp_path / "whole")
+    assert whole == [2, 4]  # the one after the last step is the caller's
+    first, _ = evaluations(tmp_path / "killed", killed_at=4)
+    done |= set(first)
+    second, again = evaluations(tmp_path / "killed", resume=True)
+    assert (first, second) == ([2], [4])
+    assert torch.equal(again[0], weights[1])
+    done |= {4}
+    assert evaluations(tmp_path / "killed", resume=True)[0] == []
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_move(tmp_path):
+    method = Toy()
+    with torch.no_grad():
+        method.layer.bias.fill_(float("inf"))
+    with RunFolder.open(tmp_path / "run", resume=False, artefact="done") as folder:
+        with pytest.raises(ValueError, match="not finite at step 1"):
+            fit(
+                make_fabric(),
+                method,
+                torch.optim.SGD(method.parameters(), lr=0.1),
+                loop=Loop(total_steps=2, batch_size=4, steps_per_epoch=3),
+                lr_at=lambda step: 1.0,
+                batches=batches,
+                folder=folder,
+                metric_names=("loss",),
+            )
+    assert not list((tmp_path / "run").glob(f"{CHECKPOINTS}/*"))
+
+
+def test_checkpoint_format_is_that_of_earlier_versions(tmp_path):
+    """Names in a checkpoint are what a run started earlier resumes from."""
+    from safetensors import safe_open
+
+    method = Toy()
+    optimizer = torch.optim.AdamW(method.parameters(), lr=0.1, fused=False)
+    method(next(batches(0)))["loss"].backward()
+    optimizer.step()
+    path = save_checkpoint(tmp_path, 1, method, optimizer, averaged(method, 0.9))
+    with safe_open(path, framework="pt") as file:
+        assert sorted(file.keys()) == [
+            "average.layer.bias",
+            "average.layer.weight",
+            "model.layer.bias",
+            "model.layer.weight",
+            *(f"optimizer.{index}.{name}" for index in (0, 1) for name in ("exp_avg", "exp_avg_sq", "step")),
+        ]
+        assert set(file.metadata()) == {"state", "sha256"}

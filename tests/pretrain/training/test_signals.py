@@ -1,0 +1,80 @@
+"""Signals and failures in runs of several processes: one error line, and nobody is waited for."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from pretrain.training import distributed
+from pretrain.training.signals import StopSignals
+from tests.helpers.paths import ROOT
+
+SCRIPT = """
+import _path
+from datetime import timedelta
+from tools import cli
+def main(argv):
+    from pretrain.training.distributed import make_fabric
+    from pretrain.training.signals import StopSignals
+    import torch.distributed as dist
+    with StopSignals() as stop:
+        fabric = make_fabric()
+        stop.graceful = argv[0] == "training"
+        fabric.barrier()
+        if fabric.global_rank == 1:
+            raise ValueError("the image is gone")
+        # As NCCL waits for a rank that has gone: out of Python's reach, and without noticing.
+        dist.distributed_c10d._get_default_store().wait(["never"], timedelta(seconds=60))
+cli.run(main)
+"""
+
+
+@pytest.mark.parametrize("phase", ["setup", "training"])
+def test_a_rank_that_fails_ends_all_at_once_with_one_line(phase, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    env = {key: value for key, value in os.environ.items() if key != "RANK"}
+    env |= {"PYTHONPATH": str(ROOT / "tools"), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    port = {"setup": 29541, "training": 29542}[phase]
+    words = ["-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}", str(script), phase]
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, *words], env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode != 0
+    assert re.findall(r"^error: .*$", done.stderr, flags=re.MULTILINE) == [
+        "error: ValueError: the image is gone; run again with --debug for the traceback"
+    ], done.stderr
+    assert time.monotonic() - started < 25  # torchrun alone would wait for 30 s, and the start takes some too
+
+
+def test_more_processes_than_gpus_is_an_error_of_the_user(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"--nproc-per-node=2 .* GPUs \(1\): use --nproc-per-node=1"):
+        distributed.make_fabric()
+
+
+def send(number):
+    os.kill(os.getpid(), number)
+    time.sleep(1)  # the handler runs between two instructions
+
+
+def test_within_a_graceful_section_the_first_signal_waits_for_the_loop():
+    before = signal.getsignal(signal.SIGTERM)
+    with StopSignals() as stop:
+        stop.graceful = True
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.received == signal.SIGTERM
+        with pytest.raises(SystemExit) as ended:
+            send(signal.SIGTERM)
+        assert ended.value.code == 143
+    with StopSignals(), pytest.raises(SystemExit) as ended:
+        send(signal.SIGINT)
+    assert ended.value.code == 130
+    assert signal.getsignal(signal.SIGTERM) == before

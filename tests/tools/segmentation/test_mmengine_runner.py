@@ -1,0 +1,79 @@
+"""The configs in mmseg's own tools/train.py: its runner, two iterations, an evaluation."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.paths import ROOT
+from tests.helpers.seg_data import make_data
+
+pytest.importorskip("mmcv", reason="the extra 'segmentation' is not installed")
+pytest.importorskip("splitmask_backbones.mmseg")  # before any other import of mmseg: it puts the stub in place
+
+import mmseg
+
+from tools.segmentation.config import load_config
+from tools.segmentation.mmengine_runner import mmengine_values
+
+TINY = [
+    "model.backbone.embed_dim=24",
+    "model.backbone.depth=2",
+    "model.backbone.out_channels=8",
+    "model.decode_head.channels=8",
+    "img_size=64",
+    "steps=2",
+    "batch_size=2",
+    "log_every=1",
+    "class_weights=none",
+]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    root = make_data(tmp_path / "data", count=4, size=(80, 72))
+    (root / "classes.json").write_text(json.dumps(["a", "b", "c"]))
+    return root
+
+
+def test_mmsegs_train_py_runs_a_delta_file(data: Path, tmp_path: Path) -> None:
+    tool = Path(mmseg.__file__).parent / ".mim" / "tools" / "train.py"
+    # mmseg of PyPI cannot be imported beside mmcv-lite: the stub comes first, as with compiled mmcv nothing has to.
+    start = "import sys, runpy; import splitmask_backbones.mmseg; sys.argv = sys.argv[1:]; "
+    start += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    words = [str(tool), "seg_configs/demo.py", "--work-dir", str(tmp_path / "work"), "--cfg-options"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", start, *words, f"data_root={data}", *TINY],
+        cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = done.stdout + done.stderr
+    assert re.search(r"Iter\(train\) \[2/2\].* loss: [0-9.]+", said), said[-3000:]
+    assert re.search(r"Iter\(val\) \[4/4\].* mIoU: [0-9.]+", said), said[-3000:]
+    assert (tmp_path / "work" / "iter_2.pth").exists()
+
+
+def test_what_the_runner_reads_follows_from_the_config(data: Path) -> None:
+    config = load_config(ROOT / "seg_configs" / "demo.py") | {"data_root": str(data), "class_weights": None}
+    values = mmengine_values({**config, "steps": 50, "batch_size": 6, "accumulate": 3, "eval_every": 7})
+    assert values["train_cfg"] == {"type": "IterBasedTrainLoop", "max_iters": 50, "val_interval": 7}
+    warmup, poly = values["param_scheduler"]
+    assert (warmup["end"], poly["begin"], poly["end"]) == (5, 5, 50)  # a tenth of the steps
+    assert values["model"]["decode_head"]["num_classes"] == 3
+    assert values["train_dataloader"]["batch_size"] == 6 and values["optim_wrapper"]["accumulative_counts"] == 3
+    assert values["val_dataloader"]["dataset"]["test_mode"] is True
+
+
+def test_what_cannot_be_known_is_said(data: Path) -> None:
+    config = load_config(ROOT / "seg_configs" / "demo.py")
+    with pytest.raises(ValueError, match="data_root is missing"):
+        mmengine_values(config)
+    with pytest.raises(ValueError, match=r"class_weights .* use tools/train_seg\.py"):
+        mmengine_values({**config, "data_root": str(data)})

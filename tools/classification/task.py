@@ -1,0 +1,136 @@
+"""What `tools/train_cls.py` brings to the skeleton of the fine-tuning tools."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from pretrain.training.run_folder import RunFolder
+from splitmask_backbones.errors import UserError
+from splitmask_backbones.registry import ENCODERS, encoder_name
+from tools import cli
+from tools.classification import data
+from tools.classification.augment import CentralCrop
+from tools.classification.data import DataOptions
+from tools.classification.dataset import TrainingCrops
+from tools.classification.evaluate import evaluate
+from tools.classification.model import Classifier, build_classifier
+from tools.classification.predict import predict_pictures
+from tools.classification.recipes import DOMAINS, ClsRecipe
+from tools.finetuning.options import FinetuneOptions
+from tools.finetuning.task import BAD_IMAGES, Task
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+class ClassificationTask(Task):
+    """A classifier on labelled images.
+
+    Args:
+        options, name, base, given: as for every task; the base is a `ClsRecipe`.
+        places: what the command line says about the data.
+    """
+
+    command, noun, name_key = "train_cls", "classifier", "recipe"
+    remedy = "omit options that change the model"
+    keeps_encoder = True
+
+    def __init__(
+        self, options: FinetuneOptions, name: str, base: ClsRecipe, given: dict[str, Any], places: DataOptions
+    ) -> None:
+        super().__init__(options, name, base, given)
+        self.places = places
+        self.images: data.LabelledData
+
+    @property
+    def classes(self) -> list[str]:
+        """Names: of the training images, or of the run that is used."""
+        return self.images.classes if self.options.trains else self.previous["data"]["classes"]
+
+    def find_data(self, needed: tuple[str, ...]) -> None:
+        """Finds the labelled images."""
+        name, known = self.name, None
+        if "train" not in needed:  # a run that is used
+            name, own = self.previous["recipe"], self.previous["data"]
+            known = list(zip(own["labels"], own["classes"], strict=True))
+        self.images = data.open_data(self.places, name if name in DOMAINS else None, needed, known)
+
+    def recorded(self, config: dict[str, Any]) -> ClsRecipe:
+        """Returns the recipe in a config.json; an encoder of no name leaves the recipe's."""
+        values = config["values"]
+        return ClsRecipe(**{name: value for name, value in values.items() if name != "model" or value in ENCODERS})
+
+    def fabric(self) -> Fabric:
+        """Returns device, precision and processes.
+
+        Raises:
+            ValueError: mixing leaves an image of a process without a partner.
+        """
+        fabric, recipe = super().fabric(), self.recipe
+        local, rest = divmod(recipe.batch_size, fabric.world_size * recipe.accumulate)
+        if self.options.trains and recipe.mixes and local % 2 and not rest:
+            raise UserError(
+                f"mixup and cutmix pair the images of a process, and --batch-size {recipe.batch_size} gives each of "
+                f"the {fabric.world_size} processes {local}: use a --batch-size with an even share, or --mixup 0 "
+                "--cutmix 0"
+            )
+        return fabric
+
+    def check_data(self, folder: RunFolder, fabric: Fabric) -> dict[str, Any]:
+        """Returns fingerprints, classes and unreadable images; a resume trusts an unchanged list of files."""
+        identity = data.identity_of(
+            self.images, self.previous.get("data") if self.options.trains else None, folder, fabric,
+            self.options.max_bad_fraction, folder.path / BAD_IMAGES, self.options.workers,
+        )  # fmt: skip
+        data.without_unreadable(self.images, identity["unreadable"])
+        return identity
+
+    def build(self, weights: Path | None, encoder_config: dict[str, Any] | None = None) -> nn.Module:
+        """Returns the classifier."""
+        model = build_classifier(self.recipe, len(self.classes), weights, encoder_config, self.given.get("model"))
+        self._model_name = encoder_name(model.encoder.config) or "custom"
+        return model
+
+    def values(self) -> dict[str, Any]:
+        """Returns the recipe, with the encoder that the weights decide."""
+        return {"values": dataclasses.asdict(self.recipe) | {"model": self._model_name}}
+
+    def free(self) -> dict[str, Any]:
+        """Returns where the images are."""
+        return {"data": str(self.places.data)}
+
+    def train_set(self) -> TrainingCrops:
+        """Returns augmented images."""
+        return TrainingCrops(self.images.splits["train"], self.recipe)
+
+    def data_report(self) -> dict[str, Any]:
+        """Returns counts by split and class."""
+        data.warn(self.images)
+        return data.report(self.images)
+
+    @property
+    def _crop(self) -> CentralCrop:
+        return CentralCrop(self.recipe.img_size, self.recipe.test_crop)
+
+    def measure(self, fabric: Fabric, model: nn.Module, folder: RunFolder, final: bool) -> dict[str, Any] | None:
+        """Returns top-1, top-5, the accuracy of each class and the loss."""
+        assert isinstance(model, Classifier)
+        start = time.monotonic()
+        results = evaluate(fabric, model, self.images.splits["val"], self.classes, self._crop, self.options.workers)
+        shown = f"top-1 {results['top1']:.2f}  top-5 {results['top5']:.2f}  loss {results['loss']:.4f}"
+        cli.say(folder, f"{shown}  ({results['num_images']} images in {time.monotonic() - start:.1f} s)")
+        return results
+
+    def score(self, entry: dict[str, Any]) -> float:
+        """Returns the top-1 accuracy."""
+        return entry["top1"]
+
+    def predict(self, fabric: Fabric, model: nn.Module, folder: RunFolder) -> None:
+        """Draws the likeliest classes."""
+        assert self.options.predict is not None and isinstance(model, Classifier)
+        predict_pictures(fabric, model, self._crop, self.classes, self.options.predict, folder, self.options.workers)

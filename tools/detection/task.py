@@ -1,0 +1,155 @@
+"""What `tools/train_det.py` brings to the skeleton of the fine-tuning tools."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from det_configs.common.recipe import DetRecipe
+from pretrain.training.distributed import gather
+from pretrain.training.run_folder import RunFolder, write_json
+from tools import cli
+from tools.detection import splits as data
+from tools.detection.coco import CocoSplit
+from tools.detection.config import OPTIONS
+from tools.detection.dataset import TrainingImages, collate
+from tools.detection.detect import detect_all
+from tools.detection.engines import build_detector, choose_engine
+from tools.detection.evaluate import coco_ap
+from tools.detection.predict import predict_pictures
+from tools.detection.results import best_by, paths_and_sizes, to_coco
+from tools.finetuning.options import FinetuneOptions
+from tools.finetuning.task import BAD_IMAGES, Task
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+class DetectionTask(Task):
+    """Mask R-CNN with COCO data.
+
+    Args:
+        options, name, base, given: as for every task; the base is a `DetRecipe`.
+        places: what the command line says about the data, as arguments of `splits.locate`.
+        engine: of the command line.
+    """
+
+    command, noun = "train_det", "detector"
+    remedy = "omit key=value pairs that change the model"
+
+    def __init__(
+        self,
+        options: FinetuneOptions,
+        name: str,
+        base: DetRecipe,
+        given: dict[str, Any],
+        places: dict[str, str | None],
+        engine: str,
+    ) -> None:
+        super().__init__(options, name, base, given)
+        self.places, self.engine = places, engine
+        self.splits: dict[str, CocoSplit] = {}
+        self.unusable: dict[str, list[str]] = {}
+
+    def find_data(self, needed: tuple[str, ...]) -> None:
+        """Finds annotation files and image folders."""
+        self.locations = data.locate(**self.places, needed=needed)
+
+    def recorded(self, config: dict[str, Any]) -> DetRecipe:
+        """Returns the recipe in a config.json."""
+        return DetRecipe(**config["values"], **config["recipe_values"])
+
+    @property
+    def categories(self) -> list[tuple[int, str]]:
+        """Id and name of each label: of the training data, or of the run that is used."""
+        if "train" in self.splits:
+            return self.splits["train"].categories
+        return [(id, name) for id, name in self.previous["data"]["categories"]]
+
+    def check_data(self, folder: RunFolder, fabric: Fabric) -> dict[str, Any]:
+        """Returns fingerprints, categories and unusable images; a resume trusts unchanged files."""
+        known = None if "train" in self.locations else self.categories
+        self.splits = data.read_splits(self.locations, known)
+        identity: dict[str, Any] = {name: data.fingerprint(split) for name, split in self.splits.items()}
+        identity["categories"] = [list(category) for category in self.categories]
+        before = self.previous.get("data", {})
+        if before and "train" in self.splits and all(before.get(name) == identity[name] for name in self.splits):
+            self.unusable = before["unusable"]
+        else:
+            self.unusable = fabric.broadcast(self._check_images(folder))
+        for name, split in self.splits.items():
+            data.without(split, self.unusable[name])
+        return identity | {"unusable": self.unusable}
+
+    def _check_images(self, folder: RunFolder) -> dict[str, list[str]]:
+        if not folder.is_main:
+            return {}
+        for name, split in self.splits.items():
+            data.warn_about(name, split)
+        counts = ", ".join(f"{len(split.images)} {name}" for name, split in self.splits.items())
+        cli.say(folder, f"checking {counts} images")
+        options = self.options
+        return data.check_split_images(self.splits, options.max_bad_fraction, folder.path / BAD_IMAGES, options.workers)
+
+    def build(self, weights: Path | None, encoder_config: dict[str, Any] | None = None) -> nn.Module:
+        """Returns the detector of the engine named, or of that of the run in the folder."""
+        name = self.previous.get("--engine", self.engine) if self.engine == "auto" else self.engine
+        self.engine = choose_engine(name, self.recipe)
+        return build_detector(self.engine, self.recipe, len(self.categories), weights, encoder_config)
+
+    def values(self) -> dict[str, Any]:
+        """Returns engine and recipe: what has an option, the rest, and the config file's own values."""
+        values = dataclasses.asdict(self.recipe)
+        return {
+            "--engine": self.engine,
+            "values": {name: values[name] for name in OPTIONS},
+            "recipe_values": {name: value for name, value in values.items() if name not in OPTIONS},
+            "config_values": dataclasses.asdict(self.base),
+        }
+
+    def train_set(self) -> TrainingImages:
+        """Returns the images with objects."""
+        return TrainingImages(self.splits["train"], self.recipe)
+
+    def collate(self) -> Any:
+        """Returns lists: images and targets differ in size."""
+        return collate
+
+    def data_report(self) -> dict[str, Any]:
+        """Returns what was dropped from each split."""
+        return {name: data.report(split, self.unusable[name]) for name, split in self.splits.items()}
+
+    def measure(self, fabric: Fabric, model: nn.Module, folder: RunFolder, final: bool) -> dict[str, Any] | None:
+        """Returns box and mask AP; leaves detections.json."""
+        start = time.monotonic()
+        split = self.splits["val"]
+        paths, sizes = paths_and_sizes(split)
+        detections: list[dict[str, Any]] = []
+        for index, found in detect_all(fabric, model, paths, sizes, self.recipe, self.options.workers):
+            detections += to_coco(split.images[index].id, found, split.categories)
+        detections = gather(detections)
+        if not folder.is_main:
+            return None
+        results = coco_ap(split, detections, self.recipe.detections_per_image)
+        seconds = time.monotonic() - start
+        cli.say(folder, f"evaluated {len(paths)} images, {len(detections)} detections, in {seconds:.1f} s")
+        for kind, values in results.items():
+            shown = "  ".join(f"{key} {'-' if value is None else f'{value:.2f}'}" for key, value in values.items())
+            cli.say(folder, f"{kind}: {shown}")
+        write_json(folder.path / "detections.json", detections)
+        return results
+
+    def score(self, entry: dict[str, Any]) -> float:
+        """Returns mask AP plus box AP."""
+        return best_by(entry)
+
+    def predict(self, fabric: Fabric, model: nn.Module, folder: RunFolder) -> None:
+        """Draws boxes and masks."""
+        assert self.options.predict is not None
+        predict_pictures(
+            fabric, model, self.recipe, self.categories, self.options.predict, folder, self.options.workers
+        )

@@ -1,0 +1,110 @@
+"""The project's configs in mmseg's own tools: what mmengine's runner reads is derived from them, late.
+
+    PYTHONPATH=. python MMSEG/tools/train.py seg_configs/camvid_tiny.py --cfg-options data_root=CAMVID
+
+`runner_type = "SplitMaskRunner"` in the configs and this module in their `custom_imports` bring it into play. Hooks,
+loggers and whatever else mmengine's runner knows are free to be added to a config; what stands in it is not replaced.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from pathlib import Path
+from typing import Any
+
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+import tools.segmentation.loss  # noqa: F401 (registers the loss with class weights)
+from splitmask_backbones.errors import UserError
+from tools.segmentation.classes import Classes, find_classes
+from tools.segmentation.config import OPTIONAL, derive
+from tools.segmentation.dataset import SegFolder
+from tools.segmentation.pairs import is_ade20k
+
+
+@RUNNERS.register_module()
+class SplitMaskRunner(Runner):
+    """mmengine's runner for a config of seg_configs/."""
+
+    @classmethod
+    def from_cfg(cls, cfg: Any) -> Runner:
+        """Returns the runner of a config with `data_root`."""
+        cfg = copy.deepcopy(cfg)
+        for key, value in mmengine_values(cfg.to_dict()).items():
+            if cfg.get(key) is None or key in ("model", "optim_wrapper"):
+                cfg[key] = value
+        return super().from_cfg(cfg)
+
+
+def mmengine_values(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns what mmengine's runner reads: model, data loaders, loops, evaluators, schedule, hooks.
+
+    `batch_size` counts the images of all processes, as everywhere in the project.
+
+    Raises:
+        ValueError: no `data_root`, or class weights by frequency, for which the labels have to be counted first.
+    """
+    config = {**copy.deepcopy(OPTIONAL), **config}
+    if not config["data_root"]:
+        raise UserError("data_root is missing: name the folder of the data with --cfg-options data_root=ROOT")
+    if config["class_weights"] not in (None, "none"):
+        raise UserError("class_weights need a count of the labels: use tools/train_seg.py, or class_weights=none")
+    root, steps = Path(config["data_root"]), config["steps"]
+    classes = find_classes(root, None, config, is_ade20k(root))
+    config = derive(config, len(classes.names))
+    warmup, power = round(config["schedule"]["warmup_fraction"] * steps), config["schedule"]["power"]
+    val = _loader(config, classes, "val", 1, {"type": "DefaultSampler", "shuffle": False})
+    batch_size = config["batch_size"] // int(os.environ.get("WORLD_SIZE", "1"))
+    wrapper = {**config["optim_wrapper"], "accumulative_counts": config["accumulate"]}
+    return {
+        "model": config["model"],
+        "optim_wrapper": wrapper,
+        "train_dataloader": _loader(config, classes, "train", batch_size, {"type": "InfiniteSampler", "shuffle": True}),
+        "val_dataloader": val,
+        "test_dataloader": copy.deepcopy(val),
+        "train_cfg": {
+            "type": "IterBasedTrainLoop",
+            "max_iters": steps,
+            "val_interval": config["eval_every"] or steps,
+        },
+        "val_cfg": {"type": "ValLoop"},
+        "test_cfg": {"type": "TestLoop"},
+        "val_evaluator": {"type": "IoUMetric", "iou_metrics": ["mIoU"]},
+        "test_evaluator": {"type": "IoUMetric", "iou_metrics": ["mIoU"]},
+        "param_scheduler": [
+            *([{"type": "LinearLR", "start_factor": 1 / warmup, "by_epoch": False, "end": warmup}] if warmup else []),
+            {"type": "PolyLR", "power": power, "eta_min": 0.0, "by_epoch": False, "begin": warmup, "end": steps},
+        ],
+        "default_hooks": {
+            "logger": {"type": "LoggerHook", "interval": config["log_every"], "log_metric_by_epoch": False},
+            "checkpoint": {"type": "CheckpointHook", "by_epoch": False, "interval": config["save_every"]},
+        },
+        "log_processor": {"by_epoch": False},
+        "env_cfg": {"cudnn_benchmark": False, "dist_cfg": {"backend": "nccl"}},
+        "randomness": {"seed": config["seed"]},
+        "sync_bn": "torch",
+    }
+
+
+def _loader(
+    config: dict[str, Any], classes: Classes, split: str, batch_size: int, sampler: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        "batch_size": batch_size,
+        "num_workers": 2,
+        "persistent_workers": True,
+        "sampler": sampler,
+        "dataset": {
+            "type": SegFolder.__name__,
+            "data_root": str(config["data_root"]),
+            "split": split,
+            "layout": config["layout"],
+            "classes": classes.names,
+            "palette": classes.palette,
+            "reduce_zero_label": classes.reduce_zero_label,
+            "pipeline": config["train_pipeline" if split == "train" else "test_pipeline"],
+            "test_mode": split == "val",
+        },
+    }

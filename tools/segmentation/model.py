@@ -1,0 +1,119 @@
+"""mmseg's segmentor as the training loop takes it: a batch in, named losses out."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from mmengine.config import ConfigDict
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from mmseg.registry import MODELS
+from mmseg.utils import register_all_modules
+from torch import Tensor, nn
+
+import splitmask_backbones.mmseg  # noqa: F401 (registers the backbone and the optimizer constructor)
+import tools.segmentation.loss  # noqa: F401 (registers the loss with class weights)
+from pretrain.training.distributed import is_together
+from splitmask_backbones.errors import UserError
+from splitmask_backbones.vit import VisionTransformer
+
+
+class Segmentor(nn.Module):
+    """A segmentor of mmseg.
+
+    Attributes:
+        model: mmseg's own.
+        metric_names: what the loop logs; `pixel_accuracy` in 0-1.
+    """
+
+    metric_names = ("loss", "pixel_accuracy")
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model: Any = model
+
+    @property
+    def encoder(self) -> VisionTransformer:
+        """The backbone's encoder."""
+        return self.model.backbone.encoder
+
+    def to(self, *args: Any, **kwargs: Any) -> Segmentor:
+        """Moves it; mmengine's preprocessor learns its device only when the segmentor itself is moved."""
+        self.model.to(*args, **kwargs)
+        return super().to(*args, **kwargs)
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Returns the sum of mmseg's losses, and the share of right pixels where the head reports it.
+
+        Args:
+            batch: `inputs` (images uint8 `(3, H, W)`, BGR) and `data_samples`, as mmseg's pipelines pack them.
+        """
+        data = self.model.data_preprocessor(batch, True)
+        total, values = self.model.parse_losses(self.model(**data, mode="loss"))
+        accuracy = values.get("decode.acc_seg")
+        return {"loss": total, **({} if accuracy is None else {"pixel_accuracy": accuracy.mean() / 100})}
+
+    def predict(self, batch: dict[str, Any]) -> list[Any]:
+        """Returns mmseg's samples with `pred_sem_seg`, at the size of the original images."""
+        return self.model.test_step(batch)
+
+
+def quiet_warnings() -> None:
+    """Hides the host frameworks' deprecation warnings: the user can do nothing about them."""
+    for module in ("mmengine", "mmcv", "mmseg", "torch", "importlib"):
+        warnings.filterwarnings("ignore", module=rf"{module}\b")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+@contextmanager
+def config_errors() -> Iterator[None]:
+    """Turns the registries' answers to a wrong name or argument in the config into the user's error."""
+    try:
+        yield
+    except UserError as error:
+        if "name the encoder of the file" in str(error):
+            raise UserError(str(error).replace("(encoder=", "(model.backbone.encoder=")) from None
+        raise
+    except (TypeError, KeyError, AssertionError, AttributeError) as error:
+        text = " ".join(str(error).split())[:300]
+        raise UserError(f"the config does not build a segmentor ({text}): correct its values") from error
+
+
+def build_segmentor(model: dict[str, Any]) -> Segmentor:
+    """Returns the segmentor of a derived config's `model`, with mmseg's initialisation of the heads.
+
+    Batch statistics are those of all GPUs where there are several (mmseg's habit); on CPUs each process has its own.
+
+    Raises:
+        ValueError: the config names something that does not exist.
+    """
+    quiet_warnings()
+    register_all_modules(init_default_scope=True)
+    with config_errors():
+        built = MODELS.build(ConfigDict(model))
+        torch.empty((), dtype=torch.int64).random_()  # mmengine's runner drew a seed here: heads start as under it
+        built.init_weights()
+    if is_together() and torch.cuda.is_available():
+        built = nn.SyncBatchNorm.convert_sync_batchnorm(built)
+    return Segmentor(built)
+
+
+def build_optimizer(segmentor: Segmentor, optim_wrapper: dict[str, Any]) -> torch.optim.Optimizer:
+    """Returns the optimizer of a config's `optim_wrapper`, made by the constructor that it names.
+
+    Raises:
+        ValueError: the config names something that does not exist.
+    """
+    config = dict(optim_wrapper)
+    if "accumulative_counts" in config:
+        raise UserError("optim_wrapper.accumulative_counts has no effect here: use accumulate=N")
+    constructor = {
+        "type": config.pop("constructor", "DefaultOptimWrapperConstructor"),
+        "paramwise_cfg": config.pop("paramwise_cfg", None),
+        "optim_wrapper_cfg": {"type": "OptimWrapper", **config},
+    }
+    with config_errors():
+        return OPTIM_WRAPPER_CONSTRUCTORS.build(constructor)(segmentor.model).optimizer

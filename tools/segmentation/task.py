@@ -1,0 +1,204 @@
+"""What `tools/train_seg.py` brings to the skeleton of the fine-tuning tools."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmengine.dataset import pseudo_collate
+from torch import nn
+
+from pretrain.training.distributed import make_fabric
+from pretrain.training.run_folder import RunFolder
+from splitmask_backbones.errors import UserError
+from tools import cli
+from tools.finetuning.options import FinetuneOptions
+from tools.finetuning.task import BAD_IMAGES, Task
+from tools.segmentation.check import check_splits, median_frequency_weights
+from tools.segmentation.classes import Classes, find_classes
+from tools.segmentation.config import derive
+from tools.segmentation.dataset import SegPairs
+from tools.segmentation.evaluate import evaluate
+from tools.segmentation.layout import make_layout
+from tools.segmentation.model import Segmentor, build_optimizer, build_segmentor, config_errors
+from tools.segmentation.pairs import Split, find_split, is_ade20k
+from tools.segmentation.predict import predict_pictures
+from tools.segmentation.recipe import SegRecipe
+from tools.segmentation.tta import tta_pipeline
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+logger = logging.getLogger(__name__)
+
+
+class SegmentationTask(Task):
+    """A segmentor of mmseg on pairs of images and labels.
+
+    Args:
+        options, name, base, given: as for every task; the base is a `SegRecipe`.
+        root: `--data`.
+        classes_file: `--classes`.
+    """
+
+    command, noun = "train_seg", "segmentor"
+    remedy = "use the config and the classes that it was trained with"
+    recipe: SegRecipe
+
+    def __init__(
+        self,
+        options: FinetuneOptions,
+        name: str,
+        base: SegRecipe,
+        given: dict[str, Any],
+        root: Path | None,
+        classes_file: str | None,
+    ) -> None:
+        super().__init__(options, name, base, given)
+        self.root, self.classes_file = root, classes_file
+        self.needed: tuple[str, ...] = ()
+        self.counts: dict[str, dict[str, Any]] = {}
+
+    def find_data(self, needed: tuple[str, ...]) -> None:
+        """Remembers what is needed: where it lies is said in the config, which a resume may still change."""
+        self.needed = needed
+
+    def recorded(self, config: dict[str, Any]) -> SegRecipe:
+        """Returns the recipe in a config.json."""
+        return SegRecipe.recorded(config)
+
+    def fabric(self) -> Fabric:
+        """Returns device, precision and processes."""
+        return make_fabric(self.recipe.precision, self.recipe.find_unused_parameters)
+
+    @property
+    def classes(self) -> Classes:
+        """Of the training data, or of the run that is used."""
+        if self.options.trains:
+            assert self.root is not None
+            return find_classes(self.root, self.classes_file, self.recipe.config, is_ade20k(self.root))
+        data = self.previous["data"]
+        return Classes(data["classes"], self.previous["free"]["palette"], data["reduce_zero_label"])
+
+    def check_data(self, folder: RunFolder, fabric: Fabric) -> dict[str, Any]:
+        """Returns fingerprints and classes; every image and label is read once."""
+        assert self.root is not None
+        layout, classes = make_layout(self.recipe.layout), self.classes
+        splits: dict[str, Split] = {name: find_split(self.root, name, layout) for name in self.needed}
+        if layout.label_ids and len(layout.label_ids) != len(classes.names):
+            raise UserError(
+                f"layout.label_ids holds {len(layout.label_ids)} numbers for {len(classes.names)} classes: give one "
+                "per class"
+            )
+        identity = {name: split.fingerprint() for name, split in splits.items()}
+        identity |= {"classes": classes.names, "reduce_zero_label": classes.reduce_zero_label}
+        checked: Any = (splits, {})
+        if folder.is_main and not (self.options.trains and folder.finished):
+            limit = self.options.max_bad_fraction
+            checked = check_splits(splits, classes, limit, folder.path / BAD_IMAGES)
+        self.splits, self.counts = fabric.broadcast(checked)
+        return identity
+
+    def build(self, weights: Path | None, encoder_config: dict[str, Any] | None = None) -> nn.Module:
+        """Returns the segmentor; the config of its heads follows from classes, sizes and counts."""
+        config = self.recipe.config
+        class_weights = None
+        if config["class_weights"] == "median_frequency" and "train" in self.counts:
+            class_weights = median_frequency_weights(self.counts["train"])
+        self.config = derive(config, len(self.classes.names), class_weights)
+        backbone = self.config["model"]["backbone"]
+        if weights is not None:
+            backbone["init_cfg"] = {"type": "Pretrained", "checkpoint": str(weights)}
+        if encoder_config is not None:
+            kept = {key: backbone[key] for key in ("type", "pyramid", "out_channels", "norm") if key in backbone}
+            # The run's arguments win over all of the name's.
+            self.config["model"]["backbone"] = kept | {"encoder": "vit_tiny", **encoder_config}
+        return build_segmentor(self.config["model"])
+
+    def values(self) -> dict[str, Any]:
+        """Returns options, config, and the config file's own values."""
+        return self.recipe.values() | {"config_values": self.base.values()["recipe_values"]}
+
+    def free(self) -> dict[str, Any]:
+        """Returns colours, intervals and where the images are."""
+        names = ("eval_every", "visualizer")
+        return {
+            "palette": self.classes.palette,
+            "data": str(self.root),
+            **{name: self.recipe.config[name] for name in names},
+        }
+
+    def _dataset(self, split: str, pipeline: list[dict[str, Any]]) -> SegPairs:
+        with config_errors():
+            dataset = SegPairs(self.splits[split], self.classes, pipeline, self.recipe.seed, split == "val")
+            dataset[0, 0, 0]  # a pipeline that fails must do so now, not at the evaluation after a long training
+        return dataset
+
+    def train_set(self) -> SegPairs:
+        """Returns augmented pairs."""
+        self._dataset("val", self._test_pipeline(self.recipe.use_tta))
+        return self._dataset("train", self.config["train_pipeline"])
+
+    def collate(self) -> Any:
+        """Returns lists, as mmseg's preprocessor takes them."""
+        return pseudo_collate
+
+    def optimizer(self, model: nn.Module) -> Any:
+        """Returns the config's."""
+        assert isinstance(model, Segmentor)
+        return build_optimizer(model, self.config["optim_wrapper"])
+
+    def data_report(self) -> dict[str, Any]:
+        """Returns the pixels of each class."""
+        for name, counts in self.counts.items():
+            absent = [title for title, count in counts["classes"].items() if not count["pixels"]]
+            bad = f", {counts['unreadable_images']} unreadable left out" if counts["unreadable_images"] else ""
+            num_classes = len(counts["classes"])
+            logger.info(
+                "%s: %d images%s, %d of %d classes", name, counts["images"], bad, num_classes - len(absent), num_classes
+            )
+            if absent:
+                listed = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
+                logger.warning("no pixel of %s in %s", listed, name)
+        return self.counts
+
+    def _test_pipeline(self, use_tta: bool) -> list[dict[str, Any]]:
+        pipeline = self.config["test_pipeline"]
+        return tta_pipeline(pipeline, **self.config["tta"]) if use_tta else pipeline
+
+    @property
+    def final_differs(self) -> bool:
+        """Evaluations on the way have one view of an image."""
+        return self.recipe.use_tta
+
+    def results_suffix(self) -> str:
+        """Tells an evaluation with several views from one with a single one."""
+        own = self.previous["values"]["tta"]
+        return "" if self.recipe.use_tta == own else "_tta" if self.recipe.use_tta else "_single"
+
+    def measure(self, fabric: Fabric, model: nn.Module, folder: RunFolder, final: bool) -> dict[str, Any] | None:
+        """Returns mIoU, accuracies and the IoU of each class."""
+        assert isinstance(model, Segmentor)
+        use_tta = final and self.recipe.use_tta
+        dataset = self._dataset("val", self._test_pipeline(use_tta))
+        results = evaluate(fabric, model, dataset, use_tta, self.options.workers)
+        if final or not self.final_differs:
+            for name, value in results["per_class"].items():
+                cli.say(folder, f"  {name:24} {'undefined' if value is None else f'{value:6.2f}'}")
+        shown = (f"{n} {'undefined' if results[n] is None else f'{results[n]:.2f}'}" for n in ("mIoU", "mAcc", "aAcc"))
+        cli.say(folder, "  ".join(shown))
+        return results
+
+    def score(self, entry: dict[str, Any]) -> float:
+        """Returns mIoU, an undefined one as 0."""
+        return entry["mIoU"] or 0.0
+
+    def predict(self, fabric: Fabric, model: nn.Module, folder: RunFolder) -> None:
+        """Draws the classes over the pictures."""
+        assert self.options.predict is not None and isinstance(model, Segmentor)
+        use_tta = self.recipe.use_tta
+        pipeline = [step for step in self.config["test_pipeline"] if step["type"] != "SegLabel"]
+        if use_tta:
+            pipeline = tta_pipeline(pipeline, **self.config["tta"])
+        predict_pictures(fabric, model, pipeline, use_tta, self.classes, self.options.predict, folder)
