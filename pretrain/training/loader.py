@@ -118,12 +118,13 @@ def step_batches(
         num_workers=workers,
         collate_fn=collate_fn,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_init_worker if workers else None,
+        worker_init_fn=start_worker if workers else None,
         prefetch_factor=4 if workers else None,
     )
     return iter(loader)
 
 
-def _init_worker(worker: int) -> None:
+def start_worker(worker: int) -> None:
+    """Prepares a data worker: signals are the main process's, and one thread is its share of the cores."""
     ignore_in_worker()
     torch.set_num_threads(1)

@@ -1,0 +1,27 @@
+"""What the user says about how a run is made, and what does not change its result. Free of torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Made where a command line is parsed.
+
+    Attributes:
+        output: folder of the run.
+        resume: whether the run in it is continued.
+        workers: data processes; 0 loads in the main one.
+        save_every: steps between checkpoints.
+        log_every: steps between log lines.
+        max_bad_fraction: share of the images, in [0, 1], that may be missing or unreadable.
+    """
+
+    output: Path
+    resume: bool
+    workers: int
+    save_every: int
+    log_every: int
+    max_bad_fraction: float
