@@ -9,8 +9,8 @@ from typing import Any, Self
 
 from splitmask_backbones.errors import UserError, check_choice, nearest
 
-ABOVE_ZERO = 1e-12
-"""The lowest value of a field that must be above zero."""
+ABOVE_ZERO, BELOW_ONE = 1e-12, 1 - 1e-12
+"""The lowest value of a field that must be above zero, and the highest of one that must be below one."""
 
 
 def value(default: Any, help: str, *, low: float = -math.inf, high: float = math.inf, choices: Any = None) -> Any:
@@ -20,7 +20,7 @@ def value(default: Any, help: str, *, low: float = -math.inf, high: float = math
 
 @dataclass(frozen=True)
 class CheckedRecipe:
-    """What the recipes of all fine-tuning tools share; subclasses have `batch_size`, `epochs`, `steps` and `lr`."""
+    """What the recipes of all tools share; subclasses have `batch_size`, `epochs`, `steps` and `lr`."""
 
     def __post_init__(self) -> None:
         """Raises ValueError for a value of a wrong type or one that cannot work, naming field and remedy."""
@@ -37,7 +37,7 @@ class CheckedRecipe:
         return f"{name}={given!r}"
 
     def total_steps(self, steps_per_epoch: int) -> int:
-        """Returns the updates of the whole run."""
+        """Returns the optimizer steps of the whole run."""
         values: Any = self
         return values.steps if values.steps is not None else (values.epochs or 0) * steps_per_epoch
 
@@ -123,8 +123,8 @@ def _checked(field: dataclasses.Field[Any], given: Any, shown: str) -> Any:
             check_choice(field.name, item, rule["choices"])
         if base in ("int", "float") and not rule["low"] <= item <= rule["high"]:
             low = "above 0" if rule["low"] == ABOVE_ZERO else f"at least {rule['low']:g}"
-            high = "" if rule["high"] == math.inf else f" and at most {rule['high']:g}"
-            raise UserError(f"{shown} must be {low}{high}")
+            high = "below 1" if rule["high"] == BELOW_ONE else f"at most {rule['high']:g}"
+            raise UserError(f"{shown} must be {low}{'' if rule['high'] == math.inf else f' and {high}'}")
     if kind.startswith("tuple"):
         return tuple(float(item) if base == "float" else item for item in items)
     return float(given) if base == "float" else given
