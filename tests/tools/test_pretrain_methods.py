@@ -26,7 +26,7 @@ def test_a_run_and_an_exact_resume(method, images, tmp_path):
     assert (lines[0]["loss_inpaint"] is None) == (method == "dino")
     config = json.loads((tmp_path / "whole/config.json").read_text())
     assert config["encoder"] == json.loads(json.dumps(encoder.config))
-    shutil.copytree(tmp_path / "whole", tmp_path / "again")  # as after a kill between the updates 4 and 6
+    shutil.copytree(tmp_path / "whole", tmp_path / "again")  # as after a kill between the steps 4 and 6
     (tmp_path / "again/encoder.safetensors").unlink()
     (tmp_path / "again/checkpoints/step_00000006.safetensors").unlink()
     result = run(*words, "--output", tmp_path / "again", "--resume")

@@ -16,6 +16,7 @@ from pretrain.data.check import BadImage, check_images, enforce_bad_limit, print
 from pretrain.data.decode import UnreadableImage, read_image
 from splitmask_backbones.errors import UserError
 from tests.helpers.paths import ROOT as REPO
+from tools.cli import start_log
 
 COCO_TINY = REPO.parent / "shared/data/coco_tiny/train2017"
 
@@ -367,7 +368,7 @@ def test_check_workers_die_with_a_killed_parent(tmp_path):
     names = make_folder(tmp_path, 300, {})
     code = (
         "import os, signal, sys, threading, multiprocessing as mp\n"
-        "from pretrain import images\n"
+        "from pretrain.data import check as images\n"
         "images._TRY_SECONDS = images._POOL_PAYS_SECONDS = 0.0\n"
         "def kill():\n"
         "    while len(mp.active_children()) < 2: pass\n"
@@ -400,6 +401,7 @@ def test_progress_is_shown_only_when_it_takes_long(tmp_path, monkeypatch, capsys
 
 
 def test_limit_report_and_warnings(tmp_path, capsys):
+    start_log()  # as a tool does
     report = tmp_path / "bad_images.txt"
     bad = [BadImage(f"{index}.jpg", "truncated") for index in range(25)]
     enforce_bad_limit(100, bad, 0.25, report)
@@ -441,6 +443,7 @@ def test_strange_names_stay_one_line_of_utf8(tmp_path, capsys):
     name = os.fsdecode(b"caf\xe9\n\t\xc3\xa4.jpg")
     assert printable(name) == "caf\\xe9\\n\\tä.jpg"
     report = tmp_path / "r.txt"
+    start_log()
     enforce_bad_limit(9, [BadImage(name, "empty")], 1.0, report, root="/data")
     assert report.read_text(encoding="utf-8") == "/data/caf\\xe9\\n\\tä.jpg\tempty\n"
     assert capsys.readouterr().err == "warning: unreadable image /data/caf\\xe9\\n\\tä.jpg: empty\n"

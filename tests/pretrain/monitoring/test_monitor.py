@@ -120,7 +120,7 @@ def test_labelled_train_and_val(tmp_path):
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (lambda root: None, "is no folder"),
+        (lambda root: None, "is not a folder"),
         (lambda root: root.mkdir(), "--monitor-labels: no image in"),
         (lambda root: labelled_folder(root, {"one": (1, 2, 3)}), "two classes or more.* of 1 classes"),
         (lambda root: labelled_folder(root, {"a": (1, 2, 3), "b": (1, 2, 3)}, 1), "and 0 others"),
@@ -138,7 +138,7 @@ def build(method, images, tmp_path, **kwargs):
         pytest.importorskip("lightly", reason="the extra 'dino' is not installed")
     recipe = get_recipe("tiny").override({"method": method})
     views = build_views(recipe, images, 16)
-    built = build_method(recipe, views, tmp_path, 0, None, 20, 5)
+    built = build_method(recipe, views, tmp_path, 0, total_steps=20, steps_per_epoch=5)
     values = {"holdout": None, "labelled": None, "num_images": 7, "fabric": make_fabric("32"), "workers": 0}
     return built, Monitor(built, recipe, images, **{**values, **kwargs}), recipe
 
