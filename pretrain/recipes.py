@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from pretrain.training.recipe import ABOVE_ZERO, BELOW_ONE, CheckedRecipe, changes, value
+from pretrain.training.recipe import ABOVE_ZERO, BELOW_ONE, CheckedRecipe, value
 from splitmask_backbones.errors import UserError, check_choice
 from splitmask_backbones.registry import ENCODERS
 
@@ -43,7 +42,10 @@ UNUSED = {
 
 @dataclass(frozen=True)
 class Recipe(CheckedRecipe):
-    """Every value that decides what pre-training computes (SplitMask Sec. 4 and App. A, via BEiT's settings)."""
+    """Every value that decides what pre-training computes (SplitMask Sec. 4 and App. A, via BEiT's settings).
+
+    The lr ends at 1e-5 of 1.5e-3 and warms up in 10 of 300 epochs, as in the paper.
+    """
 
     model: str = value("vit_small", "encoder", choices=tuple(ENCODERS))
     method: str = value("splitmask", "pre-training method", choices=METHODS)
@@ -56,24 +58,18 @@ class Recipe(CheckedRecipe):
     crop_scale: float = value(0.08, "least share of the image's area in a crop", low=ABOVE_ZERO, high=1)
     crop_scale_max: float = value(1.0, "greatest share; small ones magnify things smaller than a patch", low=0, high=1)
     strong_augment: bool = value(False, "also grayscale, solarisation, blur and colour jitter (tiny sets)")
-    mask: str = value(
-        "block", "how patches are split (beit has its own: blocks, 75 of 196)", choices=("block", "uniform")
-    )
+    mask: str = value("block", "how patches are split; beit has blocks of its own", choices=("block", "uniform"))
     mask_ratio: float = value(0.5, "share of the patches that a branch does not see", low=0.5, high=BELOW_ONE)
     decoder_depth: int = value(2, "decoder layers", low=1)
     inpaint_weight: float = value(1.0, "weight of the inpainting loss; 0 switches it off", low=0)
     match_weight: float = value(1.0, "weight of the matching loss; 0 switches it off", low=0)
     temperature: float = value(0.2, "temperature of the matching loss", low=ABOVE_ZERO)
-    branch_jitter: float = value(
-        0.0, "change of each branch's colours, so that matching cannot go by them; 0 for none", low=0, high=1
-    )
+    branch_jitter: float = value(0.0, "change of each branch's colours against matching by them", low=0, high=1)
     local_crops: int = value(8, "small crops per image (dino)", low=0)
     dino_outputs: int = value(65536, "outputs of the heads (dino)", low=1)
     teacher_momentum: float = value(0.996, "momentum of the teacher at the start, rising to 1 (dino)", low=0, high=1)
     teacher_temperature: float = value(0.04, "temperature of the teacher's softmax (dino)", low=ABOVE_ZERO)
-    teacher_warmup: float = value(
-        0.0, "share of the steps in which that temperature rises from 0.04 (dino)", low=0, high=1
-    )
+    teacher_warmup: float = value(0.0, "share of the steps in which it rises from 0.04 (dino)", low=0, high=1)
     epochs: int | None = value(300, "epochs of floor(images / batch) steps", low=1)
     steps: int | None = value(None, "optimizer steps of the whole run, in place of --epochs", low=1)
     batch_size: int = value(2048, "images per step over all processes and accumulated micro-batches", low=1)
@@ -85,16 +81,10 @@ class Recipe(CheckedRecipe):
     )
     lr: float | None = value(None, "peak learning rate; by default base_lr x batch_size / 2048", low=ABOVE_ZERO)
     base_lr: float = value(1.5e-3, "peak learning rate at batch 2048", low=ABOVE_ZERO)
-    end_lr_factor: float = value(
-        1e-5 / 1.5e-3, "last learning rate over the peak (the paper's 1e-5 / 1.5e-3)", low=0, high=1
-    )
-    warmup_fraction: float = value(
-        10 / 300, "share of the steps that warm up (the paper's 10 of 300 epochs)", low=0, high=1
-    )
+    end_lr_factor: float = value(1e-5 / 1.5e-3, "last learning rate over the peak", low=0, high=1)
+    warmup_fraction: float = value(10 / 300, "share of the steps that warm up", low=0, high=1)
     weight_decay: float = value(0.05, "AdamW weight decay, none on 1-D parameters and positions", low=0)
-    end_weight_decay: float | None = value(
-        None, "last weight decay, reached along a cosine; by default constant", low=0
-    )
+    end_weight_decay: float | None = value(None, "last weight decay of a cosine; by default constant", low=0)
     beta2: float = value(0.999, "AdamW second beta", low=0, high=BELOW_ONE)
     clip_grad: float = value(3.0, "largest gradient norm", low=ABOVE_ZERO)
     drop_path: float = value(0.1, "stochastic depth of the encoder", low=0, high=BELOW_ONE)
@@ -168,7 +158,7 @@ class Recipe(CheckedRecipe):
                 raise UserError(f"{self.shown(name, given)} has no effect with --method {method}: omit it")
         if method != self.method:
             values = {**METHOD_VALUES.get(method, {}), **values}
-        return dataclasses.replace(self, **changes(self, values))
+        return self.replaced(values)
 
 
 _TINY_SETS: dict[str, Any] = {"mask": "uniform", "mask_ratio": 0.75, "strong_augment": True, "epochs": 5000}

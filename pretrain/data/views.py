@@ -15,6 +15,9 @@ from pretrain.data.augment import PretrainAugment
 from pretrain.data.sources import ImageList
 from pretrain.training.loader import sample_rng, start_worker
 
+MakeItem = Callable[[Image.Image, np.random.Generator], dict[str, Tensor]]
+PatchIds = Callable[[tuple[int, int], np.random.Generator], dict[str, np.ndarray]]
+
 
 class Views(Dataset[dict[str, Tensor]]):
     """Items made of one image each. What an item holds depends on (seed, epoch, index) only.
@@ -22,10 +25,11 @@ class Views(Dataset[dict[str, Tensor]]):
     Args:
         images: readable images.
         seed: of all that is random in the items.
+        make: returns the item of an RGB image, all that is random drawn from the generator.
     """
 
-    def __init__(self, images: ImageList, seed: int) -> None:
-        self.images, self.seed = images, seed
+    def __init__(self, images: ImageList, seed: int, make: MakeItem) -> None:
+        self.images, self.seed, self.make = images, seed, make
 
     def __len__(self) -> int:
         return len(self.images)
@@ -39,35 +43,21 @@ class Views(Dataset[dict[str, Tensor]]):
         epoch, index, _ = key
         return self.make(self.images.read(index), sample_rng(self.seed, epoch, index))
 
-    def make(self, image: Image.Image, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Returns the item of an image; to be overridden."""
-        raise NotImplementedError
 
-
-PatchIds = Callable[[tuple[int, int], np.random.Generator], dict[str, np.ndarray]]
-"""Draws named int64 patch indices, row-major, on a grid (H, W) of patches."""
-
-
-class CropViews(Views):
-    """Items with `image`, a crop, uint8 `(3, S, S)`, and patch indices.
+class CropAndPatches:
+    """Makes items with `image`, a crop, uint8 `(3, S, S)`, and patch indices.
 
     Args:
-        images: readable images.
         augment: makes the crop.
         patch_size: pixels.
-        seed: of crops and patch indices.
-        patch_ids: draws the patches that the method hides or shows.
+        patch_ids: draws named int64 patch indices, row-major, on a grid (H, W) of patches.
     """
 
-    def __init__(
-        self, images: ImageList, augment: PretrainAugment, patch_size: int, seed: int, patch_ids: PatchIds
-    ) -> None:
-        super().__init__(images, seed)
+    def __init__(self, augment: PretrainAugment, patch_size: int, patch_ids: PatchIds) -> None:
         self.augment, self.patch_ids = augment, patch_ids
         self.grid_size = (augment.img_size // patch_size, augment.img_size // patch_size)
 
-    def make(self, image: Image.Image, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Returns the crop and the patch indices."""
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> dict[str, Tensor]:
         ids = {name: torch.from_numpy(values) for name, values in self.patch_ids(self.grid_size, rng).items()}
         return {"image": self.augment(image, rng), **ids}
 

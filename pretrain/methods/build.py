@@ -10,9 +10,9 @@ import torch
 
 from pretrain.data.augment import PretrainAugment
 from pretrain.data.masking import beit_mask, split_halves
-from pretrain.data.multicrop import MultiCrop, MultiCropViews
+from pretrain.data.multicrop import MultiCrop
 from pretrain.data.sources import ImageList
-from pretrain.data.views import CropViews, Views
+from pretrain.data.views import CropAndPatches, Views
 from pretrain.methods.base import Method
 from pretrain.methods.beit import Beit
 from pretrain.methods.splitmask import SplitMask
@@ -27,12 +27,12 @@ from splitmask_backbones.vit import VisionTransformer
 def build_views(recipe: Recipe, images: ImageList, patch_size: int) -> Views:
     """Returns the data set of what the recipe's method sees of each image."""
     if recipe.method == "dino":
-        augment = MultiCrop(recipe.img_size, recipe.crop_scale, recipe.local_crops, patch_size)
-        return MultiCropViews(images, augment, recipe.seed)
+        crops = MultiCrop(recipe.img_size, recipe.crop_scale, recipe.local_crops, patch_size)
+        return Views(images, recipe.seed, crops)
     scale = recipe.crop_scale, recipe.crop_scale_max
-    crop = PretrainAugment(recipe.img_size, scale=scale, strong=recipe.strong_augment)
+    augment = PretrainAugment(recipe.img_size, scale=scale, strong=recipe.strong_augment)
     patch_ids = _masked if recipe.method == "beit" else partial(_halves, recipe.mask, recipe.mask_ratio)
-    return CropViews(images, crop, patch_size, recipe.seed, patch_ids)
+    return Views(images, recipe.seed, CropAndPatches(augment, patch_size, patch_ids))
 
 
 def _masked(grid_size: tuple[int, int], rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -93,7 +93,6 @@ def build_method(
     tokenizer: ImageTokenizer | None = None
     prior: torch.Tensor | None = None
     if recipe.uses_tokens:
-        assert isinstance(views, CropViews)
         with main_process_first() as is_main:
             tokenizer = build_tokenizer(recipe, views, encoder.patch_size, folder, workers, tokenizer_weights)
         token_ids = sample_token_ids(tokenizer, views, encoder.patch_size, workers)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,17 +38,9 @@ FIXED_EPOCH = 2**40
 """Crops and masks of this epoch, which no run reaches: the same at every look."""
 
 
-class PlainViews(Views):
-    """Items with `image` alone, uint8 `(3, S, S)`: the largest central square, resized."""
-
-    def __init__(self, images: ImageList, img_size: int) -> None:
-        super().__init__(images, seed=0)
-        self.img_size = img_size
-
-    def make(self, image: Image.Image, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Returns the square; nothing in it is random."""
-        size = (self.img_size, self.img_size)
-        return {"image": to_tensor(ImageOps.fit(image, size, Image.Resampling.BICUBIC))}
+def whole_image(img_size: int, image: Image.Image, rng: np.random.Generator) -> dict[str, Tensor]:
+    """Returns `image` alone, uint8 `(3, S, S)`: the largest central square, resized. Nothing is random."""
+    return {"image": to_tensor(ImageOps.fit(image, (img_size, img_size), Image.Resampling.BICUBIC))}
 
 
 def fixed_batches(views: Views, limit: int, workers: int) -> list[dict[str, Tensor]]:
@@ -138,12 +131,13 @@ class Monitor:
         self._limit, self._workers = num_images, workers
         patch_size = ENCODERS[recipe.model]["patch_size"]
         recipe = replace(recipe, local_crops=0)  # DINO is looked at through its large crops
-        self._views: dict[str, Views] = {"train": build_views(recipe, images, patch_size)}
+        self._views = {"train": build_views(recipe, images, patch_size)}
         if holdout is not None:
             self._views["holdout"] = build_views(recipe, holdout, patch_size)
-        self._whole: dict[str, Views] = {"train": PlainViews(images, recipe.img_size)}
+        whole = partial(whole_image, recipe.img_size)
+        self._whole = {"train": Views(images, 0, whole)}
         if labelled is not None:
-            self._whole["labelled"] = PlainViews(labelled.images, recipe.img_size)
+            self._whole["labelled"] = Views(labelled.images, 0, whole)
         self._kept: dict[str, list[dict[str, Tensor]]] = {}
         self._normalize = PixelNorm()
 

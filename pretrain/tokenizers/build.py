@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from pretrain.data.pixel_norm import PixelNorm
-from pretrain.data.views import CropViews, spread_items
+from pretrain.data.views import Views, spread_items
 from pretrain.recipes import Recipe
 from pretrain.tokenizers.codebook import (
     ImageTokenizer,
@@ -35,7 +35,7 @@ STATISTICS_IMAGES = 240
 
 
 def build_tokenizer(
-    recipe: Recipe, views: CropViews, patch_size: int, folder: Path, workers: int, weights: str | Path | None = None
+    recipe: Recipe, views: Views, patch_size: int, folder: Path, workers: int, weights: str | Path | None = None
 ) -> ImageTokenizer:
     """Returns the recipe's tokenizer; a codebook made from the data is kept in `folder/tokenizer.safetensors`.
 
@@ -56,7 +56,7 @@ def build_tokenizer(
     return Tokenizer(codebook, recipe.patch_norm)
 
 
-def _codebook_of_data(recipe: Recipe, views: CropViews, patch_size: int, workers: int) -> Tensor:
+def _codebook_of_data(recipe: Recipe, views: Views, patch_size: int, workers: int) -> Tensor:
     pixel_norm = PixelNorm()
 
     def sample(num_images: int, per_image: int) -> Tensor:
@@ -67,7 +67,7 @@ def _codebook_of_data(recipe: Recipe, views: CropViews, patch_size: int, workers
             rows.append(patches[np.sort(chosen)])
         return torch.cat(rows)
 
-    num_images, per_crop = len(views), views.grid_size[0] * views.grid_size[1]
+    num_images, per_crop = len(views), (recipe.img_size // patch_size) ** 2
     if recipe.tokenizer == "random_patches":
         return random_patches(recipe.vocab_size, num_images, per_crop, sample)
     return kmeans_codebook(
@@ -82,7 +82,7 @@ def _codebook_of_data(recipe: Recipe, views: CropViews, patch_size: int, workers
     )
 
 
-def sample_token_ids(tokenizer: ImageTokenizer, views: CropViews, patch_size: int, workers: int) -> Tensor:
+def sample_token_ids(tokenizer: ImageTokenizer, views: Views, patch_size: int, workers: int) -> Tensor:
     """Returns the token ids of crops of the data: int64 `(images, N)`, the same on every process."""
     pixel_norm = PixelNorm()
     items = spread_items(views, min(STATISTICS_IMAGES, len(views)), workers)

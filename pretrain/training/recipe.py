@@ -41,44 +41,33 @@ class CheckedRecipe:
         values: Any = self
         return values.steps if values.steps is not None else (values.epochs or 0) * steps_per_epoch
 
-    def override(self, values: dict[str, Any]) -> Self:
+    def replaced(self, values: dict[str, Any]) -> Self:
         """Returns the recipe with some values replaced; steps replaces epochs and the other way round.
 
-        Another batch_size scales the lr by the same factor (the linear rule) unless values hold an lr. The number of
-        processes changes neither: batch_size counts the images of all of them.
-
         Raises:
-            ValueError: unknown name, or a value that cannot work.
+            ValueError: unknown name, both lengths, or a value that cannot work.
         """
-        values = changes(self, values)
+        names = [field.name for field in dataclasses.fields(self)]
+        for name in values:
+            if name not in names:
+                raise UserError(f"unknown recipe value '{name}': {nearest(name, names)}")
+        lengths = {name: values.get(name) for name in ("epochs", "steps")}
+        if None not in lengths.values():
+            raise UserError("--epochs and --steps exclude each other: give one of them")
+        if any(length is not None for length in lengths.values()):
+            values = {**values, **lengths}
+        return dataclasses.replace(self, **values)
+
+    def override(self, values: dict[str, Any]) -> Self:
+        """Returns what `replaced` returns, with the lr scaled as batch_size is (the linear rule), unless it is given.
+
+        The number of processes changes neither: batch_size counts the images of all of them.
+        """
         own: Any = self
-        changed: Any = dataclasses.replace(self, **values)
+        changed: Any = self.replaced(values)
         if "lr" not in values and changed.batch_size != own.batch_size:
             changed = dataclasses.replace(changed, lr=own.lr * changed.batch_size / own.batch_size)
         return changed
-
-
-def changes(recipe: Any, values: dict[str, Any]) -> dict[str, Any]:
-    """Returns the fields of a recipe that change with values given: steps replaces epochs and the other way round.
-
-    Args:
-        recipe: a dataclass with `epochs` and `steps`.
-        values: by name.
-
-    Raises:
-        ValueError: unknown name, or both lengths.
-    """
-    names = [field.name for field in dataclasses.fields(recipe)]
-    for name in values:
-        if name not in names:
-            raise UserError(f"unknown recipe value '{name}': {nearest(name, names)}")
-    if values.get("steps") is not None and values.get("epochs") is not None:
-        raise UserError("--epochs and --steps exclude each other: give one of them")
-    if values.get("steps") is not None:
-        return {**values, "epochs": None}
-    if values.get("epochs") is not None:
-        return {**values, "steps": None}
-    return values
 
 
 def parse_field(field: dataclasses.Field[Any], text: str) -> Any:

@@ -15,13 +15,13 @@ def picture():
 
 def test_crops():
     augment = MultiCrop(224, 0.4, 8, 16)
-    large, small = augment(picture(), np.random.default_rng(0))
+    large, small = augment(picture(), np.random.default_rng(0)).values()
     assert large.shape == (2, 3, 224, 224) and small.shape == (8, 3, 96, 96) and small.dtype == torch.uint8
     again = augment(picture(), np.random.default_rng(0))
-    assert torch.equal(large, again[0]) and torch.equal(small, again[1])
+    assert torch.equal(large, again["large"]) and torch.equal(small, again["small"])
     assert not torch.equal(large[0], large[1]) and not torch.equal(small[0], small[1])
-    assert not torch.equal(large, augment(picture(), np.random.default_rng(1))[0])
-    assert MultiCrop(128, 0.4, 0, 16)(picture(), np.random.default_rng(0))[1].shape == (0, 3, 48, 48)
+    assert not torch.equal(large, augment(picture(), np.random.default_rng(1))["large"])
+    assert MultiCrop(128, 0.4, 0, 16)(picture(), np.random.default_rng(0))["small"].shape == (0, 3, 48, 48)
 
 
 def test_colours_change_as_often_as_they_should():

@@ -7,7 +7,7 @@ import torch
 from pretrain.data.augment import PretrainAugment
 from pretrain.data.masking import beit_mask
 from pretrain.data.sources import open_source
-from pretrain.data.views import CropViews, spread_items
+from pretrain.data.views import CropAndPatches, Views, spread_items
 
 
 def draw_ids(grid_size, rng):
@@ -15,7 +15,7 @@ def draw_ids(grid_size, rng):
 
 
 def build(image_folder, seed=0):
-    return CropViews(open_source(image_folder), PretrainAugment(64), 16, seed, draw_ids)
+    return Views(open_source(image_folder), seed, CropAndPatches(PretrainAugment(64), 16, draw_ids))
 
 
 def same(one, two):

@@ -5,12 +5,13 @@ import copy
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pretrain.data.holdout import split_holdout
 from pretrain.data.sources import open_source
 from pretrain.methods.build import build_method, build_views
 from pretrain.monitoring.labelled import open_labelled
-from pretrain.monitoring.monitor import Monitor, PlainViews, color_rank1, effective_rank, fixed_batches, match_rank1
+from pretrain.monitoring.monitor import Monitor, color_rank1, effective_rank, fixed_batches, match_rank1, whole_image
 from pretrain.recipes import get_recipe
 from pretrain.training.distributed import make_fabric
 from tests.helpers.labelled import COLOURS, labelled_folder
@@ -60,8 +61,10 @@ def test_looks_are_at_the_same_crops(image_folder):
     one, two = fixed_batches(views, 5, 0), fixed_batches(views, 5, 0)
     assert sum(len(batch["image"]) for batch in one) == 5
     assert all(torch.equal(a[key], b[key]) for a, b in zip(one, two, strict=True) for key in a)
-    plain = PlainViews(views.images, 64)[(0, 3, 0)]["image"]
-    assert plain.shape == (3, 64, 64) and torch.equal(plain, PlainViews(views.images, 64)[(7, 3, 0)]["image"])
+    tall = np.zeros((90, 60, 3), dtype=np.uint8)
+    tall[15:75] = 200
+    whole = whole_image(64, Image.fromarray(tall), np.random.default_rng(0))["image"]
+    assert whole.shape == (3, 64, 64) and (whole[:, 3:-3] == 200).all()  # the central square
 
 
 def build(method, images, tmp_path, **kwargs):
@@ -112,7 +115,7 @@ def test_numbers_equal_those_of_the_losses(method, image_folder, tmp_path):
     assert seen["train_inpaint_gain"] == pytest.approx(constant - values["loss_inpaint"].item(), rel=1e-4)
     assert seen["train_inpaint_gain"] < 0  # not trained
     assert "train_loss_moved" not in seen and ("train_position_gain" in seen) == (method == "splitmask")
-    whole = torch.stack([PlainViews(images, 64)[(0, i * 12 // 7, 0)]["image"] for i in range(7)])
+    whole = torch.stack([whole_image(64, images.read(i * 12 // 7), None)["image"] for i in range(7)])
     with torch.no_grad():
         built.encoder.norm = torch.nn.Identity()
         features = built.encoder(built.normalize(whole)).mean(1)
