@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,9 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
     from pretrain.data.sources import ImageList
+    from pretrain.methods.base import Method
     from pretrain.monitoring.monitor import Monitor
 
-OPTIONS = ("monitor_every", "monitor_images", "monitor_labels", "holdout")
 NUM_IMAGES = 256
 LITTLE_MORE = 2.0
 """Matching that gets less than this many times as far as colours do. On nuclei it harmed at 1.5, on CamVid not at 5."""
@@ -31,11 +32,40 @@ PANELS = {
         "holdout_match_rank1",
         "train_color_rank1",
     ),
-    "entropy of the words, bits": ("targets_entropy_bits", "predictions_entropy_bits"),
+    "entropy of the token ids, bits": ("targets_entropy_bits", "predictions_entropy_bits"),
     "gains of inpainting, nats": ("train_inpaint_gain", "holdout_inpaint_gain", "train_position_gain"),
     "effective rank of the features": ("effective_rank",),
     "kNN accuracy": ("knn_accuracy",),
 }
+
+
+@dataclass(frozen=True)
+class MonitorOptions:
+    """What is looked at while a run trains; None where it is not said.
+
+    Attributes:
+        monitor_every: steps between two looks; 0 for none.
+        monitor_images: images of each kind that are looked at, at most.
+        monitor_labels: folder of labelled images.
+        holdout: share of the images that is kept out of training, in [0, 1].
+    """
+
+    monitor_every: int | None
+    monitor_images: int | None
+    monitor_labels: str | None
+    holdout: float | None
+
+    def check_monitoring(self, kept: int | None = None) -> None:
+        """Raises ValueError for an option without effect; `kept` is the `monitor_every` of a resumed run."""
+        every = kept if self.monitor_every is None else self.monitor_every
+        for name in OPTIONS:
+            if (given := getattr(self, name)) and not every:
+                raise UserError(
+                    f"--{name.replace('_', '-')} {given} has no effect without --monitor-every: add it, or omit both"
+                )
+
+
+OPTIONS = tuple(field.name for field in fields(MonitorOptions))
 
 
 def add_options(parser: cli.Parser) -> None:
@@ -53,7 +83,7 @@ def add_options(parser: cli.Parser) -> None:
     group.add_argument(
         "--monitor-labels",
         metavar="PATH",
-        help="folder with a folder of images a class, or train and val with these: kNN accuracy",
+        help="folder with a folder of images for each class, or train and val with these: kNN accuracy",
     )
     group.add_argument(
         "--holdout",
@@ -63,17 +93,9 @@ def add_options(parser: cli.Parser) -> None:
     )
 
 
-def check_options(args: argparse.Namespace, kept: int | None = None) -> None:
-    """Raises ValueError for an option that means nothing without `--monitor-every`; `kept` is that of a resumed run."""
-    every = kept if args.monitor_every is None else args.monitor_every
-    for name in OPTIONS:
-        if getattr(args, name) and not every:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)} means nothing without --monitor-every")
-
-
 def prepare(
-    args: argparse.Namespace, images: ImageList, fabric: Fabric
-) -> tuple[ImageList, Callable[[Any, Recipe], Monitor] | None]:
+    options: MonitorOptions, images: ImageList, fabric: Fabric, workers: int
+) -> tuple[ImageList, Callable[[Method, Recipe], Monitor] | None]:
     """Returns the images to train on, and what makes the monitor of a method; None where nothing is to be looked at.
 
     The main process alone looks.
@@ -82,40 +104,28 @@ def prepare(
         ValueError: what `split_holdout` and `open_labelled` raise.
     """
     holdout = labelled = None
-    limit = args.monitor_images or NUM_IMAGES
+    limit = options.monitor_images or NUM_IMAGES
     trained = images
-    if args.holdout:
+    if options.holdout:
         from pretrain.data.holdout import split_holdout
 
-        trained, holdout = split_holdout(images, args.holdout)
-    if not args.monitor_every or not fabric.is_global_zero:
+        trained, holdout = split_holdout(images, options.holdout)
+    if not options.monitor_every or not fabric.is_global_zero:
         return trained, None
     if holdout is not None:
         print(f"{len(holdout)} of {len(images)} images are kept out of training")
-    if args.monitor_labels:
+    if options.monitor_labels:
         from pretrain.monitoring.labelled import open_labelled
 
-        labelled = open_labelled(args.monitor_labels, limit)
+        labelled = open_labelled(options.monitor_labels, limit)
         print(
             f"kNN: {labelled.num_known} known images of {labelled.num_classes} classes, "
             f"{len(labelled.images) - labelled.num_known} to classify"
         )
+    from pretrain.monitoring.monitor import Monitor
 
-    def look_at(method: Any, recipe: Recipe) -> Monitor:
-        from pretrain.monitoring.monitor import Monitor
-
-        return Monitor(
-            method,
-            recipe,
-            trained,
-            holdout=holdout,
-            labelled=labelled,
-            num_images=limit,
-            fabric=fabric,
-            workers=args.workers,
-        )
-
-    return trained, look_at
+    sources: Any = {"images": trained, "holdout": holdout, "labelled": labelled}
+    return trained, partial(Monitor, **sources, num_images=limit, fabric=fabric, workers=workers)
 
 
 def draw(run_dir: Path) -> None:

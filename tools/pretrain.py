@@ -5,12 +5,15 @@ from __future__ import annotations
 import _path  # noqa: F401
 import argparse
 import dataclasses
+import logging
 import os
 import platform
-import sys
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pretrain.recipes import RECIPES, Recipe, get_recipe
+from pretrain.training.options import RunOptions
 from splitmask_backbones.errors import UserError
 from tools import cli, monitoring
 
@@ -22,7 +25,26 @@ if TYPE_CHECKING:
 
 ARTEFACT = "encoder.safetensors"
 KEPT = ("tokenizer_weights", *monitoring.OPTIONS)
-"""Options beside the recipe's that a resume keeps where they are left away."""
+"""Options beside the recipe's that a resume keeps where they are omitted."""
+FREE = ("data", "workers", "save_every", "log_every", "max_bad_fraction", *KEPT)
+"""Options that a resume may change."""
+
+logger = logging.getLogger("tools.pretrain")
+
+
+@dataclass(frozen=True)
+class PretrainOptions(monitoring.MonitorOptions, RunOptions):
+    """What the command line says beside the values of the recipe.
+
+    Attributes:
+        data: image folder, text list, COCO json, or ADE20K root.
+        images: image folder of a COCO json.
+        tokenizer_weights: safetensors of DALL-E's encoder.
+    """
+
+    data: str
+    images: str | None
+    tokenizer_weights: str | None
 
 
 def build_parser() -> cli.Parser:
@@ -61,40 +83,45 @@ def build_parser() -> cli.Parser:
 def main(argv: list[str]) -> int:
     """Runs the tool; returns the exit code."""
     args = build_parser().parse_args(argv)
-    named = get_recipe(args.recipe)
-    given = cli.given_values(args, Recipe)
+    named, given, options = get_recipe(args.recipe), cli.given_values(args, Recipe), _options(args)
     recipe = named.override(given)  # option errors come before anything is imported or created
-    if not args.resume:
-        recipe.check_tokenizer_weights(args.tokenizer_weights)
-        monitoring.check_options(args)
+    if not options.resume:
+        recipe.check_tokenizer_weights(options.tokenizer_weights)
+        options.check_monitoring()
+    cli.start_log()
     from pretrain.data.sources import open_source
     from pretrain.training.run_folder import RunFolder
     from pretrain.training.signals import StopSignals
 
-    source = open_source(args.data, args.images)
-    with StopSignals(), RunFolder.open(args.output, resume=args.resume, artefact=ARTEFACT) as folder:
+    source = open_source(options.data, options.images)
+    with StopSignals(), RunFolder.open(options.output, resume=options.resume, artefact=ARTEFACT) as folder:
         from pretrain.training.distributed import make_fabric
 
-        cli.start_log()
         recipe = _recipe_of(args.recipe, named, given, folder.previous)
         before = (folder.previous or {}).get("free", {})
-        monitoring.check_options(args, before.get("monitor_every"))
-        for name in KEPT:
-            if getattr(args, name) is None:
-                setattr(args, name, before.get(name))
-        recipe.check_tokenizer_weights(args.tokenizer_weights)
+        options.check_monitoring(before.get("monitor_every"))
+        omitted = [name for name in KEPT if getattr(options, name) is None]
+        options = dataclasses.replace(options, **{name: before.get(name) for name in omitted})
+        recipe.check_tokenizer_weights(options.tokenizer_weights)
         fabric = make_fabric(recipe.precision)
-        images, data = _readable_images(source, folder, args, fabric)
-        folder.write_config(_config(args, recipe, data))
+        images, data = _readable_images(source, folder, options, fabric)
+        folder.write_config(_config(args.recipe, recipe, options, data))
         if folder.finished:
             print(f"{folder.path / ARTEFACT} is finished: nothing to do")
             return 0
-        _train(recipe, images, folder, args, fabric)
+        _train(recipe, images, folder, options, fabric)
     return 0
 
 
+def _options(args: argparse.Namespace) -> PretrainOptions:
+    if not args.output.strip():
+        raise UserError("--output is empty: name a folder")
+    values = {field.name: getattr(args, field.name) for field in dataclasses.fields(PretrainOptions)}
+    return PretrainOptions(**{**values, "output": Path(args.output)})
+
+
 def _recipe_of(name: str, named: Recipe, given: dict[str, Any], previous: dict[str, Any] | None) -> Recipe:
-    """Returns the recipe with the options given; on a resume, options left away keep the values of the run."""
+    """Returns the recipe with the options given; on a resume, omitted options keep the values of the run."""
     if previous is None:
         return named.override(given)
     if previous.get("recipe") != name:
@@ -109,7 +136,7 @@ def _recipe_of(name: str, named: Recipe, given: dict[str, Any], previous: dict[s
 
 
 def _readable_images(
-    source: ImageList, folder: RunFolder, args: argparse.Namespace, fabric: Fabric
+    source: ImageList, folder: RunFolder, options: PretrainOptions, fabric: Fabric
 ) -> tuple[ImageList, dict[str, Any]]:
     """Returns the images that decode to the end, and what identifies the data; a resume trusts an unchanged list."""
     from pretrain.data.check import check_images, enforce_bad_limit
@@ -123,16 +150,16 @@ def _readable_images(
     bad = set()
     if fabric.is_global_zero:
         print(f"{source.describe()}: checking {len(source)} images")
-        found = check_images(source.root, source.names, workers=args.workers)
+        found = check_images(source.root, source.names, workers=options.workers)
         report = folder.path / "bad_images.txt"
-        enforce_bad_limit(len(source), found, args.max_bad_fraction, report, root=source.root)
+        enforce_bad_limit(len(source), found, options.max_bad_fraction, report, root=source.root)
         bad = {image.name for image in found}
     bad = fabric.broadcast(bad)
     data["unreadable"] = sorted(bad)
     return source.subset([name for name in source.names if name not in bad]), data
 
 
-def _config(args: argparse.Namespace, recipe: Recipe, data: dict[str, Any]) -> dict[str, Any]:
+def _config(name: str, recipe: Recipe, options: PretrainOptions, data: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from pretrain.methods.build import build_encoder
@@ -140,19 +167,14 @@ def _config(args: argparse.Namespace, recipe: Recipe, data: dict[str, Any]) -> d
 
     return {
         "command": "pretrain",
-        "recipe": args.recipe,
+        "recipe": name,
         "values": dataclasses.asdict(recipe),
         "encoder": build_encoder(recipe).config,
         "data": data,
-        **({"--tokenizer-weights": sha256_of(args.tokenizer_weights)} if args.tokenizer_weights else {}),
-        **({"--holdout": args.holdout} if args.holdout else {}),
+        **({"--tokenizer-weights": sha256_of(options.tokenizer_weights)} if options.tokenizer_weights else {}),
+        **({"--holdout": options.holdout} if options.holdout else {}),
         "free": {
-            "data": str(args.data),
-            "workers": args.workers,
-            "save_every": args.save_every,
-            "log_every": args.log_every,
-            "max_bad_fraction": args.max_bad_fraction,
-            **{name: getattr(args, name) for name in KEPT},
+            **{key: getattr(options, key) for key in FREE},
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
             "processes": int(os.environ.get("WORLD_SIZE", "1")),
@@ -161,7 +183,7 @@ def _config(args: argparse.Namespace, recipe: Recipe, data: dict[str, Any]) -> d
     }
 
 
-def _train(recipe: Recipe, images: ImageList, folder: RunFolder, args: argparse.Namespace, fabric: Fabric) -> None:
+def _train(recipe: Recipe, images: ImageList, folder: RunFolder, options: PretrainOptions, fabric: Fabric) -> None:
     import torch
 
     from pretrain.methods.build import build_method, build_views
@@ -173,31 +195,38 @@ def _train(recipe: Recipe, images: ImageList, folder: RunFolder, args: argparse.
     from splitmask_backbones.param_groups import param_groups
     from splitmask_backbones.registry import ENCODERS
 
-    images, look_at = monitoring.prepare(args, images, fabric)
+    images, make_monitor = monitoring.prepare(options, images, fabric, options.workers)
     per_epoch = steps_per_epoch(len(images), recipe.batch_size)
     total_steps = recipe.total_steps(per_epoch)
     if not folder.resumed and folder.is_main:
         (folder.path / TOKENIZER_FILE).unlink(missing_ok=True)  # of a start that failed
     views = build_views(recipe, images, ENCODERS[recipe.model]["patch_size"])
-    method: Any = build_method(recipe, views, folder.path, args.workers, args.tokenizer_weights, total_steps, per_epoch)
+    method = build_method(
+        recipe,
+        views,
+        folder.path,
+        options.workers,
+        options.tokenizer_weights,
+        total_steps=total_steps,
+        steps_per_epoch=per_epoch,
+    )
     print(
-        f"{len(images)} images, {total_steps} updates of {recipe.batch_size} "
+        f"{len(images)} images, {total_steps} steps of {recipe.batch_size} "
         f"({total_steps / per_epoch:.1f} epochs), peak lr {recipe.peak_lr:.3g}, {recipe.model}, {fabric.device}"
     )
     optimizer = torch.optim.AdamW(
         param_groups(method, recipe.peak_lr, recipe.weight_decay), betas=(0.9, recipe.beta2), fused=False
     )
-    if hasattr(method, "before_update"):
-        optimizer.register_step_pre_hook(method.before_update)
+    optimizer.register_step_pre_hook(lambda *_: method.before_step())
     loop = Loop(
         total_steps=total_steps,
         batch_size=recipe.batch_size,
         steps_per_epoch=per_epoch,
         clip_grad=recipe.clip_grad,
         accumulate=recipe.accumulate,
-        save_every=args.save_every,
-        log_every=args.log_every,
-        monitor_every=args.monitor_every or None,
+        save_every=options.save_every,
+        log_every=options.log_every,
+        monitor_every=options.monitor_every or None,
         seed=recipe.seed,
     )
     end = recipe.end_weight_decay
@@ -215,7 +244,7 @@ def _train(recipe: Recipe, images: ImageList, folder: RunFolder, args: argparse.
             seed=recipe.seed,
             start_step=start,
             total_steps=total_steps,
-            workers=args.workers,
+            workers=options.workers,
             rank=fabric.global_rank,
             world_size=fabric.world_size,
             accumulate=recipe.accumulate,
@@ -223,16 +252,16 @@ def _train(recipe: Recipe, images: ImageList, folder: RunFolder, args: argparse.
         folder=folder,
         metric_names=method.metric_names,
         title="pre-train",
-        after_step=getattr(method, "after_step", None),
+        after_step=method.after_step,
         weight_decay_at=None if end is None else lambda step: cosine(step, total_steps, recipe.weight_decay, end),
-        monitor=look_at and look_at(method, recipe),
+        monitor=make_monitor and make_monitor(method, recipe),
     )
     if fabric.is_global_zero:
         save_encoder(method.encoder, folder.path / ARTEFACT)
         print(f"wrote {folder.path / ARTEFACT}")
         monitoring.draw(folder.path)
         for advice in monitoring.advise(folder.path, recipe.branch_jitter):
-            sys.stderr.write(f"warning: {advice}\n")
+            logger.warning(advice)
 
 
 if __name__ == "__main__":

@@ -26,8 +26,8 @@ class PretrainAugment:
     """Turns an image into a training crop: ``(PIL image, generator) -> uint8 (3, img_size, img_size)``, RGB.
 
     RandomResizedCrop (bicubic, antialiased) and horizontal flip, as SplitMask Sec. 4 and BEiT. ``strong`` adds what
-    SplitMask App. A lists for its tiny sets (grey-scale, solarisation, Gaussian blur, colour jitter) without
-    parameters. Ours: those of DeiT III's 3-Augment, by the same group: exactly one of grey-scale, solarisation
+    SplitMask App. A lists for its tiny sets (grayscale, solarisation, Gaussian blur, colour jitter) without
+    parameters. Ours: those of DeiT III's 3-Augment, by the same group: exactly one of grayscale, solarisation
     (threshold 128) and blur (radius uniform in 0.1..2 pixels), each as likely, then brightness, contrast and
     saturation, each by a factor uniform in 0.7..1.3, in random order. The geometric part draws first, so the crop of a
     seed is the same with and without ``strong``.
@@ -108,7 +108,7 @@ def crop_box(
 
 
 def three_augment(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Returns ``image`` (RGB) after one of grey-scale, solarisation and blur, then colour jitter (DeiT III, Sec. 3)."""
+    """Returns ``image`` (RGB) after one of grayscale, solarisation and blur, then colour jitter (DeiT III, Sec. 3)."""
     choice = rng.integers(3)
     radius = rng.uniform(0.1, 2.0)  # always drawn: what follows does not depend on the choice
     if choice == 0:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
-import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -16,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.data.decode import UnreadableImage, read_image
+from pretrain.training.signals import ignore_in_worker
 from splitmask_backbones.errors import UserError
+from splitmask_backbones.files import write_atomically
 
-__all__ = ["BadImage", "UnreadableImage", "check_images", "enforce_bad_limit", "printable", "read_image"]
+logger = logging.getLogger(__name__)
 
 MAX_NAMED = 20
 """Unreadable images named on the screen; the report file names all."""
@@ -60,7 +61,7 @@ def check_images(root: str | os.PathLike[str], names: Sequence[str], workers: in
 
 
 _CHUNK = 32
-_TRY_SECONDS = 0.5  # this process measures for that long what an image costs
+_TRY_SECONDS = 0.5  # this process measures for that long the time per image
 _POOL_PAYS_SECONDS = 6.0  # starting processes takes seconds: they import what the main script imports
 
 
@@ -84,8 +85,8 @@ def _reasons(root: str, names: Sequence[str], workers: int, stack: contextlib.Ex
 
 
 def _start_worker() -> None:
-    """Leaves Ctrl-C to the parent, and ends with the parent even when that is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Leaves signals to the parent, and ends with the parent even when that is killed."""
+    ignore_in_worker()
     parent = multiprocessing.parent_process()
 
     def follow() -> None:
@@ -116,14 +117,13 @@ def enforce_bad_limit(
     num_files: int,
     bad: Sequence[BadImage],
     max_fraction: float,
-    report_path: str | os.PathLike[str],
+    report_path: str | Path,
     root: str | os.PathLike[str] | None = None,
 ) -> None:
     """Reports unreadable images and stops the run when there are too many; does nothing when there is none.
 
-    Writes all of them to ``report_path`` (``path<TAB>reason`` a line; tabs, line ends, backslashes and bytes that are
-    not UTF-8 in a path are written as in ``a\\tb``, ``\\xff``) and one ``warning:`` line for each of the first 20 to
-    stderr.
+    Writes all of them to ``report_path`` (``path<TAB>reason`` per line; tabs, line ends, backslashes and bytes that are
+    not UTF-8 in a path are written as in ``a\\tb``, ``\\xff``) and logs one warning for each of the first 20.
 
     Args:
         num_files: all files found, the unreadable ones included.
@@ -138,12 +138,13 @@ def enforce_bad_limit(
     if not bad:
         return
     shown = [printable(item.name if root is None else os.path.join(root, item.name)) for item in bad]
-    _write_report(Path(report_path), [f"{path}\t{item.reason}\n" for path, item in zip(shown, bad, strict=True)])
-    for path, item in list(zip(shown, bad, strict=True))[:MAX_NAMED]:
-        sys.stderr.write(f"warning: unreadable image {path}: {item.reason}\n")
+    write_atomically(
+        report_path, "".join(f"{path}\t{item.reason}\n" for path, item in zip(shown, bad, strict=True)).encode()
+    )
+    for path, item in zip(shown[:MAX_NAMED], bad, strict=False):
+        logger.warning("unreadable image %s: %s", path, item.reason)
     if len(bad) > MAX_NAMED:
-        sys.stderr.write(f"warning: {len(bad) - MAX_NAMED} more unreadable images, listed in {report_path}\n")
-    sys.stderr.flush()
+        logger.warning("%d more unreadable images, listed in %s", len(bad) - MAX_NAMED, report_path)
     first = f"the first is {shown[0]}: {bad[0].reason}; all are listed in {report_path}"
     if len(bad) >= num_files:
         raise UserError(f"none of the {num_files} images can be read; {first}; repair them or choose other images")
@@ -162,14 +163,3 @@ def printable(name: str) -> str:
     return "".join(
         char if char.isprintable() or char == " " else char.encode("unicode_escape").decode() for char in text
     )
-
-
-def _write_report(path: Path, lines: list[str]) -> None:
-    beside = path.with_name(path.name + ".part")
-    try:
-        with open(beside, "w", encoding="utf-8", newline="\n") as file:
-            file.writelines(lines)
-        os.replace(beside, path)
-    except OSError:
-        beside.unlink(missing_ok=True)
-        raise

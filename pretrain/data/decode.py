@@ -14,6 +14,8 @@ from typing import IO
 import numpy as np
 from PIL import Image
 
+from splitmask_backbones.errors import UserError
+
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF")
 """What is read, by content: the suffix of a file plays no part. Of an animation the first frame is taken."""
 
@@ -42,11 +44,11 @@ class UnreadableImage(ValueError):
 def read_image(path: str | os.PathLike[str]) -> Image.Image:
     """Returns the image in ``path``, decoded to the end, as a PIL image of mode RGB, turned upright as its EXIF says.
 
-    How other pixels become 8-bit RGB: 16-bit grey ``v / 257`` (not clipped); CMYK, YCCK, LAB and YCbCr by PIL; colours
-    behind transparency (alpha, or a transparent palette entry) are laid on white, as viewers show them; 32-bit integers
-    within 0..65535 count as 16-bit grey, floats within 0..1 are multiplied by 255, floats within 0..255 are rounded;
-    other ranges are stretched from their minimum and maximum. Embedded colour profiles are ignored, as everywhere in
-    this field.
+    How other pixels become 8-bit RGB: 16-bit grayscale ``v / 257`` (not clipped); CMYK, YCCK, LAB and YCbCr by PIL;
+    colours behind transparency (alpha, or a transparent palette entry) are laid on white, as viewers show them; 32-bit
+    integers within 0..65535 count as 16-bit grayscale, floats within 0..1 are multiplied by 255, floats within 0..255
+    are rounded; other ranges are stretched from their minimum and maximum. Embedded colour profiles are ignored, as
+    everywhere in this field.
 
     Raises:
         UnreadableImage: not a regular file, not one of FORMATS, truncated or damaged, or more pixels than PIL's
@@ -67,6 +69,21 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
         raise UnreadableImage(_one_line(error.strerror or error)) from error
     except Exception as error:  # PIL's plugins let anything through: SyntaxError, struct.error, EOFError, KeyError, ...
         raise UnreadableImage(_one_line(f"damaged ({error or type(error).__name__})")) from error
+
+
+def read_again(path: str | os.PathLike[str]) -> Image.Image:
+    """Returns an image, as `read_image` does, that was readable when the run started.
+
+    Raises:
+        ValueError: it is not any more.
+    """
+    try:
+        return read_image(path)
+    except UnreadableImage as error:
+        raise UserError(
+            f"{os.fspath(path)} could be read when the run started and cannot be now ({error}): restore it, then "
+            "--resume"
+        ) from None
 
 
 def _open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
@@ -104,7 +121,7 @@ def _decode(file: IO[bytes]) -> Image.Image:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F" or image.mode.startswith("I"):
-        return Image.fromarray(_grey_to_uint8(np.asarray(image))).convert("RGB")
+        return Image.fromarray(_gray_to_uint8(np.asarray(image))).convert("RGB")
     if image.mode in ("RGBa", "La"):  # premultiplied
         image = image.convert("RGBA" if image.mode == "RGBa" else "LA")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
@@ -115,16 +132,16 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB") if image.mode != "RGB" else Image.frombytes("RGB", image.size, image.tobytes())
 
 
-def _grey_to_uint8(values: np.ndarray) -> np.ndarray:
+def _gray_to_uint8(values: np.ndarray) -> np.ndarray:
     """Returns uint8 (H, W) for integers or floats of any range; the rule stands in ``read_image``."""
-    grey = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
-    low, high = float(grey.min()), float(grey.max())
+    gray = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
+    low, high = float(gray.min()), float(gray.max())
     if values.dtype.kind == "f":
         if low >= 0 and high <= 255:
             low, high = 0.0, 1.0 if high <= 1 else 255.0
     elif low >= 0 and high <= 65535:
         low, high = 0.0, 65535.0
-    return np.rint((grey - low) * (255.0 / max(high - low, np.finfo(np.float64).tiny))).astype(np.uint8)
+    return np.rint((gray - low) * (255.0 / max(high - low, np.finfo(np.float64).tiny))).astype(np.uint8)
 
 
 def _jpeg_ends_in_zeros(file: IO[bytes]) -> bool:

@@ -8,18 +8,16 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from torch import Tensor
 
 from pretrain.data.augment import PretrainAugment, to_tensor
-from pretrain.data.sources import ImageList
-from pretrain.data.views import Views
 
 LOCAL_SIDE = 96 / 224
 """Side of a small crop over that of a large one."""
 
 
 class MultiCrop:
-    """`(PIL image, generator) -> (uint8 (2, 3, S, S), uint8 (L, 3, s, s))`, as DINO's published code has it.
+    """Makes items with `large` uint8 `(2, 3, S, S)` and `small` uint8 `(L, 3, s, s)`, as DINO's published code does.
 
     Large crops cover a share of the area from `scale` to 1, small ones from 0.05 to `scale`. Each is flipped (0.5), its
-    colours jittered (0.8: brightness and contrast 0.4, saturation 0.2, hue 0.1, in random order) or turned grey (0.2)
+    colours jittered (0.8: brightness and contrast 0.4, saturation 0.2, hue 0.1, in random order) or turned gray (0.2)
     and blurred (radius 0.1 to 2 pixels; always, 0.1 and 0.5 for the first, the second and the small ones); the second
     is solarised (0.2).
 
@@ -36,27 +34,28 @@ class MultiCrop:
         self.large = PretrainAugment(img_size, scale=(scale, 1.0))
         self.small = PretrainAugment(self.local_size, scale=(min(0.05, scale), scale))
 
-    def __call__(self, image: Image.Image, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> dict[str, Tensor]:
         large = [
-            change_colours(self.large(image, rng), rng, blur=blur, solarise=solarise)
+            to_tensor(change_colours(self.large.picture(image, rng), rng, blur, solarise))
             for blur, solarise in ((1.0, 0.0), (0.1, 0.2))
         ]
-        small = [change_colours(self.small(image, rng), rng, blur=0.5, solarise=0.0) for _ in range(self.num_local)]
+        small = [
+            to_tensor(change_colours(self.small.picture(image, rng), rng, 0.5, 0.0)) for _ in range(self.num_local)
+        ]
         empty = torch.empty(0, 3, self.local_size, self.local_size, dtype=torch.uint8)
-        return torch.stack(large), torch.stack(small) if small else empty
+        return {"large": torch.stack(large), "small": torch.stack(small) if small else empty}
 
 
-def change_colours(crop: Tensor, rng: np.random.Generator, blur: float, solarise: float) -> Tensor:
-    """Returns a crop, uint8 `(3, S, S)`, with its colours changed.
+def change_colours(image: Image.Image, rng: np.random.Generator, blur: float, solarise: float) -> Image.Image:
+    """Returns an RGB image with its colours changed.
 
     Args:
-        crop: uint8 `(3, S, S)`.
+        image: RGB.
         rng: all is drawn whether it is used or not, so that what follows does not depend on it.
         blur: probability of Gaussian blur.
         solarise: probability of solarisation.
     """
-    image = Image.fromarray(np.ascontiguousarray(crop.numpy().transpose(1, 2, 0)))
-    jitter, grey, blurred, solarised = (rng.random(4) < (0.8, 0.2, blur, solarise)).tolist()
+    jitter, gray, blurred, solarised = (rng.random(4) < (0.8, 0.2, blur, solarise)).tolist()
     order = rng.permutation(4)
     factors = 1 + rng.uniform(-1, 1, 3) * (0.4, 0.4, 0.2)
     hue, radius = rng.uniform(-0.1, 0.1), rng.uniform(0.1, 2.0)
@@ -67,13 +66,13 @@ def change_colours(crop: Tensor, rng: np.random.Generator, blur: float, solarise
             else:
                 enhance = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)[change]
                 image = enhance(image).enhance(float(factors[change]))
-    if grey:
+    if gray:
         image = image.convert("L").convert("RGB")
     if blurred:
         image = image.filter(ImageFilter.GaussianBlur(radius))
     if solarised:
         image = ImageOps.solarize(image, threshold=128)
-    return to_tensor(image)
+    return image
 
 
 def shift_hue(image: Image.Image, share: float) -> Image.Image:
@@ -81,22 +80,3 @@ def shift_hue(image: Image.Image, share: float) -> Image.Image:
     hue, saturation, value = image.convert("HSV").split()
     turned = (np.asarray(hue).astype(np.int16) + round(share * 255)) % 256
     return Image.merge("HSV", (Image.fromarray(turned.astype(np.uint8)), saturation, value)).convert("RGB")
-
-
-class MultiCropViews(Views):
-    """Items of DINO: `large` uint8 `(2, 3, S, S)` and `small` uint8 `(L, 3, s, s)`.
-
-    Args:
-        images: readable images.
-        augment: makes the crops.
-        seed: of the crops.
-    """
-
-    def __init__(self, images: ImageList, augment: MultiCrop, seed: int) -> None:
-        super().__init__(images, seed)
-        self.augment = augment
-
-    def make(self, image: Image.Image, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Returns the crops of an image."""
-        large, small = self.augment(image, rng)
-        return {"large": large, "small": small}

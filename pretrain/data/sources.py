@@ -14,8 +14,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+
 from pretrain.data.check import printable
 from pretrain.data.coco_list import coco_names
+from pretrain.data.decode import read_again
 from pretrain.data.text_list import read_text_list
 from splitmask_backbones.errors import UserError, nearest
 
@@ -35,7 +38,7 @@ class ImageList:
         names: relative posix paths, sorted by code point, each once; the order does not depend on where the folder
             lies.
         kind: what the source was recognised as, in words.
-        notes: what was left out, in words.
+        notes: what was skipped, in words.
     """
 
     root: Path
@@ -50,8 +53,16 @@ class ImageList:
         """Returns the file of ``name``."""
         return self.root / name
 
+    def read(self, index: int) -> Image.Image:
+        """Returns the pixels of image ``index``, RGB and upright: the one way to them while a run goes on.
+
+        Raises:
+            ValueError: the image was readable when the run started and is not any more.
+        """
+        return read_again(self.path(self.names[index]))
+
     def describe(self) -> str:
-        """Returns one line: how many images, from where, read how, and what was left out."""
+        """Returns one line: how many images, from where, read how, and what was skipped."""
         images = "1 image" if len(self) == 1 else f"{len(self)} images"
         return printable("; ".join([f"{images} in {self.root} ({self.kind})", *self.notes]))
 
@@ -84,9 +95,9 @@ def open_source(data: str | os.PathLike[str], images: str | os.PathLike[str] | N
 
     Args:
         data: a folder (searched recursively), the root of a COCO, ADE20K or train/val data set (its training images
-            only), a text list (a path a line, relative to the list's folder or absolute; blank lines and ``#`` comments
-            are skipped), or a COCO json (``images[].file_name``; files that are missing stay in the list and count as
-            unreadable later).
+            only), a text list (one path per line, relative to the list's folder or absolute; blank lines and ``#``
+            comments are skipped), or a COCO json (``images[].file_name``; files that are missing stay in the list and
+            count as unreadable later).
         images: the folder of a COCO json's images.
 
     Raises:
@@ -98,7 +109,7 @@ def open_source(data: str | os.PathLike[str], images: str | os.PathLike[str] | N
     path = _existing(text, "--data")
     if path.is_dir():
         if images is not None:
-            raise UserError(f"--images is for a COCO json only, but --data {text} is a folder: leave --images out")
+            raise UserError(f"--images is for a COCO json only, but --data {text} is a folder: omit --images")
         return _open_folder(path)
     if not path.is_file():
         raise UserError(
@@ -115,7 +126,7 @@ def open_source(data: str | os.PathLike[str], images: str | os.PathLike[str] | N
         names, notes = coco_names(path, root)
         return ImageList(root, names, f"COCO json {path.name}", notes)
     if images is not None:
-        raise UserError(f"--images is for a COCO json only, but --data {text} is none: leave --images out")
+        raise UserError(f"--images is for a COCO json only, but --data {text} is not one: omit --images")
     if path.suffix.lower() in SUFFIXES:
         raise UserError(f"--data {text} is a single image: give its folder, {path.parent}, or a text list")
     root, names, notes = read_text_list(path)
@@ -162,25 +173,25 @@ def _open_folder(path: Path) -> ImageList:
 
 def _training_part(path: Path) -> tuple[Path, str]:
     """Returns the folder to search and what the layout is called."""
-    inner = path / "images"
+    inner, has_labels = path / "images", (path / "annotations").is_dir()
     if inner.is_dir():
-        labelled = (path / "annotations").is_dir() or _has_evaluation(inner)
-        train = _training_folder(inner) if labelled else None
+        train = _training_folder(inner, has_labels)
         if train is not None:
             return train, f"ADE20K layout, images/{train.name} only"
-        if train is None and (path / "annotations").is_dir():
+        if has_labels:
             return inner, "folder images beside annotations"
-    labelled = (path / "annotations").is_dir() or _has_evaluation(path)
-    train = _training_folder(path) if labelled else None  # without them a folder train_01 is like any other
-    if train is not None and (path / "annotations").is_dir():
-        return train, f"COCO layout, {train.name} only"
-    if train is not None:
-        return train, f"training and evaluation folders, {train.name} only"
-    return path, "image folder"
+    train = _training_folder(path, has_labels)
+    if train is None:
+        return path, "image folder"
+    return train, f"{'COCO layout' if has_labels else 'training and evaluation folders'}, {train.name} only"
 
 
-def _training_folder(path: Path) -> Path | None:
-    found = sorted(name for name in os.listdir(path) if TRAIN.fullmatch(name) and (path / name).is_dir())
+def _training_folder(path: Path, has_labels: bool) -> Path | None:
+    """Returns the folder of training images in `path`, where labels or evaluation images lie beside it."""
+    folders = sorted(name for name in os.listdir(path) if (path / name).is_dir())
+    if not has_labels and not any(EVALUATION.fullmatch(name) for name in folders):
+        return None  # without them a folder train_01 is like any other
+    found = [name for name in folders if TRAIN.fullmatch(name)]
     if len(found) > 1:
         raise UserError(
             f"--data: {path} has more than one training folder ({', '.join(found)}): give one, {path / found[0]}"
@@ -188,19 +199,15 @@ def _training_folder(path: Path) -> Path | None:
     return path / found[0] if found else None
 
 
-def _has_evaluation(path: Path) -> bool:
-    return any(EVALUATION.fullmatch(name) and (path / name).is_dir() for name in os.listdir(path))
-
-
 def find_images(root: Path) -> tuple[list[str], tuple[str, ...]]:
-    """Returns the sorted names below ``root``, and notes on what was left out.
+    """Returns the sorted names below ``root``, and notes on what was skipped.
 
-    Hidden files and folders are skipped (macOS' ``._x.jpg`` and thumbnail caches are no images of the user), linked
+    Hidden files and folders are skipped (macOS' ``._x.jpg`` and thumbnail caches are not images of the user), linked
     folders are not followed (they may form loops). Links to files are taken, also broken ones: those count as
     unreadable later.
     """
     names: list[str] = []
-    skipped = {"hidden entries": 0, "linked folders": 0, "entries that are no regular files": 0, "other files": 0}
+    skipped = {"hidden entries": 0, "linked folders": 0, "entries that are not regular files": 0, "other files": 0}
     other_suffixes: set[str] = set()
     stack = [""]
     while stack:
@@ -214,15 +221,15 @@ def find_images(root: Path) -> tuple[list[str], tuple[str, ...]]:
                 skipped["hidden entries"] += 1
             elif entry.is_dir(follow_symlinks=False):
                 stack.append(f"{prefix}{entry.name}/")
-            elif entry.is_symlink() and _mode(entry.path, stat.S_ISDIR):
+            elif entry.is_symlink() and stat.S_ISDIR(_mode(entry.path)):
                 skipped["linked folders"] += 1
             elif os.path.splitext(entry.name)[1].lower() not in SUFFIXES:
                 skipped["other files"] += 1
                 other_suffixes.add(os.path.splitext(entry.name)[1].lower())
-            elif _mode(entry.path, stat.S_ISREG, missing=True):
+            elif stat.S_ISREG(mode := _mode(entry.path)) or not mode:
                 names.append(prefix + entry.name)
             else:
-                skipped["entries that are no regular files"] += 1
+                skipped["entries that are not regular files"] += 1
     notes = tuple(f"{count} {what} skipped" for what, count in skipped.items() if count)
     if not names:
         seen = [f"{'; '.join(notes) or 'it is empty'}"]
@@ -232,10 +239,9 @@ def find_images(root: Path) -> tuple[list[str], tuple[str, ...]]:
     return sorted(names), notes
 
 
-def _mode(path: str, test: object, missing: bool = False) -> bool:
-    """Returns whether what ``path`` points to passes ``stat.S_IS...``; ``missing`` for a broken or circular link."""
+def _mode(path: str) -> int:
+    """Returns the mode of what ``path`` points to, 0 for a broken or circular link."""
     try:
-        mode = os.stat(path).st_mode
+        return os.stat(path).st_mode
     except OSError:
-        return missing
-    return bool(test(mode))  # type: ignore[operator]
+        return 0

@@ -1,4 +1,4 @@
-"""The image names in a text list, one path a line."""
+"""The image names in a text list, one path per line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def read_text_list(path: Path) -> tuple[Path, list[str], tuple[str, ...]]:
     """
     raw = path.read_bytes()
     if b"\0" in raw:
-        raise UserError(f"--data {path} is neither an image folder nor a UTF-8 text list: give one path a line")
+        raise UserError(f"--data {path} is neither an image folder nor a UTF-8 text list: give one path per line")
     # Bytes that are not UTF-8 are file names of an older system: kept as they are.
     text = raw.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
     base = os.path.abspath(path.parent)
@@ -39,7 +39,7 @@ def read_text_list(path: Path) -> tuple[Path, list[str], tuple[str, ...]]:
             missing.append((number, name))
         files.append(file)
     if not files:
-        raise UserError(f"--data {path} names no image: write one path a line, relative to {base} or absolute")
+        raise UserError(f"--data {path} names no image: write one path per line, relative to {base} or absolute")
     if missing:
         number, name = missing[0]
         more = f" (and {len(missing) - 1} more lines)" if len(missing) > 1 else ""

@@ -1,4 +1,4 @@
-"""BEiT: mask tokens in the encoder, visual words of the masked patches (Bao et al. 2021, Sec. 2); the baseline."""
+"""BEiT: mask tokens in the encoder, token ids of the masked patches (Bao et al. 2021, Sec. 2); the baseline."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.data.pixel_norm import PixelNorm
-from pretrain.methods.losses import linear_cross_entropy, loss_and_words
-from pretrain.methods.splitmask import METRICS, word_head
+from pretrain.methods.base import Method
+from pretrain.methods.losses import TokenHead, token_accuracy
 from pretrain.tokenizers.codebook import ImageTokenizer
 from splitmask_backbones.vit import VisionTransformer, gather_tokens
 
 
-class Beit(nn.Module):
+class Beit(Method):
     """The method as a module: `forward(batch)` returns the losses as named 0-dim tensors.
 
     All patches enter the encoder; the embeddings of masked ones are replaced by a learned token before positions are
@@ -21,18 +21,16 @@ class Beit(nn.Module):
 
     Args:
         encoder: with a final norm, `img_size` that of the crops.
-        tokenizer: gives the target words.
-        prior: `(V,)` of `word_prior`, the bias that the head begins with; zeros without.
+        tokenizer: gives the target token ids.
+        prior: `(V,)` of `token_prior`, the bias that the head begins with; zeros without.
     """
-
-    metric_names = METRICS
 
     def __init__(self, encoder: VisionTransformer, tokenizer: ImageTokenizer, prior: Tensor | None = None) -> None:
         super().__init__()
         self.encoder, self.tokenizer = encoder, tokenizer
         self.mask_token = nn.Parameter(torch.zeros(1, 1, encoder.embed_dim))
         nn.init.trunc_normal_(self.mask_token, std=0.02)
-        self.head = word_head(encoder.embed_dim, tokenizer.vocab_size, prior)
+        self.head = TokenHead(encoder.embed_dim, tokenizer.vocab_size, prior)
         self.normalize = PixelNorm()
 
     def encode(self, image: Tensor, ids_masked: Tensor) -> Tensor:
@@ -50,19 +48,18 @@ class Beit(nn.Module):
         tokens = torch.cat([tokens[:, :num_prefix_tokens], patches], dim=1)
         return encoder.encode(tokens, grid_size)[:, num_prefix_tokens:]
 
-    def _masked(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Returns encoder outputs `(R, C)` and words int64 `(R,)` of the masked patches."""
+    def _inpaint(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Returns `loss_inpaint`, and `targets` and `predictions` int64 `(R,)` of the masked patches."""
         image, ids_masked = self.normalize(batch["image"]), batch["ids_masked"]
-        words = self.tokenizer.tokens_of(image, self.encoder.patch_size)
+        targets = self.tokenizer.tokens_of(image, self.encoder.patch_size).gather(1, ids_masked).flatten()
         rows = gather_tokens(self.encode(image, ids_masked), ids_masked).flatten(0, 1)
-        return rows, words.gather(1, ids_masked).flatten()
+        loss, predictions = self.head.loss(rows, targets)
+        return {"loss_inpaint": loss, "targets": targets, "predictions": predictions}
 
     @torch.no_grad()
     def observe(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Returns what a monitor looks at: `loss_inpaint` 0-dim, `targets` and `predictions` int64 `(R,)`."""
-        rows, target = self._masked(batch)
-        loss, words = loss_and_words(rows, self.head.weight, self.head.bias, target)
-        return {"loss_inpaint": loss, "targets": target, "predictions": words}
+        return self._inpaint(batch)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Returns `loss`, `loss_inpaint` (the same) and `token_accuracy`.
@@ -70,6 +67,6 @@ class Beit(nn.Module):
         Args:
             batch: `image` uint8 `(B, 3, H, W)`; `ids_masked` int64 `(B, K)`, row-major patch indices.
         """
-        rows, target = self._masked(batch)
-        loss, correct = linear_cross_entropy(rows, self.head.weight, self.head.bias, target)
-        return {"loss": loss, "loss_inpaint": loss, "token_accuracy": correct / target.numel()}
+        found = self._inpaint(batch)
+        loss, accuracy = found["loss_inpaint"], token_accuracy(found["predictions"], found["targets"])
+        return {"loss": loss, "loss_inpaint": loss, "token_accuracy": accuracy}

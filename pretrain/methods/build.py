@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from pretrain.data.augment import PretrainAugment
-from pretrain.data.multicrop import MultiCrop, MultiCropViews
+from pretrain.data.masking import beit_mask, split_halves
+from pretrain.data.multicrop import MultiCrop
 from pretrain.data.sources import ImageList
-from pretrain.data.views import BeitViews, CropViews, SplitViews, Views
+from pretrain.data.views import CropAndPatches, Views
+from pretrain.methods.base import Method
 from pretrain.methods.beit import Beit
 from pretrain.methods.splitmask import SplitMask
 from pretrain.recipes import Recipe
-from pretrain.tokenizers.build import build_tokenizer, measure_tokenizer, sample_words, word_prior
+from pretrain.tokenizers.build import build_tokenizer, measure_tokenizer, sample_token_ids, token_prior
 from pretrain.tokenizers.codebook import ImageTokenizer
 from pretrain.training.distributed import main_process_first
 from splitmask_backbones.registry import create_encoder
@@ -23,13 +27,21 @@ from splitmask_backbones.vit import VisionTransformer
 def build_views(recipe: Recipe, images: ImageList, patch_size: int) -> Views:
     """Returns the data set of what the recipe's method sees of each image."""
     if recipe.method == "dino":
-        augment = MultiCrop(recipe.img_size, recipe.crop_scale, recipe.local_crops, patch_size)
-        return MultiCropViews(images, augment, recipe.seed)
+        crops = MultiCrop(recipe.img_size, recipe.crop_scale, recipe.local_crops, patch_size)
+        return Views(images, recipe.seed, crops)
     scale = recipe.crop_scale, recipe.crop_scale_max
-    crop = PretrainAugment(recipe.img_size, scale=scale, strong=recipe.strong_augment)
-    if recipe.method == "beit":
-        return BeitViews(images, crop, patch_size, recipe.seed)
-    return SplitViews(images, crop, patch_size, recipe.mask, recipe.mask_ratio, recipe.seed)
+    augment = PretrainAugment(recipe.img_size, scale=scale, strong=recipe.strong_augment)
+    patch_ids = _masked if recipe.method == "beit" else partial(_halves, recipe.mask, recipe.mask_ratio)
+    return Views(images, recipe.seed, CropAndPatches(augment, patch_size, patch_ids))
+
+
+def _masked(grid_size: tuple[int, int], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    return {"ids_masked": beit_mask(grid_size, rng)}
+
+
+def _halves(mask: str, ratio: float, grid_size: tuple[int, int], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    ids_a, ids_b = split_halves(mask, grid_size, rng, ratio)
+    return {"ids_a": ids_a, "ids_b": ids_b}
 
 
 def build_encoder(recipe: Recipe) -> VisionTransformer:
@@ -47,15 +59,16 @@ def build_method(
     folder: Path,
     workers: int,
     tokenizer_weights: str | Path | None = None,
-    total_steps: int | None = None,
-    steps_per_epoch: int | None = None,
-) -> torch.nn.Module:
-    """Returns the recipe's method, ready to train: `method(batch)` gives named losses, `method.encoder` is kept.
+    *,
+    total_steps: int,
+    steps_per_epoch: int,
+) -> Method:
+    """Returns the recipe's method, ready to train.
 
     Args:
         recipe: all values.
         views: of `build_views`.
-        folder: keeps words that are made from the data.
+        folder: keeps a codebook that is made from the data.
         workers: data processes for that.
         tokenizer_weights: of DALL-E's encoder.
         total_steps, steps_per_epoch: for methods with schedules of their own (DINO).
@@ -67,7 +80,6 @@ def build_method(
     if recipe.method == "dino":
         from pretrain.methods.dino import Dino
 
-        assert total_steps is not None and steps_per_epoch is not None
         return Dino(
             encoder,
             build_encoder(recipe),
@@ -80,14 +92,13 @@ def build_method(
         )
     tokenizer: ImageTokenizer | None = None
     prior: torch.Tensor | None = None
-    if recipe.method == "beit" or recipe.inpaint_weight:
-        assert isinstance(views, CropViews)
+    if recipe.uses_tokens:
         with main_process_first() as is_main:
             tokenizer = build_tokenizer(recipe, views, encoder.patch_size, folder, workers, tokenizer_weights)
-        words = sample_words(tokenizer, views, encoder.patch_size, workers)
-        prior = word_prior(words, tokenizer.vocab_size)
+        token_ids = sample_token_ids(tokenizer, views, encoder.patch_size, workers)
+        prior = token_prior(token_ids, tokenizer.vocab_size)
         if is_main:
-            measure_tokenizer(words, tokenizer, recipe, folder)
+            measure_tokenizer(token_ids, tokenizer, recipe, folder)
     if recipe.method == "beit":
         assert tokenizer is not None
         return Beit(encoder, tokenizer, prior)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.data.pixel_norm import PixelNorm
-from pretrain.methods.splitmask import METRICS
+from pretrain.methods.base import METRICS, Method
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.vit import VisionTransformer
 
@@ -21,7 +21,7 @@ FIRST_TEMPERATURE = 0.04
 """Of the teacher, where it is warmed up."""
 
 
-class Dino(nn.Module):
+class Dino(Method):
     """The method as a module: `forward(batch)` returns the loss, `after_step` moves the teacher.
 
     Student and teacher are an encoder with a class token and a head of three layers on that token. The teacher's
@@ -33,10 +33,10 @@ class Dino(nn.Module):
         num_outputs: of the heads.
         momentum: of the teacher at the start; rises to 1 along a cosine.
         temperature: of the teacher's softmax; the student's is 0.1.
-        warm_steps: updates in which the teacher's temperature rises linearly from 0.04. None in DINO's default; its
+        warm_steps: steps in which the teacher's temperature rises linearly from 0.04. None in DINO's default; its
             long runs rise to 0.07 in 30 epochs.
-        total_steps: updates of the whole run.
-        frozen_steps: updates at the start that leave the last layer of the head alone (the first epoch).
+        total_steps: of the whole run.
+        frozen_steps: steps at the start that leave the last layer of the head alone (the first epoch).
     """
 
     metric_names = (*METRICS, "teacher_momentum", "teacher_entropy")
@@ -77,7 +77,7 @@ class Dino(nn.Module):
         self.normalize = PixelNorm()
 
     @property
-    def encoder(self) -> VisionTransformer:
+    def encoder(self) -> VisionTransformer:  # type: ignore[override]
         """The teacher's encoder."""
         return self.teacher["encoder"]  # type: ignore[return-value]
 
@@ -88,11 +88,11 @@ class Dino(nn.Module):
         return self
 
     def teacher_momentum(self, step: int) -> float:
-        """Returns the momentum of an update (0-based): a cosine from `momentum` to 1."""
+        """Returns the momentum of a step (0-based): a cosine from `momentum` to 1."""
         return 1 - (1 - self.momentum) * (1 + math.cos(math.pi * step / max(1, self.total_steps))) / 2
 
     def teacher_temperature(self, step: int) -> float:
-        """Returns the temperature of an update (0-based)."""
+        """Returns the temperature of a step (0-based)."""
         if step >= self.warm_steps:
             return self.temperature
         return FIRST_TEMPERATURE + (self.temperature - FIRST_TEMPERATURE) * step / self.warm_steps
@@ -101,14 +101,14 @@ class Dino(nn.Module):
         last: Any = self.student["head"].last_layer  # type: ignore[union-attr]
         return last.weight_v
 
-    def before_update(self, *_: Any) -> None:
+    def before_step(self) -> None:
         """Takes the frozen layer from the optimizer, which would decay it and count zeros in its averages."""
         if int(self.finished) < self.frozen_steps:
             self._last_layer().grad = None
 
     @torch.no_grad()
     def after_step(self, done: int) -> None:
-        """Moves the teacher towards the student after update `done` (1-based)."""
+        """Moves the teacher towards the student after step `done` (1-based)."""
         momentum = self.teacher_momentum(done - 1)
         for old, new in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
             old.lerp_(new, 1 - momentum)  # leaves what is equal as it is: a frozen patch embedding
@@ -123,7 +123,7 @@ class Dino(nn.Module):
     def observe(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Returns what a monitor looks at, of the large crops: `loss_large`, `targets`, `predictions`.
 
-        `loss_large` (0-dim) is the part of the loss between the two, without the centre's update; `targets` and
+        `loss_large` (0-dim) is the part of the loss between the two, without moving the centre; `targets` and
         `predictions` int64 `(2B,)` are the largest outputs of the teacher for one and of the student for the other:
         few that are used tell of a collapse.
         """

@@ -12,7 +12,7 @@ from splitmask_backbones.vit import gather_tokens
 
 @torch.no_grad()
 def flops_per_image(method: SplitMask, batch: dict[str, torch.Tensor]) -> dict[str, float]:
-    """Returns operations an image of a training step by part: encoder, decoder, head, tokenizer.
+    """Returns operations per image of a training step by part: encoder, decoder, head, tokenizer.
 
     A multiply-add counts as two. Matrix products and attention are counted in the forward pass by torch's counter;
     the backward pass of encoder, decoder and head takes twice that. The tokenizer has no backward pass.

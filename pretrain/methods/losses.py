@@ -1,4 +1,4 @@
-"""The two losses of SplitMask: cross-entropy over visual words without keeping logits, and InfoNCE."""
+"""The two losses of SplitMask: cross-entropy over token ids without keeping logits, and InfoNCE."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from pretrain.training.distributed import is_together
 
 CHUNK = 2048
-"""Rows whose logits exist at the same time: 2048 x 8192 words in float32 are 64 MiB."""
+"""Rows whose logits exist at the same time: 2048 x 8192 in float32 are 64 MiB."""
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -25,11 +27,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
             grad_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_grad else None
             grad_bias = torch.zeros_like(bias, dtype=torch.float32) if needs_grad else None
             loss = torch.zeros((), device=x.device)
-            correct = torch.zeros((), dtype=torch.int64, device=x.device)
+            predicted = torch.empty_like(target)
             for start in range(0, x.shape[0], CHUNK):
                 rows = slice(start, start + CHUNK)
                 logits = torch.addmm(low_bias, x[rows], low_weight.T).float()
-                correct += (logits.argmax(dim=1) == target[rows]).sum()
+                predicted[rows] = logits.argmax(dim=1)
                 log_norm = logits.logsumexp(dim=1, keepdim=True)
                 loss += (log_norm.squeeze(1) - logits.gather(1, target[rows, None]).squeeze(1)).sum()
                 if grad_x is None or grad_weight is None or grad_bias is None:
@@ -45,8 +47,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 else:
                     grad_weight += grad.T @ x[rows]
         ctx.save_for_backward(grad_x, grad_weight, grad_bias)
-        ctx.mark_non_differentiable(correct)
-        return loss / x.shape[0], correct
+        ctx.mark_non_differentiable(predicted)
+        return loss / x.shape[0], predicted
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor, _: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
@@ -55,7 +57,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def linear_cross_entropy(x: Tensor, weight: Tensor, bias: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the mean cross-entropy of `x @ weight.T + bias` and the number of rows whose argmax is right.
+    """Returns the mean cross-entropy of `x @ weight.T + bias`, and its argmax for each row.
 
     Equal to `F.cross_entropy(F.linear(x, weight, bias), target)`, but only `CHUNK` rows of logits exist at a time and
     nothing is computed twice. torch's own `linear_cross_entropy` would need the product again for the accuracy.
@@ -67,23 +69,37 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, bias: Tensor, target: Tensor
         target: int64 `(R,)` in `[0, V)`.
 
     Returns:
-        0-dim float32 loss and 0-dim int64 count.
+        0-dim float32 loss and int64 `(R,)` predictions.
     """
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
-    loss, correct = _LinearCrossEntropy.apply(x, weight, bias, target)
-    return loss, correct
+    loss, predicted = _LinearCrossEntropy.apply(x, weight, bias, target)
+    return loss, predicted
 
 
-@torch.no_grad()
-def loss_and_words(x: Tensor, weight: Tensor, bias: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the loss of `linear_cross_entropy` and the words that are predicted, int64 `(R,)`; for looking only."""
-    loss, words = torch.zeros((), device=x.device), []
-    for rows, wanted in zip(x.split(CHUNK), target.split(CHUNK), strict=True):
-        logits = F.linear(rows, weight, bias).float()
-        loss += F.cross_entropy(logits, wanted, reduction="sum")
-        words.append(logits.argmax(dim=1))
-    return loss / x.shape[0], torch.cat(words)
+def token_accuracy(predictions: Tensor, targets: Tensor) -> Tensor:
+    """Returns the share of equal token ids, 0-dim float32; both int64 `(R,)`."""
+    return (predictions == targets).sum() / targets.numel()
+
+
+class TokenHead(nn.Linear):
+    """The linear layer from the tokens of hidden patches to the logits of their token ids.
+
+    Args:
+        embed_dim: C.
+        vocab_size: V.
+        prior: `(V,)` of `token_prior`, the bias that it begins with; zeros without.
+    """
+
+    def __init__(self, embed_dim: int, vocab_size: int, prior: Tensor | None = None) -> None:
+        super().__init__(embed_dim, vocab_size)
+        nn.init.trunc_normal_(self.weight, std=0.02)
+        with torch.no_grad():
+            self.bias.copy_(torch.zeros(vocab_size) if prior is None else prior)
+
+    def loss(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the 0-dim loss and the predictions int64 `(R,)` for `(R, C)` and int64 `(R,)`."""
+        return linear_cross_entropy(x, self.weight, self.bias, target)
 
 
 class _AllGather(torch.autograd.Function):
@@ -104,7 +120,7 @@ class _AllGather(torch.autograd.Function):
 
 def gather_with_grad(x: Tensor) -> Tensor:
     """Returns the rows of all ranks, `(B, C) -> (world * B, C)`; gradients flow back to the rank they came from."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+    if not is_together():
         return x
     gathered: Tensor = _AllGather.apply(x.contiguous())
     return gathered

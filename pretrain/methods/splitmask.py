@@ -6,29 +6,18 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.data.pixel_norm import PixelNorm
+from pretrain.methods.base import Method
 from pretrain.methods.branch_colors import colors, jitter_colors
-from pretrain.methods.losses import info_nce, linear_cross_entropy, loss_and_words
+from pretrain.methods.losses import TokenHead, info_nce, token_accuracy
 from pretrain.tokenizers.codebook import ImageTokenizer
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.vit import Block, VisionTransformer, gather_tokens
-
-METRICS = ("loss", "loss_inpaint", "loss_match", "token_accuracy")
-"""What every method logs; null where it has no such loss."""
 
 
 def complement(ids: Tensor, num_patches: int) -> Tensor:
     """Returns the patch indices that are not in `ids`, ascending: int64 `(B, K) -> (B, N - K)`."""
     seen = torch.zeros(ids.shape[0], num_patches, dtype=torch.int8, device=ids.device).scatter_(1, ids, 1)
     return seen.argsort(dim=1, stable=True)[:, : num_patches - ids.shape[1]]
-
-
-def word_head(embed_dim: int, vocab_size: int, prior: Tensor | None) -> nn.Linear:
-    """Returns the linear layer from tokens to the logits of words; its bias begins with `prior` `(V,)`, or zeros."""
-    head = nn.Linear(embed_dim, vocab_size)
-    nn.init.trunc_normal_(head.weight, std=0.02)
-    with torch.no_grad():
-        head.bias.copy_(torch.zeros(vocab_size) if prior is None else prior)
-    return head
 
 
 class Decoder(nn.Module):
@@ -69,27 +58,25 @@ class Decoder(nn.Module):
         return self.norm(x)
 
 
-class SplitMask(nn.Module):
+class SplitMask(Method):
     """The method as a module: `forward(batch)` returns the losses as named 0-dim tensors.
 
     Both branches go through the encoder in one call, stacked on the batch axis.
 
     Args:
         encoder: with a final norm, `img_size` that of the crops.
-        tokenizer: gives the target words; its vocabulary sets the size of the head. Unused without inpainting.
+        tokenizer: gives the target token ids; its codebook sets the size of the head. Unused without inpainting.
         decoder_depth: decoder layers.
-        inpaint_weight: weight of the inpainting loss; 0 switches it off (and leaves the head away).
+        inpaint_weight: weight of the inpainting loss; 0 switches it off, and there is no head.
         match_weight: weight of the matching loss; 0 switches it off. 1:1 is ours.
         temperature: tau of the matching loss.
         branch_jitter: strength of `jitter_colors` in training, for each branch on its own; unused without matching.
-            The words stay those of the image as it is.
-        prior: `(V,)` of `word_prior`, the bias that the head begins with; zeros without.
+            The token ids stay those of the image as it is.
+        prior: `(V,)` of `token_prior`, the bias that the head begins with; zeros without.
 
     Raises:
         ValueError: both losses are off.
     """
-
-    metric_names = METRICS
 
     def __init__(
         self,
@@ -117,12 +104,12 @@ class SplitMask(nn.Module):
         self.inpaint_weight, self.match_weight, self.temperature = inpaint_weight, match_weight, temperature
         self.branch_jitter = branch_jitter if match_weight else 0.0
         self.tokenizer: ImageTokenizer | None = None
-        self.head: nn.Linear | None = None
+        self.head: TokenHead | None = None
         if inpaint_weight:
             if tokenizer is None:
                 raise UserError("inpainting needs a tokenizer")
             self.tokenizer = tokenizer
-            self.head = word_head(encoder.embed_dim, tokenizer.vocab_size, prior)
+            self.head = TokenHead(encoder.embed_dim, tokenizer.vocab_size, prior)
         self.normalize = PixelNorm()
 
     def encode(self, image: Tensor, ids: Tensor) -> Tensor:
@@ -133,11 +120,18 @@ class SplitMask(nn.Module):
         """Returns decoder outputs for all positions: normalised `(B, 3, H, W)`, int64 `(B, K)` -> `(B, N, C)`."""
         return self.decoder(self.encode(image, ids), ids)
 
-    def _hidden(self, tokenizer: ImageTokenizer, image: Tensor, ids: Tensor, decoded: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns decoder outputs `(R, C)` and words int64 `(R,)` of the patches that the branches have not seen."""
-        words = tokenizer.tokens_of(image, self.encoder.patch_size).repeat(2, 1)  # (2B, N)
-        hidden = complement(ids, words.shape[1])
-        return gather_tokens(decoded, hidden).flatten(0, 1), words.gather(1, hidden).flatten()
+    def _inpaint(self, image: Tensor, ids: Tensor, decoded: Tensor) -> dict[str, Tensor]:
+        """Returns `loss_inpaint`, and `targets` and `predictions` int64 `(R,)` of the patches that are not in `ids`.
+
+        Nothing without inpainting.
+        """
+        if self.tokenizer is None or self.head is None:
+            return {}
+        tokens = self.tokenizer.tokens_of(image, self.encoder.patch_size).repeat(2, 1)  # (2B, N)
+        hidden = complement(ids, tokens.shape[1])
+        targets = tokens.gather(1, hidden).flatten()
+        loss, predictions = self.head.loss(gather_tokens(decoded, hidden).flatten(0, 1), targets)
+        return {"loss_inpaint": loss, "targets": targets, "predictions": predictions}
 
     @torch.no_grad()
     def observe(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -153,12 +147,9 @@ class SplitMask(nn.Module):
         descriptor_a, descriptor_b = decoded.mean(dim=1).chunk(2)
         color_a, color_b = (colors(image, batch[f"ids_{branch}"], self.encoder.patch_size) for branch in "ab")
         seen = {"descriptor_a": descriptor_a, "descriptor_b": descriptor_b, "color_a": color_a, "color_b": color_b}
-        if self.tokenizer is not None and self.head is not None:
-            rows, target = self._hidden(self.tokenizer, image, ids, decoded)
-            loss, words = loss_and_words(rows, self.head.weight, self.head.bias, target)
-            moved, _ = self._hidden(self.tokenizer, image, ids, self.decoder(tokens, ids.roll(1, dims=1)))
-            loss_moved, _ = loss_and_words(moved, self.head.weight, self.head.bias, target)
-            seen |= {"loss_inpaint": loss, "loss_moved": loss_moved, "targets": target, "predictions": words}
+        if found := self._inpaint(image, ids, decoded):
+            moved = self._inpaint(image, ids, self.decoder(tokens, ids.roll(1, dims=1)))
+            seen |= {**found, "loss_moved": moved["loss_inpaint"]}
         return seen
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -175,12 +166,10 @@ class SplitMask(nn.Module):
         decoded = self.decode(branches, ids)  # (2B, N, C)
         metrics: dict[str, Tensor] = {}
         loss = torch.zeros((), device=image.device)
-        if self.tokenizer is not None and self.head is not None:
-            rows, target = self._hidden(self.tokenizer, image, ids, decoded)
-            inpaint, correct = linear_cross_entropy(rows, self.head.weight, self.head.bias, target)
-            metrics["loss_inpaint"] = inpaint
-            metrics["token_accuracy"] = correct / target.numel()
-            loss = loss + self.inpaint_weight * inpaint
+        if found := self._inpaint(image, ids, decoded):
+            metrics["loss_inpaint"] = found["loss_inpaint"]
+            metrics["token_accuracy"] = token_accuracy(found["predictions"], found["targets"])
+            loss = loss + self.inpaint_weight * metrics["loss_inpaint"]
         if self.match_weight:
             descriptor_a, descriptor_b = decoded.mean(dim=1).chunk(2)
             metrics["loss_match"] = info_nce(descriptor_a, descriptor_b, self.temperature)

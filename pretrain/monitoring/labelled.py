@@ -1,4 +1,4 @@
-"""Labelled images for a look at the features: a folder of images a class."""
+"""Labelled images for a look at the features: a folder of images for each class."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class Labelled:
 def open_labelled(path: str | Path, limit: int) -> Labelled:
     """Returns at most `limit` known and `limit` other images, spread evenly over the classes.
 
-    `path` has a folder a class (every second image of each is known), or `train` and `val` (or `test`) with a folder a
-    class each. Images that cannot be read are left out.
+    `path` has a folder for each class (every second image of each is known), or `train` and `val` (or `test`) with a
+    folder for each class. Images that cannot be read are skipped.
 
     Args:
         path: searched with all subfolders.
@@ -49,7 +49,7 @@ def open_labelled(path: str | Path, limit: int) -> Labelled:
     """
     root = Path(path).expanduser()
     if not root.is_dir():
-        raise UserError(f"{OPTION} {path} is no folder: give one with a folder of images a class")
+        raise UserError(f"{OPTION} {path} is not a folder: give one with a folder of images for each class")
     known, queries = (_spread(pairs, limit) for pairs in _sides(root))
     unreadable = {image.name for image in check_images(root, [name for name, _ in known + queries])}
     known = [(name, label) for name, label in known if name not in unreadable]

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, replace
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from pretrain.data.augment import to_tensor
 from pretrain.data.pixel_norm import PixelNorm
 from pretrain.data.sources import ImageList
-from pretrain.data.views import Views
+from pretrain.data.views import Views, spread_items
+from pretrain.methods.base import Method
 from pretrain.methods.build import build_views
 from pretrain.monitoring.knn import knn_votes
 from pretrain.monitoring.labelled import Labelled
 from pretrain.recipes import Recipe
 from pretrain.tokenizers.codebook import token_statistics
-from pretrain.training.signals import ignore_in_worker
 from splitmask_backbones.registry import ENCODERS
 
 if TYPE_CHECKING:
@@ -38,30 +38,14 @@ FIXED_EPOCH = 2**40
 """Crops and masks of this epoch, which no run reaches: the same at every look."""
 
 
-class PlainViews(Views):
-    """Items with `image` alone, uint8 `(3, S, S)`: the largest central square, resized."""
-
-    def __init__(self, images: ImageList, img_size: int) -> None:
-        super().__init__(images, seed=0)
-        self.img_size = img_size
-
-    def make(self, image: Image.Image, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Returns the square; nothing in it is random."""
-        size = (self.img_size, self.img_size)
-        return {"image": to_tensor(ImageOps.fit(image, size, Image.Resampling.BICUBIC))}
+def whole_image(img_size: int, image: Image.Image, rng: np.random.Generator) -> dict[str, Tensor]:
+    """Returns `image` alone, uint8 `(3, S, S)`: the largest central square, resized. Nothing is random."""
+    return {"image": to_tensor(ImageOps.fit(image, (img_size, img_size), Image.Resampling.BICUBIC))}
 
 
 def fixed_batches(views: Views, limit: int, workers: int) -> list[dict[str, Tensor]]:
     """Returns batches of at most `limit` items, of images spread evenly over the list; the same whenever called."""
-    count = min(limit, len(views))
-    loader = DataLoader(
-        views,
-        sampler=[(FIXED_EPOCH, i * len(views) // count, 0) for i in range(count)],
-        batch_size=BATCH,
-        num_workers=workers,
-        worker_init_fn=lambda _: ignore_in_worker(),
-    )
-    return list(loader)
+    return list(spread_items(views, min(limit, len(views)), workers, FIXED_EPOCH, BATCH))
 
 
 def effective_rank(features: Tensor) -> float:
@@ -93,11 +77,6 @@ def color_rank1(color_a: Tensor, color_b: Tensor) -> float:
     return match_rank1(*((color - mean) / deviation.clamp(min=1e-6) for color in (color_a, color_b)))
 
 
-def _entropy(words: Tensor) -> float:
-    """Returns the entropy of words in nats: the least cross-entropy of a prediction that is the same everywhere."""
-    return math.log(2) * token_statistics(words, int(words.max()) + 1).entropy_bits
-
-
 @contextmanager
 def in_evaluation(method: nn.Module) -> Iterator[None]:
     """Within it, nothing is dropped or differentiated; afterwards the method is in the mode it was in."""
@@ -115,18 +94,18 @@ class Monitor:
 
     With what the method's `observe` gives for fixed crops, of training images (`train_*`) and of images kept out of
     training (`holdout_*`): its loss, `token_accuracy`, `inpaint_gain`, `match_rank1`. The gain is the entropy of the
-    targets minus the inpainting loss, in nats: below 0 a constant guess of how often each word occurs would do better,
-    and nothing has been learned from what surrounds a patch. (The guess knows the shares in these very crops: of a few
-    dozen it has an edge.) `position_gain` (of SplitMask) is by how much that loss rises where the decoder gets each
-    token in the place of another: at 0 no more is used than what a crop is like as a whole. `color_rank1` (of
+    targets minus the inpainting loss, in nats: below 0 a constant guess of how often each token id occurs would do
+    better, and nothing has been learned from what surrounds a patch. (The guess knows the shares in these very crops:
+    of a few dozen it has an edge.) `position_gain` (of SplitMask) is by how much that loss rises where the decoder gets
+    each token in the place of another: at 0 no more is used than what a crop is like as a whole. `color_rank1` (of
     SplitMask) is the `match_rank1` of the colours that the branches see: where matching gets little further, it has
-    learned colours, and `branch_jitter` takes them away. Words: how many are used, the entropy in bits and the
+    learned colours, and `branch_jitter` takes them away. Token ids: how many are used, the entropy in bits and the
     share of the most frequent, of the targets and of the predictions on training images. Of the encoder's last block,
     averaged over the patches of whole images: `effective_rank` on training images, and `knn_accuracy` (cosine, 20
     neighbours) on labelled ones.
 
     Args:
-        method: with `encoder` and `observe`; of DINO the encoder is the teacher's.
+        method: is looked at; of DINO the encoder is the teacher's.
         recipe: of the run.
         images: that are trained on.
         holdout: images kept out, or None.
@@ -138,7 +117,7 @@ class Monitor:
 
     def __init__(
         self,
-        method: Any,
+        method: Method,
         recipe: Recipe,
         images: ImageList,
         *,
@@ -151,13 +130,14 @@ class Monitor:
         self.method, self.fabric, self.labelled = method, fabric, labelled
         self._limit, self._workers = num_images, workers
         patch_size = ENCODERS[recipe.model]["patch_size"]
-        recipe = dataclasses.replace(recipe, local_crops=0)  # DINO is looked at through its large crops
-        self._views: dict[str, Views] = {"train": build_views(recipe, images, patch_size)}
+        recipe = replace(recipe, local_crops=0)  # DINO is looked at through its large crops
+        self._views = {"train": build_views(recipe, images, patch_size)}
         if holdout is not None:
             self._views["holdout"] = build_views(recipe, holdout, patch_size)
-        self._whole: dict[str, Views] = {"train": PlainViews(images, recipe.img_size)}
+        whole = partial(whole_image, recipe.img_size)
+        self._whole = {"train": Views(images, 0, whole)}
         if labelled is not None:
-            self._whole["labelled"] = PlainViews(labelled.images, recipe.img_size)
+            self._whole["labelled"] = Views(labelled.images, 0, whole)
         self._kept: dict[str, list[dict[str, Tensor]]] = {}
         self._normalize = PixelNorm()
 
@@ -190,23 +170,20 @@ class Monitor:
         for name, parts in seen.items():
             if name.startswith("loss"):
                 values[f"{side}_{name}"] = float(np.average([float(part) for part in parts], weights=sizes))
-        if "targets" in seen:
-            words = {name: torch.cat(seen[name]).cpu() for name in ("targets", "predictions")}
-            values[f"{side}_token_accuracy"] = float((words["targets"] == words["predictions"]).float().mean())
-            if (loss := values.get(f"{side}_loss_inpaint")) is not None:  # DINO's targets are no words
-                values[f"{side}_inpaint_gain"] = _entropy(words["targets"]) - loss
+        rows = {name: torch.cat(parts) for name, parts in seen.items() if not name.startswith("loss")}
+        if "targets" in rows:
+            values[f"{side}_token_accuracy"] = float((rows["targets"] == rows["predictions"]).float().mean())
+            ids = {name: rows[name].cpu() for name in ("targets", "predictions")}
+            found = {name: token_statistics(these, int(these.max()) + 1) for name, these in ids.items()}
+            if (loss := values.get(f"{side}_loss_inpaint")) is not None:  # DINO's targets are not token ids
+                values[f"{side}_inpaint_gain"] = math.log(2) * found["targets"].entropy_bits - loss
                 if (moved := values.pop(f"{side}_loss_moved", None)) is not None:
                     values[f"{side}_position_gain"] = moved - loss
-            for name, tokens in words.items():
-                statistics = token_statistics(tokens, int(tokens.max()) + 1).as_dict()
-                del statistics["num_patches"]
-                values |= {f"{name}_{key}": value for key, value in statistics.items()}
-        if "descriptor_a" in seen:
-            values[f"{side}_match_rank1"] = match_rank1(
-                torch.cat(seen["descriptor_a"]), torch.cat(seen["descriptor_b"])
-            )
-        if "color_a" in seen:
-            values[f"{side}_color_rank1"] = color_rank1(torch.cat(seen["color_a"]), torch.cat(seen["color_b"]))
+            for name, statistics in found.items():
+                values |= {f"{name}_{key}": value for key, value in asdict(statistics).items() if key != "num_patches"}
+        if "descriptor_a" in rows:
+            values[f"{side}_match_rank1"] = match_rank1(rows["descriptor_a"], rows["descriptor_b"])
+            values[f"{side}_color_rank1"] = color_rank1(rows["color_a"], rows["color_b"])
         return values
 
     def _features(self, kind: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""A look at what a run has learned: the two halves of an image, and the words that each half inpaints."""
+"""A look at what a run has learned: the two halves of an image, and the token ids that each half inpaints."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ def unpatchify(patches: Tensor, grid_size: tuple[int, int], patch_size: int) -> 
     return blocks.permute(2, 0, 3, 1, 4).reshape(3, height * patch_size, width * patch_size)
 
 
-def average_patches(patches: Tensor, words: Tensor, vocab_size: int) -> Tensor:
-    """Returns the mean of the patches that have each word: `(M, D)`, int64 `(M,)` -> `(V, D)`; grey where none has."""
-    sums = torch.zeros(vocab_size, patches.shape[1]).index_add_(0, words, patches)
-    counts = torch.bincount(words, minlength=vocab_size)[:, None]
+def average_patches(patches: Tensor, token_ids: Tensor, vocab_size: int) -> Tensor:
+    """Returns the mean patch of each token id: `(M, D)`, int64 `(M,)` -> `(V, D)`; gray where there is none."""
+    sums = torch.zeros(vocab_size, patches.shape[1]).index_add_(0, token_ids, patches)
+    counts = torch.bincount(token_ids, minlength=vocab_size)[:, None]
     return torch.where(counts > 0, sums / counts.clamp(min=1), 0.5)
 
 
@@ -69,14 +69,14 @@ def average_patches(patches: Tensor, words: Tensor, vocab_size: int) -> Tensor:
 def save_words_picture(
     run_dir: str | Path, images: Sequence[str | Path], out_path: str | Path, num_rows: int = 6
 ) -> None:
-    """Writes a picture with a row an image: image, its words, what A sees and inpaints, what B sees and inpaints.
+    """Writes a picture with a row per image: image, its token ids, what A sees and inpaints, what B sees and inpaints.
 
-    A word is drawn as the mean of the patches of these images that have it; inpainted patches are framed by the ones
-    that the branch has seen.
+    A token id is drawn as the mean of the patches of these images that have it; inpainted patches are framed by the
+    ones that the branch has seen.
 
     Args:
         run_dir: output folder of a pre-training run.
-        images: files; all serve to draw the words, the first `num_rows` are shown.
+        images: files; all serve to draw the token ids, the first `num_rows` are shown.
         out_path: PNG.
         num_rows: rows of the picture.
     """
@@ -87,19 +87,19 @@ def save_words_picture(
 
     recipe, method = load_method(Path(run_dir))
     if method.tokenizer is None or method.head is None:
-        raise UserError(f"{run_dir} was trained without inpainting: there are no words to show")
+        raise UserError(f"{run_dir} was trained without inpainting: there are no token ids to show")
     patch_size = method.encoder.patch_size
     augment = PretrainAugment(recipe.img_size, scale=(0.8, 1.0), flip=0.0)
     crops = torch.stack([augment(read_image(path), sample_rng(0, 0, i)) for i, path in enumerate(images)])
     pixels = patchify(crops.float() / 255, patch_size)
-    words = method.tokenizer.tokens_of(method.normalize(crops), patch_size)
-    dictionary = average_patches(pixels.flatten(0, 1), words.flatten(), method.tokenizer.vocab_size)
+    token_ids = method.tokenizer.tokens_of(method.normalize(crops), patch_size)
+    mean_patches = average_patches(pixels.flatten(0, 1), token_ids.flatten(), method.tokenizer.vocab_size)
 
     num_rows, grid_size = min(num_rows, len(crops)), method.encoder.grid_size
-    titles = ("image", "as words", "A sees", "inpainted from A", "B sees", "inpainted from B")
+    titles = ("image", "as token ids", "A sees", "inpainted from A", "B sees", "inpainted from B")
     figure, axes = plt.subplots(num_rows, 6, figsize=(13, 2.25 * num_rows), squeeze=False)
     for row in range(num_rows):
-        shown = [pixels[row], dictionary[words[row]]]
+        shown = [pixels[row], mean_patches[token_ids[row]]]
         for ids in split_halves(recipe.mask, grid_size, sample_rng(1, 0, row), recipe.mask_ratio):
             seen = torch.from_numpy(ids)[None]
             decoded = method.decode(method.normalize(crops[row : row + 1]), seen)
@@ -108,7 +108,7 @@ def save_words_picture(
             half = torch.ones_like(pixels[row])
             half[seen[0]] = pixels[row][seen[0]]
             inpainted = half.clone()
-            inpainted[hidden[0]] = dictionary[predicted]
+            inpainted[hidden[0]] = mean_patches[predicted]
             shown += [half, inpainted]
         for axis, patches, title in zip(axes[row], shown, titles, strict=True):
             axis.imshow(_to_picture(unpatchify(patches, grid_size, patch_size)))

@@ -1,9 +1,9 @@
-"""The visual words of a recipe: made from a seed, from the data or from a file, kept, and looked at."""
+"""The tokenizer of a recipe: its codebook comes from a seed, from the data or from a file, is kept, and looked at."""
 
 from __future__ import annotations
 
 import logging
-import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +12,12 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from pretrain.data.pixel_norm import PixelNorm
-from pretrain.data.views import CropViews, first_crops
+from pretrain.data.views import Views, spread_items
 from pretrain.recipes import Recipe
 from pretrain.tokenizers.codebook import (
     ImageTokenizer,
     Tokenizer,
-    TokenStatistics,
-    kmeans_words,
+    kmeans_codebook,
     random_patches,
     random_projection,
     token_statistics,
@@ -36,47 +35,42 @@ STATISTICS_IMAGES = 240
 
 
 def build_tokenizer(
-    recipe: Recipe, views: CropViews, patch_size: int, folder: Path, workers: int, weights: str | Path | None = None
+    recipe: Recipe, views: Views, patch_size: int, folder: Path, workers: int, weights: str | Path | None = None
 ) -> ImageTokenizer:
-    """Returns the recipe's tokenizer; words made from the data are kept in `folder/tokenizer.safetensors`.
+    """Returns the recipe's tokenizer; a codebook made from the data is kept in `folder/tokenizer.safetensors`.
 
     Raises:
-        ValueError: fewer patches than words, or a tokenizer whose weights are missing.
+        ValueError: fewer patches than the codebook is to have, or a tokenizer whose weights are missing.
     """
     if recipe.tokenizer == "dalle":
         recipe.check_tokenizer_weights(weights)
         return DalleTokenizer(str(weights))
-    patch_dim = 3 * patch_size**2
     kept = folder / TOKENIZER_FILE
     if recipe.tokenizer == "random_projection":
-        words = random_projection(recipe.vocab_size, patch_dim, recipe.seed)
+        codebook = random_projection(recipe.vocab_size, 3 * patch_size**2, recipe.seed)
     elif kept.exists():
-        words = load_file(str(kept))["words"]
+        codebook = load_file(str(kept))["words"]
     else:
-        words = _words_from_data(recipe, views, patch_size, workers)
-        write_atomically(kept, save({"words": words.contiguous()}))
-    return Tokenizer(words, recipe.patch_norm)
+        codebook = _codebook_of_data(recipe, views, patch_size, workers)
+        write_atomically(kept, save({"words": codebook.contiguous()}))
+    return Tokenizer(codebook, recipe.patch_norm)
 
 
-def _words_from_data(recipe: Recipe, views: CropViews, patch_size: int, workers: int) -> Tensor:
+def _codebook_of_data(recipe: Recipe, views: Views, patch_size: int, workers: int) -> Tensor:
     pixel_norm = PixelNorm()
 
     def sample(num_images: int, per_image: int) -> Tensor:
         rows = []
-        for number, image in enumerate(first_crops(views, num_images, workers)):
-            patches = patchify(pixel_norm(image), patch_size)[0]
+        for number, item in enumerate(spread_items(views, num_images, workers)):
+            patches = patchify(pixel_norm(item["image"][None]), patch_size)[0]
             chosen = sample_rng(recipe.seed, 1, number).permutation(len(patches))[:per_image]
             rows.append(patches[np.sort(chosen)])
         return torch.cat(rows)
 
-    num_images, per_crop = len(views), views.grid_size[0] * views.grid_size[1]
+    num_images, per_crop = len(views), (recipe.img_size // patch_size) ** 2
     if recipe.tokenizer == "random_patches":
         return random_patches(recipe.vocab_size, num_images, per_crop, sample)
-
-    def report(iteration: int, cosine: float) -> None:
-        logger.info("k-means iteration %d/%d: mean cosine %.4f", iteration, recipe.kmeans_iterations, cosine)
-
-    return kmeans_words(
+    return kmeans_codebook(
         recipe.vocab_size,
         num_images,
         per_crop,
@@ -85,51 +79,39 @@ def _words_from_data(recipe: Recipe, views: CropViews, patch_size: int, workers:
         recipe.kmeans_iterations,
         recipe.seed,
         recipe.patch_norm,
-        report,
     )
 
 
-def sample_words(tokenizer: ImageTokenizer, views: CropViews, patch_size: int, workers: int) -> Tensor:
-    """Returns the words of crops of the data: int64 `(images, N)`, the same on every process."""
-    num_images, pixel_norm = min(STATISTICS_IMAGES, len(views)), PixelNorm()
-    crops = first_crops(views, num_images, workers)
-    return torch.cat([tokenizer.tokens_of(pixel_norm(image), patch_size) for image in crops])
+def sample_token_ids(tokenizer: ImageTokenizer, views: Views, patch_size: int, workers: int) -> Tensor:
+    """Returns the token ids of crops of the data: int64 `(images, N)`, the same on every process."""
+    pixel_norm = PixelNorm()
+    items = spread_items(views, min(STATISTICS_IMAGES, len(views)), workers)
+    return torch.cat([tokenizer.tokens_of(pixel_norm(item["image"][None]), patch_size) for item in items])
 
 
-def word_prior(words: Tensor, vocab_size: int) -> Tensor:
-    """Returns the log of how often each word occurs, each counted once more than it was seen: float32 `(V,)`.
+def token_prior(token_ids: Tensor, vocab_size: int) -> Tensor:
+    """Returns the log of how often each token id occurs, counted once more than it was seen: float32 `(V,)`.
 
     The bias that the head begins with (ours). From a bias of zeros the shares have to be learned through the tokens:
-    for hundreds of updates all of them move the same way, against the matching loss, until one direction that all
+    for hundreds of steps all of them move the same way, against the matching loss, until one direction that all
     tokens share says what the bias could have said (`docs/study/README.md`).
     """
-    counts = torch.bincount(words.flatten(), minlength=vocab_size).double() + 1
+    counts = torch.bincount(token_ids.flatten(), minlength=vocab_size).double() + 1
     return (counts / counts.sum()).log().float()
 
 
-def measure_tokenizer(words: Tensor, tokenizer: ImageTokenizer, recipe: Recipe, folder: Path) -> TokenStatistics:
-    """Returns words used and entropy of `sample_words`, and writes them to `folder/tokenizer.json`."""
-    statistics = token_statistics(words, tokenizer.vocab_size)
-    values = {
-        "tokenizer": recipe.tokenizer,
-        "patch_norm": recipe.patch_norm,
-        "vocab_size": tokenizer.vocab_size,
-        **statistics.as_dict(),
-    }
-    write_json(folder / "tokenizer.json", values)
+def measure_tokenizer(token_ids: Tensor, tokenizer: ImageTokenizer, recipe: Recipe, folder: Path) -> None:
+    """Writes how `sample_token_ids` use the codebook to `folder/tokenizer.json`, and logs it."""
+    found = token_statistics(token_ids, tokenizer.vocab_size)
+    head = {"tokenizer": recipe.tokenizer, "patch_norm": recipe.patch_norm, "vocab_size": tokenizer.vocab_size}
+    write_json(folder / "tokenizer.json", {**head, **asdict(found)})
     logger.info(
-        "tokenizer %s, patch_norm %s: %d of %d words used on %d patches, entropy %.1f bits, top word %.0f %%",
-        recipe.tokenizer,
-        recipe.patch_norm,
-        statistics.words_used,
-        tokenizer.vocab_size,
-        statistics.num_patches,
-        statistics.entropy_bits,
-        100 * statistics.top_word_share,
+        f"tokenizer {recipe.tokenizer}, patch_norm {recipe.patch_norm}: {found.words_used} of {tokenizer.vocab_size} "
+        f"token ids used on {found.num_patches} patches, entropy {found.entropy_bits:.1f} bits, most frequent one "
+        f"{100 * found.top_word_share:.0f} %"
     )
-    if statistics.top_word_share > 0.5:
-        sys.stderr.write(
-            f"warning: one visual word covers {100 * statistics.top_word_share:.0f} % of the patches, so there is "
-            "little to learn from inpainting: try --patch-norm pixel_mean or channel_mean, or --tokenizer kmeans\n"
+    if found.top_word_share > 0.5:
+        logger.warning(
+            f"one token id covers {100 * found.top_word_share:.0f} % of the patches, so there is little to learn from "
+            "inpainting: try --patch-norm pixel_mean or channel_mean, or --tokenizer kmeans"
         )
-    return statistics

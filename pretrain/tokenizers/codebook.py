@@ -1,10 +1,10 @@
-"""Visual words: patch -> index of the nearest of V unit vectors (SplitMask Sec. 3), no training on other data."""
+"""A codebook: patch -> index of the nearest of V unit vectors (SplitMask Sec. 3), no training on other data."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -20,7 +20,6 @@ from splitmask_backbones.vit import patchify
 logger = logging.getLogger(__name__)
 
 _IMAGENET = IMAGENET_MEAN, IMAGENET_STD
-TOKENIZERS = ("random_projection", "random_patches", "kmeans", "dalle")
 
 
 def normalize_patches(patches: Tensor, kind: str, num_channels: int = 3) -> Tensor:
@@ -29,9 +28,9 @@ def normalize_patches(patches: Tensor, kind: str, num_channels: int = 3) -> Tens
     Args:
         patches: of ImageNet-normalised pixels.
         kind: "none"; "mean" removes the patch's mean (brightness); "pixel_mean" as well, but of pixels in [0, 1];
-            "channel_mean" the mean of each channel (brightness and colour). With "mean" grey images keep an offset
+            "channel_mean" the mean of each channel (brightness and colour). With "mean" gray images keep an offset
             between the channels, each of which has a mean and a std of its own in ImageNet's normalisation: it gives
-            all flat grey patches one word (58 % of nuclei), where "pixel_mean" leaves what varies within them.
+            all flat gray patches one token id (58 % of nuclei), where "pixel_mean" leaves what varies within them.
         num_channels: colours.
     """
     check_choice("patch_norm", kind, PATCH_NORMS)
@@ -47,7 +46,7 @@ def normalize_patches(patches: Tensor, kind: str, num_channels: int = 3) -> Tens
 
 
 class ImageTokenizer(Protocol):
-    """What gives the patches of an image their words: `Tokenizer`, or DALL-E's in dalle.py."""
+    """What gives the patches of an image their token ids: `Tokenizer`, or DALL-E's in dalle.py."""
 
     @property
     def vocab_size(self) -> int:
@@ -58,19 +57,19 @@ class ImageTokenizer(Protocol):
 
 
 class Tokenizer(nn.Module):
-    """Token of a patch = `argmax_i x . e_i` over unit vectors `e_i`.
+    """Token id of a patch = `argmax_i x . e_i` over the unit vectors `e_i` of a codebook.
 
     Args:
-        words: `(V, D)`, made unit vectors here.
+        codebook: `(V, D)`, made unit vectors here. Checkpoints and tokenizer.safetensors call it `words`.
         patch_norm: how patches are normalised first; one of PATCH_NORMS.
     """
 
     words: Tensor
 
-    def __init__(self, words: Tensor, patch_norm: str = "none") -> None:
+    def __init__(self, codebook: Tensor, patch_norm: str = "none") -> None:
         super().__init__()
         check_choice("patch_norm", patch_norm, PATCH_NORMS)
-        self.register_buffer("words", F.normalize(words.float(), dim=1))
+        self.register_buffer("words", F.normalize(codebook.float(), dim=1))
         self.patch_norm = patch_norm
 
     @property
@@ -87,14 +86,14 @@ class Tokenizer(nn.Module):
         """Returns int64 `(...)` in `[0, V)` for patches `(..., D)` of ImageNet-normalised pixels; in chunks."""
         flat = normalize_patches(patches, self.patch_norm).flatten(0, -2)
         with torch.autocast(flat.device.type, enabled=False):  # ties and near-ties must not depend on the precision
-            tokens = [(rows.float() @ self.words.T).argmax(dim=1) for rows in flat.split(4096)]
-        return torch.cat(tokens).reshape(patches.shape[:-1])
+            token_ids = [(rows.float() @ self.words.T).argmax(dim=1) for rows in flat.split(4096)]
+        return torch.cat(token_ids).reshape(patches.shape[:-1])
 
 
 def random_projection(vocab_size: int, patch_dim: int, seed: int) -> Tensor:
-    """Returns `(V, D)` words with components uniform in (-1, 1); the sign is ours, the paper says "uniform".
+    """Returns a codebook `(V, D)` with components uniform in (-1, 1); the sign is ours, the paper says "uniform".
 
-    Components uniform in (0, 1) would all point the same way, and the token would be little more than brightness.
+    Components uniform in (0, 1) would all point the same way, and the token id would be little more than brightness.
     """
     return torch.from_numpy(np.random.default_rng([seed, 0x70]).uniform(-1.0, 1.0, (vocab_size, patch_dim))).float()
 
@@ -104,17 +103,17 @@ PatchSample = Callable[[int, int], Tensor]
 
 
 def random_patches(vocab_size: int, num_images: int, patches_per_image: int, sample: PatchSample) -> Tensor:
-    """Returns V patches of the data as words, each from a different image as far as there are that many.
+    """Returns V patches of the data as a codebook, each of another image as far as there are that many.
 
     Raises:
-        ValueError: fewer patches than words, both named.
+        ValueError: fewer patches than V, both named.
     """
     _check_enough("random_patches", vocab_size, num_images, patches_per_image)
     per_image = -(-vocab_size // num_images)
     return sample(min(num_images, vocab_size), per_image)[:vocab_size]
 
 
-def kmeans_words(
+def kmeans_codebook(
     vocab_size: int,
     num_images: int,
     patches_per_image: int,
@@ -123,12 +122,11 @@ def kmeans_words(
     iterations: int,
     seed: int,
     patch_norm: str,
-    report: Callable[[int, float], None] | None = None,
 ) -> Tensor:
-    """Returns V centroids of up to `max_patches` patches by spherical k-means (faiss).
+    """Returns V centroids of up to `max_patches` patches by spherical k-means (faiss); logs each iteration.
 
-    Spherical, because tokens are an argmax of dot products with unit vectors. Patches are normalised as the tokenizer
-    does.
+    Spherical, because token ids are an argmax of dot products with unit vectors. Patches are normalised as the
+    tokenizer does.
 
     Args:
         vocab_size: V.
@@ -139,10 +137,9 @@ def kmeans_words(
         iterations: Lloyd iterations.
         seed: of the initial centroids.
         patch_norm: of the tokenizer.
-        report: called with the iteration and the mean cosine between patches and their centroids after each.
 
     Raises:
-        ValueError: fewer patches than words, both named.
+        ValueError: fewer patches than V, both named.
     """
     import faiss
 
@@ -154,8 +151,8 @@ def kmeans_words(
     patches = np.ascontiguousarray(patches[np.linalg.norm(patches, axis=1) > 0.5])
     if len(patches) < vocab_size:
         raise UserError(
-            f"--tokenizer kmeans needs at least as many patches that are not flat as words: {len(patches)} patches, "
-            f"{vocab_size} words: use a smaller --vocab-size or more images"
+            f"--tokenizer kmeans needs --vocab-size patches that are not flat: {len(patches)} patches for a codebook "
+            f"of {vocab_size}: use a smaller --vocab-size or more images"
         )
     centroids: np.ndarray | None = None
     for iteration in range(iterations):  # one at a time, to show progress
@@ -170,8 +167,8 @@ def kmeans_words(
         )
         kmeans.train(patches, init_centroids=centroids)
         centroids = np.array(kmeans.centroids)
-        if report:
-            report(iteration + 1, float(np.asarray(kmeans.obj)[-1]) / len(patches))
+        cosine = float(np.asarray(kmeans.obj)[-1]) / len(patches)
+        logger.info("k-means iteration %d/%d: mean cosine %.4f", iteration + 1, iterations, cosine)
     return torch.as_tensor(centroids)
 
 
@@ -179,21 +176,21 @@ def _check_enough(tokenizer: str, vocab_size: int, num_images: int, patches_per_
     available = num_images * patches_per_image
     if available < vocab_size:
         raise UserError(
-            f"--tokenizer {tokenizer} needs at least as many patches as words: {num_images} images x "
-            f"{patches_per_image} patches = {available} patches, {vocab_size} words: use --vocab-size {available} "
-            "or less, more images, or --tokenizer random_projection"
+            f"--tokenizer {tokenizer} needs --vocab-size patches: {num_images} images x {patches_per_image} patches = "
+            f"{available} patches for a codebook of {vocab_size}: use --vocab-size {available} or less, more images, "
+            "or --tokenizer random_projection"
         )
 
 
 @dataclass(frozen=True)
 class TokenStatistics:
-    """How a tokenizer uses its vocabulary on the data (PAPER section 2 shows why to look).
+    """How a tokenizer uses its codebook on the data (PAPER section 2 shows why to look); tokenizer.json has the names.
 
     Attributes:
         num_patches: patches looked at.
-        words_used: different words among them.
-        entropy_bits: of the word distribution; `log2(V)` at most.
-        top_word_share: share of the most frequent word, 0-1.
+        words_used: different token ids among them.
+        entropy_bits: of their distribution; `log2(V)` at most.
+        top_word_share: share of the most frequent one, 0-1.
     """
 
     num_patches: int
@@ -201,14 +198,10 @@ class TokenStatistics:
     entropy_bits: float
     top_word_share: float
 
-    def as_dict(self) -> dict[str, float]:
-        """Returns the fields by name."""
-        return asdict(self)
 
-
-def token_statistics(tokens: Tensor, vocab_size: int) -> TokenStatistics:
-    """Returns the statistics of int64 tokens of any shape."""
-    counts = torch.bincount(tokens.flatten(), minlength=vocab_size).double()
+def token_statistics(token_ids: Tensor, vocab_size: int) -> TokenStatistics:
+    """Returns the statistics of int64 token ids of any shape."""
+    counts = torch.bincount(token_ids.flatten(), minlength=vocab_size).double()
     shares = counts[counts > 0] / counts.sum()
     return TokenStatistics(
         num_patches=int(counts.sum()),

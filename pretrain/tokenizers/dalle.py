@@ -1,11 +1,7 @@
-"""DALL-E's visual words, for the rows that BEiT has with them: the published encoder as a tokenizer.
+"""DALL-E's token ids, for the rows that BEiT has with them: the published encoder as a tokenizer.
 
 The network is Transformers' `FlavaImageCodebook`, which is that encoder. Its file is read as tensors only. OpenAI
-published a pickled module, which runs code when it is opened and is refused; who trusts it turns it into tensors with
-OpenAI's package `DALL-E`:
-
-    model = torch.load("encoder.pkl", weights_only=False)
-    safetensors.torch.save_file(model.state_dict(), "dalle.safetensors")
+published a pickled module, which runs code when it is opened and is refused; `HOW_TO_CONVERT` has the way round it.
 """
 
 from __future__ import annotations
@@ -25,7 +21,7 @@ from pretrain.data.pixel_norm import PixelNorm
 from splitmask_backbones.errors import UserError
 
 STRIDE = 8
-"""Pixels between two words of the encoder."""
+"""Pixels between two token ids of the encoder."""
 
 RANGE_MARGIN = 0.1
 """Pixels in [0, 1] become [0.1, 0.9] in front of the encoder (DALL-E's `map_pixels`)."""
@@ -40,7 +36,7 @@ HOW_TO_CONVERT = (
 
 
 class DalleTokenizer(nn.Module):
-    """Token of a patch = the word of DALL-E's encoder at its place.
+    """Token id of a patch = that of DALL-E's encoder at its place.
 
     The crop is resized so that a patch is 8 x 8 pixels (224 -> 112, as in BEiT). BEiT resizes the image's own pixels
     for this, with Lanczos; here it is the crop that the method sees, bicubic and antialiased: ours.
@@ -52,7 +48,7 @@ class DalleTokenizer(nn.Module):
             (`blocks.input.weight`).
 
     Raises:
-        ValueError: the file is missing, no safetensors, or not that encoder; or Transformers is not installed.
+        ValueError: the file is missing, not safetensors, or not that encoder; or Transformers is not installed.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -90,11 +86,11 @@ class DalleTokenizer(nn.Module):
 
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
-        raise UserError(f"--tokenizer-weights {path} does not exist or is no file: {HOW_TO_CONVERT}")
+        raise UserError(f"--tokenizer-weights {path} does not exist or is not a file: {HOW_TO_CONVERT}")
     try:
         tensors = load_file(str(path))
     except (SafetensorError, OSError, ValueError):
-        raise UserError(f"--tokenizer-weights {path} is no safetensors file: {HOW_TO_CONVERT}") from None
+        raise UserError(f"--tokenizer-weights {path} is not a safetensors file: {HOW_TO_CONVERT}") from None
     return {_transformers_name(name): value for name, value in tensors.items()}
 
 

@@ -9,8 +9,8 @@ from typing import Any, Self
 
 from splitmask_backbones.errors import UserError, check_choice, nearest
 
-ABOVE_ZERO = 1e-12
-"""The lowest value of a field that must be above zero."""
+ABOVE_ZERO, BELOW_ONE = 1e-12, 1 - 1e-12
+"""The lowest value of a field that must be above zero, and the highest of one that must be below one."""
 
 
 def value(default: Any, help: str, *, low: float = -math.inf, high: float = math.inf, choices: Any = None) -> Any:
@@ -20,7 +20,7 @@ def value(default: Any, help: str, *, low: float = -math.inf, high: float = math
 
 @dataclass(frozen=True)
 class CheckedRecipe:
-    """What the recipes of all fine-tuning tools share; subclasses have `batch_size`, `epochs`, `steps` and `lr`."""
+    """What the recipes of all tools share; subclasses have `batch_size`, `epochs`, `steps` and `lr`."""
 
     def __post_init__(self) -> None:
         """Raises ValueError for a value of a wrong type or one that cannot work, naming field and remedy."""
@@ -37,48 +37,37 @@ class CheckedRecipe:
         return f"{name}={given!r}"
 
     def total_steps(self, steps_per_epoch: int) -> int:
-        """Returns the updates of the whole run."""
+        """Returns the optimizer steps of the whole run."""
         values: Any = self
         return values.steps if values.steps is not None else (values.epochs or 0) * steps_per_epoch
 
-    def override(self, values: dict[str, Any]) -> Self:
+    def replaced(self, values: dict[str, Any]) -> Self:
         """Returns the recipe with some values replaced; steps replaces epochs and the other way round.
 
-        Another batch_size scales the lr by the same factor (the linear rule) unless values hold an lr. The number of
-        processes changes neither: batch_size counts the images of all of them.
-
         Raises:
-            ValueError: unknown name, or a value that cannot work.
+            ValueError: unknown name, both lengths, or a value that cannot work.
         """
-        values = changes(self, values)
+        names = [field.name for field in dataclasses.fields(self)]
+        for name in values:
+            if name not in names:
+                raise UserError(f"unknown recipe value '{name}': {nearest(name, names)}")
+        lengths = {name: values.get(name) for name in ("epochs", "steps")}
+        if None not in lengths.values():
+            raise UserError("--epochs and --steps exclude each other: give one of them")
+        if any(length is not None for length in lengths.values()):
+            values = {**values, **lengths}
+        return dataclasses.replace(self, **values)
+
+    def override(self, values: dict[str, Any]) -> Self:
+        """Returns what `replaced` returns, with the lr scaled as batch_size is (the linear rule), unless it is given.
+
+        The number of processes changes neither: batch_size counts the images of all of them.
+        """
         own: Any = self
-        changed: Any = dataclasses.replace(self, **values)
+        changed: Any = self.replaced(values)
         if "lr" not in values and changed.batch_size != own.batch_size:
             changed = dataclasses.replace(changed, lr=own.lr * changed.batch_size / own.batch_size)
         return changed
-
-
-def changes(recipe: Any, values: dict[str, Any]) -> dict[str, Any]:
-    """Returns the fields of a recipe that change with values given: steps replaces epochs and the other way round.
-
-    Args:
-        recipe: a dataclass with `epochs` and `steps`.
-        values: by name.
-
-    Raises:
-        ValueError: unknown name, or both lengths.
-    """
-    names = [field.name for field in dataclasses.fields(recipe)]
-    for name in values:
-        if name not in names:
-            raise UserError(f"unknown recipe value '{name}': {nearest(name, names)}")
-    if values.get("steps") is not None and values.get("epochs") is not None:
-        raise UserError("--epochs and --steps exclude each other: give one of them")
-    if values.get("steps") is not None:
-        return {**values, "epochs": None}
-    if values.get("epochs") is not None:
-        return {**values, "steps": None}
-    return values
 
 
 def parse_field(field: dataclasses.Field[Any], text: str) -> Any:
@@ -123,8 +112,8 @@ def _checked(field: dataclasses.Field[Any], given: Any, shown: str) -> Any:
             check_choice(field.name, item, rule["choices"])
         if base in ("int", "float") and not rule["low"] <= item <= rule["high"]:
             low = "above 0" if rule["low"] == ABOVE_ZERO else f"at least {rule['low']:g}"
-            high = "" if rule["high"] == math.inf else f" and at most {rule['high']:g}"
-            raise UserError(f"{shown} must be {low}{high}")
+            high = "below 1" if rule["high"] == BELOW_ONE else f"at most {rule['high']:g}"
+            raise UserError(f"{shown} must be {low}{'' if rule['high'] == math.inf else f' and {high}'}")
     if kind.startswith("tuple"):
         return tuple(float(item) if base == "float" else item for item in items)
     return float(given) if base == "float" else given

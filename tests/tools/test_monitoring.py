@@ -37,7 +37,7 @@ def test_the_bytes_are_those_without_monitoring(method, images, tmp_path):
     assert (tmp_path / "with/monitor.png").stat().st_size > 5000
     assert "monitor at step 4: train_loss" in result.stdout
 
-    shutil.copytree(tmp_path / "with", tmp_path / "again")  # as after a kill between the updates 4 and 6
+    shutil.copytree(tmp_path / "with", tmp_path / "again")  # as after a kill between the steps 4 and 6
     (tmp_path / "again" / ENCODER).unlink()
     (tmp_path / "again/checkpoints/step_00000006.safetensors").unlink()
     with open(tmp_path / "again/monitor.jsonl", "a") as file:
@@ -71,7 +71,7 @@ def test_images_kept_out(images, tmp_path):
     result = run(*words, "--holdout", "0.3", "--monitor-every", 5)
     assert result.returncode == 0, result.stderr
     kept = int(result.stdout.partition(" of 20 images are kept out")[0].rpartition("\n")[2])
-    assert 0 < kept < 20 and f"{20 - kept} images, 2 updates" in result.stdout
+    assert 0 < kept < 20 and f"{20 - kept} images, 2 steps" in result.stdout
     (look,) = looks_of(tmp_path / "run")
     assert look["step"] == 2 and look["holdout_loss_inpaint"] != look["train_loss_inpaint"]
     resume = ["--recipe", "tiny", "--data", images, "--output", tmp_path / "run", "--resume"]
@@ -82,11 +82,11 @@ def test_images_kept_out(images, tmp_path):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--holdout", "0.2"], "--holdout 0.2 means nothing without --monitor-every"),
-        (["--monitor-labels", "x"], "--monitor-labels x means nothing without --monitor-every"),
+        (["--holdout", "0.2"], "--holdout 0.2 has no effect without --monitor-every"),
+        (["--monitor-labels", "x"], "--monitor-labels x has no effect without --monitor-every"),
         (["--monitor-every", "-1"], "--monitor-every: must be at least 0"),
         (["--monitor-every", "5", "--holdout", "1.5"], "--holdout: must be between 0 and 1"),
-        (["--monitor-every", "5", "--monitor-labels", "/none/x"], "--monitor-labels /none/x is no folder"),
+        (["--monitor-every", "5", "--monitor-labels", "/none/x"], "--monitor-labels /none/x is not a folder"),
         (["--monitor-evry", "5"], "did you mean '--monitor-every'"),
     ],
 )

@@ -1,4 +1,4 @@
-"""`--method beit` and `--method dino` through the tool: runs, exact resumes, options that mean nothing to them."""
+"""`--method beit` and `--method dino` through the tool: runs, exact resumes, options that have no effect with them."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ def test_a_run_and_an_exact_resume(method, images, tmp_path):
     assert (lines[0]["loss_inpaint"] is None) == (method == "dino")
     config = json.loads((tmp_path / "whole/config.json").read_text())
     assert config["encoder"] == json.loads(json.dumps(encoder.config))
-    shutil.copytree(tmp_path / "whole", tmp_path / "again")  # as after a kill between the updates 4 and 6
+    shutil.copytree(tmp_path / "whole", tmp_path / "again")  # as after a kill between the steps 4 and 6
     (tmp_path / "again/encoder.safetensors").unlink()
     (tmp_path / "again/checkpoints/step_00000006.safetensors").unlink()
     result = run(*words, "--output", tmp_path / "again", "--resume")
@@ -38,14 +38,14 @@ def test_a_run_and_an_exact_resume(method, images, tmp_path):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--method", "beit", "--match-weight", "0.5"], "--match-weight 0.5 means nothing to --method beit"),
-        (["--method", "dino", "--tokenizer", "kmeans"], "--tokenizer kmeans means nothing to --method dino"),
-        (["--teacher-momentum", "0.9"], "--teacher-momentum 0.9 means nothing to --method splitmask"),
-        (["--method", "dino", "--dino-outputs", "0"], "--dino-outputs must be at least 1"),
+        (["--method", "beit", "--match-weight", "0.5"], "--match-weight 0.5 has no effect with --method beit: omit it"),
+        (["--method", "dino", "--tokenizer", "kmeans"], "--tokenizer kmeans has no effect with --method dino"),
+        (["--teacher-momentum", "0.9"], "--teacher-momentum 0.9 has no effect with --method splitmask"),
+        (["--method", "dino", "--dino-outputs", "0"], "--dino-outputs 0 must be at least 1"),
         (["--method", "dion"], "did you mean 'dino'"),
     ],
 )
-def test_options_that_mean_nothing(words, expected, images, tmp_path):
+def test_options_without_effect(words, expected, images, tmp_path):
     assert expected in error_of(run("--data", images, "--output", tmp_path / "out", *OPTIONS, *words))
     assert not (tmp_path / "out").exists()
 
@@ -53,7 +53,7 @@ def test_options_that_mean_nothing(words, expected, images, tmp_path):
 def test_settings_of_the_baselines():
     for name in RECIPES:
         beit, dino = (get_recipe(name).override({"method": method}) for method in ("beit", "dino"))
-        assert beit.peak_lr == get_recipe(name).peak_lr and beit.uses_words and not dino.uses_words
+        assert beit.peak_lr == get_recipe(name).peak_lr and beit.uses_tokens and not dino.uses_tokens
         assert (dino.weight_decay, dino.end_weight_decay, dino.crop_scale) == (0.04, 0.4, 0.4)
         assert dino.peak_lr == pytest.approx(5e-4 * dino.batch_size / 256)
         assert dino.peak_lr * dino.end_lr_factor == pytest.approx(1e-6 * dino.batch_size / 2048)

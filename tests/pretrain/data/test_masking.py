@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pretrain.data.masking import block_mask, split_halves
+from pretrain.data import masking
+from pretrain.data.masking import beit_mask, block_mask, split_halves
 from splitmask_backbones.errors import UserError
 
 EVEN_GRIDS = [(14, 14), (2, 2), (1, 4), (4, 1), (2, 8), (16, 12), (12, 16), (3, 6), (24, 24), (1, 50)]
 
 
-def beit_mask(height: int, width: int, target: int, rng: random.Random, low: int = 16, high: int = 75):
+def published_mask(height: int, width: int, target: int, rng: random.Random, low: int = 16, high: int = 75):
     """BEiT Algorithm 1, restated with Python's lists and generator; returns (mask, sizes of the blocks in patches)."""
     mask = [[0] * width for _ in range(height)]
     sizes = []
@@ -86,7 +87,7 @@ def test_matches_the_published_sampler():
     generator, rng = random.Random(0), np.random.default_rng(0)
     complete = 0
     while complete < num_draws:
-        mask, _ = beit_mask(14, 14, 98, generator)
+        mask, _ = published_mask(14, 14, 98, generator)
         if mask.sum() == 98:  # where theirs stops short, ours goes on: compared where both are defined
             theirs += mask
             their_pieces += num_pieces(mask)
@@ -104,28 +105,33 @@ def test_matches_the_published_sampler():
     assert ours[6:8, 6:8].min() / num_draws > 0.75
 
 
-def test_first_block_has_the_published_size():
-    """With room for one block only, the mask is that block: 75 patches at most, 16 at least (before rounding)."""
+def test_first_block_has_the_published_size(monkeypatch):
+    """Of the masks that training uses: 16 to 75 patches a block, before its sides are rounded."""
     theirs = []
     generator = random.Random(1)
     for _ in range(3000):
-        theirs.append(beit_mask(14, 14, 98, generator)[1][0])
+        theirs.append(published_mask(14, 14, 98, generator)[1][0])
+    ours: list[int] = []
+    add_block = masking._add_block
+
+    def first_size(mask: np.ndarray, *limits: object) -> int:
+        is_first = not mask.any()
+        added = add_block(mask, *limits)
+        if is_first:
+            rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+            assert added == mask.sum() == (np.ptp(rows) + 1) * (np.ptp(columns) + 1), "not one full rectangle"
+            ours.append(added)
+        return added
+
+    monkeypatch.setattr(masking, "_add_block", first_size)
     rng = np.random.default_rng(1)
-    ours = [first_block_size(rng) for _ in range(3000)]
-    assert min(ours) >= 12
-    assert max(ours) <= 84
+    for _ in range(3000):
+        split_halves("block", (14, 14), rng)
+    assert len(ours) == 3000
+    assert 12 <= min(ours) <= 16
+    assert 72 <= max(ours) <= 75
     for share in (0.1, 0.25, 0.5, 0.75, 0.9):
         assert abs(np.quantile(ours, share) - np.quantile(theirs, share)) <= 3
-
-
-def first_block_size(rng: np.random.Generator) -> int:
-    from pretrain.data.masking import _add_block
-
-    mask = np.zeros((14, 14), dtype=bool)
-    added = _add_block(mask, 16, 75, 0.3, rng)
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    assert added == mask.sum() == (np.ptp(rows) + 1) * (np.ptp(columns) + 1), "not one full rectangle"
-    return added
 
 
 def test_topping_up_grows_blocks_and_makes_no_specks():
@@ -133,7 +139,7 @@ def test_topping_up_grows_blocks_and_makes_no_specks():
     from pretrain.data.masking import _grow
 
     for seed in range(200):
-        mask, _ = beit_mask(14, 14, 80, random.Random(seed))
+        mask, _ = published_mask(14, 14, 80, random.Random(seed))
         before, pieces = mask.copy(), num_pieces(mask)
         added = _grow(mask, 9, np.random.default_rng(seed))
         assert added == 9
@@ -217,3 +223,12 @@ def test_a_mask_costs_less_than_decoding():
             split_halves("block", (14, 14), rng)
         best = min(best, (time.perf_counter() - start) / 100)
     assert best < 0.3e-3 * 3  # measured 0.05 ms; three times the target for a busy machine
+
+
+@pytest.mark.parametrize(("grid", "count"), [((14, 14), 75), ((8, 8), 24), ((4, 4), 6), ((2, 2), 2), ((32, 32), 392)])
+def test_mask_has_75_of_196_or_their_share(grid, count):
+    for seed in range(20):
+        ids = beit_mask(grid, np.random.default_rng(seed))
+        assert ids.dtype == np.int64 and len(np.unique(ids)) == len(ids) == count
+        assert ids.min() >= 0 and ids.max() < grid[0] * grid[1]
+    assert not np.array_equal(ids, beit_mask(grid, np.random.default_rng(0))) or count == 2

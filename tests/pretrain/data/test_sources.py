@@ -1,27 +1,15 @@
 """Sources: recognised by what the path is, sorted, independent of where the data lies, never the evaluation images."""
 
-import json
 import os
 import shutil
-from pathlib import Path
 
 import pytest
 
 from pretrain.data.check import check_images
 from pretrain.data.sources import ImageList, open_source
 from splitmask_backbones.errors import UserError
+from tests.helpers.image_files import touch, write_coco
 from tests.helpers.paths import SHARED_DATA as SHARED
-
-
-def touch(root: Path, *names: str) -> None:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(b"content of " + os.fsencode(name))
-
-
-def write_coco(path: Path, *file_names: object) -> Path:
-    path.write_text(json.dumps({"images": [{"id": i, "file_name": name} for i, name in enumerate(file_names)]}))
-    return path
 
 
 def test_folder_is_recursive_sorted_and_takes_any_case(tmp_path):
@@ -61,7 +49,7 @@ def test_only_regular_files_and_links_to_them(tmp_path):
     source = open_source(tmp_path)
     # broken and circular links are images that are missing: they stay and are reported as unreadable
     assert source.names == ["a.png", "broken.png", "file.png", "folder.jpg/b.png", "loop.png"]
-    assert "2 entries that are no regular files skipped" in source.describe()
+    assert "2 entries that are not regular files skipped" in source.describe()
     assert [bad.name for bad in check_images(tmp_path, ["broken.png", "loop.png"])] == ["broken.png", "loop.png"]
 
 
@@ -138,99 +126,6 @@ def test_two_training_folders_are_ambiguous(tmp_path):
         open_source(tmp_path)
 
 
-def test_text_list(tmp_path):
-    touch(tmp_path, "b.jpg", "sub/a.jpg", "ä.jpg")
-    text = f"\ufeff# my images\r\nb.jpg\r\n\r\n  sub/a.jpg  \r\n{tmp_path}/ä.jpg\r\n./b.jpg"
-    (tmp_path / "list.txt").write_bytes(text.encode())
-    source = open_source(tmp_path / "list.txt")
-    assert source.names == ["b.jpg", "sub/a.jpg", "ä.jpg"]
-    assert source.root == tmp_path
-    assert "1 repeated lines skipped" in source.describe()
-
-
-def test_text_list_elsewhere_gives_the_same_names(tmp_path):
-    for place in ("one", "two"):
-        touch(tmp_path / place, "images/x/a.jpg", "images/y/b.jpg")
-        (tmp_path / place / "lists").mkdir()
-        (tmp_path / place / "lists/all.txt").write_text("../images/y/b.jpg\n../images/x/a.jpg\n")
-    one, two = open_source(tmp_path / "one/lists/all.txt"), open_source(tmp_path / "two/lists/all.txt")
-    assert one.names == ["x/a.jpg", "y/b.jpg"]
-    assert one.root == tmp_path / "one/images"
-    assert one.fingerprint() == two.fingerprint()
-
-
-def test_relative_list(tmp_path, monkeypatch):
-    touch(tmp_path, "in/a.jpg")
-    (tmp_path / "in/list").write_text("a.jpg\n")
-    monkeypatch.chdir(tmp_path)
-    source = open_source("in/list")
-    assert [source.path(name).read_bytes() for name in source.names] == [b"content of in/a.jpg"]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("a.jpg\n\ngone.jpg\nlost.jpg\n", r"line 3: gone\.jpg does not exist \(and 1 more lines\)"),
-        ("a.jpg\nsub\n", "line 2: sub is a folder"),
-        ("# nothing\n\n", "names no image"),
-        ("", "names no image"),
-        ("a.jpg\0", "neither an image folder nor"),
-    ],
-)
-def test_text_list_errors(tmp_path, text, message):
-    touch(tmp_path, "a.jpg", "sub/b.jpg")
-    (tmp_path / "list.txt").write_text(text)
-    with pytest.raises(UserError, match=message):
-        open_source(tmp_path / "list.txt")
-
-
-def test_coco_json(tmp_path):
-    touch(tmp_path / "images", "b.jpg", "sub/a.jpg")
-    file = write_coco(tmp_path / "instances.json", "sub/a.jpg", "b.jpg", "missing.jpg", "./b.jpg")
-    source = open_source(file, tmp_path / "images")
-    assert source.root == tmp_path / "images"
-    assert source.names == ["b.jpg", "missing.jpg", "sub/a.jpg"]
-    assert "1 repeated names skipped" in source.describe()
-    assert source.subset(source.names).fingerprint() == source.fingerprint()
-
-
-def test_coco_json_by_content(tmp_path):
-    touch(tmp_path, "a.jpg")
-    file = write_coco(tmp_path / "data", "a.jpg")
-    file.write_bytes(b"\xef\xbb\xbf \n" + file.read_bytes())
-    assert open_source(file, tmp_path).names == ["a.jpg"]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ('{"images": [', r"c\.json is not valid JSON \(line 1, column 13"),
-        ("", "not valid JSON"),
-        ('{"annotations": []}', "no list 'images'"),
-        ("[1, 2]", "no list 'images'"),
-        ('{"images": {}}', "no list 'images'"),
-        ('{"images": []}', "'images' is empty"),
-        ('{"images": [{"file_name": "a.jpg"}, {"id": 3}]}', r"images\[1\] has no 'file_name'"),
-        ('{"images": [{"file_name": 7}]}', r"images\[0\] has no 'file_name'"),
-        ('{"images": ["a.jpg"]}', r"images\[0\] has no 'file_name'"),
-        ('{"images": [{"file_name": "x/a.jpg"}, {"file_name": "q\\u0000.jpg"}]}', "none of the 2 images"),
-        ('{"images": ' + "[" * 100_000, "not valid JSON"),
-    ],
-)
-def test_coco_json_errors(tmp_path, content, message):
-    touch(tmp_path, "a.jpg")
-    (tmp_path / "c.json").write_text(content)
-    with pytest.raises(UserError, match=message):
-        open_source(tmp_path / "c.json", tmp_path)
-
-
-def test_coco_json_in_another_encoding(tmp_path):
-    touch(tmp_path, "a.jpg")
-    (tmp_path / "c.json").write_bytes('{"images": [{"file_name": "ä.jpg"}]}'.encode("latin-1"))
-    with pytest.raises(UserError, match="UTF-8"):
-        open_source(tmp_path / "c.json", tmp_path)
-
-
 def test_images_option(tmp_path):
     touch(tmp_path / "images", "a.jpg")
     file = write_coco(tmp_path / "c.json", "a.jpg")
@@ -299,14 +194,6 @@ def test_real_data_sets_give_their_training_images(name, num_images):
     source = open_source(SHARED / name)
     assert len(source) == num_images
     assert "only" in source.describe()
-
-
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the small real data is not beside the repository (../shared/data)")
-def test_real_coco_json_lists_the_files_of_its_folder():
-    root = SHARED / "coco_tiny"
-    source = open_source(root / "annotations/instances_val2017.json", root / "val2017")
-    assert source.names == open_source(root / "val2017").names
-    assert source.fingerprint() == open_source(root / "val2017").fingerprint()
 
 
 def test_folders_called_train_without_labels_are_folders_like_others(tmp_path):

@@ -5,31 +5,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pretrain.methods.branch_colors import QUANTILES, colors, jitter_colors
 from pretrain.methods.losses import info_nce
 from pretrain.methods.splitmask import SplitMask, complement
 from pretrain.tokenizers.codebook import Tokenizer, random_projection
 from splitmask_backbones import VisionTransformer
 from splitmask_backbones.vit import patchify
-
-
-def build(**kwargs):
-    torch.manual_seed(0)
-    encoder = VisionTransformer(img_size=64, embed_dim=24, depth=2, num_heads=2)
-    method = SplitMask(encoder, Tokenizer(random_projection(32, 768, 0)), **kwargs)
-    for parameter in method.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    return method
-
-
-def make_batch(batch=3, seen=8):
-    torch.manual_seed(1)
-    order = torch.stack([torch.randperm(16) for _ in range(batch)])
-    return {
-        "image": torch.randint(256, (batch, 3, 64, 64), dtype=torch.uint8),
-        "ids_a": order[:, :seen].sort(1).values,
-        "ids_b": order[:, seen : 2 * seen].sort(1).values,
-    }
+from tests.helpers.splitmask import build, make_batch
 
 
 def test_complement():
@@ -42,7 +23,7 @@ def test_losses_equal_a_naive_statement(seen):
     method, batch = build(), make_batch(seen=seen)
     values = method(batch)
     image = method.normalize(batch["image"])
-    words = method.tokenizer(patchify(image, 16))
+    token_ids = method.tokenizer(patchify(image, 16))
     losses, right, descriptors = [], [], {"a": [], "b": []}
     for branch in "ab":
         for i in range(3):
@@ -58,8 +39,8 @@ def test_losses_equal_a_naive_statement(seen):
             for patch in range(16):
                 if patch not in ids.tolist():
                     logits = method.head(x[patch])
-                    losses.append(F.cross_entropy(logits, words[i, patch]))
-                    right.append(logits.argmax() == words[i, patch])
+                    losses.append(F.cross_entropy(logits, token_ids[i, patch]))
+                    right.append(logits.argmax() == token_ids[i, patch])
     assert len(losses) == 2 * 3 * (16 - seen)
     torch.testing.assert_close(values["loss_inpaint"], torch.stack(losses).mean(), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(values["token_accuracy"], torch.stack(right).float().mean())
@@ -68,23 +49,7 @@ def test_losses_equal_a_naive_statement(seen):
     torch.testing.assert_close(values["loss"], values["loss_inpaint"] + values["loss_match"])
 
 
-def test_jitter_is_a_line_of_its_own_for_every_image_and_channel():
-    torch.manual_seed(0)
-    image = torch.stack([torch.zeros(3, 4, 4), torch.ones(3, 4, 4)], dim=3).repeat(2000, 1, 1, 1, 1).flatten(3)
-    jittered = jitter_colors(image, 0.3)
-    zeros, ones = jittered[..., ::2], jittered[..., 1::2]
-    assert torch.equal(zeros, zeros[..., :1, :1].expand_as(zeros)) and torch.equal(
-        ones, ones[..., :1, :1].expand_as(ones)
-    )
-    shift, factor = zeros[..., 0, 0], (ones - zeros)[..., 0, 0]
-    assert 0.69 < factor.min() < 0.71 and 1.29 < factor.max() < 1.31 and abs(factor.mean() - 1) < 0.01
-    assert 0.8 < shift.abs().max() < 0.9  # 0.3 of a channel, 0.6 of all
-    uncorrelated = torch.corrcoef(factor.T)[0, 1]
-    assert abs(uncorrelated) < 0.05 and torch.corrcoef(shift.T)[0, 1] == pytest.approx(0.8, abs=0.05)  # 4 : 1
-    assert torch.equal(jitter_colors(image, 0.0), image)
-
-
-def test_branches_are_jittered_in_training_only_and_words_are_not():
+def test_branches_are_jittered_in_training_only_and_token_ids_are_not():
     method, batch = build(branch_jitter=0.3), make_batch()
     image = method.normalize(batch["image"])
     seen = []
@@ -92,12 +57,12 @@ def test_branches_are_jittered_in_training_only_and_words_are_not():
     method(batch)
     a, b = seen.pop().chunk(2)
     assert not torch.allclose(a, image, atol=0.01) and not torch.allclose(a, b, atol=0.01)
-    words = method.tokenizer(patchify(image, 16))
+    token_ids = method.tokenizer(patchify(image, 16))
     hidden = complement(torch.cat([batch["ids_a"], batch["ids_b"]]), 16)
     with torch.no_grad():
-        assert torch.equal(method.observe(batch)["targets"], words.repeat(2, 1).gather(1, hidden).flatten())
-    method.head.weight.data.zero_()  # the loss is then that of the bias: the words decide it, and nothing else
-    expected = F.cross_entropy(method.head.bias.expand(48, -1), words.repeat(2, 1).gather(1, hidden).flatten())
+        assert torch.equal(method.observe(batch)["targets"], token_ids.repeat(2, 1).gather(1, hidden).flatten())
+    method.head.weight.data.zero_()  # the loss is then that of the bias: the token ids decide it, and nothing else
+    expected = F.cross_entropy(method.head.bias.expand(48, -1), token_ids.repeat(2, 1).gather(1, hidden).flatten())
     torch.testing.assert_close(method(batch)["loss_inpaint"], expected)
     method.eval()
     seen.clear()
@@ -107,26 +72,8 @@ def test_branches_are_jittered_in_training_only_and_words_are_not():
     torch.testing.assert_close(alone(batch)["loss"], build(match_weight=0.0)(batch)["loss"], rtol=0, atol=0)
 
 
-def test_colors_of_what_a_branch_sees():
-    method, batch = build(), make_batch()
-    image = method.normalize(batch["image"])
-    with torch.no_grad():
-        seen = method.observe(batch)
-    for branch in "ab":
-        for i in range(3):
-            patches = [image[i, :, 16 * (p // 4) :, 16 * (p % 4) :][:, :16, :16] for p in batch[f"ids_{branch}"][i]]
-            expected = np.quantile(torch.stack(patches).numpy(), QUANTILES, axis=(0, 2, 3)).T.flatten()
-            np.testing.assert_allclose(seen[f"color_{branch}"][i], expected, atol=1e-5)
-
-
-def test_colors_of_large_crops():
-    image = torch.arange(3.0).reshape(1, 3, 1, 1).expand(23, 3, 496, 496)  # more values than torch.quantile takes
-    seen = colors(image, torch.arange(31 * 31).expand(23, -1), 16)
-    assert torch.equal(seen, torch.arange(3.0).repeat_interleave(len(QUANTILES)).expand(23, -1))
-
-
 def test_a_branch_does_not_see_the_other_half():
-    """Changing the pixels of B changes nothing in what branch A predicts, only the words it is compared with."""
+    """Changing the pixels of B changes nothing in what branch A predicts, only the token ids it is compared with."""
     method, batch = build(), make_batch()
     image = method.normalize(batch["image"])
     before = method.decode(image, batch["ids_a"])
@@ -197,3 +144,18 @@ def test_golden_ten_steps():
 
 
 GOLDEN = [4.5852, 4.5639, 4.5418, 4.5155, 4.4815, 4.4253, 4.3136, 4.1319, 3.9646, 3.8773]
+
+
+def test_weights_begin_as_the_paper_family_has_them():
+    """Truncated normals of std 0.02 (BEiT, MAE), biases of zero; larger ones drown the encoder's features."""
+    torch.manual_seed(0)
+    encoder = VisionTransformer(img_size=64, embed_dim=96, depth=1, num_heads=2)
+    prior = torch.randn(64)
+    method = SplitMask(encoder, Tokenizer(random_projection(64, 768, 0)), prior=prior)
+    linear = [module for module in method.decoder.modules() if isinstance(module, torch.nn.Linear)]
+    assert len(linear) == 2 * 4  # qkv, proj, fc1 and fc2 of each of two blocks
+    for weight in (*(module.weight for module in (*linear, method.head)), method.decoder.pos_embed):
+        assert weight.std().item() == pytest.approx(0.02, rel=0.1) and abs(weight.mean().item()) < 0.002
+    assert method.decoder.mask_token.std().item() == pytest.approx(0.02, rel=0.4)  # 96 numbers
+    assert all(module.bias.abs().max() == 0 for module in linear)
+    assert torch.equal(method.head.bias, prior)

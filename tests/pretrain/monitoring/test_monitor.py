@@ -1,7 +1,6 @@
 """What a monitor measures, against hand-computed values, and that it changes nothing of the method."""
 
 import copy
-import hashlib
 
 import numpy as np
 import pytest
@@ -12,9 +11,10 @@ from pretrain.data.holdout import split_holdout
 from pretrain.data.sources import open_source
 from pretrain.methods.build import build_method, build_views
 from pretrain.monitoring.labelled import open_labelled
-from pretrain.monitoring.monitor import Monitor, PlainViews, color_rank1, effective_rank, fixed_batches, match_rank1
+from pretrain.monitoring.monitor import Monitor, color_rank1, effective_rank, fixed_batches, match_rank1, whole_image
 from pretrain.recipes import get_recipe
 from pretrain.training.distributed import make_fabric
+from tests.helpers.labelled import COLOURS, labelled_folder
 
 METHODS = ["splitmask", "beit", "dino"]
 
@@ -55,82 +55,16 @@ def test_color_rank1_weighs_channels_alike():
     assert 0 <= color_rank1(torch.zeros(4, 3), torch.zeros(4, 3)) <= 1  # black images: no division by zero
 
 
-def test_holdout_is_told_by_names(image_folder):
-    images = open_source(image_folder)
-    trained, kept = split_holdout(images, 0.4)
-    assert sorted(trained.names + kept.names) == images.names
-    expected = [n for n in images.names if int(hashlib.sha256(n.encode()).hexdigest()[:16], 16) / 2**64 < 0.4]
-    assert kept.names == expected and kept.root == images.root
-    fewer = images.subset(images.names[::2])
-    assert set(split_holdout(fewer, 0.4)[1].names) == set(kept.names) & set(fewer.names)
-    for share in (1e-9, 1.0):
-        with pytest.raises(ValueError, match=r"--holdout .* the 12 images out of training"):
-            split_holdout(images, share)
-
-
 def test_looks_are_at_the_same_crops(image_folder):
     recipe = get_recipe("tiny")
     views = build_views(recipe, open_source(image_folder), 16)
     one, two = fixed_batches(views, 5, 0), fixed_batches(views, 5, 0)
     assert sum(len(batch["image"]) for batch in one) == 5
     assert all(torch.equal(a[key], b[key]) for a, b in zip(one, two, strict=True) for key in a)
-    plain = PlainViews(views.images, 64)[(0, 3, 0)]["image"]
-    assert plain.shape == (3, 64, 64) and torch.equal(plain, PlainViews(views.images, 64)[(7, 3, 0)]["image"])
-
-
-def labelled_folder(root, colours, count=6):
-    rng = np.random.default_rng(0)
-    for name, colour in colours.items():
-        (root / name).mkdir(parents=True)
-        for i in range(count):
-            noise = rng.integers(-30, 30, (40, 50, 3))
-            Image.fromarray(np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)).save(root / name / f"{i}.png")
-    return root
-
-
-COLOURS = {"blue": (20, 20, 220), "red": (220, 20, 20), "train": (20, 220, 20)}  # a class may be called train
-
-
-def test_labelled_halves(tmp_path):
-    root = labelled_folder(tmp_path / "l", COLOURS)
-    (root / "blue/0.png").write_bytes(b"no image")
-    found = open_labelled(root, 100)
-    assert found.num_classes == 3 and found.num_known == 8 and len(found.images) == 17
-    sides = found.images.names[: found.num_known], found.images.names[found.num_known :]
-    assert sides[0] == ["blue/2.png", "blue/4.png", *(f"{c}/{i}.png" for c in ("red", "train") for i in (0, 2, 4))]
-    assert not set(sides[0]) & set(sides[1])
-    assert found.labels == [0] * 2 + [1] * 3 + [2] * 3 + [0] * 3 + [1] * 3 + [2] * 3
-    few = open_labelled(root, 3)  # one of a class, and of blue that is the broken one
-    assert few.images.names == ["red/0.png", "train/0.png", "red/1.png", "train/1.png"] and few.labels == [0, 1, 0, 1]
-
-
-def test_labelled_train_and_val(tmp_path):
-    labelled_folder(tmp_path / "train2017", {"a": (0, 0, 0), "b": (255, 0, 0)}, 2)
-    labelled_folder(tmp_path / "val", {"b": (255, 0, 0), "strange": (9, 9, 9)}, 2)
-    found = open_labelled(tmp_path, 100)
-    assert found.images.names[:4] == [
-        "train2017/a/0.png",
-        "train2017/a/1.png",
-        "train2017/b/0.png",
-        "train2017/b/1.png",
-    ]
-    assert found.images.names[4:] == ["val/b/0.png", "val/b/1.png"] and found.labels == [0, 0, 1, 1, 1, 1]
-
-
-@pytest.mark.parametrize(
-    ("make", "match"),
-    [
-        (lambda root: None, "is no folder"),
-        (lambda root: root.mkdir(), "--monitor-labels: no image in"),
-        (lambda root: labelled_folder(root, {"one": (1, 2, 3)}), "two classes or more.* of 1 classes"),
-        (lambda root: labelled_folder(root, {"a": (1, 2, 3), "b": (1, 2, 3)}, 1), "and 0 others"),
-        (lambda root: labelled_folder(root.parent, {"l": (1, 2, 3)}), "6 images lie in .*/l itself, 0.png for one"),
-    ],
-)
-def test_labelled_errors(tmp_path, make, match):
-    make(tmp_path / "l")
-    with pytest.raises(ValueError, match=match):
-        open_labelled(tmp_path / "l", 100)
+    tall = np.zeros((90, 60, 3), dtype=np.uint8)
+    tall[15:75] = 200
+    whole = whole_image(64, Image.fromarray(tall), np.random.default_rng(0))["image"]
+    assert whole.shape == (3, 64, 64) and (whole[:, 3:-3] == 200).all()  # the central square
 
 
 def build(method, images, tmp_path, **kwargs):
@@ -138,7 +72,7 @@ def build(method, images, tmp_path, **kwargs):
         pytest.importorskip("lightly", reason="the extra 'dino' is not installed")
     recipe = get_recipe("tiny").override({"method": method})
     views = build_views(recipe, images, 16)
-    built = build_method(recipe, views, tmp_path, 0, None, 20, 5)
+    built = build_method(recipe, views, tmp_path, 0, total_steps=20, steps_per_epoch=5)
     values = {"holdout": None, "labelled": None, "num_images": 7, "fabric": make_fabric("32"), "workers": 0}
     return built, Monitor(built, recipe, images, **{**values, **kwargs}), recipe
 
@@ -181,7 +115,7 @@ def test_numbers_equal_those_of_the_losses(method, image_folder, tmp_path):
     assert seen["train_inpaint_gain"] == pytest.approx(constant - values["loss_inpaint"].item(), rel=1e-4)
     assert seen["train_inpaint_gain"] < 0  # not trained
     assert "train_loss_moved" not in seen and ("train_position_gain" in seen) == (method == "splitmask")
-    whole = torch.stack([PlainViews(images, 64)[(0, i * 12 // 7, 0)]["image"] for i in range(7)])
+    whole = torch.stack([whole_image(64, images.read(i * 12 // 7), None)["image"] for i in range(7)])
     with torch.no_grad():
         built.encoder.norm = torch.nn.Identity()
         features = built.encoder(built.normalize(whole)).mean(1)

@@ -114,9 +114,9 @@ def test_every_tokenizer_gives_words_of_images():
     ("make", "match"),
     [
         (lambda p: None, "does not exist"),
-        (lambda p: p.mkdir(), "does not exist or is no file"),
-        (lambda p: p.write_bytes(b""), "no safetensors file"),
-        (lambda p: torch.save(torch.nn.Linear(2, 2), p), "no safetensors file.*weights_only=False"),
+        (lambda p: p.mkdir(), "does not exist or is not a file"),
+        (lambda p: p.write_bytes(b""), "not a safetensors file"),
+        (lambda p: torch.save(torch.nn.Linear(2, 2), p), "not a safetensors file.*weights_only=False"),
         (lambda p: save_file({"a": torch.zeros(2)}, str(p)), "not DALL-E's encoder"),
     ],
 )
@@ -144,7 +144,7 @@ def test_a_run_with_it(golden, file, tmp_path):
         return subprocess.run([str(w) for w in tool], capture_output=True, text=True, env=env, timeout=180)
 
     missing = call()
-    assert missing.returncode == 2 and "--tokenizer dalle needs the 8192 words" in missing.stderr
+    assert missing.returncode == 2 and "--tokenizer dalle needs the 8192 token ids" in missing.stderr
     done = call("--tokenizer-weights", file)
     assert done.returncode == 0, done.stderr
     statistics = json.loads((tmp_path / "run/tokenizer.json").read_text())

@@ -12,6 +12,7 @@ from pycocotools import mask as coco_mask
 
 from splitmask_backbones.errors import UserError
 from tests.helpers.det_data import coco_json, write_root
+from tools.cli import start_log
 from tools.detection import splits
 from tools.detection.coco import read_coco
 from tools.detection.rle import parse_counts, rle_flaw, to_mask
@@ -161,6 +162,7 @@ def test_images_missing_or_of_another_size_follow_the_limit(tmp_path: Path, caps
     content["images"][2]["height"] = 50
     (root / "annotations" / "instances_val.json").write_text(json.dumps(content))
     read = splits.read_splits(splits.locate(str(root)))
+    start_log()  # as the tool does
     unusable = splits.check_split_images(read, 0.5, tmp_path / "bad.txt", workers=0)
     assert unusable == {"train": ["001.png"], "val": ["002.png"]}
     assert "is 64x48 pixels, its annotations say 64x50" in (tmp_path / "bad.txt").read_text()

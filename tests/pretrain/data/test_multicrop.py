@@ -1,0 +1,40 @@
+"""DINO's crops: their sizes, their seeds, and how often colours change."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pretrain.data.multicrop import MultiCrop, change_colours, shift_hue
+
+
+def picture():
+    rng = np.random.default_rng(3)
+    return Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)).resize((120, 90), Image.Resampling.BICUBIC)
+
+
+def test_crops():
+    augment = MultiCrop(224, 0.4, 8, 16)
+    large, small = augment(picture(), np.random.default_rng(0)).values()
+    assert large.shape == (2, 3, 224, 224) and small.shape == (8, 3, 96, 96) and small.dtype == torch.uint8
+    again = augment(picture(), np.random.default_rng(0))
+    assert torch.equal(large, again["large"]) and torch.equal(small, again["small"])
+    assert not torch.equal(large[0], large[1]) and not torch.equal(small[0], small[1])
+    assert not torch.equal(large, augment(picture(), np.random.default_rng(1))["large"])
+    assert MultiCrop(128, 0.4, 0, 16)(picture(), np.random.default_rng(0))["small"].shape == (0, 3, 48, 48)
+
+
+def test_colours_change_as_often_as_they_should():
+    crop = picture().resize((16, 16))
+    rng = np.random.default_rng(0)
+    plain = [np.asarray(change_colours(crop, rng, blur=0.0, solarise=0.0)) for _ in range(400)]
+    same = np.mean([np.array_equal(item, np.asarray(crop)) for item in plain])
+    gray = np.mean([(item == item[..., :1]).all() for item in plain])
+    assert same == pytest.approx(0.2 * 0.8, abs=0.06)  # neither jitter nor gray
+    assert gray == pytest.approx(0.2, abs=0.06)
+
+
+def test_hue_turns_red_towards_yellow():
+    red = Image.new("RGB", (2, 2), (255, 0, 0))
+    assert np.asarray(shift_hue(red, 1 / 6))[0, 0] == pytest.approx([255, 255, 0], abs=6)
+    assert np.array_equal(np.asarray(shift_hue(red, 0.0)), np.asarray(red))

@@ -1,0 +1,33 @@
+"""From a recipe to its tokenizer: the prior of the head, and what is kept in the folder of a run."""
+
+import math
+
+import pytest
+import torch
+from torch.utils.data import default_collate
+
+from pretrain.data.sources import open_source
+from pretrain.methods.build import build_method, build_views
+from pretrain.recipes import get_recipe
+from pretrain.tokenizers.build import token_prior
+
+
+def test_token_prior_by_hand():
+    token_ids = torch.tensor([[3, 3, 0], [3, 1, 3]])
+    prior = token_prior(token_ids, 5)  # seen 1, 1, 0, 4, 0 times, and each once more
+    assert prior.exp().tolist() == pytest.approx([2 / 11, 2 / 11, 1 / 11, 5 / 11, 1 / 11])
+    assert prior.dtype == torch.float32
+
+
+@pytest.mark.parametrize("method", ["splitmask", "beit"])
+def test_the_first_loss_is_that_of_the_best_constant_guess(method, image_folder, tmp_path):
+    recipe = get_recipe("tiny").override({"method": method})
+    views = build_views(recipe, open_source(image_folder), 16)
+    built = build_method(recipe, views, tmp_path, 0, total_steps=20, steps_per_epoch=1)
+    batch = default_collate([views[(0, i, 0)] for i in range(12)])
+    with torch.no_grad():
+        loss, targets = built(batch)["loss_inpaint"].item(), built.observe(batch)["targets"]
+    guess = -built.head.bias.detach()[targets].mean().item()
+    assert built.head.bias.exp().sum().item() == pytest.approx(1)
+    assert loss == pytest.approx(guess, abs=0.2)  # a little from the head's random weights
+    assert loss < math.log(built.tokenizer.vocab_size) - 0.5  # that of a guess where all token ids are alike
