@@ -30,13 +30,13 @@ def test_a_step_runs():
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("argv", "message"),
     [
         (["backbon"], "unknown benchmark 'backbon': did you mean 'backbone'"),
         (["backbone", "--model", "vit_smal"], "did you mean 'vit_small'"),
         (["pretrain", "--precision", "16"], "unknown precision '16'"),
     ],
 )
-def test_wrong_options(words, message):
-    result = subprocess.run([sys.executable, "tools/benchmark.py", *words], cwd=ROOT, capture_output=True, text=True)
+def test_wrong_options(argv, message):
+    result = subprocess.run([sys.executable, "tools/benchmark.py", *argv], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2 and message in result.stderr and result.stderr.count("\n") == 1

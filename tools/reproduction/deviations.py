@@ -9,7 +9,6 @@ from typing import Any
 from pretrain.recipes import RECIPES, REFERENCE_BATCH
 from pretrain.training.run_folder import flatten
 from splitmask_backbones.errors import UserError
-from tools.reproduction.plan import classification_recipe
 from tools.reproduction.runs import IDENTITY, Run
 from tools.reproduction.sets import SETS
 
@@ -26,18 +25,10 @@ def deviations(run: Run, data: str | None = None) -> list[str]:
         run: of any tool.
         data: name of the data set whose size is compared; None for none.
     """
-    found = [*_of_pretraining(run.lineage.config)]
+    found = _of_pretraining(run.lineage.config)
     if run.tool == "pretrain":
         return found
-    found = [f"pre-training: {text}" for text in found]
-    if run.tool == "train_det":
-        found += _of_detection(run)
-    elif run.tool == "train_seg":
-        found += _of_segmentation(run)
-    elif run.tool == "train_cls":
-        found += _of_classification(run)
-    elif run.tool == "probe":
-        found += _of_probe(run)
+    found = [*(f"pre-training: {text}" for text in found), *FINETUNING[run.tool](run)]
     images = _train_images(run)
     if data is not None and images is not None:
         found += _size(images, SETS[data].num_images)
@@ -72,7 +63,7 @@ def _length(got: dict[str, Any], want: dict[str, Any]) -> list[str]:
     mine, its = ([(name, given[name]) for name in LENGTH if given.get(name)] for given in (got, want))
     if mine == its or not mine or not its:
         return []
-    return [f"{mine[0][1]:,} {mine[0][0]} in place of {its[0][1]:,} {its[0][0]}".replace("steps", "updates")]
+    return [f"{mine[0][1]:,} {mine[0][0]} in place of {its[0][1]:,} {its[0][0]}"]
 
 
 def _values(got: dict[str, Any], want: dict[str, Any], apart: tuple[str, ...]) -> list[str]:
@@ -92,11 +83,12 @@ def _lr(got: float | None, want: float) -> list[str]:
     return [f"lr {got:g} in place of {want:g}"]
 
 
-def _scaled_lr(got: dict[str, Any], want: dict[str, Any]) -> list[str]:
-    """Compares the peak lr of values with the recipe's, which follows the batch linearly."""
-    if got.get("lr") is None or "lr" not in want:
-        return []
-    return _lr(got["lr"], want["lr"] * got["batch_size"] / want["batch_size"])
+def _compare(got: dict[str, Any], want: dict[str, Any], apart: tuple[str, ...] = APART) -> list[str]:
+    """Compares length, values, and the peak lr with the recipe's, which follows the batch linearly."""
+    found = _length(got, want) + _values(got, want, apart)
+    if got.get("lr") is not None and "lr" in want:
+        found += _lr(got["lr"], want["lr"] * got["batch_size"] / want["batch_size"])
+    return found
 
 
 def _of_pretraining(config: dict[str, Any]) -> list[str]:
@@ -128,8 +120,7 @@ def _of_detection(run: Run) -> list[str]:
     except UserError:
         want = run.config.get("config_values", {})
     # Through JSON, tuples have become lists.
-    want = {key: list(value) if isinstance(value, tuple) else value for key, value in want.items()}
-    return _length(got, want) + _values(got, want, APART) + _scaled_lr(got, want)
+    return _compare(got, {key: list(value) if isinstance(value, tuple) else value for key, value in want.items()})
 
 
 def _of_segmentation(run: Run) -> list[str]:
@@ -144,7 +135,7 @@ def _of_segmentation(run: Run) -> list[str]:
     want = {name: config.pop(name) for name in ("steps", "batch_size", "img_size", "seed")}
     want["lr"] = config["optim_wrapper"]["optimizer"].pop("lr")
     got = run.values
-    found = _length(got, want) + _values(got, want, APART) + _scaled_lr(got, want)
+    found = _compare(got, want)
     if got.get("tta", False) != config.pop("use_tta"):
         found.append("tested at several scales" if got.get("tta") else "tested at one scale")
     theirs, mine = flatten(json.loads(json.dumps(config))), flatten(run.config.get("config", {}))
@@ -152,16 +143,22 @@ def _of_segmentation(run: Run) -> list[str]:
 
 
 def _of_classification(run: Run) -> list[str]:
-    recipe = classification_recipe(run.setting)
-    if recipe is None:
-        return [f"not compared with the recipe {run.setting}, because tools/train_cls.py is not there"]
-    want, got = dataclasses.asdict(recipe), run.values
-    return _length(got, want) + _values(got, want, (*APART, "model")) + _scaled_lr(got, want)
+    from tools.classification.recipes import get_recipe
+
+    return _compare(run.values, dataclasses.asdict(get_recipe(run.setting)), (*APART, "model"))
 
 
 def _of_probe(run: Run) -> list[str]:
     from tools.classification.probe_recipe import ProbeRecipe
 
     # Runs record the size that was used; the recipe leaves it to the encoder, which the paper reads at its own size.
-    want, got = dataclasses.asdict(ProbeRecipe()) | {"img_size": PROBE_SIZE}, run.values
-    return _length(got, want) + _values(got, want, (*APART, "model")) + _scaled_lr(got, want)
+    return _compare(run.values, dataclasses.asdict(ProbeRecipe()) | {"img_size": PROBE_SIZE}, (*APART, "model"))
+
+
+FINETUNING = {
+    "train_det": _of_detection,
+    "train_seg": _of_segmentation,
+    "train_cls": _of_classification,
+    "probe": _of_probe,
+}
+"""What compares a run with its recipe, by tool."""

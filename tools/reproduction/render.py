@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from tools.finetuning.plots import markdown_table
 from tools.reproduction.paper.schema import Table
 from tools.reproduction.results import Filled, Other
+from tools.reproduction.runs import Run
 from tools.reproduction.statistics import mean_and_spread, shown
 
 Cells = Mapping[tuple[str, str], Filled]
@@ -18,7 +19,7 @@ HEADER = (
 
 
 def lines(table: Table, cells: Cells) -> tuple[list[str], list[list[str]], list[str]]:
-    """Returns header, rows and footnotes: two lines a row, the paper's values and ours, with footnote marks."""
+    """Returns header, rows and footnotes: two lines per row, the paper's values and ours, with footnote marks."""
     footnotes: dict[str, int] = {}
     rows = []
     for row in table.rows:
@@ -69,7 +70,7 @@ def markdown(filled: Sequence[tuple[Table, Cells]], found: Sequence[Other]) -> s
 
 
 def comma_separated(filled: Sequence[tuple[Table, Cells]], found: Sequence[Other]) -> str:
-    """Returns one line a cell; numbers unrounded, lists with a semicolon between."""
+    """Returns one line per cell; numbers unrounded, lists with a semicolon between."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(HEADER)
@@ -77,47 +78,20 @@ def comma_separated(filled: Sequence[tuple[Table, Cells]], found: Sequence[Other
         for row in table.rows:
             for cell in row.cells:
                 got = cells.get((row.name, cell.column))
-                start = [table.name, row.name, cell.column, f"{cell.value:g}"]
-                if got is None:
-                    writer.writerow([*start, "", "", 0, "", "", "", ""])
-                    continue
-                seeds = [run.values.get("seed") for run in got.runs]
-                folders = [run.folder for run in got.runs]
-                writer.writerow(
-                    [
-                        *start,
-                        *_numbers(got.values),
-                        _listed(seeds),
-                        _listed(got.values),
-                        _listed(got.remarks),
-                        _listed(folders),
-                    ]
-                )
+                found_here = ([], [], []) if got is None else (got.runs, got.values, got.remarks)
+                writer.writerow([table.name, row.name, cell.column, f"{cell.value:g}", *_measured(*found_here)])
     for other in found:
         for name, values in other.values.items():
             if values:
-                seeds, folders = [run.values.get("seed") for run in other.runs], [run.folder for run in other.runs]
-                start = ["other runs", other.title, name, ""]
-                writer.writerow(
-                    [
-                        *start,
-                        *_numbers(values),
-                        _listed(seeds),
-                        _listed(values),
-                        _listed(other.remarks),
-                        _listed(folders),
-                    ]
-                )
+                writer.writerow(["other runs", other.title, name, "", *_measured(other.runs, values, other.remarks)])
     return text.getvalue()
 
 
-def _numbers(values: Sequence[float]) -> list[object]:
-    mean, spread = mean_and_spread(values)
-    return [mean, "" if spread is None else spread, len(values)]
-
-
-def _listed(items: Iterable[object]) -> str:
-    return "; ".join(map(str, items))
+def _measured(runs: Sequence[Run], values: Sequence[float], remarks: Sequence[str]) -> list[object]:
+    """Returns what a line says of some runs: mean, spread, number, then lists of seeds, values, remarks, folders."""
+    mean, spread = mean_and_spread(values) if values else ("", None)
+    lists = ([run.values.get("seed") for run in runs], values, remarks, [run.folder for run in runs])
+    return [mean, "" if spread is None else spread, len(values), *("; ".join(map(str, each)) for each in lists)]
 
 
 def show(filled: Sequence[tuple[Table, Cells]], found: Sequence[Other]) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from pretrain.recipes import RECIPES
 from tools.reproduction.deviations import deviations, notes
 from tools.reproduction.paper.schema import Cell, Measurement, Origin, Table
-from tools.reproduction.runs import IDENTITY, Run, option_text, why_left_out
+from tools.reproduction.runs import IDENTITY, METRICS, Run, find_runs, option_text, why_left_out
 
 UNKNOWN = "the encoder's origin is unknown: the row is that of the config's name"
 
@@ -21,7 +23,7 @@ class Filled:
 
     Attributes:
         cell: of the table.
-        runs: one a seed, all with the same deviations.
+        runs: one per seed, all with the same deviations.
         values: of the runs.
         remarks: deviations and notes of the runs.
     """
@@ -32,15 +34,21 @@ class Filled:
     remarks: list[str]
 
 
-def comparable(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
-    """Returns the runs that can be compared with their recipes, and why others are left out."""
+def read_runs(folders: Sequence[Path]) -> list[Run]:
+    """Returns the runs that can be compared with their recipes; each other one is named in a `warning:` line.
+
+    Raises:
+        ValueError: a folder does not exist, or there is no run at all.
+    """
+    runs, warnings = find_runs(folders)
     kept: list[Run] = []
-    warnings: list[str] = []
     for run in runs:
         problem = why_left_out(run.folder, partial(_compare, run))
         warnings += problem
         kept += [] if problem else [run]
-    return kept, warnings
+    for warning in warnings:
+        sys.stderr.write(f"warning: {' '.join(warning.split())}\n")
+    return kept
 
 
 def _compare(run: Run) -> tuple[object, ...]:
@@ -61,7 +69,7 @@ def fill(table: Table, runs: Sequence[Run]) -> tuple[dict[tuple[str, str], Fille
             if not groups:
                 continue
             (remarks, _), chosen = min(groups.items(), key=lambda item: (len(item[0][0]), item[0]))
-            used_once = _one_a_seed(chosen)
+            used_once = _one_per_seed(chosen)
             values = [value for run in used_once if (value := run.metric(cell.measured.metric)) is not None]
             if values:
                 listed = [*remarks, *dict.fromkeys(note for run in used_once for note in notes(run))]
@@ -72,7 +80,7 @@ def fill(table: Table, runs: Sequence[Run]) -> tuple[dict[tuple[str, str], Fille
     return filled, used
 
 
-def _one_a_seed(runs: Sequence[Run]) -> list[Run]:
+def _one_per_seed(runs: Sequence[Run]) -> list[Run]:
     """Returns the runs that differ in seed or encoder: one that was made twice says nothing about the spread."""
     first: dict[tuple[str, str], Run] = {}
     for run in runs:
@@ -144,14 +152,6 @@ class Other:
     remarks: list[str]
 
 
-METRICS = {
-    "train_det": (("box AP", "bbox.AP"), ("mask AP", "segm.AP")),
-    "train_seg": (("mIoU", "mIoU"),),
-    "train_cls": (("top-1", "top1"),),
-    "probe": (("best kNN", "layers.knn"), ("best linear", "layers.linear")),
-}
-
-
 def others(runs: Sequence[Run], used: set[int]) -> list[Other]:
     """Returns the fine-tuning runs that no row took, those that differ in the seed alone together."""
     groups: dict[tuple[str, tuple[str, ...], str], list[Run]] = {}
@@ -165,7 +165,7 @@ def others(runs: Sequence[Run], used: set[int]) -> list[Other]:
             members,
             {
                 name: [value for run in members if (value := run.metric(path)) is not None]
-                for name, path in METRICS[members[0].tool]
+                for name, path in METRICS[members[0].tool].items()
             },
             list(remarks),
         )

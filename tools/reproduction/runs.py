@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from pretrain.recipes import RECIPES
 from splitmask_backbones.errors import UserError
+from splitmask_backbones.files import sha256_of
 from splitmask_backbones.registry import ENCODERS
 from tools.reproduction.paper.schema import Origin
 
-FINETUNING = {
-    "train_det": (("bbox.AP",), ("segm.AP",)),
-    "train_seg": (("mIoU",),),
-    "train_cls": (("top1",),),
-    "probe": (("layers.linear", "layers.knn"),),
+METRICS = {
+    "train_det": {"box AP": "bbox.AP", "mask AP": "segm.AP"},
+    "train_seg": {"mIoU": "mIoU"},
+    "train_cls": {"top-1": "top1"},
+    "probe": {"best kNN": "layers.knn", "best linear": "layers.linear"},
 }
-"""Tools whose runs are rows, and the numbers that must be there: of each group one."""
+"""Tools whose runs are rows, and the numbers that must be there (of a probe one): title -> path in results.json."""
 IDENTITY = ("tokenizer", "inpaint_weight", "match_weight")
 """Recipe values that make a pre-training another row; all others are deviations."""
 
@@ -121,7 +121,7 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
     configs: dict[Path, Path] = {}
     for folder in folders:
         if not folder.is_dir():
-            raise UserError(f"RUNS_DIR {folder} is no folder: name a folder that holds runs of the tools")
+            raise UserError(f"RUNS_DIR {folder} is not a folder: name a folder that holds runs of the tools")
         for path in sorted(folder.rglob("config.json")):
             configs.setdefault(path.resolve(), path)  # folders may overlap
     runs: list[Run] = []
@@ -179,22 +179,19 @@ def _read(path: Path) -> Run | None:
     tool = config.get("command", config.get("tool"))
     if tool == "pretrain":
         return _read_pretraining(folder, config)
-    if not isinstance(tool, str) or tool not in FINETUNING:
+    if not isinstance(tool, str) or tool not in METRICS:
         return None
     for key in ("values", "encoder"):
         if not isinstance(config.get(key), dict):
             raise UserError(f"config.json has no '{key}'")
     run = Run(folder, tool, _setting(tool, config), config, _load(folder / "results.json"), {})
-    for metrics in FINETUNING[tool]:
-        if all(run.metric(metric) is None for metric in metrics):
-            raise UserError(f"results.json has no number for {' or '.join(metrics)}")
-    for name in ("data_report.json", "load_report.json"):
-        if (folder / name).exists():
-            content = _load(folder / name)
-            if name == "data_report.json":
-                run.report = content
-            else:
-                run.load_complete = bool(content.get("complete", True))
+    missing = [path for path in METRICS[tool].values() if run.metric(path) is None]
+    if missing and (tool != "probe" or len(missing) == len(METRICS[tool])):
+        raise UserError(f"results.json has no number for {' or '.join(missing)}")
+    if (folder / "data_report.json").exists():
+        run.report = _load(folder / "data_report.json")
+    if (folder / "load_report.json").exists():
+        run.load_complete = bool(_load(folder / "load_report.json").get("complete", True))
     return run
 
 
@@ -242,7 +239,7 @@ def trace(runs: Sequence[Run], warnings: list[str]) -> list[Run]:
 
     Returns the runs whose config.json can be read so far; about others `warnings` gets a line.
     """
-    digests: dict[Path, str] = {}
+    digest_of = cache(sha256_of)
     candidates = [run.folder / "encoder.safetensors" for run in runs]
     candidates = [path for path in candidates if path.exists()]
 
@@ -256,7 +253,7 @@ def trace(runs: Sequence[Run], warnings: list[str]) -> list[Run]:
             return
         named = run.config.get("free", {}).get("weights")
         for path in [*([Path(named)] if named else []), *candidates]:
-            if path.is_file() and _digest(path, digests) == digest:
+            if path.is_file() and digest_of(path) == digest:
                 run.lineage = _lineage(path)
                 return
 
@@ -266,13 +263,6 @@ def trace(runs: Sequence[Run], warnings: list[str]) -> list[Run]:
         warnings += problem
         traced += [] if problem else [run]
     return traced
-
-
-def _digest(path: Path, known: dict[Path, str]) -> str:
-    if path not in known:
-        with open(path, "rb") as file:
-            known[path] = hashlib.file_digest(file, "sha256").hexdigest()
-    return known[path]
 
 
 def _lineage(weights: Path) -> Lineage:
@@ -307,7 +297,7 @@ def _pretraining_origin(config: dict[str, Any]) -> Origin | None:
         if values.get(key, getattr(standard, key)) != getattr(standard, key)
     )
     if values.get("method") == "dino":
-        options = ()  # it has neither words nor the two losses
+        options = ()  # it has neither a codebook nor the two losses
     return Origin("pretrain", str(values.get("model")), str(values.get("method")), str(name), options)
 
 

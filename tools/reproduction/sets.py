@@ -46,7 +46,7 @@ class Places:
     """Where the user's data sets lie.
 
     Args:
-        given: words of --data: one root that holds a folder for each set, and NAME=PATH for those that lie elsewhere.
+        given: values of --data: one root that holds a folder for each set, and NAME=PATH for those that lie elsewhere.
         needed: sets that will be asked for; where they all lie in one folder, the root may be that folder itself.
 
     Raises:
@@ -57,13 +57,13 @@ class Places:
         self._named: dict[str, Path] = {}
         roots: list[str] = []
         folders = {SETS[name].place for name in needed}
-        for word in given:
-            name, equals, path = word.partition("=")
+        for text in given:
+            name, equals, path = text.partition("=")
             if equals and "/" not in name:
                 check_choice("data set", name, sorted({spec.place for spec in SETS.values()}))
                 self._named[name] = Path(path)
             else:
-                roots.append(word)
+                roots.append(text)
         if len(roots) > 1:
             raise UserError(
                 f"--data {roots[1]} is a second root: give the others as NAME=PATH, such as coco={roots[1]}"
@@ -84,7 +84,7 @@ class Places:
         """Returns what is not there of a set, with the remedy; None if it is there."""
         folder = self.folder(name)
         if not folder.is_dir():
-            return f"data set {SETS[name].place}: {folder} is no folder: give --data {SETS[name].place}=PATH"
+            return f"data set {SETS[name].place}: {folder} is not a folder: give --data {SETS[name].place}=PATH"
         listed = SETS[name].list_of
         if listed and not (folder / listed).is_file():
             what = (
@@ -94,11 +94,11 @@ class Places:
         if name in ("inat18", "inat19") and not _inat_json(folder, name).is_file():
             return f"data set {name}: {_inat_json(folder, name)} does not exist: put the published file there"
         if name == "cars" and not _cars_images(folder).is_dir():
-            return f"data set {name}: {_cars_images(folder)} is no folder: unpack the published images there"
+            return f"data set {name}: {_cars_images(folder)} is not a folder: unpack the published images there"
         return None
 
-    def pretraining(self, name: str, lists: Path) -> tuple[list[str], tuple[str, Path] | None]:
-        """Returns the options of tools/pretrain.py, and a list of images to be written first, as (set, file).
+    def pretraining(self, name: str, lists: Path) -> tuple[list[str], Path | None]:
+        """Returns the options of tools/pretrain.py, and the list of images that has to be written first, if any.
 
         Args:
             name: of the set.
@@ -107,7 +107,7 @@ class Places:
         folder = self.folder(name)
         if SETS[name].list_of:
             file = lists / f"{name}.txt"
-            return ["--data", str(file)], (name, file)
+            return ["--data", str(file)], file
         if name in ("inat18", "inat19"):
             return ["--data", str(_inat_json(folder, name)), "--images", str(folder)], None
         if name == "cars":
@@ -117,10 +117,8 @@ class Places:
     def labelled(self, name: str) -> list[str]:
         """Returns the options of train_det, train_seg, train_cls and probe."""
         folder = self.folder(name)
-        words = ["--data", str(folder)]
-        if SETS[name].share:
-            words += ["--train-list", str(folder / SETS[name].list_of)]
-        return words
+        shares = ["--train-list", str(folder / SETS[name].list_of)] if SETS[name].share else []
+        return ["--data", str(folder), *shares]
 
 
 def _inat_json(folder: Path, name: str) -> Path:
@@ -148,7 +146,7 @@ def write_list(name: str, folder: Path, destination: Path) -> int:
     try:
         lines = [line.strip() for line in source.read_text(encoding="utf-8").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
-        raise UserError(f"{source} is no text ({error.reason}): copy the data set's own list") from None
+        raise UserError(f"{source} is not text ({error.reason}): copy the data set's own list") from None
     if not lines:
         raise UserError(f"{source} is empty: copy the data set's own list")
     files = [folder.absolute() / _image(name, line) for line in lines]

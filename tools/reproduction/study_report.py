@@ -14,9 +14,10 @@ from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import write_atomically
 from tools.finetuning import plots
 from tools.reproduction.statistics import mean_and_spread, shown
-from tools.reproduction.study import HEADS, PICTURES, ROWS, Budget, run_folder
+from tools.reproduction.study import HEADS, PICTURES, ROWS, Budget, Study, run_folder
+from tools.running.predictions import copy_numbered, drawn
 
-Values = dict[str, dict[str, list[float]]]  # column -> row -> one value a seed
+Values = dict[str, dict[str, list[float]]]  # column -> row -> one value per seed
 FOLDER = "pictures"
 LOOKS = {"train_inpaint_gain": "gain (nats)", "train_match_rank1": "match rank 1", "effective_rank": "rank"}
 """What monitor.jsonl says of a pre-training, and the titles of the columns."""
@@ -71,21 +72,21 @@ def _read(file: Path, path: str) -> Any:
     return place
 
 
-def _updates(output: Path, row: str, runs: Sequence[tuple[str, str]], planned: int) -> str:
-    """Returns the updates of a row's runs, (data, tool) each: they may be of another budget than today's, `planned`."""
+def _steps(output: Path, row: str, runs: Sequence[tuple[str, str]], planned: int) -> str:
+    """Returns the steps of a row's runs, (data, tool) each: they may be of another budget than today's, `planned`."""
     files = [file for data, tool in runs for file in _files(output, row, data, tool, "config.json")]
     return " or ".join(map(str, sorted({_read(file, "values.steps") for file in files}) or [planned]))
 
 
 def write_table(output: Path, values: Values, rows: Sequence[str], budget: Budget) -> tuple[list[str], list[list[str]]]:
     """Writes table.md and table.csv into `output`; returns header and rows."""
-    header = ["encoder", *values, "pre-training", "nuclei updates", "camvid updates"]
+    header = ["encoder", *values, "pre-training", *(f"{data} steps" for data in HEADS)]
     body = [
         [
             ROWS[row].title,
             *(shown(values[column][row]) for column in values),
-            "-" if ROWS[row].words is None else f"{_pretraining(output, row, budget)} x {budget.pretrain_batch} images",
-            *(_updates(output, row, [(data, HEADS[data].tool)], budget.updates(data, row)) for data in HEADS),
+            "-" if ROWS[row].argv is None else _pretraining(output, row, budget),
+            *(_steps(output, row, [(data, HEADS[data].tool)], budget.finetuning_steps(data, row)) for data in HEADS),
         ]
         for row in rows
     ]
@@ -108,7 +109,8 @@ def write_table(output: Path, values: Values, rows: Sequence[str], budget: Budge
 
 
 def _pretraining(output: Path, row: str, budget: Budget) -> str:
-    return _updates(output, row, [(data, "pretrain") for data in HEADS], budget.pretraining_updates(row))
+    steps = _steps(output, row, [(data, "pretrain") for data in HEADS], budget.pretraining_steps(row))
+    return f"{steps} x {budget.pretrain.batch_size} images"
 
 
 def learned(output: Path, rows: Sequence[str]) -> tuple[list[str], list[list[str]]]:
@@ -116,7 +118,7 @@ def learned(output: Path, rows: Sequence[str]) -> tuple[list[str], list[list[str
     header = ["pre-training", *(f"{data} {title}" for data in HEADS for title in LOOKS.values())]
     body = []
     for row in rows:
-        if ROWS[row].words is None:
+        if ROWS[row].argv is None:
             continue
         cells = []
         for data in HEADS:
@@ -131,7 +133,7 @@ CAPTION = "On val, in percent: mean ± standard deviation over seeds (number of 
 
 
 def save_points(values: Values, rows: Sequence[str], path: Path) -> None:
-    """Writes one panel a column: a point a seed, a bar for the mean."""
+    """Writes one panel per column: a point per seed, a bar for the mean."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -156,34 +158,28 @@ def save_points(values: Values, rows: Sequence[str], path: Path) -> None:
     plt.close(figure)
 
 
-def choose_pictures(root: Path, output: Path, sets: Sequence[str] = tuple(HEADS)) -> None:
+def choose_pictures(study: Study) -> None:
     """Copies the pictures to look at into `output/pictures/DATA`, spread evenly over the validation images.
 
     Raises:
         ValueError: too few validation images.
     """
-    for data in sets:
-        head = HEADS[data]
-        folder = root / data / head.pictures
+    for data in study.sets:
+        folder = study.root / data / HEADS[data].pictures
         files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
         if len(files) < PICTURES:
             raise UserError(f"{folder} holds {len(files)} images: the study shows {PICTURES} of them")
-        chosen = output / FOLDER / data
-        chosen.mkdir(parents=True, exist_ok=True)
-        for number in range(PICTURES):
-            source = files[number * len(files) // PICTURES]
-            target = chosen / f"{number}{source.suffix.lower()}"
-            if not target.exists():
-                write_atomically(target, source.read_bytes())
+        chosen = [files[number * len(files) // PICTURES] for number in range(PICTURES)]
+        copy_numbered(chosen, study.output / FOLDER / data)
 
 
-def save_grids(output: Path, rows: Sequence[str], sets: Sequence[str] = tuple(HEADS)) -> None:
-    """Writes detections.png and segmentations.png: one column a row of the table, the image first."""
-    for data in sets:
+def save_grids(study: Study) -> None:
+    """Writes detections.png and segmentations.png: one column per row of the table, the image first."""
+    for data in study.sets:
         name = {"nuclei": "detections", "camvid": "segmentations"}[data]
-        files = sorted((output / FOLDER / data).iterdir())
+        files = sorted((study.output / FOLDER / data).iterdir())
         grid = {"image": files}
-        for row in rows:
-            drawn = run_folder(output, row, data, 0) / HEADS[data].tool / "predictions"
-            grid[ROWS[row].title] = [next(drawn.glob(f"{file.stem}.*")) for file in files]
-        plots.save_grid(grid, output / FOLDER / f"{name}.png")
+        for row in study.rows:
+            run = run_folder(study.output, row, data, 0) / HEADS[data].tool
+            grid[ROWS[row].title] = drawn(run, files)
+        plots.save_grid(grid, study.output / FOLDER / f"{name}.png")
