@@ -119,22 +119,21 @@ def _table(args: Any, extra: dict[str, list[str]], name: str, row: str) -> int:
     table = find_table(name)
     if args.size is not None or args.rows is not None or args.sets is not None:
         raise UserError(f"--size, --rows and --sets go with {STUDY}: a row of a table is {name}/{table.rows[0].name}")
-    from tools.reproduction.make_table import TableOptions, make_table
+    from tools.reproduction.make_table import make_table, needed_sets
+    from tools.reproduction.plan import Planner, parse_files
+    from tools.reproduction.sets import Places
 
-    options = TableOptions(
-        args.data,
-        args.weights,
+    rows = [table.row(row)] if row else list(table.rows)
+    planner = Planner(
         Path(args.output or "runs/reproduce"),
-        seeds=args.seeds or 1,
-        precision=args.precision or "bf16",
-        workers=2 if args.workers is None else args.workers,
-        extra=extra,
-        gpus=args.gpus or 1,
-        at_once=args.jobs or 1,
-        tflops=args.tflops,
-        dry_run=args.dry_run,
+        Places(args.data, needed_sets(rows)),
+        parse_files(args.weights),
+        args.seeds or 1,
+        args.precision or "bf16",
+        2 if args.workers is None else args.workers,
+        extra,
     )
-    return make_table(table, row, options)
+    return make_table(table, rows, planner, args.jobs or 1, args.gpus or 1, args.tflops, args.dry_run)
 
 
 def _study(args: Any, row: str) -> int:

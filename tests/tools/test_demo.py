@@ -26,9 +26,9 @@ def test_wrong_input_is_named_before_anything_is_trained(tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_the_whole_demo_on_a_small_folder(tmp_path: Path) -> None:
-    from tools.demo_data import make_demo_data
+    from tools.demo_data import DemoData, make_demo_data
 
-    data = make_demo_data(tmp_path / "data", 10, 3, 1, img_size=96)
+    data = make_demo_data(tmp_path / "data", DemoData(10, 3, 1, img_size=96))
     budget = ["--pretrain-steps", "2", "--det-steps", "2", "--seg-steps", "2", "--workers", "0"]
     arguments = ["--data", str(data / "coco"), "--output", str(tmp_path / "out"), *budget]
     done = demo(*arguments)

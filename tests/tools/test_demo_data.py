@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from splitmask_backbones.errors import UserError
-from tools.demo_data import CLASSES, make_demo_data
+from tools.demo_data import CLASSES, DemoData, make_demo_data
 from tools.demos.scenes import KINDS, TEXTURES
 
 COUNTS = {"train": 8, "val": 3}
@@ -20,7 +20,7 @@ COUNTS = {"train": 8, "val": 3}
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_demo_data(tmp_path_factory.mktemp("demo") / "data", 8, 3, 4, seed=1, img_size=96)
+    return make_demo_data(tmp_path_factory.mktemp("demo") / "data", DemoData(8, 3, 4, seed=1, img_size=96))
 
 
 def digest(root: Path) -> dict[str, str]:
@@ -40,16 +40,16 @@ def mask_of(annotation: dict, size: int = 96) -> np.ndarray:
 
 
 def test_same_seed_same_bytes_other_seed_other_images(data: Path, tmp_path: Path) -> None:
-    again = digest(make_demo_data(tmp_path / "again", 8, 3, 4, seed=1, img_size=96))
+    again = digest(make_demo_data(tmp_path / "again", DemoData(8, 3, 4, seed=1, img_size=96)))
     assert again == digest(data)
-    other = digest(make_demo_data(tmp_path / "other", 8, 3, 4, seed=2, img_size=96))
+    other = digest(make_demo_data(tmp_path / "other", DemoData(8, 3, 4, seed=2, img_size=96)))
     images = [name for name in again if name.endswith(".jpg")]
     assert len({again[name] for name in images}) == 8 + 3 + 4  # every scene is another, over all splits
     assert not {again[name] for name in images} & {other[name] for name in images}
 
 
 def test_a_picture_does_not_depend_on_how_many_there_are(data: Path, tmp_path: Path) -> None:
-    fewer = make_demo_data(tmp_path / "fewer", 2, 1, 1, seed=1, img_size=96)
+    fewer = make_demo_data(tmp_path / "fewer", DemoData(2, 1, 1, seed=1, img_size=96))
     for name in ("coco/train/000001.jpg", "coco/val/000000.jpg", "unlabelled/000000.jpg"):
         assert (fewer / name).read_bytes() == (data / name).read_bytes()
 
@@ -114,12 +114,12 @@ def test_readers_of_the_tools_find_everything_and_drop_nothing(data: Path) -> No
 
 def test_a_finished_folder_is_kept_and_a_foreign_one_is_refused(data: Path, tmp_path: Path) -> None:
     before = (data / "demo_data.json").stat().st_mtime_ns
-    assert make_demo_data(data, 8, 3, 4, seed=1, img_size=96) == data
+    assert make_demo_data(data, DemoData(8, 3, 4, seed=1, img_size=96)) == data
     assert (data / "demo_data.json").stat().st_mtime_ns == before
     with pytest.raises(UserError, match="holds something else"):
-        make_demo_data(data, 8, 3, 5, seed=1, img_size=96)
+        make_demo_data(data, DemoData(8, 3, 5, seed=1, img_size=96))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(UserError, match="holds something else"):
-        make_demo_data(tmp_path / "mine", 1, 1, 1)
+        make_demo_data(tmp_path / "mine", DemoData(1, 1, 1))
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"

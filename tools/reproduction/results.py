@@ -6,13 +6,12 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from pretrain.recipes import RECIPES
 from tools.reproduction.deviations import deviations, notes
 from tools.reproduction.paper.schema import Cell, Measurement, Origin, Table
-from tools.reproduction.runs import IDENTITY, METRICS, Run, find_runs, option_text, why_left_out
+from tools.reproduction.runs import IDENTITY, METRICS, Run, find_runs, look_at, option_text
 
 UNKNOWN = "the encoder's origin is unknown: the row is that of the config's name"
 
@@ -41,19 +40,13 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
         ValueError: a folder does not exist, or there is no run at all.
     """
     runs, warnings = find_runs(folders)
-    kept: list[Run] = []
-    for run in runs:
-        problem = why_left_out(run.folder, partial(_compare, run))
-        warnings += problem
-        kept += [] if problem else [run]
-    for warning in warnings:
+    # All that a table says of a run.
+    kept, more = look_at(
+        runs, lambda run: (deviations(run), notes(run), describe(run), run.data_key), lambda r: r.folder
+    )
+    for warning in warnings + more:
         sys.stderr.write(f"warning: {' '.join(warning.split())}\n")
-    return kept
-
-
-def _compare(run: Run) -> tuple[object, ...]:
-    """Returns all that a table says of a run."""
-    return deviations(run), notes(run), describe(run), run.data_key
+    return [run for run, _ in kept]
 
 
 def fill(table: Table, runs: Sequence[Run]) -> tuple[dict[tuple[str, str], Filled], set[int]]:

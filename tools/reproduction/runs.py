@@ -7,9 +7,9 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pretrain.recipes import RECIPES
 from splitmask_backbones.errors import UserError
@@ -24,6 +24,7 @@ METRICS = {
     "probe": {"best kNN": "layers.knn", "best linear": "layers.linear"},
 }
 """Tools whose runs are rows, and the numbers that must be there (of a probe one): title -> path in results.json."""
+T, R = TypeVar("T"), TypeVar("R")
 IDENTITY = ("tokenizer", "inpaint_weight", "match_weight")
 """Recipe values that make a pre-training another row; all others are deviations."""
 
@@ -124,37 +125,36 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
             raise UserError(f"RUNS_DIR {folder} is not a folder: name a folder that holds runs of the tools")
         for path in sorted(folder.rglob("config.json")):
             configs.setdefault(path.resolve(), path)  # folders may overlap
-    runs: list[Run] = []
-    warnings: list[str] = []
-
-    def read(path: Path) -> None:
-        run = _read(path)
-        if run is not None:
-            runs.append(run)
-
-    for path in configs.values():
-        warnings += why_left_out(path.parent, partial(read, path))
+    found, warnings = look_at(list(configs.values()), _read, lambda path: path.parent)
+    runs = [run for _, run in found if run is not None]
     if not runs and not warnings:
         listed = ", ".join(map(str, folders))
         raise UserError(
             f"no run in {listed}: a run is a folder with the config.json and results.json of train_det, train_seg, "
             "train_cls or probe"
         )
-    return trace(runs, warnings), warnings
+    traced, more = look_at(runs, _tracer(runs), lambda run: run.folder)
+    return [run for run, _ in traced], warnings + more
 
 
-def why_left_out(folder: Path, look: Callable[[], object]) -> list[str]:
-    """Returns the warning about a run that cannot be looked at like this, in a list; an empty one if it can.
+def look_at(
+    items: Sequence[T], look: Callable[[T], R], folder_of: Callable[[T], Path]
+) -> tuple[list[tuple[T, R]], list[str]]:
+    """Returns the items that can be looked at, each with what was seen, and the warnings about the others.
 
     A config.json by hand, or of an older version, may hold anything anywhere: one run must not cost all others.
     """
-    try:
-        look()
-    except UserError as error:
-        return [f"{folder}: {error}: left out"]
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        return [f"{folder}: config.json is damaged ({type(error).__name__}: {error}): left out"]
-    return []
+    seen: list[tuple[T, R]] = []
+    warnings: list[str] = []
+    for item in items:
+        try:
+            seen.append((item, look(item)))
+        except UserError as error:
+            warnings.append(f"{folder_of(item)}: {error}: left out")
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            what = f"config.json is damaged ({type(error).__name__}: {error})"
+            warnings.append(f"{folder_of(item)}: {what}: left out")
+    return seen, warnings
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -196,19 +196,17 @@ def _read(path: Path) -> Run | None:
 
 
 def _setting(tool: str, config: dict[str, Any]) -> str:
+    """Returns config file or recipe; of a probe what its classes show of its data."""
     if tool == "train_det":
         return str(config.get("config"))
     if tool == "train_seg":
         return str(config.get("free", {}).get("config", "unknown config"))
-    if tool == "probe":
-        return _probed(config.get("data", {}).get("labels"))
-    return str(config.get("recipe", "unknown recipe"))
-
-
-def _probed(labels: Any) -> str:
-    """Returns what a probe's classes show of its data: ImageNet's are a thousand numbers of WordNet."""
+    if tool != "probe":
+        return str(config.get("recipe", "unknown recipe"))
+    labels = config.get("data", {}).get("labels")
     if not isinstance(labels, list):
         return "unknown data"
+    # ImageNet's are a thousand numbers of WordNet.
     is_imagenet = len(labels) == 1000 and all(re.fullmatch(r"n\d{8}", str(label)) for label in labels)
     return "imagenet" if is_imagenet else f"{len(labels)} classes"
 
@@ -234,16 +232,12 @@ def _hours(folder: Path) -> float | None:
     return seconds / 3600 if before else None
 
 
-def trace(runs: Sequence[Run], warnings: list[str]) -> list[Run]:
-    """Fills in the lineage of each run; files are told apart by their digest, wherever they lie now.
-
-    Returns the runs whose config.json can be read so far; about others `warnings` gets a line.
-    """
+def _tracer(runs: Sequence[Run]) -> Callable[[Run], None]:
+    """Returns what fills in the lineage of a run; files are told apart by their digest, wherever they lie now."""
     digest_of = cache(sha256_of)
     candidates = [run.folder / "encoder.safetensors" for run in runs]
-    candidates = [path for path in candidates if path.exists()]
 
-    def trace_one(run: Run) -> None:
+    def trace(run: Run) -> None:
         if run.tool == "pretrain":
             run.lineage = Lineage(_pretraining_origin(run.config), run.folder, run.config)
             return
@@ -257,12 +251,7 @@ def trace(runs: Sequence[Run], warnings: list[str]) -> list[Run]:
                 run.lineage = _lineage(path)
                 return
 
-    traced = []
-    for run in runs:
-        problem = why_left_out(run.folder, partial(trace_one, run))
-        warnings += problem
-        traced += [] if problem else [run]
-    return traced
+    return trace
 
 
 def _lineage(weights: Path) -> Lineage:

@@ -33,24 +33,19 @@ def finished_rows(output: Path, asked: Sequence[str]) -> tuple[str, ...]:
     return tuple(row for row in ROWS if row in asked or any((output / row).glob("*/seed*/*/results.json")))
 
 
-def columns(sets: Sequence[str] = tuple(HEADS)) -> list[tuple[str, str, str]]:
-    """Returns the table's columns as (title, data, path in results.json)."""
-    return [(f"{data} {name}", data, path) for data in sets for name, path in HEADS[data].metrics]
-
-
-def read_values(output: Path, rows: Sequence[str], sets: Sequence[str] = tuple(HEADS)) -> Values:
+def read_values(output: Path, rows: Sequence[str]) -> Values:
     """Returns what the finished runs of all seeds reached, seed by seed; undefined values are left out.
 
     Raises:
         ValueError: a results.json that cannot be read.
     """
-    values: Values = {title: {row: [] for row in rows} for title, _, _ in columns(sets)}
-    for title, data, path in columns(sets):
-        for row in rows:
-            for file in _files(output, row, data, HEADS[data].tool, "results.json"):
-                place = _read(file, path)
-                if isinstance(place, int | float) and math.isfinite(place):
-                    values[title][row].append(float(place))
+    values: Values = {}
+    for data, head in HEADS.items():
+        for name, path in head.metrics:
+            column = values.setdefault(f"{data} {name}", {})
+            for row in rows:
+                found = [_read(file, path) for file in _files(output, row, data, head.tool, "results.json")]
+                column[row] = [float(v) for v in found if isinstance(v, int | float) and math.isfinite(v)]
     return values
 
 
@@ -85,7 +80,7 @@ def write_table(output: Path, values: Values, rows: Sequence[str], budget: Budge
         [
             ROWS[row].title,
             *(shown(values[column][row]) for column in values),
-            "-" if ROWS[row].argv is None else _pretraining(output, row, budget),
+            _pretraining(output, row, budget),
             *(_steps(output, row, [(data, HEADS[data].tool)], budget.finetuning_steps(data, row)) for data in HEADS),
         ]
         for row in rows
@@ -109,6 +104,9 @@ def write_table(output: Path, values: Values, rows: Sequence[str], budget: Budge
 
 
 def _pretraining(output: Path, row: str, budget: Budget) -> str:
+    """Returns the images seen in a row's pre-trainings, "-" without one."""
+    if ROWS[row].argv is None:
+        return "-"
     steps = _steps(output, row, [(data, "pretrain") for data in HEADS], budget.pretraining_steps(row))
     return f"{steps} x {budget.pretrain.batch_size} images"
 

@@ -8,11 +8,11 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 
-class Output(Protocol):
-    """What the executor asks of either.
+class Output:
+    """One of both.
 
     Attributes:
         remedy: what a user does about a job that ended without an `error:` line.
@@ -22,9 +22,11 @@ class Output(Protocol):
 
     def start(self, command: Sequence[str], shown: str, environment: Mapping[str, str]) -> subprocess.Popen[Any]:
         """Returns the process of a command; `shown` is the command as a user would type it."""
+        raise NotImplementedError
 
     def error(self) -> str | None:
-        """Returns the last `error:` line of a process that has ended."""
+        """Returns the last `error:` line of a process that has ended, since its start."""
+        raise NotImplementedError
 
 
 def _popen(command: Sequence[str], environment: Mapping[str, str], **streams: Any) -> subprocess.Popen[Any]:
@@ -34,7 +36,7 @@ def _popen(command: Sequence[str], environment: Mapping[str, str], **streams: An
     )
 
 
-class LogFile:
+class LogFile(Output):
     """Appends the command and everything that the job says to a file."""
 
     def __init__(self, path: Path) -> None:
@@ -43,7 +45,6 @@ class LogFile:
         self._start = 0
 
     def start(self, command: Sequence[str], shown: str, environment: Mapping[str, str]) -> subprocess.Popen[Any]:
-        """Returns the process of a command."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "ab") as file:
             file.write(f"$ {shown}\n".encode("utf-8", "surrogateescape"))
@@ -52,14 +53,13 @@ class LogFile:
             return _popen(command, environment, stdout=file, stderr=subprocess.STDOUT)
 
     def error(self) -> str | None:
-        """Returns the last `error:` line since the start."""
         with open(self.path, encoding="utf-8", errors="replace") as file:
             file.seek(self._start)
             lines = [line.rstrip("\n") for line in file if line.startswith("error:")]
         return lines[-1] if lines else None
 
 
-class Screen:
+class Screen(Output):
     """Shows what the job says at once, all but its `error:` line: the tool that runs the job prints that at its end."""
 
     remedy = "run the command above by itself"
@@ -69,7 +69,6 @@ class Screen:
         self._reader: threading.Thread | None = None
 
     def start(self, command: Sequence[str], shown: str, environment: Mapping[str, str]) -> subprocess.Popen[Any]:
-        """Returns the process of a command."""
         sys.stdout.flush()
         process = _popen(command, environment, stderr=subprocess.PIPE)
         self._reader = threading.Thread(target=self._pass_on, args=(process.stderr,), daemon=True)
@@ -77,7 +76,6 @@ class Screen:
         return process
 
     def error(self) -> str | None:
-        """Returns the last `error:` line."""
         if self._reader is not None:
             self._reader.join(timeout=5)  # a worker that outlives the process may hold the pipe open
         return self._errors[-1] if self._errors else None

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tools.demo_data import CLASSES, make_demo_data
+from tools.demo_data import CLASSES, DemoData, make_demo_data
 from tools.demos import folder as demo_folder
 from tools.demos.folder import class_names, label_of, open_folder, why_no_segmentation, write_segmentation
 from tools.detection.coco import ImageRecord, Instance
@@ -19,7 +19,7 @@ COUNTS = {"train": 8, "val": 3}
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_demo_data(tmp_path_factory.mktemp("demo") / "data", 8, 3, 1, seed=1, img_size=96)
+    return make_demo_data(tmp_path_factory.mktemp("demo") / "data", DemoData(8, 3, 1, seed=1, img_size=96))
 
 
 def test_segmentation_from_instances_gives_the_same_labels(data: Path, tmp_path: Path) -> None:
