@@ -25,12 +25,13 @@ def deviations(run: Run, data: str | None = None) -> list[str]:
         run: of any tool.
         data: name of the data set whose size is compared; None for none.
     """
-    found = _of_pretraining(run.lineage.config)
+    found = _of_pretraining(run.pretraining)
     if run.tool == "pretrain":
         return found
     found = [*(f"pre-training: {text}" for text in found), *FINETUNING[run.tool](run)]
-    images = _train_images(run)
-    if data is not None and images is not None:
+    train = run.report.get("train")
+    images = train.get("images_used", train.get("images")) if isinstance(train, dict) else None
+    if data is not None and isinstance(images, int):
         found += _size(images, SETS[data].num_images)
     if run.load_complete is False or run.results.get("warning"):
         found.append("the encoder's weights were not whole")
@@ -48,14 +49,6 @@ def notes(run: Run) -> list[str]:
 
 def _size(images: int, expected: int) -> list[str]:
     return [f"{images:,} training images in place of {expected:,}"] if images != expected else []
-
-
-def _train_images(run: Run) -> int | None:
-    train = run.report.get("train")
-    if not isinstance(train, dict):
-        return None
-    found = train.get("images_used", train.get("images"))
-    return found if isinstance(found, int) else None
 
 
 def _length(got: dict[str, Any], want: dict[str, Any]) -> list[str]:
@@ -76,19 +69,18 @@ def _shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else f"{value:,}" if type(value) is int else str(value)
 
 
-def _lr(got: float | None, want: float) -> list[str]:
-    """Compares the peak lr with what the rule gives for the run's own batch."""
-    if got is None or abs(got - want) <= 1e-6 * want:
+def _lr(got: dict[str, Any], want: float, batch_size: int) -> list[str]:
+    """Compares the peak lr with what `want`, the lr of `batch_size`, comes to at the run's own batch: it is linear."""
+    if got.get("lr") is None:
         return []
-    return [f"lr {got:g} in place of {want:g}"]
+    scaled = want * got["batch_size"] / batch_size
+    return [] if abs(got["lr"] - scaled) <= 1e-6 * scaled else [f"lr {got['lr']:g} in place of {scaled:g}"]
 
 
 def _compare(got: dict[str, Any], want: dict[str, Any], apart: tuple[str, ...] = APART) -> list[str]:
-    """Compares length, values, and the peak lr with the recipe's, which follows the batch linearly."""
+    """Compares length, values and peak lr with the recipe's."""
     found = _length(got, want) + _values(got, want, apart)
-    if got.get("lr") is not None and "lr" in want:
-        found += _lr(got["lr"], want["lr"] * got["batch_size"] / want["batch_size"])
-    return found
+    return found + (_lr(got, want["lr"], want["batch_size"]) if "lr" in want else [])
 
 
 def _of_pretraining(config: dict[str, Any]) -> list[str]:
@@ -97,11 +89,8 @@ def _of_pretraining(config: dict[str, Any]) -> list[str]:
     name, got = str(config["recipe"]), config["values"]
     # A method may bring values of its own along.
     want = dataclasses.asdict(RECIPES[name][1].override({key: got[key] for key in ("method", "model") if key in got}))
-    found = _length(got, want)
-    apart = (*APART, *IDENTITY, "model", "method")
-    found += _values(got, want, apart)
-    if got.get("lr") is not None:
-        found += _lr(got["lr"], want["base_lr"] * got["batch_size"] / REFERENCE_BATCH)
+    found = _length(got, want) + _values(got, want, (*APART, *IDENTITY, "model", "method"))
+    found += _lr(got, want["base_lr"], REFERENCE_BATCH)
     if config.get("--holdout"):
         found.append(f"{config['--holdout']:.0%} of the images kept out")
     data = config.get("data", {})

@@ -8,7 +8,7 @@ from tools.finetuning import plots
 from tools.reproduction import announce, study_report
 from tools.reproduction.study import LONGER, ROWS, Study, picture_jobs, study_jobs
 from tools.running.executor import Executor
-from tools.running.folder import carry_out, open_plan
+from tools.running.folder import run_plan
 
 
 def make_study(study: Study, at_once: int, dry_run: bool) -> int:
@@ -35,12 +35,8 @@ def make_study(study: Study, at_once: int, dry_run: bool) -> int:
     executor.check(jobs)
     if dry_run:
         return 0
-    study_report.choose_pictures(study)
     config = {"command": "reproduce", "values": {"make": f"study {study.size}"}}
-    with open_plan(output, "steps.json", config) as folder:
-        folder.write_config(config)
-        folder.start()
-        code = carry_out(executor, jobs + picture_jobs(study))
+    code = run_plan(executor, jobs + picture_jobs(study), config, lambda: study_report.choose_pictures(study))
     if code == 0:
         _report(study)
     return code

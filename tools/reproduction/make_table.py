@@ -14,7 +14,7 @@ from tools.reproduction.paper.schema import Row, Table
 from tools.reproduction.plan import Planner
 from tools.reproduction.results import fill, read_runs
 from tools.running.executor import Executor
-from tools.running.folder import carry_out, open_plan
+from tools.running.folder import run_plan
 
 
 def needed_sets(rows: Sequence[Row]) -> list[str]:
@@ -55,11 +55,7 @@ def make_table(
         more = f" (and {len(planner.missing) - 1} more, see the plan)" if len(planner.missing) > 1 else ""
         raise UserError(f"{planner.missing[0]}{more}")
     config = {"command": "reproduce", "values": {"make": "tables"}}
-    with open_plan(output, "steps.json", config) as folder:
-        folder.write_config(config)
-        planner.write_lists()
-        folder.start()
-        code = carry_out(executor, jobs)
+    code = run_plan(executor, jobs, config, planner.write_lists)
     if code == 0:
         _write_tables(output, table)
     return code

@@ -96,25 +96,25 @@ def _measured(runs: Sequence[Run], values: Sequence[float], remarks: Sequence[st
 
 def show(filled: Sequence[tuple[Table, Cells]], found: Sequence[Other]) -> None:
     """Prints all tables to a terminal."""
+    for table, cells in filled:
+        header, rows, footnotes = lines(table, cells)
+        _print(table.title, caption(table), header, rows, footnotes)
+    if found:
+        _print("Other runs", None, *other_lines(found), [])
+
+
+def _print(
+    title: str, below: str | None, header: Sequence[str], rows: Sequence[Sequence[str]], footnotes: Sequence[str]
+) -> None:
     from rich.console import Console
     from rich.table import Table as Screen
 
-    console = Console(highlight=False)
-    for table, cells in filled:
-        header, rows, footnotes = lines(table, cells)
-        screen = Screen(title=table.title, caption=caption(table))
-        for index, name in enumerate(header):
-            screen.add_column(name, justify="left" if index < 2 else "right")
-        for row in rows:
-            screen.add_row(*(cell.replace("[", "\\[") for cell in row), end_section=row[1] == "ours")
-        console.print(screen)
-        for note in footnotes:
-            console.print(note, markup=False)
-    if found:
-        header, rows = other_lines(found)
-        screen = Screen(title="Other runs")
-        for name in header:
-            screen.add_column(name, overflow="fold")
-        for row in rows:
-            screen.add_row(*(cell.replace("[", "\\[") for cell in row))
-        console.print(screen)
+    console, screen = Console(highlight=False), Screen(title=title, caption=below)
+    for index, name in enumerate(header):
+        is_number = below is not None and index > 1
+        screen.add_column(name, justify="right" if is_number else "left", overflow="ellipsis" if below else "fold")
+    for row in rows:
+        screen.add_row(*(cell.replace("[", "\\[") for cell in row), end_section=row[1] == "ours")
+    console.print(screen)
+    for note in footnotes:
+        console.print(note, markup=False)

@@ -63,7 +63,7 @@ def fill(table: Table, runs: Sequence[Run]) -> tuple[dict[tuple[str, str], Fille
                 continue
             (remarks, _), chosen = min(groups.items(), key=lambda item: (len(item[0][0]), item[0]))
             used_once = _one_per_seed(chosen)
-            values = [value for run in used_once if (value := run.metric(cell.measured.metric)) is not None]
+            values = _values(used_once, cell.measured.metric)
             if values:
                 listed = [*remarks, *dict.fromkeys(note for run in used_once for note in notes(run))]
                 if len(used_once) < len(chosen):
@@ -89,7 +89,7 @@ def _groups(cell: Cell, runs: Sequence[Run]) -> dict[tuple[tuple[str, ...], str]
         if not belongs(run, cell.measured):
             continue
         remarks = deviations(run, cell.measured.data if run.tool != "pretrain" else None)
-        if run.lineage.origin is None:
+        if run.origin is None:
             remarks.append(UNKNOWN)
         groups.setdefault((tuple(remarks), run.data_key), []).append(run)
     return groups
@@ -102,25 +102,16 @@ def belongs(run: Run, measured: Measurement) -> bool:
     origin decides the row. Where the origin is unknown, the config's full name does.
     """
     if measured.tool == "hours":
-        return run.tool == "pretrain" and run.lineage.origin == _with_defaults(measured.origin)
-    if run.tool != measured.tool:
-        return False
-    origin = run.lineage.origin
-    if run.tool in ("train_det", "train_seg"):
-        if origin is None:
-            return run.setting == measured.setting
-        prefix = measured.setting.split("_vit_")[0] + f"_{measured.origin.model}_"
-        if not run.setting.startswith(prefix):
-            return False
-    elif run.setting != measured.setting:
+        return run.tool == "pretrain" and run.origin == _with_defaults(measured.origin)
+    origin, model = run.origin, measured.origin.model
+    fits = run.setting == measured.setting
+    if run.tool in ("train_det", "train_seg") and origin is not None:
+        fits = run.setting.startswith(f"{measured.setting.split('_vit_')[0]}_{model}_")
+    if run.tool != measured.tool or not fits:
         return False
     if origin is None:
-        return False
-    if run.model != measured.origin.model:
-        return False
-    if origin.kind in ("none", "published"):
-        origin = dataclasses.replace(origin, model=run.model)
-    return origin == _with_defaults(measured.origin)
+        return run.tool in ("train_det", "train_seg")
+    return run.model == model and origin == _with_defaults(measured.origin)
 
 
 def _with_defaults(origin: Origin) -> Origin:
@@ -152,23 +143,21 @@ def others(runs: Sequence[Run], used: set[int]) -> list[Other]:
         if id(run) not in used and run.tool in METRICS:
             title = f"{run.tool} {run.setting}, {describe(run)}"
             groups.setdefault((title, (*deviations(run), *notes(run)), run.data_key), []).append(run)
-    return [
-        Other(
-            title,
-            members,
-            {
-                name: [value for run in members if (value := run.metric(path)) is not None]
-                for name, path in METRICS[members[0].tool].items()
-            },
-            list(remarks),
-        )
-        for (title, remarks, _), members in sorted(groups.items(), key=lambda item: item[0])
-    ]
+    found = []
+    for (title, remarks, _), members in sorted(groups.items(), key=lambda item: item[0]):
+        paths = METRICS[members[0].tool]
+        values = {name: _values(members, path) for name, path in paths.items()}
+        found.append(Other(title, members, values, list(remarks)))
+    return found
+
+
+def _values(runs: Sequence[Run], path: str) -> list[float]:
+    return [value for run in runs if (value := run.metric(path)) is not None]
 
 
 def describe(run: Run) -> str:
     """Returns in words where a run's encoder comes from."""
-    origin = run.lineage.origin
+    origin = run.origin
     if origin is None:
         return f"{run.model}, encoder of unknown origin"
     if origin.kind == "none":

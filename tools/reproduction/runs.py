@@ -17,6 +17,8 @@ from splitmask_backbones.files import sha256_of
 from splitmask_backbones.registry import ENCODERS
 from tools.reproduction.paper.schema import Origin
 
+T, R = TypeVar("T"), TypeVar("R")
+
 METRICS = {
     "train_det": {"box AP": "bbox.AP", "mask AP": "segm.AP"},
     "train_seg": {"mIoU": "mIoU"},
@@ -24,24 +26,8 @@ METRICS = {
     "probe": {"best kNN": "layers.knn", "best linear": "layers.linear"},
 }
 """Tools whose runs are rows, and the numbers that must be there (of a probe one): title -> path in results.json."""
-T, R = TypeVar("T"), TypeVar("R")
 IDENTITY = ("tokenizer", "inpaint_weight", "match_weight")
 """Recipe values that make a pre-training another row; all others are deviations."""
-
-
-@dataclass
-class Lineage:
-    """Where a run's encoder comes from.
-
-    Attributes:
-        origin: as the tables name it; None where it is unknown.
-        folder: of the pre-training, or the encoder file.
-        config: config.json of the pre-training.
-    """
-
-    origin: Origin | None
-    folder: Path | None = None
-    config: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -56,7 +42,8 @@ class Run:
         results: results.json; of a pre-training `{"hours": ...}`.
         report: data_report.json, empty where there is none.
         load_complete: what load_report.json says, None where there is none.
-        lineage: of its encoder.
+        origin: of its encoder, as the tables name it; None where it is unknown.
+        pretraining: config.json of the run that made its encoder, empty where there is none.
     """
 
     folder: Path
@@ -66,7 +53,8 @@ class Run:
     results: dict[str, Any]
     report: dict[str, Any]
     load_complete: bool | None = None
-    lineage: Lineage = field(default_factory=lambda: Lineage(None))
+    origin: Origin | None = None
+    pretraining: dict[str, Any] = field(default_factory=dict)
 
     @property
     def values(self) -> dict[str, Any]:
@@ -233,45 +221,42 @@ def _hours(folder: Path) -> float | None:
 
 
 def _tracer(runs: Sequence[Run]) -> Callable[[Run], None]:
-    """Returns what fills in the lineage of a run; files are told apart by their digest, wherever they lie now."""
+    """Returns what fills in the origin of a run; files are told apart by their digest, wherever they lie now."""
     digest_of = cache(sha256_of)
     candidates = [run.folder / "encoder.safetensors" for run in runs]
 
     def trace(run: Run) -> None:
         if run.tool == "pretrain":
-            run.lineage = Lineage(_pretraining_origin(run.config), run.folder, run.config)
-            return
-        digest = run.encoder_digest
-        if digest == "none":
-            run.lineage = Lineage(Origin("none", run.model))
-            return
-        named = run.config.get("free", {}).get("weights")
-        for path in [*([Path(named)] if named else []), *candidates]:
-            if path.is_file() and digest_of(path) == digest:
-                run.lineage = _lineage(path)
-                return
+            run.origin, run.pretraining = _pretraining_origin(run.config), run.config
+        elif run.encoder_digest == "none":
+            run.origin = Origin("none", run.model)
+        else:
+            named = run.config.get("free", {}).get("weights")
+            for path in [*([Path(named)] if named else []), *candidates]:
+                if path.is_file() and digest_of(path) == run.encoder_digest:
+                    run.origin, run.pretraining = _origin_of(path, run.model)
+                    return
 
     return trace
 
 
-def _lineage(weights: Path) -> Lineage:
-    """Returns where an encoder file comes from, by what lies beside it."""
+def _origin_of(weights: Path, model: str) -> tuple[Origin | None, dict[str, Any]]:
+    """Returns where an encoder file comes from, by what lies beside it, and the config of its pre-training."""
     report = weights.with_name(f"{weights.name}.report.json")
     try:
         if report.exists():
-            content = _load(report)
-            # The model is that of the run; DeiT's files are timm's, and cannot be told apart from them.
-            family = str(content.get("family")).replace("timm", "deit")
-            return Lineage(Origin("published", "", family, "imagenet"), weights)
+            # DeiT's files are timm's, and cannot be told apart from them.
+            family = str(_load(report).get("family")).replace("timm", "deit")
+            return Origin("published", model, family, "imagenet"), {}
         config = _load(weights.parent / "config.json")
     except UserError:
-        return Lineage(None, weights)
+        return None, {}
     if config.get("command") == "pretrain":
-        return Lineage(_pretraining_origin(config), weights.parent, config)
+        return _pretraining_origin(config), config
     if config.get("command") == "train_cls":
-        model = str(config.get("values", {}).get("model"))
-        return Lineage(Origin("supervised", model, "", str(config.get("recipe"))), weights.parent, config)
-    return Lineage(None, weights)
+        trained = str(config.get("values", {}).get("model"))
+        return Origin("supervised", trained, "", str(config.get("recipe"))), config
+    return None, {}
 
 
 def _pretraining_origin(config: dict[str, Any]) -> Origin | None:
@@ -280,13 +265,10 @@ def _pretraining_origin(config: dict[str, Any]) -> Origin | None:
     if name not in RECIPES:
         return None
     standard = RECIPES[name][1]
-    options = tuple(
-        (key, option_text(values[key]))
-        for key in IDENTITY
-        if values.get(key, getattr(standard, key)) != getattr(standard, key)
-    )
-    if values.get("method") == "dino":
-        options = ()  # it has neither a codebook nor the two losses
+    # DINO has neither a codebook nor the two losses.
+    known = IDENTITY if values.get("method") != "dino" else ()
+    own = [key for key in known if values.get(key, getattr(standard, key)) != getattr(standard, key)]
+    options = tuple((key, option_text(values[key])) for key in own)
     return Origin("pretrain", str(values.get("model")), str(values.get("method")), str(name), options)
 
 

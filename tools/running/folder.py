@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pretrain.training.run_folder import CONFIG, LOCK, RunFolder
 from splitmask_backbones.errors import UserError
-from tools.running.executor import Executor, JobError
+from tools.running.executor import RECORD, Executor, JobError
 from tools.running.job import Job
 
 
@@ -38,6 +38,21 @@ def open_plan(output: Path, artefact: str, config: dict[str, Any]) -> Iterator[R
             except UserError as error:  # here a run is resumed without the option
                 raise UserError(str(error).removeprefix("--resume: ")) from None
         yield folder
+
+
+def run_plan(
+    executor: Executor, jobs: Sequence[Job], config: dict[str, Any], prepare: Callable[[], object] = lambda: None
+) -> int:
+    """Carries out a plan whose jobs are known from the start, `prepare` first; returns the exit code.
+
+    Raises:
+        ValueError: the folder holds something else, or `prepare` raised it, which leaves a new folder unmade.
+    """
+    with open_plan(executor.output, RECORD, config) as folder:
+        prepare()
+        folder.write_config(config)
+        folder.start()
+        return carry_out(executor, jobs)
 
 
 def carry_out(executor: Executor, jobs: Sequence[Job]) -> int:

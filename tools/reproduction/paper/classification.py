@@ -17,8 +17,6 @@ from tools.reproduction.paper.schema import (
     make_row,
     pretrained,
     published,
-    random_init,
-    supervised,
 )
 
 _SETS = {
@@ -80,7 +78,7 @@ _TRANSFER = {
 
 
 def _transfer_origin(name: str) -> Origin:
-    special = {"nothing": random_init(SMALL), "imagenet": published("deit", SMALL)}
+    special = {"nothing": Origin("none", SMALL), "imagenet": published("deit", SMALL)}
     return special.get(name) or pretrained("splitmask", name, SMALL)
 
 
@@ -110,7 +108,7 @@ _SAMPLES = {
 
 def _samples_origin(method: str, data: str) -> Origin:
     if method == "supervised":
-        return published("deit", SMALL) if data == "imagenet" else supervised(data, SMALL)
+        return published("deit", SMALL) if data == "imagenet" else Origin("supervised", SMALL, "", data)
     if method == "dino" and data == "imagenet":
         return published("dino", SMALL)
     if method == "beit" and data.startswith("imagenet"):  # the paper's baseline takes DALL-E's codebook there

@@ -120,25 +120,14 @@ TITLES = {
 """Titles of the rows of Tables 3 and 5 and of ADE20K; {} is the data set that is also fine-tuned on."""
 
 
-def random_init(model: str) -> Origin:
-    """Returns random initialisation."""
-    return Origin("none", model)
-
-
 def pretrained(method: str, data: str, model: str, **options: object) -> Origin:
     """Returns a pre-training with a method on a data set; options are recipe values."""
-    given = tuple((key, str(value)) for key, value in options.items())
-    return Origin("pretrain", model, method, data, given)
+    return Origin("pretrain", model, method, data, tuple((key, str(value)) for key, value in options.items()))
 
 
 def published(family: str, model: str) -> Origin:
     """Returns a file of others: DeiT's, BEiT's, DINO's or MoCo v3's, all on ImageNet."""
     return Origin("published", model, family, "imagenet")
-
-
-def supervised(data: str, model: str) -> Origin:
-    """Returns a training with labels on a share of ImageNet."""
-    return Origin("supervised", model, "", data)
 
 
 def encoder_of(row: str, model: str, data: str) -> Origin:
@@ -152,7 +141,7 @@ def encoder_of(row: str, model: str, data: str) -> Origin:
         data: set that is fine-tuned on, and pre-trained on in the rows of a method.
     """
     if row.startswith("random"):
-        return random_init(model)
+        return Origin("none", model)
     if row == "deit" or (row, model) == ("beit_imagenet", BASE):
         return published(row.split("_")[0], model)
     if row == "beit_imagenet":
