@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
     args = build_parser().parse_args(argv)
     from tools.demos.folder import open_folder
     from tools.demos.inputs import make_inputs, own_inputs
-    from tools.demos.plan import Settings, demo_jobs
+    from tools.demos.plan import demo_jobs
     from tools.running.executor import Executor, read_object
     from tools.running.folder import carry_out, open_plan
 
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> int:
         folder.write_config(config)
         folder.start()
         inputs = make_inputs(data) if found is None else own_inputs(found, data)
-        jobs = demo_jobs(output, inputs, Settings(num_steps, args.seed, args.workers))
+        jobs = demo_jobs(output, inputs, num_steps, args.seed, args.workers)
         executor = Executor(output, live=True, extra=["--debug"] if args.debug else [])
         for name, seconds in read_object(output / "seconds.json").items():  # where an earlier version kept them
             executor.record.setdefault(name, {"seconds": seconds})

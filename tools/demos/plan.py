@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from tools.demos.inputs import Inputs
@@ -14,31 +13,22 @@ STARTS = {"none": "random init", "splitmask": "SplitMask"}
 HEADS = ("det", "seg")
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What a user decides beside the data.
+def demo_jobs(output: Path, inputs: Inputs, num_steps: dict[str, int | None], seed: int, workers: int) -> list[Job]:
+    """Returns the jobs "pretrain", "det_none", "det_splitmask", ..., each with a folder of its name in `output`.
 
-    Attributes:
+    Copies the pictures to look at, because the last jobs name their folder.
+
+    Args:
+        output: folder of the demo.
+        inputs: the images.
         num_steps: of "pretrain", of each "det" and of each "seg"; None leaves it to the recipe or config.
         seed: of every job.
         workers: data processes.
     """
-
-    num_steps: dict[str, int | None]
-    seed: int
-    workers: int
-
-
-def demo_jobs(output: Path, inputs: Inputs, settings: Settings) -> list[Job]:
-    """Returns the jobs "pretrain", "det_none", "det_splitmask", ..., each with a folder of its name in `output`.
-
-    Copies the pictures to look at, because the last jobs name their folder.
-    """
-    common = ["--seed", str(settings.seed), "--workers", str(settings.workers)]
-    common += ["--save-every", "50", "--log-every", "10"]
+    common = ["--seed", str(seed), "--workers", str(workers), "--save-every", "50", "--log-every", "10"]
 
     def job(name: str, tool: str, argv: list[str], artefact: str, needs: tuple[str, ...] = ()) -> Job:
-        length = settings.num_steps[name.split("_")[0]]
+        length = num_steps[name.split("_")[0]]
         steps = [] if length is None else ["--steps", str(length)]
         return Job(name, tool, (*argv, *common, *steps), output / name, artefact, needs, num_steps=length)
 

@@ -10,8 +10,8 @@ from splitmask_backbones.errors import UserError, check_choice
 from tools.reproduction import cost
 from tools.reproduction.paper import tables
 from tools.reproduction.paper.schema import Measurement, Origin, Row
-from tools.reproduction.planned import finetuning_cost, planned_recipe
-from tools.reproduction.sets import SETS, Places, write_list
+from tools.reproduction.planned import finetuning_cost, pretraining_cost
+from tools.reproduction.sets import Places, write_list
 from tools.running.job import Job
 
 ENCODER, RESULTS = "encoder.safetensors", "results.json"
@@ -171,18 +171,6 @@ class Planner:
                 self._miss(f"DALL-E's encoder for {origin.name}: give --weights {DALLE}=FILE.safetensors")
             argv += ["--tokenizer-weights", str(weights or f"<{DALLE}>")]
         argv += [*images, *self._common("pretrain")]
-        recipe = planned_recipe(argv)
         name = f"pretrain/{origin.name}"
-        return self._add(
-            Job(
-                name,
-                "pretrain.py",
-                tuple(argv),
-                self.output / name,
-                ENCODER,
-                operations=cost.pretraining_total(recipe, origin.data),
-                disk=cost.pretraining_bytes(recipe),
-                num_steps=recipe.total_steps(SETS[origin.data].num_images // recipe.batch_size),
-                recipe=recipe,
-            )
-        )
+        costs = pretraining_cost(argv, origin.data)
+        return self._add(Job(name, "pretrain.py", tuple(argv), self.output / name, ENCODER, **costs))

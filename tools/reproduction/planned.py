@@ -55,6 +55,18 @@ def planned_segmentation(argv: list[str]) -> tuple[int, int]:
     return args.steps or SEG_STEPS, args.batch_size or SEG_BATCH
 
 
+def pretraining_cost(argv: list[str], data: str) -> dict[str, Any]:
+    """Returns the values of a `Job` that say what a pre-training costs: recipe, num_steps, operations, disk.
+
+    Raises:
+        ValueError: what tools/pretrain.py would say about an option.
+    """
+    recipe = planned_recipe(argv)
+    steps = recipe.total_steps(SETS[data].num_images // recipe.batch_size)
+    operations = cost.pretraining_operations(recipe) * steps * recipe.batch_size
+    return {"recipe": recipe, "num_steps": steps, "operations": operations, "disk": cost.pretraining_bytes(recipe)}
+
+
 def finetuning_cost(tool: str, argv: list[str], model: str, data: str) -> dict[str, Any]:
     """Returns the values of a `Job` that say what a fine-tuning costs: num_steps, operations, disk, scratch.
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 
 from tools.finetuning.plots import markdown_table
 from tools.reproduction.paper.schema import Table
 from tools.reproduction.results import Filled, Other
 from tools.reproduction.runs import Run
-from tools.reproduction.statistics import mean_and_spread, shown
+from tools.reproduction.statistics import cells, csv_text, listed, shown
 
 Cells = Mapping[tuple[str, str], Filled]
 HEADER = (
@@ -18,7 +16,7 @@ HEADER = (
 )  # fmt: skip
 
 
-def lines(table: Table, cells: Cells) -> tuple[list[str], list[list[str]], list[str]]:
+def lines(table: Table, measured: Cells) -> tuple[list[str], list[list[str]], list[str]]:
     """Returns header, rows and footnotes: two lines per row, the paper's values and ours, with footnote marks."""
     footnotes: dict[str, int] = {}
     rows = []
@@ -26,7 +24,7 @@ def lines(table: Table, cells: Cells) -> tuple[list[str], list[list[str]], list[
         paper = {cell.column: f"{cell.value:g}" for cell in row.cells}
         ours = {}
         for column in paper:
-            filled = cells.get((row.name, column))
+            filled = measured.get((row.name, column))
             if filled is None:
                 ours[column] = "-"
                 continue
@@ -57,8 +55,8 @@ def other_lines(found: Sequence[Other]) -> tuple[list[str], list[list[str]]]:
 def markdown(filled: Sequence[tuple[Table, Cells]], found: Sequence[Other]) -> str:
     """Returns all tables in Markdown."""
     parts = []
-    for table, cells in filled:
-        header, rows, footnotes = lines(table, cells)
+    for table, measured in filled:
+        header, rows, footnotes = lines(table, measured)
         text = f"## {table.title}\n\n{markdown_table(header, rows)}\n{caption(table)}\n"
         parts.append(text + "".join(f"\n{note}\n" for note in footnotes))
     if found:
@@ -71,33 +69,29 @@ def markdown(filled: Sequence[tuple[Table, Cells]], found: Sequence[Other]) -> s
 
 def comma_separated(filled: Sequence[tuple[Table, Cells]], found: Sequence[Other]) -> str:
     """Returns one line per cell; numbers unrounded, lists with a semicolon between."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(HEADER)
-    for table, cells in filled:
+    body: list[list[object]] = []
+    for table, measured in filled:
         for row in table.rows:
             for cell in row.cells:
-                got = cells.get((row.name, cell.column))
-                found_here = ([], [], []) if got is None else (got.runs, got.values, got.remarks)
-                writer.writerow([table.name, row.name, cell.column, f"{cell.value:g}", *_measured(*found_here)])
+                got = measured.get((row.name, cell.column))
+                ours = _ours([], [], []) if got is None else _ours(got.runs, got.values, got.remarks)
+                body.append([table.name, row.name, cell.column, f"{cell.value:g}", *ours])
     for other in found:
         for name, values in other.values.items():
             if values:
-                writer.writerow(["other runs", other.title, name, "", *_measured(other.runs, values, other.remarks)])
-    return text.getvalue()
+                body.append(["other runs", other.title, name, "", *_ours(other.runs, values, other.remarks)])
+    return csv_text([HEADER, *body])
 
 
-def _measured(runs: Sequence[Run], values: Sequence[float], remarks: Sequence[str]) -> list[object]:
-    """Returns what a line says of some runs: mean, spread, number, then lists of seeds, values, remarks, folders."""
-    mean, spread = mean_and_spread(values) if values else ("", None)
-    lists = ([run.values.get("seed") for run in runs], values, remarks, [run.folder for run in runs])
-    return [mean, "" if spread is None else spread, len(values), *("; ".join(map(str, each)) for each in lists)]
+def _ours(runs: Sequence[Run], values: Sequence[float], remarks: Sequence[str]) -> list[object]:
+    seeds, folders = [run.values.get("seed") for run in runs], [run.folder for run in runs]
+    return [*cells(values), listed(seeds), listed(values), listed(remarks), listed(folders)]
 
 
 def show(filled: Sequence[tuple[Table, Cells]], found: Sequence[Other]) -> None:
     """Prints all tables to a terminal."""
-    for table, cells in filled:
-        header, rows, footnotes = lines(table, cells)
+    for table, measured in filled:
+        header, rows, footnotes = lines(table, measured)
         _print(table.title, caption(table), header, rows, footnotes)
     if found:
         _print("Other runs", None, *other_lines(found), [])

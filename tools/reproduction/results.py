@@ -118,12 +118,9 @@ def _with_defaults(origin: Origin) -> Origin:
     """Returns the origin without options that are the recipe's own values, in the order in which runs list them."""
     if origin.kind != "pretrain":
         return origin
-    standard = RECIPES[origin.data][1]
-    given = dict(origin.options)
-    options = tuple(
-        (key, given[key]) for key in IDENTITY if key in given and given[key] != option_text(getattr(standard, key))
-    )
-    return dataclasses.replace(origin, options=options)
+    standard, given = RECIPES[origin.data][1], dict(origin.options)
+    own = [key for key in IDENTITY if key in given and given[key] != option_text(getattr(standard, key))]
+    return dataclasses.replace(origin, options=tuple((key, given[key]) for key in own))
 
 
 @dataclass
@@ -145,8 +142,7 @@ def others(runs: Sequence[Run], used: set[int]) -> list[Other]:
             groups.setdefault((title, (*deviations(run), *notes(run)), run.data_key), []).append(run)
     found = []
     for (title, remarks, _), members in sorted(groups.items(), key=lambda item: item[0]):
-        paths = METRICS[members[0].tool]
-        values = {name: _values(members, path) for name, path in paths.items()}
+        values = {name: _values(members, path) for name, path in METRICS[members[0].tool].items()}
         found.append(Other(title, members, values, list(remarks)))
     return found
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -13,12 +11,13 @@ from typing import Any
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import write_atomically
 from tools.finetuning import plots
-from tools.reproduction.statistics import mean_and_spread, shown
+from tools.reproduction.statistics import cells, csv_text, listed, mean_and_spread, shown
 from tools.reproduction.study import HEADS, PICTURES, ROWS, Budget, Study, run_folder
 from tools.running.predictions import copy_numbered, drawn
 
 Values = dict[str, dict[str, list[float]]]  # column -> row -> one value per seed
 FOLDER = "pictures"
+CSV_HEADER = ("row", "column", "mean", "spread", "n", "values")
 LOOKS = {"train_inpaint_gain": "gain (nats)", "train_match_rank1": "match rank 1", "effective_rank": "rank"}
 """What monitor.jsonl says of a pre-training, and the titles of the columns."""
 LOOKS_CAPTION = (
@@ -90,16 +89,9 @@ def write_table(output: Path, values: Values, rows: Sequence[str], budget: Budge
     if looks:
         text += f"\n{plots.markdown_table(titles, looks)}\n{LOOKS_CAPTION}\n"
     write_atomically(output / "table.md", text.encode())
-    lines = io.StringIO()
-    writer = csv.writer(lines, lineterminator="\n")
-    writer.writerow(["row", "column", "mean", "spread", "n", "values"])
-    for column, found in values.items():
-        for row in rows:
-            if found[row]:
-                mean, spread = mean_and_spread(found[row])
-                listed = "; ".join(map(str, found[row]))
-                writer.writerow([row, column, mean, "" if spread is None else spread, len(found[row]), listed])
-    write_atomically(output / "table.csv", lines.getvalue().encode())
+    found = [(row, column, values[column][row]) for column in values for row in rows if values[column][row]]
+    lines = [[row, column, *cells(numbers), listed(numbers)] for row, column, numbers in found]
+    write_atomically(output / "table.csv", csv_text([CSV_HEADER, *lines]).encode())
     return header, body
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from pretrain.training.run_folder import write_json
 from splitmask_backbones.errors import UserError
 from tools.running.job import Job
-from tools.running.output import LogFile, Output, Screen
+from tools.running.output import Output
 from tools.running.progress import Progress
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -167,8 +167,8 @@ class Executor:
             python += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.gpus}"]
         argv = [*map(_from_anywhere, job.full_argv()), *self.extra]
         names = () if self.threads is None else ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-        environment = {**os.environ, **dict.fromkeys(names, str(self.threads))}
-        output = Screen() if self.live else LogFile(self.output / LOGS / f"{job.name.replace('/', '__')}.log")
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1", **dict.fromkeys(names, str(self.threads))}
+        output = Output(None if self.live else self.output / LOGS / f"{job.name.replace('/', '__')}.log")
         command = [*python, str(ROOT / "tools" / job.tool), *argv]
         return Running(job, output.start(command, job.shown(self.gpus), environment), output, time.monotonic())
 

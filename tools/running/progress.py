@@ -39,7 +39,7 @@ class Progress:
                 self._measured += spent[job.name]
         self._console = Console(file=sys.stdout, highlight=False, emoji=False)
         self._live: Live | None = None
-        self._shown = self._last_line = time.monotonic()
+        self._shown = time.monotonic()
 
     def __enter__(self) -> Progress:
         if self._follow and self._console.is_terminal:

@@ -10,7 +10,7 @@ from tests.helpers.plans import check
 from tools.demo_data import DemoData, make_demo_data
 from tools.demos.folder import open_folder
 from tools.demos.inputs import own_inputs
-from tools.demos.plan import Settings, demo_jobs
+from tools.demos.plan import demo_jobs
 
 
 @pytest.mark.parametrize("segmentation", [True, False])
@@ -22,7 +22,7 @@ def test_the_jobs_of_a_small_folder(tmp_path: Path, segmentation: bool, monkeypa
     assert inputs.pretrain[-4:-2] == ["--batch-size", "10"] and inputs.pretrain[-2] == "--vocab-size"
     assert len(inputs.pictures) == 3 and len(inputs.token_images) == 10
     assert (inputs.note is None) == segmentation
-    jobs = demo_jobs(output, inputs, Settings({"pretrain": 3, "det": None, "seg": 2}, 0, 1))
+    jobs = demo_jobs(output, inputs, {"pretrain": 3, "det": None, "seg": 2}, 0, 1)
     heads = ["det", "seg"] if segmentation else ["det"]
     trained = [f"{head}_{start}" for head in heads for start in ("none", "splitmask")]
     assert [job.name for job in jobs] == ["pretrain", *trained, *(f"{name}/predict" for name in trained)]
