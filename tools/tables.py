@@ -38,13 +38,9 @@ def main(argv: list[str]) -> int:
     if output is not None and (output.is_dir() or not output.absolute().parent.is_dir()):
         raise UserError(f"--output {output} cannot be written: name a file in a folder that exists")
     from tools.reproduction import render
-    from tools.reproduction.results import comparable, fill, others
-    from tools.reproduction.runs import find_runs
+    from tools.reproduction.results import fill, others, read_runs
 
-    runs, warnings = find_runs([Path(name) for name in args.runs])
-    runs, more = comparable(runs)
-    for warning in [*warnings, *more]:
-        sys.stderr.write(f"warning: {' '.join(warning.split())}\n")
+    runs = read_runs([Path(name) for name in args.runs])
     filled, used = [], set()
     for table in tables().values():
         cells, taken = fill(table, runs)

@@ -8,8 +8,10 @@ import sys
 import pytest
 import torch
 
+from pretrain.recipes import Recipe
 from tests.helpers.paths import ROOT
-from tools.benchmarks import backbone
+from tools.benchmarks import backbone, pretrain
+from tools.benchmarks.timing import in_turns
 
 
 @pytest.mark.detectron2
@@ -24,19 +26,46 @@ def test_both_models_have_the_same_parameters(case):
         torch.testing.assert_close(ours(images), theirs(images), atol=1e-4, rtol=1e-4)
 
 
-def test_a_step_runs():
+def test_a_step_goes_forward_and_backward(monkeypatch):
+    build, built, hooks = backbone.build, [], []
+
+    def build_and_watch(*args, **kwargs):
+        built.append(build(*args, **kwargs))
+        for parameter in built[-1].parameters():
+            parameter.register_hook(lambda gradient: hooks.append(bool(gradient.isfinite().all())))
+        return built[-1]
+
+    monkeypatch.setattr(backbone, "build", build_and_watch)
     for precision in ("32", "bf16"):
+        hooks.clear()
         backbone.make_step("ours", "vit_tiny", 64, 1, precision, backbone.CASES["windows"])()
+        parameters = list(built[-1].parameters())
+        assert len(hooks) == len(parameters) and all(hooks), "each parameter gets a gradient"
+        assert all(parameter.grad is None for parameter in parameters), "and the next step starts anew"
+
+
+def test_calls_are_timed_in_turns():
+    order = []
+    calls = {name: lambda name=name: order.append(name) for name in ("a", "b")}
+    seconds = in_turns(calls, 2, "cpu")
+    assert order == ["a", "b"] * 3, "the first round is not counted"
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 2, "b": 2}
+
+
+def test_the_pretraining_benchmark_prints_its_share(capsys):
+    pretrain.pretrain_step(Recipe(model="vit_tiny", img_size=64, batch_size=2, vocab_size=64), 1)
+    shown = capsys.readouterr().out
+    assert "GFLOPs per image" in shown and "share of the matrix-product rate: " in shown
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("argv", "message"),
     [
         (["backbon"], "unknown benchmark 'backbon': did you mean 'backbone'"),
         (["backbone", "--model", "vit_smal"], "did you mean 'vit_small'"),
         (["pretrain", "--precision", "16"], "unknown precision '16'"),
     ],
 )
-def test_wrong_options(words, message):
-    result = subprocess.run([sys.executable, "tools/benchmark.py", *words], cwd=ROOT, capture_output=True, text=True)
+def test_wrong_options(argv, message):
+    result = subprocess.run([sys.executable, "tools/benchmark.py", *argv], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2 and message in result.stderr and result.stderr.count("\n") == 1

@@ -103,13 +103,13 @@ def test_deviations_are_named(tmp_path: Path) -> None:
     cells, _, _ = table_of(tmp_path)
     assert sorted(cells[ROW, "mask AP"].remarks) == sorted(
         [
-            "pre-training: 100 updates in place of 3,000 epochs",
+            "pre-training: 100 steps in place of 3,000 epochs",
             "pre-training: vocab_size 1,024 in place of 8,192",
             "pre-training: batch_size 256 in place of 2,048",
             "pre-training: drop_path 0 in place of 0.1",
             "pre-training: lr 0.001 in place of 0.0001875",  # 1.5e-3 * 256 / 2048
             "pre-training: 80 training images in place of 118,287",
-            "50 updates in place of 36 epochs",
+            "50 steps in place of 36 epochs",
             "img_size 480 in place of 800",
             "batch_size 8 in place of 16",
             "lr 0.0001 in place of 5e-05",  # 1e-4 * 8 / 16
@@ -130,7 +130,7 @@ def test_runs_closest_to_the_recipe_win_and_the_others_are_listed(tmp_path: Path
     cells, other, _ = table_of(tmp_path)
     assert cells["vit_small_random", "box AP"].values == [38.0]
     assert [entry.values["box AP"] for entry in other] == [[9.0]]
-    assert other[0].remarks == ["5 updates in place of 36 epochs"]
+    assert other[0].remarks == ["5 steps in place of 36 epochs"]
 
 
 def test_runs_on_other_data_are_not_averaged(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_segmentors_and_their_deviations(tmp_path: Path) -> None:
         (tmp_path / name / "config.json").write_text(json.dumps(record))
     cells, _, _ = table_of(tmp_path, "ade20k")
     assert sorted(cells["vit_base_random", "mIoU"].remarks) == [
-        "80 updates in place of 160,000 updates",
+        "80 steps in place of 160,000 steps",
         "99 training images in place of 20,210",
         "batch_size 8 in place of 16",  # 7e-4 * 8 / 16 is the lr that follows
         "optim_wrapper.paramwise_cfg.decay_rate 0.9 in place of 0.65",
@@ -259,7 +259,7 @@ def test_a_probe_and_a_holdout_are_compared_with_their_recipes(tmp_path: Path) -
     values = {"seed": 0, "precision": "32", "steps": 3, "epochs": None, "lr": 9.0, "batch_size": 1024, "img_size": 32}
     probe = Run(tmp_path, "probe", "imagenet", {"values": values, "encoder": {}}, {}, {})
     assert deviations(probe) == [
-        "3 updates in place of 100 epochs",
+        "3 steps in place of 100 epochs",
         "img_size 32 in place of 224",
         "lr 9 in place of 0.001",
     ]
@@ -286,7 +286,7 @@ def test_a_probes_data_and_its_one_kind_of_number(tmp_path: Path) -> None:
     (tmp_path / "b" / "config.json").write_text("[" * 100_000)
     runs, warnings = find_runs([tmp_path])
     assert len(runs) == 1 and len(warnings) == 2
-    assert any("no number for layers.linear or layers.knn" in warning for warning in warnings)
+    assert any("no number for layers.knn or layers.linear" in warning for warning in warnings)
 
 
 def test_hours_and_best_layer_of_the_ablation(tmp_path: Path) -> None:
@@ -327,17 +327,17 @@ def test_csv_has_every_cell_unrounded(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("argv", "message"),
     [
         (["{empty}"], "error: no run in "),
-        (["{empty}/nothing"], "is no folder"),
+        (["{empty}/nothing"], "is not a folder"),
         (["{empty}", "--table", "coca"], "unknown table 'coca': did you mean 'coco'?"),
         (["{empty}", "--format", "html"], "unknown --format 'html'"),
         (["{empty}", "--output", "{empty}"], "cannot be written"),
     ],
 )
-def test_errors_are_kind(tmp_path: Path, words: list[str], message: str) -> None:
-    command = [sys.executable, "tools/tables.py", *(word.format(empty=tmp_path) for word in words)]
+def test_errors_are_kind(tmp_path: Path, argv: list[str], message: str) -> None:
+    command = [sys.executable, "tools/tables.py", *(text.format(empty=tmp_path) for text in argv)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: ") and message in done.stderr

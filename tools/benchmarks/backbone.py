@@ -17,7 +17,7 @@ from torch import nn
 from splitmask_backbones import create_encoder
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.registry import ENCODERS
-from tools.benchmarks.timing import timed
+from tools.benchmarks.timing import in_turns
 
 WINDOW_SIZE = 14
 WINDOW_BLOCKS = {12: (0, 1, 3, 4, 6, 7, 9, 10), 24: tuple(i for i in range(24) if i % 6 != 5)}
@@ -44,17 +44,7 @@ def build(whose: str, model: str, img_size: int, windows: bool, rel_pos: bool) -
         return LastMap(create_encoder(model, final_norm=False, **shared))
     from detectron2.modeling import ViT
 
-    return LastMap(
-        ViT(
-            patch_size=sizes["patch_size"],
-            embed_dim=sizes["embed_dim"],
-            depth=sizes["depth"],
-            num_heads=sizes["num_heads"],
-            pretrain_img_size=img_size,
-            pretrain_use_cls_token=False,
-            **shared,
-        )
-    )
+    return LastMap(ViT(pretrain_img_size=img_size, pretrain_use_cls_token=False, **sizes, **shared))
 
 
 class LastMap(nn.Module):
@@ -148,11 +138,8 @@ def compare_backbones(model: str, img_size: int, batch_size: int, num_steps: int
         table.add_column(column, justify="left" if column == "blocks" else "right")
     for name, case in CASES.items():
         steps = {who: make_step(who, model, img_size, batch_size, precision, case) for who in ("ours", "detectron2")}
-        seconds: dict[str, list[float]] = {who: [] for who in steps}
-        for _ in range(num_steps + 1):  # in turns: the machine's speed changes
-            for who, step in steps.items():
-                seconds[who].append(timed(step, "cuda" if torch.cuda.is_available() else "cpu"))
-        best = {who: min(values[1:]) for who, values in seconds.items()}
+        seconds = in_turns(steps, num_steps, "cuda" if torch.cuda.is_available() else "cpu")
+        best = {who: min(values) for who, values in seconds.items()}
         del steps
         peaks = {who: peak_memory(who, model, img_size, batch_size, precision, case) for who in best}
         table.add_row(

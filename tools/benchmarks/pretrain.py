@@ -15,15 +15,15 @@ from pretrain.tokenizers.codebook import Tokenizer, random_projection
 from pretrain.training.distributed import make_fabric
 from pretrain.training.loader import sample_rng
 from splitmask_backbones.param_groups import param_groups
-from tools.benchmarks.timing import timed
+from tools.benchmarks.timing import in_turns
 
 
 def pretrain_step(recipe: Recipe, num_steps: int) -> None:
     """Prints FLOPs by part, images/s, and the share of the matrix-product rate measured between the steps."""
     fabric = make_fabric(recipe.precision)
     encoder = build_encoder(recipe)
-    words = random_projection(recipe.vocab_size, 3 * encoder.patch_size**2, 0)
-    method = SplitMask(encoder, Tokenizer(words, recipe.patch_norm))
+    codebook = random_projection(recipe.vocab_size, 3 * encoder.patch_size**2, 0)
+    method = SplitMask(encoder, Tokenizer(codebook, recipe.patch_norm))
     optimizer = torch.optim.AdamW(param_groups(method, recipe.peak_lr, recipe.weight_decay))
     halves = [split_halves("block", encoder.grid_size, sample_rng(0, 0, i)) for i in range(recipe.batch_size)]
     batch = {
@@ -45,25 +45,21 @@ def pretrain_step(recipe: Recipe, num_steps: int) -> None:
     dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
     size = 8192 if fabric.device.type == "cuda" else 2048
     left, right = (torch.randn(size, size, device=fabric.device, dtype=dtype) for _ in range(2))
-    seconds = {"step": [], "product": []}  # type: dict[str, list[float]]
-    for _ in range(num_steps + 1):  # in turns, because the machine's speed changes
-        seconds["product"] += [timed(lambda: left @ right, fabric.device.type) for _ in range(4)]
-        seconds["step"].append(timed(step, fabric.device.type))
-    best = {"step": min(seconds["step"][1:]), "product": min(seconds["product"][4:])}
-    # The best of each, taken in turns: on a shared machine everything slower measures the neighbours.
-    rate = 2 * size**3 / best["product"]
-    reached = sum(flops.values()) * recipe.batch_size / best["step"]
+    products = {f"product {i}": lambda: left @ right for i in range(4)}
+    seconds = in_turns({**products, "step": step}, num_steps, fabric.device.type)
+    # The best of each: on a shared machine everything slower measures the neighbours.
+    best, slowest = min(seconds["step"]), max(seconds["step"])
+    rate = 2 * size**3 / min(min(seconds[name]) for name in products)
+    reached = sum(flops.values()) * recipe.batch_size / best
 
     console = Console()
     table = Table(title=f"SplitMask step, {recipe.model}, {recipe.img_size} px, batch {recipe.batch_size}")
     table.add_column("part")
-    table.add_column("GFLOPs an image", justify="right")
+    table.add_column("GFLOPs per image", justify="right")
     for name, value in {**flops, "total": sum(flops.values())}.items():
         table.add_row(name, f"{value / 1e9:.2f}")
     console.print(table)
     print(f"device {fabric.device}, precision {recipe.precision}, threads {torch.get_num_threads()}")
-    slowest = max(seconds["step"][1:])
-    print(f"step {best['step']:.3f} s (slowest {slowest:.3f}), {recipe.batch_size / best['step']:.1f} images/s")
+    print(f"step {best:.3f} s (slowest {slowest:.3f}), {recipe.batch_size / best:.1f} images/s")
     print(f"matrix product {size} x {size}: {rate / 1e9:.0f} GFLOP/s; the step reaches {reached / 1e9:.0f} GFLOP/s")
     print(f"share of the matrix-product rate: {100 * reached / rate:.0f} %")
-    print()

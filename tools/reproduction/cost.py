@@ -37,7 +37,7 @@ def encoder_operations(model: str, tokens: int) -> float:
 
 
 def pretraining_operations(recipe: Recipe) -> float:
-    """Returns the operations of one image in one update, backward pass included.
+    """Returns the operations of one image in one step, backward pass included.
 
     BEiT sees all patches and predicts 75 of 196; DINO's student sees two large crops and eight small ones, its teacher
     the large ones. Their heads' and DALL-E's own operations are left out.
@@ -61,14 +61,9 @@ def pretraining_operations(recipe: Recipe) -> float:
 
 
 def paper_rate() -> float:
-    """Returns the operations a second that one GPU of the paper reached, about 3e13."""
+    """Returns the operations per second that one GPU of the paper reached, about 3e13."""
     images = SETS["imagenet"].num_images * PAPER_EPOCHS
     return pretraining_operations(Recipe(model="vit_base")) * images / (PAPER_HOURS * 3600 * PAPER_GPUS)
-
-
-def pretraining_total(recipe: Recipe, data: str) -> float:
-    """Returns the operations of a whole pre-training."""
-    return pretraining_operations(recipe) * _images_seen(recipe, data)
 
 
 def detection_total(model: str, images_seen: float) -> float:
@@ -93,13 +88,8 @@ def probe_total(model: str, images: float) -> float:
 
 
 def probe_bytes(model: str, images: float) -> float:
-    """Returns the bytes of the features that a probe keeps while it runs: one vector an image and layer."""
+    """Returns the bytes of the features that a probe keeps while it runs: one vector per image and layer."""
     return BYTES * images * ENCODERS[model]["depth"] * ENCODERS[model]["embed_dim"]
-
-
-def _images_seen(recipe: Recipe, data: str) -> float:
-    per_epoch = SETS[data].num_images // recipe.batch_size
-    return recipe.total_steps(per_epoch) * recipe.batch_size
 
 
 def encoder_parameters(model: str) -> float:

@@ -9,7 +9,6 @@ from typing import Any
 from pretrain.recipes import RECIPES, REFERENCE_BATCH
 from pretrain.training.run_folder import flatten
 from splitmask_backbones.errors import UserError
-from tools.reproduction.plan import classification_recipe
 from tools.reproduction.runs import IDENTITY, Run
 from tools.reproduction.sets import SETS
 
@@ -26,20 +25,13 @@ def deviations(run: Run, data: str | None = None) -> list[str]:
         run: of any tool.
         data: name of the data set whose size is compared; None for none.
     """
-    found = [*_of_pretraining(run.lineage.config)]
+    found = _of_pretraining(run.pretraining)
     if run.tool == "pretrain":
         return found
-    found = [f"pre-training: {text}" for text in found]
-    if run.tool == "train_det":
-        found += _of_detection(run)
-    elif run.tool == "train_seg":
-        found += _of_segmentation(run)
-    elif run.tool == "train_cls":
-        found += _of_classification(run)
-    elif run.tool == "probe":
-        found += _of_probe(run)
-    images = _train_images(run)
-    if data is not None and images is not None:
+    found = [*(f"pre-training: {text}" for text in found), *FINETUNING[run.tool](run)]
+    train = run.report.get("train")
+    images = train.get("images_used", train.get("images")) if isinstance(train, dict) else None
+    if data is not None and isinstance(images, int):
         found += _size(images, SETS[data].num_images)
     if run.load_complete is False or run.results.get("warning"):
         found.append("the encoder's weights were not whole")
@@ -59,20 +51,12 @@ def _size(images: int, expected: int) -> list[str]:
     return [f"{images:,} training images in place of {expected:,}"] if images != expected else []
 
 
-def _train_images(run: Run) -> int | None:
-    train = run.report.get("train")
-    if not isinstance(train, dict):
-        return None
-    found = train.get("images_used", train.get("images"))
-    return found if isinstance(found, int) else None
-
-
 def _length(got: dict[str, Any], want: dict[str, Any]) -> list[str]:
     """Compares epochs or steps; a config knows only one of them."""
     mine, its = ([(name, given[name]) for name in LENGTH if given.get(name)] for given in (got, want))
     if mine == its or not mine or not its:
         return []
-    return [f"{mine[0][1]:,} {mine[0][0]} in place of {its[0][1]:,} {its[0][0]}".replace("steps", "updates")]
+    return [f"{mine[0][1]:,} {mine[0][0]} in place of {its[0][1]:,} {its[0][0]}"]
 
 
 def _values(got: dict[str, Any], want: dict[str, Any], apart: tuple[str, ...]) -> list[str]:
@@ -85,18 +69,18 @@ def _shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else f"{value:,}" if type(value) is int else str(value)
 
 
-def _lr(got: float | None, want: float) -> list[str]:
-    """Compares the peak lr with what the rule gives for the run's own batch."""
-    if got is None or abs(got - want) <= 1e-6 * want:
+def _lr(got: dict[str, Any], want: float, batch_size: int) -> list[str]:
+    """Compares the peak lr with what `want`, the lr of `batch_size`, comes to at the run's own batch: it is linear."""
+    if got.get("lr") is None:
         return []
-    return [f"lr {got:g} in place of {want:g}"]
+    scaled = want * got["batch_size"] / batch_size
+    return [] if abs(got["lr"] - scaled) <= 1e-6 * scaled else [f"lr {got['lr']:g} in place of {scaled:g}"]
 
 
-def _scaled_lr(got: dict[str, Any], want: dict[str, Any]) -> list[str]:
-    """Compares the peak lr of values with the recipe's, which follows the batch linearly."""
-    if got.get("lr") is None or "lr" not in want:
-        return []
-    return _lr(got["lr"], want["lr"] * got["batch_size"] / want["batch_size"])
+def _compare(got: dict[str, Any], want: dict[str, Any], apart: tuple[str, ...] = APART) -> list[str]:
+    """Compares length, values and peak lr with the recipe's."""
+    found = _length(got, want) + _values(got, want, apart)
+    return found + (_lr(got, want["lr"], want["batch_size"]) if "lr" in want else [])
 
 
 def _of_pretraining(config: dict[str, Any]) -> list[str]:
@@ -105,11 +89,8 @@ def _of_pretraining(config: dict[str, Any]) -> list[str]:
     name, got = str(config["recipe"]), config["values"]
     # A method may bring values of its own along.
     want = dataclasses.asdict(RECIPES[name][1].override({key: got[key] for key in ("method", "model") if key in got}))
-    found = _length(got, want)
-    apart = (*APART, *IDENTITY, "model", "method")
-    found += _values(got, want, apart)
-    if got.get("lr") is not None:
-        found += _lr(got["lr"], want["base_lr"] * got["batch_size"] / REFERENCE_BATCH)
+    found = _length(got, want) + _values(got, want, (*APART, *IDENTITY, "model", "method"))
+    found += _lr(got, want["base_lr"], REFERENCE_BATCH)
     if config.get("--holdout"):
         found.append(f"{config['--holdout']:.0%} of the images kept out")
     data = config.get("data", {})
@@ -128,8 +109,7 @@ def _of_detection(run: Run) -> list[str]:
     except UserError:
         want = run.config.get("config_values", {})
     # Through JSON, tuples have become lists.
-    want = {key: list(value) if isinstance(value, tuple) else value for key, value in want.items()}
-    return _length(got, want) + _values(got, want, APART) + _scaled_lr(got, want)
+    return _compare(got, {key: list(value) if isinstance(value, tuple) else value for key, value in want.items()})
 
 
 def _of_segmentation(run: Run) -> list[str]:
@@ -144,7 +124,7 @@ def _of_segmentation(run: Run) -> list[str]:
     want = {name: config.pop(name) for name in ("steps", "batch_size", "img_size", "seed")}
     want["lr"] = config["optim_wrapper"]["optimizer"].pop("lr")
     got = run.values
-    found = _length(got, want) + _values(got, want, APART) + _scaled_lr(got, want)
+    found = _compare(got, want)
     if got.get("tta", False) != config.pop("use_tta"):
         found.append("tested at several scales" if got.get("tta") else "tested at one scale")
     theirs, mine = flatten(json.loads(json.dumps(config))), flatten(run.config.get("config", {}))
@@ -152,16 +132,22 @@ def _of_segmentation(run: Run) -> list[str]:
 
 
 def _of_classification(run: Run) -> list[str]:
-    recipe = classification_recipe(run.setting)
-    if recipe is None:
-        return [f"not compared with the recipe {run.setting}, because tools/train_cls.py is not there"]
-    want, got = dataclasses.asdict(recipe), run.values
-    return _length(got, want) + _values(got, want, (*APART, "model")) + _scaled_lr(got, want)
+    from tools.classification.recipes import get_recipe
+
+    return _compare(run.values, dataclasses.asdict(get_recipe(run.setting)), (*APART, "model"))
 
 
 def _of_probe(run: Run) -> list[str]:
     from tools.classification.probe_recipe import ProbeRecipe
 
     # Runs record the size that was used; the recipe leaves it to the encoder, which the paper reads at its own size.
-    want, got = dataclasses.asdict(ProbeRecipe()) | {"img_size": PROBE_SIZE}, run.values
-    return _length(got, want) + _values(got, want, (*APART, "model")) + _scaled_lr(got, want)
+    return _compare(run.values, dataclasses.asdict(ProbeRecipe()) | {"img_size": PROBE_SIZE}, (*APART, "model"))
+
+
+FINETUNING = {
+    "train_det": _of_detection,
+    "train_seg": _of_segmentation,
+    "train_cls": _of_classification,
+    "probe": _of_probe,
+}
+"""What compares a run with its recipe, by tool."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from tools.finetuning.plots import markdown_table
 from tools.reproduction.paper.schema import Table
 from tools.reproduction.results import Filled, Other
-from tools.reproduction.statistics import mean_and_spread, shown
+from tools.reproduction.runs import Run
+from tools.reproduction.statistics import cells, csv_text, listed, shown
 
 Cells = Mapping[tuple[str, str], Filled]
 HEADER = (
@@ -17,15 +16,15 @@ HEADER = (
 )  # fmt: skip
 
 
-def lines(table: Table, cells: Cells) -> tuple[list[str], list[list[str]], list[str]]:
-    """Returns header, rows and footnotes: two lines a row, the paper's values and ours, with footnote marks."""
+def lines(table: Table, measured: Cells) -> tuple[list[str], list[list[str]], list[str]]:
+    """Returns header, rows and footnotes: two lines per row, the paper's values and ours, with footnote marks."""
     footnotes: dict[str, int] = {}
     rows = []
     for row in table.rows:
         paper = {cell.column: f"{cell.value:g}" for cell in row.cells}
         ours = {}
         for column in paper:
-            filled = cells.get((row.name, column))
+            filled = measured.get((row.name, column))
             if filled is None:
                 ours[column] = "-"
                 continue
@@ -56,8 +55,8 @@ def other_lines(found: Sequence[Other]) -> tuple[list[str], list[list[str]]]:
 def markdown(filled: Sequence[tuple[Table, Cells]], found: Sequence[Other]) -> str:
     """Returns all tables in Markdown."""
     parts = []
-    for table, cells in filled:
-        header, rows, footnotes = lines(table, cells)
+    for table, measured in filled:
+        header, rows, footnotes = lines(table, measured)
         text = f"## {table.title}\n\n{markdown_table(header, rows)}\n{caption(table)}\n"
         parts.append(text + "".join(f"\n{note}\n" for note in footnotes))
     if found:
@@ -69,78 +68,47 @@ def markdown(filled: Sequence[tuple[Table, Cells]], found: Sequence[Other]) -> s
 
 
 def comma_separated(filled: Sequence[tuple[Table, Cells]], found: Sequence[Other]) -> str:
-    """Returns one line a cell; numbers unrounded, lists with a semicolon between."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(HEADER)
-    for table, cells in filled:
+    """Returns one line per cell; numbers unrounded, lists with a semicolon between."""
+    body: list[list[object]] = []
+    for table, measured in filled:
         for row in table.rows:
             for cell in row.cells:
-                got = cells.get((row.name, cell.column))
-                start = [table.name, row.name, cell.column, f"{cell.value:g}"]
-                if got is None:
-                    writer.writerow([*start, "", "", 0, "", "", "", ""])
-                    continue
-                seeds = [run.values.get("seed") for run in got.runs]
-                folders = [run.folder for run in got.runs]
-                writer.writerow(
-                    [
-                        *start,
-                        *_numbers(got.values),
-                        _listed(seeds),
-                        _listed(got.values),
-                        _listed(got.remarks),
-                        _listed(folders),
-                    ]
-                )
+                got = measured.get((row.name, cell.column))
+                ours = _ours([], [], []) if got is None else _ours(got.runs, got.values, got.remarks)
+                body.append([table.name, row.name, cell.column, f"{cell.value:g}", *ours])
     for other in found:
         for name, values in other.values.items():
             if values:
-                seeds, folders = [run.values.get("seed") for run in other.runs], [run.folder for run in other.runs]
-                start = ["other runs", other.title, name, ""]
-                writer.writerow(
-                    [
-                        *start,
-                        *_numbers(values),
-                        _listed(seeds),
-                        _listed(values),
-                        _listed(other.remarks),
-                        _listed(folders),
-                    ]
-                )
-    return text.getvalue()
+                body.append(["other runs", other.title, name, "", *_ours(other.runs, values, other.remarks)])
+    return csv_text([HEADER, *body])
 
 
-def _numbers(values: Sequence[float]) -> list[object]:
-    mean, spread = mean_and_spread(values)
-    return [mean, "" if spread is None else spread, len(values)]
-
-
-def _listed(items: Iterable[object]) -> str:
-    return "; ".join(map(str, items))
+def _ours(runs: Sequence[Run], values: Sequence[float], remarks: Sequence[str]) -> list[object]:
+    seeds, folders = [run.values.get("seed") for run in runs], [run.folder for run in runs]
+    return [*cells(values), listed(seeds), listed(values), listed(remarks), listed(folders)]
 
 
 def show(filled: Sequence[tuple[Table, Cells]], found: Sequence[Other]) -> None:
     """Prints all tables to a terminal."""
+    for table, measured in filled:
+        header, rows, footnotes = lines(table, measured)
+        _print(table.title, caption(table), header, rows, footnotes)
+    if found:
+        _print("Other runs", None, *other_lines(found), [])
+
+
+def _print(
+    title: str, below: str | None, header: Sequence[str], rows: Sequence[Sequence[str]], footnotes: Sequence[str]
+) -> None:
     from rich.console import Console
     from rich.table import Table as Screen
 
-    console = Console(highlight=False)
-    for table, cells in filled:
-        header, rows, footnotes = lines(table, cells)
-        screen = Screen(title=table.title, caption=caption(table))
-        for index, name in enumerate(header):
-            screen.add_column(name, justify="left" if index < 2 else "right")
-        for row in rows:
-            screen.add_row(*(cell.replace("[", "\\[") for cell in row), end_section=row[1] == "ours")
-        console.print(screen)
-        for note in footnotes:
-            console.print(note, markup=False)
-    if found:
-        header, rows = other_lines(found)
-        screen = Screen(title="Other runs")
-        for name in header:
-            screen.add_column(name, overflow="fold")
-        for row in rows:
-            screen.add_row(*(cell.replace("[", "\\[") for cell in row))
-        console.print(screen)
+    console, screen = Console(highlight=False), Screen(title=title, caption=below)
+    for index, name in enumerate(header):
+        is_number = below is not None and index > 1
+        screen.add_column(name, justify="right" if is_number else "left", overflow="ellipsis" if below else "fold")
+    for row in rows:
+        screen.add_row(*(cell.replace("[", "\\[") for cell in row), end_section=row[1] == "ours")
+    console.print(screen)
+    for note in footnotes:
+        console.print(note, markup=False)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from pathlib import Path
 
 from pretrain.recipes import RECIPES
 from tools.reproduction.deviations import deviations, notes
 from tools.reproduction.paper.schema import Cell, Measurement, Origin, Table
-from tools.reproduction.runs import IDENTITY, Run, option_text, why_left_out
+from tools.reproduction.runs import IDENTITY, METRICS, Run, find_runs, look_at, option_text
 
 UNKNOWN = "the encoder's origin is unknown: the row is that of the config's name"
 
@@ -21,7 +22,7 @@ class Filled:
 
     Attributes:
         cell: of the table.
-        runs: one a seed, all with the same deviations.
+        runs: one per seed, all with the same deviations.
         values: of the runs.
         remarks: deviations and notes of the runs.
     """
@@ -32,20 +33,20 @@ class Filled:
     remarks: list[str]
 
 
-def comparable(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
-    """Returns the runs that can be compared with their recipes, and why others are left out."""
-    kept: list[Run] = []
-    warnings: list[str] = []
-    for run in runs:
-        problem = why_left_out(run.folder, partial(_compare, run))
-        warnings += problem
-        kept += [] if problem else [run]
-    return kept, warnings
+def read_runs(folders: Sequence[Path]) -> list[Run]:
+    """Returns the runs that can be compared with their recipes; each other one is named in a `warning:` line.
 
-
-def _compare(run: Run) -> tuple[object, ...]:
-    """Returns all that a table says of a run."""
-    return deviations(run), notes(run), describe(run), run.data_key
+    Raises:
+        ValueError: a folder does not exist, or there is no run at all.
+    """
+    runs, warnings = find_runs(folders)
+    # All that a table says of a run.
+    kept, more = look_at(
+        runs, lambda run: (deviations(run), notes(run), describe(run), run.data_key), lambda r: r.folder
+    )
+    for warning in warnings + more:
+        sys.stderr.write(f"warning: {' '.join(warning.split())}\n")
+    return [run for run, _ in kept]
 
 
 def fill(table: Table, runs: Sequence[Run]) -> tuple[dict[tuple[str, str], Filled], set[int]]:
@@ -61,8 +62,8 @@ def fill(table: Table, runs: Sequence[Run]) -> tuple[dict[tuple[str, str], Fille
             if not groups:
                 continue
             (remarks, _), chosen = min(groups.items(), key=lambda item: (len(item[0][0]), item[0]))
-            used_once = _one_a_seed(chosen)
-            values = [value for run in used_once if (value := run.metric(cell.measured.metric)) is not None]
+            used_once = _one_per_seed(chosen)
+            values = _values(used_once, cell.measured.metric)
             if values:
                 listed = [*remarks, *dict.fromkeys(note for run in used_once for note in notes(run))]
                 if len(used_once) < len(chosen):
@@ -72,7 +73,7 @@ def fill(table: Table, runs: Sequence[Run]) -> tuple[dict[tuple[str, str], Fille
     return filled, used
 
 
-def _one_a_seed(runs: Sequence[Run]) -> list[Run]:
+def _one_per_seed(runs: Sequence[Run]) -> list[Run]:
     """Returns the runs that differ in seed or encoder: one that was made twice says nothing about the spread."""
     first: dict[tuple[str, str], Run] = {}
     for run in runs:
@@ -88,7 +89,7 @@ def _groups(cell: Cell, runs: Sequence[Run]) -> dict[tuple[tuple[str, ...], str]
         if not belongs(run, cell.measured):
             continue
         remarks = deviations(run, cell.measured.data if run.tool != "pretrain" else None)
-        if run.lineage.origin is None:
+        if run.origin is None:
             remarks.append(UNKNOWN)
         groups.setdefault((tuple(remarks), run.data_key), []).append(run)
     return groups
@@ -101,37 +102,25 @@ def belongs(run: Run, measured: Measurement) -> bool:
     origin decides the row. Where the origin is unknown, the config's full name does.
     """
     if measured.tool == "hours":
-        return run.tool == "pretrain" and run.lineage.origin == _with_defaults(measured.origin)
-    if run.tool != measured.tool:
-        return False
-    origin = run.lineage.origin
-    if run.tool in ("train_det", "train_seg"):
-        if origin is None:
-            return run.setting == measured.setting
-        prefix = measured.setting.split("_vit_")[0] + f"_{measured.origin.model}_"
-        if not run.setting.startswith(prefix):
-            return False
-    elif run.setting != measured.setting:
+        return run.tool == "pretrain" and run.origin == _with_defaults(measured.origin)
+    origin, model = run.origin, measured.origin.model
+    fits = run.setting == measured.setting
+    if run.tool in ("train_det", "train_seg") and origin is not None:
+        fits = run.setting.startswith(f"{measured.setting.split('_vit_')[0]}_{model}_")
+    if run.tool != measured.tool or not fits:
         return False
     if origin is None:
-        return False
-    if run.model != measured.origin.model:
-        return False
-    if origin.kind in ("none", "published"):
-        origin = dataclasses.replace(origin, model=run.model)
-    return origin == _with_defaults(measured.origin)
+        return run.tool in ("train_det", "train_seg")
+    return run.model == model and origin == _with_defaults(measured.origin)
 
 
 def _with_defaults(origin: Origin) -> Origin:
     """Returns the origin without options that are the recipe's own values, in the order in which runs list them."""
     if origin.kind != "pretrain":
         return origin
-    standard = RECIPES[origin.data][1]
-    given = dict(origin.options)
-    options = tuple(
-        (key, given[key]) for key in IDENTITY if key in given and given[key] != option_text(getattr(standard, key))
-    )
-    return dataclasses.replace(origin, options=options)
+    standard, given = RECIPES[origin.data][1], dict(origin.options)
+    own = [key for key in IDENTITY if key in given and given[key] != option_text(getattr(standard, key))]
+    return dataclasses.replace(origin, options=tuple((key, given[key]) for key in own))
 
 
 @dataclass
@@ -144,14 +133,6 @@ class Other:
     remarks: list[str]
 
 
-METRICS = {
-    "train_det": (("box AP", "bbox.AP"), ("mask AP", "segm.AP")),
-    "train_seg": (("mIoU", "mIoU"),),
-    "train_cls": (("top-1", "top1"),),
-    "probe": (("best kNN", "layers.knn"), ("best linear", "layers.linear")),
-}
-
-
 def others(runs: Sequence[Run], used: set[int]) -> list[Other]:
     """Returns the fine-tuning runs that no row took, those that differ in the seed alone together."""
     groups: dict[tuple[str, tuple[str, ...], str], list[Run]] = {}
@@ -159,23 +140,20 @@ def others(runs: Sequence[Run], used: set[int]) -> list[Other]:
         if id(run) not in used and run.tool in METRICS:
             title = f"{run.tool} {run.setting}, {describe(run)}"
             groups.setdefault((title, (*deviations(run), *notes(run)), run.data_key), []).append(run)
-    return [
-        Other(
-            title,
-            members,
-            {
-                name: [value for run in members if (value := run.metric(path)) is not None]
-                for name, path in METRICS[members[0].tool]
-            },
-            list(remarks),
-        )
-        for (title, remarks, _), members in sorted(groups.items(), key=lambda item: item[0])
-    ]
+    found = []
+    for (title, remarks, _), members in sorted(groups.items(), key=lambda item: item[0]):
+        values = {name: _values(members, path) for name, path in METRICS[members[0].tool].items()}
+        found.append(Other(title, members, values, list(remarks)))
+    return found
+
+
+def _values(runs: Sequence[Run], path: str) -> list[float]:
+    return [value for run in runs if (value := run.metric(path)) is not None]
 
 
 def describe(run: Run) -> str:
     """Returns in words where a run's encoder comes from."""
-    origin = run.lineage.origin
+    origin = run.origin
     if origin is None:
         return f"{run.model}, encoder of unknown origin"
     if origin.kind == "none":

@@ -2,45 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pretrain.recipes import RECIPES
 from splitmask_backbones.errors import UserError
+from splitmask_backbones.files import sha256_of
 from splitmask_backbones.registry import ENCODERS
 from tools.reproduction.paper.schema import Origin
 
-FINETUNING = {
-    "train_det": (("bbox.AP",), ("segm.AP",)),
-    "train_seg": (("mIoU",),),
-    "train_cls": (("top1",),),
-    "probe": (("layers.linear", "layers.knn"),),
+T, R = TypeVar("T"), TypeVar("R")
+
+METRICS = {
+    "train_det": {"box AP": "bbox.AP", "mask AP": "segm.AP"},
+    "train_seg": {"mIoU": "mIoU"},
+    "train_cls": {"top-1": "top1"},
+    "probe": {"best kNN": "layers.knn", "best linear": "layers.linear"},
 }
-"""Tools whose runs are rows, and the numbers that must be there: of each group one."""
+"""Tools whose runs are rows, and the numbers that must be there (of a probe one): title -> path in results.json."""
 IDENTITY = ("tokenizer", "inpaint_weight", "match_weight")
 """Recipe values that make a pre-training another row; all others are deviations."""
-
-
-@dataclass
-class Lineage:
-    """Where a run's encoder comes from.
-
-    Attributes:
-        origin: as the tables name it; None where it is unknown.
-        folder: of the pre-training, or the encoder file.
-        config: config.json of the pre-training.
-    """
-
-    origin: Origin | None
-    folder: Path | None = None
-    config: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -55,7 +42,8 @@ class Run:
         results: results.json; of a pre-training `{"hours": ...}`.
         report: data_report.json, empty where there is none.
         load_complete: what load_report.json says, None where there is none.
-        lineage: of its encoder.
+        origin: of its encoder, as the tables name it; None where it is unknown.
+        pretraining: config.json of the run that made its encoder, empty where there is none.
     """
 
     folder: Path
@@ -65,7 +53,8 @@ class Run:
     results: dict[str, Any]
     report: dict[str, Any]
     load_complete: bool | None = None
-    lineage: Lineage = field(default_factory=lambda: Lineage(None))
+    origin: Origin | None = None
+    pretraining: dict[str, Any] = field(default_factory=dict)
 
     @property
     def values(self) -> dict[str, Any]:
@@ -121,40 +110,39 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
     configs: dict[Path, Path] = {}
     for folder in folders:
         if not folder.is_dir():
-            raise UserError(f"RUNS_DIR {folder} is no folder: name a folder that holds runs of the tools")
+            raise UserError(f"RUNS_DIR {folder} is not a folder: name a folder that holds runs of the tools")
         for path in sorted(folder.rglob("config.json")):
             configs.setdefault(path.resolve(), path)  # folders may overlap
-    runs: list[Run] = []
-    warnings: list[str] = []
-
-    def read(path: Path) -> None:
-        run = _read(path)
-        if run is not None:
-            runs.append(run)
-
-    for path in configs.values():
-        warnings += why_left_out(path.parent, partial(read, path))
+    found, warnings = look_at(list(configs.values()), _read, lambda path: path.parent)
+    runs = [run for _, run in found if run is not None]
     if not runs and not warnings:
         listed = ", ".join(map(str, folders))
         raise UserError(
             f"no run in {listed}: a run is a folder with the config.json and results.json of train_det, train_seg, "
             "train_cls or probe"
         )
-    return trace(runs, warnings), warnings
+    traced, more = look_at(runs, _tracer(runs), lambda run: run.folder)
+    return [run for run, _ in traced], warnings + more
 
 
-def why_left_out(folder: Path, look: Callable[[], object]) -> list[str]:
-    """Returns the warning about a run that cannot be looked at like this, in a list; an empty one if it can.
+def look_at(
+    items: Sequence[T], look: Callable[[T], R], folder_of: Callable[[T], Path]
+) -> tuple[list[tuple[T, R]], list[str]]:
+    """Returns the items that can be looked at, each with what was seen, and the warnings about the others.
 
     A config.json by hand, or of an older version, may hold anything anywhere: one run must not cost all others.
     """
-    try:
-        look()
-    except UserError as error:
-        return [f"{folder}: {error}: left out"]
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        return [f"{folder}: config.json is damaged ({type(error).__name__}: {error}): left out"]
-    return []
+    seen: list[tuple[T, R]] = []
+    warnings: list[str] = []
+    for item in items:
+        try:
+            seen.append((item, look(item)))
+        except UserError as error:
+            warnings.append(f"{folder_of(item)}: {error}: left out")
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            what = f"config.json is damaged ({type(error).__name__}: {error})"
+            warnings.append(f"{folder_of(item)}: {what}: left out")
+    return seen, warnings
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -179,39 +167,34 @@ def _read(path: Path) -> Run | None:
     tool = config.get("command", config.get("tool"))
     if tool == "pretrain":
         return _read_pretraining(folder, config)
-    if not isinstance(tool, str) or tool not in FINETUNING:
+    if not isinstance(tool, str) or tool not in METRICS:
         return None
     for key in ("values", "encoder"):
         if not isinstance(config.get(key), dict):
             raise UserError(f"config.json has no '{key}'")
     run = Run(folder, tool, _setting(tool, config), config, _load(folder / "results.json"), {})
-    for metrics in FINETUNING[tool]:
-        if all(run.metric(metric) is None for metric in metrics):
-            raise UserError(f"results.json has no number for {' or '.join(metrics)}")
-    for name in ("data_report.json", "load_report.json"):
-        if (folder / name).exists():
-            content = _load(folder / name)
-            if name == "data_report.json":
-                run.report = content
-            else:
-                run.load_complete = bool(content.get("complete", True))
+    missing = [path for path in METRICS[tool].values() if run.metric(path) is None]
+    if missing and (tool != "probe" or len(missing) == len(METRICS[tool])):
+        raise UserError(f"results.json has no number for {' or '.join(missing)}")
+    if (folder / "data_report.json").exists():
+        run.report = _load(folder / "data_report.json")
+    if (folder / "load_report.json").exists():
+        run.load_complete = bool(_load(folder / "load_report.json").get("complete", True))
     return run
 
 
 def _setting(tool: str, config: dict[str, Any]) -> str:
+    """Returns config file or recipe; of a probe what its classes show of its data."""
     if tool == "train_det":
         return str(config.get("config"))
     if tool == "train_seg":
         return str(config.get("free", {}).get("config", "unknown config"))
-    if tool == "probe":
-        return _probed(config.get("data", {}).get("labels"))
-    return str(config.get("recipe", "unknown recipe"))
-
-
-def _probed(labels: Any) -> str:
-    """Returns what a probe's classes show of its data: ImageNet's are a thousand numbers of WordNet."""
+    if tool != "probe":
+        return str(config.get("recipe", "unknown recipe"))
+    labels = config.get("data", {}).get("labels")
     if not isinstance(labels, list):
         return "unknown data"
+    # ImageNet's are a thousand numbers of WordNet.
     is_imagenet = len(labels) == 1000 and all(re.fullmatch(r"n\d{8}", str(label)) for label in labels)
     return "imagenet" if is_imagenet else f"{len(labels)} classes"
 
@@ -237,62 +220,43 @@ def _hours(folder: Path) -> float | None:
     return seconds / 3600 if before else None
 
 
-def trace(runs: Sequence[Run], warnings: list[str]) -> list[Run]:
-    """Fills in the lineage of each run; files are told apart by their digest, wherever they lie now.
-
-    Returns the runs whose config.json can be read so far; about others `warnings` gets a line.
-    """
-    digests: dict[Path, str] = {}
+def _tracer(runs: Sequence[Run]) -> Callable[[Run], None]:
+    """Returns what fills in the origin of a run; files are told apart by their digest, wherever they lie now."""
+    digest_of = cache(sha256_of)
     candidates = [run.folder / "encoder.safetensors" for run in runs]
-    candidates = [path for path in candidates if path.exists()]
 
-    def trace_one(run: Run) -> None:
+    def trace(run: Run) -> None:
         if run.tool == "pretrain":
-            run.lineage = Lineage(_pretraining_origin(run.config), run.folder, run.config)
-            return
-        digest = run.encoder_digest
-        if digest == "none":
-            run.lineage = Lineage(Origin("none", run.model))
-            return
-        named = run.config.get("free", {}).get("weights")
-        for path in [*([Path(named)] if named else []), *candidates]:
-            if path.is_file() and _digest(path, digests) == digest:
-                run.lineage = _lineage(path)
-                return
+            run.origin, run.pretraining = _pretraining_origin(run.config), run.config
+        elif run.encoder_digest == "none":
+            run.origin = Origin("none", run.model)
+        else:
+            named = run.config.get("free", {}).get("weights")
+            for path in [*([Path(named)] if named else []), *candidates]:
+                if path.is_file() and digest_of(path) == run.encoder_digest:
+                    run.origin, run.pretraining = _origin_of(path, run.model)
+                    return
 
-    traced = []
-    for run in runs:
-        problem = why_left_out(run.folder, partial(trace_one, run))
-        warnings += problem
-        traced += [] if problem else [run]
-    return traced
+    return trace
 
 
-def _digest(path: Path, known: dict[Path, str]) -> str:
-    if path not in known:
-        with open(path, "rb") as file:
-            known[path] = hashlib.file_digest(file, "sha256").hexdigest()
-    return known[path]
-
-
-def _lineage(weights: Path) -> Lineage:
-    """Returns where an encoder file comes from, by what lies beside it."""
+def _origin_of(weights: Path, model: str) -> tuple[Origin | None, dict[str, Any]]:
+    """Returns where an encoder file comes from, by what lies beside it, and the config of its pre-training."""
     report = weights.with_name(f"{weights.name}.report.json")
     try:
         if report.exists():
-            content = _load(report)
-            # The model is that of the run; DeiT's files are timm's, and cannot be told apart from them.
-            family = str(content.get("family")).replace("timm", "deit")
-            return Lineage(Origin("published", "", family, "imagenet"), weights)
+            # DeiT's files are timm's, and cannot be told apart from them.
+            family = str(_load(report).get("family")).replace("timm", "deit")
+            return Origin("published", model, family, "imagenet"), {}
         config = _load(weights.parent / "config.json")
     except UserError:
-        return Lineage(None, weights)
+        return None, {}
     if config.get("command") == "pretrain":
-        return Lineage(_pretraining_origin(config), weights.parent, config)
+        return _pretraining_origin(config), config
     if config.get("command") == "train_cls":
-        model = str(config.get("values", {}).get("model"))
-        return Lineage(Origin("supervised", model, "", str(config.get("recipe"))), weights.parent, config)
-    return Lineage(None, weights)
+        trained = str(config.get("values", {}).get("model"))
+        return Origin("supervised", trained, "", str(config.get("recipe"))), config
+    return None, {}
 
 
 def _pretraining_origin(config: dict[str, Any]) -> Origin | None:
@@ -301,13 +265,10 @@ def _pretraining_origin(config: dict[str, Any]) -> Origin | None:
     if name not in RECIPES:
         return None
     standard = RECIPES[name][1]
-    options = tuple(
-        (key, option_text(values[key]))
-        for key in IDENTITY
-        if values.get(key, getattr(standard, key)) != getattr(standard, key)
-    )
-    if values.get("method") == "dino":
-        options = ()  # it has neither words nor the two losses
+    # DINO has neither a codebook nor the two losses.
+    known = IDENTITY if values.get("method") != "dino" else ()
+    own = [key for key in known if values.get(key, getattr(standard, key)) != getattr(standard, key)]
+    options = tuple((key, option_text(values[key])) for key in own)
     return Origin("pretrain", str(values.get("model")), str(values.get("method")), str(name), options)
 
 

@@ -16,13 +16,17 @@ class DataSet:
         num_images: training images, as the paper counts them.
         place: folder below --data.
         list_of: file in it that names the training images, where its folders do not tell them apart.
-        share: name of the list that takes a share of it.
+        share: whether the list takes a share of it.
+        annotations: places of the COCO-like json in it that names the training images, the first that exists counts.
+        images: places of the folder of the training images in it, where the set's own folder holds more.
     """
 
     num_images: int
     place: str
     list_of: str = ""
     share: bool = False
+    annotations: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
 
 
 SETS = {
@@ -31,10 +35,10 @@ SETS = {
     "imagenet_1percent": DataSet(12_811, "imagenet", "1percent.txt", share=True),
     "coco": DataSet(118_287, "coco"),
     "ade20k": DataSet(20_210, "ade20k"),
-    "inat18": DataSet(437_513, "inat18"),
-    "inat19": DataSet(265_240, "inat19"),
+    "inat18": DataSet(437_513, "inat18", annotations=("train2018.json", "annotations/train2018.json")),
+    "inat19": DataSet(265_240, "inat19", annotations=("train2019.json", "annotations/train2019.json")),
     "food101": DataSet(75_750, "food101", "meta/train.txt"),
-    "cars": DataSet(8_144, "cars"),
+    "cars": DataSet(8_144, "cars", images=("cars_train", "stanford_cars/cars_train")),
     "clipart": DataSet(34_019, "domainnet", "clipart_train.txt"),
     "painting": DataSet(52_867, "domainnet", "painting_train.txt"),
     "sketch": DataSet(49_115, "domainnet", "sketch_train.txt"),
@@ -46,7 +50,7 @@ class Places:
     """Where the user's data sets lie.
 
     Args:
-        given: words of --data: one root that holds a folder for each set, and NAME=PATH for those that lie elsewhere.
+        given: values of --data: one root that holds a folder for each set, and NAME=PATH for those that lie elsewhere.
         needed: sets that will be asked for; where they all lie in one folder, the root may be that folder itself.
 
     Raises:
@@ -57,13 +61,13 @@ class Places:
         self._named: dict[str, Path] = {}
         roots: list[str] = []
         folders = {SETS[name].place for name in needed}
-        for word in given:
-            name, equals, path = word.partition("=")
+        for text in given:
+            name, equals, path = text.partition("=")
             if equals and "/" not in name:
                 check_choice("data set", name, sorted({spec.place for spec in SETS.values()}))
                 self._named[name] = Path(path)
             else:
-                roots.append(word)
+                roots.append(text)
         if len(roots) > 1:
             raise UserError(
                 f"--data {roots[1]} is a second root: give the others as NAME=PATH, such as coco={roots[1]}"
@@ -82,58 +86,46 @@ class Places:
 
     def missing(self, name: str) -> str | None:
         """Returns what is not there of a set, with the remedy; None if it is there."""
-        folder = self.folder(name)
+        spec, folder = SETS[name], self.folder(name)
         if not folder.is_dir():
-            return f"data set {SETS[name].place}: {folder} is no folder: give --data {SETS[name].place}=PATH"
-        listed = SETS[name].list_of
-        if listed and not (folder / listed).is_file():
-            what = (
-                "the paths or names of the images of the balanced share, one a line" if SETS[name].share else "its list"
-            )
-            return f"data set {name}: {folder / listed} does not exist: put {what} there"
-        if name in ("inat18", "inat19") and not _inat_json(folder, name).is_file():
-            return f"data set {name}: {_inat_json(folder, name)} does not exist: put the published file there"
-        if name == "cars" and not _cars_images(folder).is_dir():
-            return f"data set {name}: {_cars_images(folder)} is no folder: unpack the published images there"
+            return f"data set {spec.place}: {folder} is not a folder: give --data {spec.place}=PATH"
+        needed = {
+            spec.list_of: "put the data set's own list there",
+            _first(folder, spec.annotations): "put the published file there",
+            _first(folder, spec.images): "unpack the published images there",
+        }
+        if spec.share:
+            needed[spec.list_of] = "put the paths or names of the images of the balanced share, one per line, there"
+        for place, remedy in needed.items():
+            if place and not (folder / place).exists():
+                return f"data set {name}: {folder / place} does not exist: {remedy}"
         return None
 
-    def pretraining(self, name: str, lists: Path) -> tuple[list[str], tuple[str, Path] | None]:
-        """Returns the options of tools/pretrain.py, and a list of images to be written first, as (set, file).
+    def pretraining(self, name: str, lists: Path) -> tuple[list[str], Path | None]:
+        """Returns the options of tools/pretrain.py, and the list of images that has to be written first, if any.
 
         Args:
             name: of the set.
             lists: folder for lists.
         """
-        folder = self.folder(name)
-        if SETS[name].list_of:
+        spec, folder = SETS[name], self.folder(name)
+        if spec.list_of:
             file = lists / f"{name}.txt"
-            return ["--data", str(file)], (name, file)
-        if name in ("inat18", "inat19"):
-            return ["--data", str(_inat_json(folder, name)), "--images", str(folder)], None
-        if name == "cars":
-            return ["--data", str(_cars_images(folder))], None
-        return ["--data", str(folder)], None
+            return ["--data", str(file)], file
+        if spec.annotations:
+            return ["--data", str(folder / _first(folder, spec.annotations)), "--images", str(folder)], None
+        return ["--data", str(folder / _first(folder, spec.images))], None
 
     def labelled(self, name: str) -> list[str]:
         """Returns the options of train_det, train_seg, train_cls and probe."""
         folder = self.folder(name)
-        words = ["--data", str(folder)]
-        if SETS[name].share:
-            words += ["--train-list", str(folder / SETS[name].list_of)]
-        return words
+        shares = ["--train-list", str(folder / SETS[name].list_of)] if SETS[name].share else []
+        return ["--data", str(folder), *shares]
 
 
-def _inat_json(folder: Path, name: str) -> Path:
-    file = f"train20{name[-2:]}.json"
-    return _first(folder, [file, f"annotations/{file}"])
-
-
-def _cars_images(folder: Path) -> Path:
-    return _first(folder, ["cars_train", "stanford_cars/cars_train"])
-
-
-def _first(folder: Path, names: list[str]) -> Path:
-    return next((folder / name for name in names if (folder / name).exists()), folder / names[0])
+def _first(folder: Path, places: tuple[str, ...]) -> str:
+    """Returns the first place that exists in a folder, the first of all if none does, "" for no places."""
+    return next((place for place in places if (folder / place).exists()), (*places, "")[0])
 
 
 def write_list(name: str, folder: Path, destination: Path) -> int:
@@ -148,7 +140,7 @@ def write_list(name: str, folder: Path, destination: Path) -> int:
     try:
         lines = [line.strip() for line in source.read_text(encoding="utf-8").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
-        raise UserError(f"{source} is no text ({error.reason}): copy the data set's own list") from None
+        raise UserError(f"{source} is not text ({error.reason}): copy the data set's own list") from None
     if not lines:
         raise UserError(f"{source} is empty: copy the data set's own list")
     files = [folder.absolute() / _image(name, line) for line in lines]

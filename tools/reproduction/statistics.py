@@ -1,9 +1,11 @@
-"""Mean and spread over seeds, and how they are written."""
+"""Mean and spread over seeds, and how they are written, also as CSV."""
 
 from __future__ import annotations
 
+import csv
+import io
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
@@ -17,3 +19,21 @@ def shown(values: Sequence[float], digits: int = 1) -> str:
         return "-"
     mean, spread = mean_and_spread(values)
     return f"{mean:.{digits}f} (1)" if spread is None else f"{mean:.{digits}f} ± {spread:.{digits}f} ({len(values)})"
+
+
+def cells(values: Sequence[float]) -> list[object]:
+    """Returns mean, spread and number for a CSV file, unrounded; what is undefined is empty."""
+    mean, spread = mean_and_spread(values) if values else ("", None)
+    return [mean, "" if spread is None else spread, len(values)]
+
+
+def listed(items: Iterable[object]) -> str:
+    """Returns the items of one CSV cell, with a semicolon between."""
+    return "; ".join(map(str, items))
+
+
+def csv_text(rows: Iterable[Sequence[object]]) -> str:
+    """Returns rows as CSV, the header first."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()

@@ -1,7 +1,7 @@
 """The small study: SplitMask against BEiT, DINO and random init on nuclei and CamVid. Free of torch.
 
-Every row of a size has the same budget: pre-training in images seen, fine-tuning in updates. The longer random row gets
-as many further updates as fit in the time that SplitMask's pre-training takes, by the seconds of the budget. The rows
+Every row of a size has the same budget: pre-training in images seen, fine-tuning in steps. The longer random row gets
+as many further steps as fit in the time that SplitMask's pre-training takes, by the seconds of the budget. The rows
 of ABLATION each change one value of SplitMask's.
 """
 
@@ -13,12 +13,14 @@ from pathlib import Path
 from pretrain.recipes import get_recipe
 from splitmask_backbones.errors import UserError
 from tools.reproduction import cost
-from tools.reproduction.plan import planned_recipe
-from tools.reproduction.step import Step
+from tools.reproduction.planned import planned_recipe
+from tools.running.job import Job
+from tools.running.predictions import prediction_job
 
 ENCODER, RESULTS = "encoder.safetensors", "results.json"
 PICTURES = 4
 PRETRAIN_DISK = 190e6  # bytes of a pre-training of ViT-Ti, measured
+PRETRAIN_PRECISION, FINETUNE_PRECISION = "bf16", "32"
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,12 @@ class Row:
 
     Attributes:
         title: in tables and pictures.
-        words: options of its pre-training, or None without one.
-        length: factor on the updates of the pre-training.
+        argv: options of its pre-training, or None without one.
+        length: factor on the steps of the pre-training.
     """
 
     title: str
-    words: tuple[str, ...] | None
+    argv: tuple[str, ...] | None
     length: float = 1.0
 
 
@@ -81,7 +83,7 @@ ABLATION = {
     "norm_none": Row("patches as they are", ("--patch-norm", "none")),
     "norm_pixel": Row("mean of pixels in [0, 1] removed", ("--patch-norm", "pixel_mean")),
     "norm_channel": Row("mean of each channel removed", ("--patch-norm", "channel_mean")),
-    "kmeans": Row("k-means words", ("--tokenizer", "kmeans")),
+    "kmeans": Row("k-means codebook", ("--tokenizer", "kmeans")),
     "mask_half": Row("uniform mask of 50 %", ("--mask", "uniform", "--mask-ratio", "0.5")),
     "mask_block": Row("block mask of 50 %", ("--mask", "block", "--mask-ratio", "0.5")),
     "match_tenth": Row("match weight 0.1", ("--match-weight", "0.1")),
@@ -95,77 +97,59 @@ LONGER = "random_longer"
 
 
 @dataclass(frozen=True)
+class Length:
+    """Steps of one training, images per step, and the seconds that a step of one job takes."""
+
+    steps: int
+    batch_size: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Budget:
     """The values of one size of the study; the one place to change them.
 
     Attributes:
         rows: of ROWS.
         seeds: how many; each is a pre-training and a fine-tuning of its own.
-        pretrain_updates, pretrain_batch: images seen in pre-training = their product, in every row.
-        precision: of the pre-training.
-        det_updates, det_batch: of Mask R-CNN, at the config's image size.
-        seg_updates, seg_batch: of UperNet.
-        finetune_precision: of both.
-        pretrain_seconds, det_seconds, seg_seconds: of one update of one job; estimates and the longer row follow them.
+        pretrain: steps x batch size are the images seen in pre-training, in every row.
+        finetune: by data set, at the config's image size.
         start_seconds: start, check of the data and evaluation of one run.
-        hardware: what the seconds were taken on.
+        hardware: what the seconds were taken on; estimates and the longer row follow them.
     """
 
     rows: tuple[str, ...]
     seeds: int
-    pretrain_updates: int
-    pretrain_batch: int
-    precision: str
-    det_updates: int
-    det_batch: int
-    seg_updates: int
-    seg_batch: int
-    finetune_precision: str
-    pretrain_seconds: float
-    det_seconds: float
-    seg_seconds: float
+    pretrain: Length
+    finetune: dict[str, Length]
     start_seconds: float
     hardware: str
 
     @property
     def pretraining_seconds(self) -> float:
         """Seconds of SplitMask's pre-training."""
-        return self.pretrain_updates * self.pretrain_seconds
+        return self.pretrain.steps * self.pretrain.seconds
 
-    def pretraining_updates(self, row: str) -> int:
-        """Returns the updates of a row's pre-training, 0 without one."""
-        return 0 if ROWS[row].words is None else round(ROWS[row].length * self.pretrain_updates)
+    def pretraining_steps(self, row: str) -> int:
+        """Returns the steps of a row's pre-training, 0 without one."""
+        return 0 if ROWS[row].argv is None else round(ROWS[row].length * self.pretrain.steps)
 
-    def updates(self, data: str, row: str) -> int:
-        """Returns the fine-tuning updates of a row."""
-        own, seconds = self._finetuning(data)
-        return own + (round(self.pretraining_seconds / seconds) if row == LONGER else 0)
+    def finetuning_steps(self, data: str, row: str) -> int:
+        """Returns the fine-tuning steps of a row."""
+        own = self.finetune[data]
+        return own.steps + (round(self.pretraining_seconds / own.seconds) if row == LONGER else 0)
 
     def finetuning_seconds(self, data: str, row: str) -> float:
         """Returns the seconds of one fine-tuning."""
-        return self.updates(data, row) * self._finetuning(data)[1]
-
-    def _finetuning(self, data: str) -> tuple[int, float]:
-        if data == "nuclei":
-            return self.det_updates, self.det_seconds
-        return self.seg_updates, self.seg_seconds
+        return self.finetuning_steps(data, row) * self.finetune[data].seconds
 
 
 BUDGETS = {
     "cpu": Budget(
         rows=("random", "beit", "full"),
         seeds=2,
-        pretrain_updates=500,
-        pretrain_batch=64,
-        precision="bf16",
-        det_updates=200,
-        det_batch=4,
-        seg_updates=300,
-        seg_batch=8,
-        finetune_precision="32",
-        pretrain_seconds=1.5,
-        det_seconds=1.6,
-        seg_seconds=0.85,
+        pretrain=Length(500, 64, 1.5),
+        finetune={"nuclei": Length(200, 4, 1.6), "camvid": Length(300, 8, 0.85)},
         start_seconds=60.0,
         hardware="two jobs at once, one thread of a 2-core CPU each",
     ),
@@ -173,46 +157,40 @@ BUDGETS = {
         rows=tuple(METHODS),
         seeds=3,
         # The batches of the CPU: learning rates follow them, and these are the rates that were tried.
-        pretrain_updates=2000,
-        pretrain_batch=64,
-        precision="bf16",
-        det_updates=500,
-        det_batch=4,
-        seg_updates=600,
-        seg_batch=8,
-        finetune_precision="32",
-        pretrain_seconds=0.03,
-        det_seconds=0.08,
-        seg_seconds=0.05,
+        pretrain=Length(2000, 64, 0.03),
+        finetune={"nuclei": Length(500, 4, 0.08), "camvid": Length(600, 8, 0.05)},
         start_seconds=15.0,
         hardware="a guess for one GPU with jobs at once: nobody has measured it yet",
     ),
 }
 
 
-def study_steps(
-    budget: Budget,
-    root: Path,
-    output: Path,
-    workers: int,
-    rows: tuple[str, ...],
-    seeds: int,
-    sets: tuple[str, ...] = tuple(HEADS),
-) -> list[Step]:
-    """Returns all steps, seed by seed, so that what is finished can be compared early.
+@dataclass(frozen=True)
+class Study:
+    """One study: what is compared, on which data, and where it goes.
 
-    Raises:
-        ValueError: a data set is missing.
+    Attributes:
+        size: of BUDGETS.
+        root: folder with a folder for each data set.
+        output: folder of everything.
+        rows: of ROWS.
+        seeds: how many.
+        workers: data processes of each job.
+        sets: of HEADS.
     """
-    for data in sets:
-        if not (root / data).is_dir():
-            raise UserError(f"--data {root} holds no folder {data}: the study needs {' and '.join(sets)} in it")
-    steps = []
-    for seed in range(seeds):
-        for data in sets:
-            for row in rows:
-                steps += _row_steps(budget, data, row, seed, root / data, output, workers)
-    return steps
+
+    size: str
+    root: Path
+    output: Path
+    rows: tuple[str, ...]
+    seeds: int
+    workers: int = 0
+    sets: tuple[str, ...] = tuple(HEADS)
+
+    @property
+    def budget(self) -> Budget:
+        """The values of its size."""
+        return BUDGETS[self.size]
 
 
 def run_folder(output: Path, row: str, data: str, seed: int) -> Path:
@@ -220,70 +198,74 @@ def run_folder(output: Path, row: str, data: str, seed: int) -> Path:
     return output / row / data / f"seed{seed}"
 
 
-def _row_steps(budget: Budget, data: str, row: str, seed: int, root: Path, output: Path, workers: int) -> list[Step]:
-    folder = run_folder(output, row, data, seed)
-    base = str(folder.relative_to(output))
-    common = ("--seed", str(seed), "--workers", str(workers), "--save-every", "100", "--log-every", "10")
-    words = ROWS[row].words
-    steps: list[Step] = []
-    weights, needs = "none", ()  # type: str, tuple[str, ...]
-    if words is not None:
-        length = budget.pretraining_updates(row)
-        seen = ("--steps", str(length), "--batch-size", str(budget.pretrain_batch), "--monitor-every", str(length))
-        given = ("--recipe", "small", *words, *seen, "--precision", budget.precision, "--data", str(root), *common)
-        recipe = planned_recipe(list(given))
-        dearer = cost.pretraining_operations(recipe) / cost.pretraining_operations(get_recipe("small"))
-        steps.append(
-            Step(
-                f"{base}/pretrain",
-                "pretrain.py",
-                given,
-                folder / "pretrain",
-                ENCODER,
-                seconds=length * budget.pretrain_seconds * dearer + budget.start_seconds,
-                disk=PRETRAIN_DISK,
-                total_updates=length,
-                recipe=recipe,
-            )
-        )
-        weights, needs = str(folder / "pretrain" / ENCODER), (f"{base}/pretrain",)
-    head, updates = HEADS[data], budget.updates(data, row)
-    batch = budget.det_batch if head.tool == "train_det" else budget.seg_batch
-    sizes = ("--steps", str(updates), "--batch-size", str(batch), "--precision", budget.finetune_precision)
-    steps.append(
-        Step(
-            f"{base}/{head.tool}",
-            f"{head.tool}.py",
-            (*head.config, *sizes, "--data", str(root), "--weights", weights, *common),
-            folder / head.tool,
-            RESULTS,
-            needs,
-            seconds=budget.finetuning_seconds(data, row) + budget.start_seconds,
-            disk=head.disk,
-            total_updates=updates,
-        )
+def study_jobs(study: Study) -> list[Job]:
+    """Returns all jobs, seed by seed, so that what is finished can be compared early.
+
+    Raises:
+        ValueError: a data set is missing.
+    """
+    for data in study.sets:
+        if not (study.root / data).is_dir():
+            needed = " and ".join(study.sets)
+            raise UserError(f"--data {study.root} holds no folder {data}: the study needs {needed} in it")
+    places = [(data, row, seed) for seed in range(study.seeds) for data in study.sets for row in study.rows]
+    return [job for place in places for job in _row_jobs(study, *place)]
+
+
+def _row_jobs(study: Study, data: str, row: str, seed: int) -> list[Job]:
+    """Returns the pre-training of a row on a data set with a seed, if it has one, and its fine-tuning."""
+    folder = run_folder(study.output, row, data, seed)
+    common = ["--seed", str(seed), "--workers", str(study.workers), "--save-every", "100", "--log-every", "10"]
+    pretraining = _pretraining(study, row, folder / "pretrain", study.root / data, common)
+    budget, head, length = study.budget, HEADS[data], study.budget.finetuning_steps(data, row)
+    argv = [*head.config, "--steps", str(length), "--batch-size", str(budget.finetune[data].batch_size)]
+    argv += ["--precision", FINETUNE_PRECISION, "--data", str(study.root / data), "--weights"]
+    argv += [str(pretraining[0].folder / ENCODER) if pretraining else "none", *common]
+    finetuning = Job(
+        str((folder / head.tool).relative_to(study.output)),
+        f"{head.tool}.py",
+        tuple(argv),
+        folder / head.tool,
+        RESULTS,
+        tuple(job.name for job in pretraining),
+        seconds=budget.finetuning_seconds(data, row) + budget.start_seconds,
+        disk=head.disk,
+        num_steps=length,
     )
-    return steps
+    return [*pretraining, finetuning]
 
 
-def picture_steps(output: Path, rows: tuple[str, ...], sets: tuple[str, ...] = tuple(HEADS)) -> list[Step]:
-    """Returns the steps that draw what seed 0 of each row predicts for the pictures in `output/pictures/DATA`."""
-    steps = []
-    for data in sets:
-        head, last = HEADS[data], f"{PICTURES - 1}.*"
-        for row in rows:
-            folder = run_folder(output, row, data, 0) / head.tool
-            training = str(folder.relative_to(output))
-            steps.append(
-                Step(
-                    f"{training}/predict",
-                    f"{head.tool}.py",
-                    (*head.config, "--predict", str(output / "pictures" / data)),
-                    folder,
-                    f"predictions/{last}",
-                    (training,),
-                    resumable=False,
-                    seconds=15.0,
-                )
-            )
-    return steps
+def _pretraining(study: Study, row: str, folder: Path, data: Path, common: list[str]) -> list[Job]:
+    """Returns the pre-training of a row in a list, an empty one for a row without."""
+    own, budget, length = ROWS[row].argv, study.budget, study.budget.pretraining_steps(row)
+    if own is None:
+        return []
+    argv = ["--recipe", "small", *own, "--steps", str(length), "--batch-size", str(budget.pretrain.batch_size)]
+    argv += ["--monitor-every", str(length), "--precision", PRETRAIN_PRECISION, "--data", str(data), *common]
+    recipe = planned_recipe(argv)
+    dearer = cost.pretraining_operations(recipe) / cost.pretraining_operations(get_recipe("small"))
+    return [
+        Job(
+            str(folder.relative_to(study.output)),
+            "pretrain.py",
+            tuple(argv),
+            folder,
+            ENCODER,
+            seconds=length * budget.pretrain.seconds * dearer + budget.start_seconds,
+            disk=PRETRAIN_DISK,
+            num_steps=length,
+            recipe=recipe,
+        )
+    ]
+
+
+def picture_jobs(study: Study) -> list[Job]:
+    """Returns the jobs that draw what seed 0 of each row predicts for the pictures in `output/pictures/DATA`."""
+    jobs = []
+    for data in study.sets:
+        head, pictures = HEADS[data], study.output / "pictures" / data
+        for row in study.rows:
+            run = run_folder(study.output, row, data, 0) / head.tool
+            training = str(run.relative_to(study.output))
+            jobs.append(prediction_job(training, f"{head.tool}.py", head.config, run, pictures, PICTURES))
+    return jobs

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -13,11 +11,13 @@ from typing import Any
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import write_atomically
 from tools.finetuning import plots
-from tools.reproduction.statistics import mean_and_spread, shown
-from tools.reproduction.study import HEADS, PICTURES, ROWS, Budget, run_folder
+from tools.reproduction.statistics import cells, csv_text, listed, mean_and_spread, shown
+from tools.reproduction.study import HEADS, PICTURES, ROWS, Budget, Study, run_folder
+from tools.running.predictions import copy_numbered, drawn
 
-Values = dict[str, dict[str, list[float]]]  # column -> row -> one value a seed
+Values = dict[str, dict[str, list[float]]]  # column -> row -> one value per seed
 FOLDER = "pictures"
+CSV_HEADER = ("row", "column", "mean", "spread", "n", "values")
 LOOKS = {"train_inpaint_gain": "gain (nats)", "train_match_rank1": "match rank 1", "effective_rank": "rank"}
 """What monitor.jsonl says of a pre-training, and the titles of the columns."""
 LOOKS_CAPTION = (
@@ -32,24 +32,19 @@ def finished_rows(output: Path, asked: Sequence[str]) -> tuple[str, ...]:
     return tuple(row for row in ROWS if row in asked or any((output / row).glob("*/seed*/*/results.json")))
 
 
-def columns(sets: Sequence[str] = tuple(HEADS)) -> list[tuple[str, str, str]]:
-    """Returns the table's columns as (title, data, path in results.json)."""
-    return [(f"{data} {name}", data, path) for data in sets for name, path in HEADS[data].metrics]
-
-
-def read_values(output: Path, rows: Sequence[str], sets: Sequence[str] = tuple(HEADS)) -> Values:
+def read_values(output: Path, rows: Sequence[str]) -> Values:
     """Returns what the finished runs of all seeds reached, seed by seed; undefined values are left out.
 
     Raises:
         ValueError: a results.json that cannot be read.
     """
-    values: Values = {title: {row: [] for row in rows} for title, _, _ in columns(sets)}
-    for title, data, path in columns(sets):
-        for row in rows:
-            for file in _files(output, row, data, HEADS[data].tool, "results.json"):
-                place = _read(file, path)
-                if isinstance(place, int | float) and math.isfinite(place):
-                    values[title][row].append(float(place))
+    values: Values = {}
+    for data, head in HEADS.items():
+        for name, path in head.metrics:
+            column = values.setdefault(f"{data} {name}", {})
+            for row in rows:
+                found = [_read(file, path) for file in _files(output, row, data, head.tool, "results.json")]
+                column[row] = [float(v) for v in found if isinstance(v, int | float) and math.isfinite(v)]
     return values
 
 
@@ -71,21 +66,21 @@ def _read(file: Path, path: str) -> Any:
     return place
 
 
-def _updates(output: Path, row: str, runs: Sequence[tuple[str, str]], planned: int) -> str:
-    """Returns the updates of a row's runs, (data, tool) each: they may be of another budget than today's, `planned`."""
+def _steps(output: Path, row: str, runs: Sequence[tuple[str, str]], planned: int) -> str:
+    """Returns the steps of a row's runs, (data, tool) each: they may be of another budget than today's, `planned`."""
     files = [file for data, tool in runs for file in _files(output, row, data, tool, "config.json")]
     return " or ".join(map(str, sorted({_read(file, "values.steps") for file in files}) or [planned]))
 
 
 def write_table(output: Path, values: Values, rows: Sequence[str], budget: Budget) -> tuple[list[str], list[list[str]]]:
     """Writes table.md and table.csv into `output`; returns header and rows."""
-    header = ["encoder", *values, "pre-training", "nuclei updates", "camvid updates"]
+    header = ["encoder", *values, "pre-training", *(f"{data} steps" for data in HEADS)]
     body = [
         [
             ROWS[row].title,
             *(shown(values[column][row]) for column in values),
-            "-" if ROWS[row].words is None else f"{_pretraining(output, row, budget)} x {budget.pretrain_batch} images",
-            *(_updates(output, row, [(data, HEADS[data].tool)], budget.updates(data, row)) for data in HEADS),
+            _pretraining(output, row, budget),
+            *(_steps(output, row, [(data, HEADS[data].tool)], budget.finetuning_steps(data, row)) for data in HEADS),
         ]
         for row in rows
     ]
@@ -94,21 +89,18 @@ def write_table(output: Path, values: Values, rows: Sequence[str], budget: Budge
     if looks:
         text += f"\n{plots.markdown_table(titles, looks)}\n{LOOKS_CAPTION}\n"
     write_atomically(output / "table.md", text.encode())
-    lines = io.StringIO()
-    writer = csv.writer(lines, lineterminator="\n")
-    writer.writerow(["row", "column", "mean", "spread", "n", "values"])
-    for column, found in values.items():
-        for row in rows:
-            if found[row]:
-                mean, spread = mean_and_spread(found[row])
-                listed = "; ".join(map(str, found[row]))
-                writer.writerow([row, column, mean, "" if spread is None else spread, len(found[row]), listed])
-    write_atomically(output / "table.csv", lines.getvalue().encode())
+    found = [(row, column, values[column][row]) for column in values for row in rows if values[column][row]]
+    lines = [[row, column, *cells(numbers), listed(numbers)] for row, column, numbers in found]
+    write_atomically(output / "table.csv", csv_text([CSV_HEADER, *lines]).encode())
     return header, body
 
 
 def _pretraining(output: Path, row: str, budget: Budget) -> str:
-    return _updates(output, row, [(data, "pretrain") for data in HEADS], budget.pretraining_updates(row))
+    """Returns the images seen in a row's pre-trainings, "-" without one."""
+    if ROWS[row].argv is None:
+        return "-"
+    steps = _steps(output, row, [(data, "pretrain") for data in HEADS], budget.pretraining_steps(row))
+    return f"{steps} x {budget.pretrain.batch_size} images"
 
 
 def learned(output: Path, rows: Sequence[str]) -> tuple[list[str], list[list[str]]]:
@@ -116,7 +108,7 @@ def learned(output: Path, rows: Sequence[str]) -> tuple[list[str], list[list[str
     header = ["pre-training", *(f"{data} {title}" for data in HEADS for title in LOOKS.values())]
     body = []
     for row in rows:
-        if ROWS[row].words is None:
+        if ROWS[row].argv is None:
             continue
         cells = []
         for data in HEADS:
@@ -131,7 +123,7 @@ CAPTION = "On val, in percent: mean ± standard deviation over seeds (number of 
 
 
 def save_points(values: Values, rows: Sequence[str], path: Path) -> None:
-    """Writes one panel a column: a point a seed, a bar for the mean."""
+    """Writes one panel per column: a point per seed, a bar for the mean."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -156,34 +148,28 @@ def save_points(values: Values, rows: Sequence[str], path: Path) -> None:
     plt.close(figure)
 
 
-def choose_pictures(root: Path, output: Path, sets: Sequence[str] = tuple(HEADS)) -> None:
+def choose_pictures(study: Study) -> None:
     """Copies the pictures to look at into `output/pictures/DATA`, spread evenly over the validation images.
 
     Raises:
         ValueError: too few validation images.
     """
-    for data in sets:
-        head = HEADS[data]
-        folder = root / data / head.pictures
+    for data in study.sets:
+        folder = study.root / data / HEADS[data].pictures
         files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
         if len(files) < PICTURES:
             raise UserError(f"{folder} holds {len(files)} images: the study shows {PICTURES} of them")
-        chosen = output / FOLDER / data
-        chosen.mkdir(parents=True, exist_ok=True)
-        for number in range(PICTURES):
-            source = files[number * len(files) // PICTURES]
-            target = chosen / f"{number}{source.suffix.lower()}"
-            if not target.exists():
-                write_atomically(target, source.read_bytes())
+        chosen = [files[number * len(files) // PICTURES] for number in range(PICTURES)]
+        copy_numbered(chosen, study.output / FOLDER / data)
 
 
-def save_grids(output: Path, rows: Sequence[str], sets: Sequence[str] = tuple(HEADS)) -> None:
-    """Writes detections.png and segmentations.png: one column a row of the table, the image first."""
-    for data in sets:
+def save_grids(study: Study) -> None:
+    """Writes detections.png and segmentations.png: one column per row of the table, the image first."""
+    for data in study.sets:
         name = {"nuclei": "detections", "camvid": "segmentations"}[data]
-        files = sorted((output / FOLDER / data).iterdir())
+        files = sorted((study.output / FOLDER / data).iterdir())
         grid = {"image": files}
-        for row in rows:
-            drawn = run_folder(output, row, data, 0) / HEADS[data].tool / "predictions"
-            grid[ROWS[row].title] = [next(drawn.glob(f"{file.stem}.*")) for file in files]
-        plots.save_grid(grid, output / FOLDER / f"{name}.png")
+        for row in study.rows:
+            run = run_folder(study.output, row, data, 0) / HEADS[data].tool
+            grid[ROWS[row].title] = drawn(run, files)
+        plots.save_grid(grid, study.output / FOLDER / f"{name}.png")

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from tools.reproduction.paper.schema import (
     BASE,
     LETTER,
     SMALL,
-    Cell,
+    TITLES,
     Measurement,
     Origin,
     Row,
     Table,
-    beit_imagenet,
+    encoder_of,
+    make_row,
     pretrained,
     published,
-    random_init,
-    supervised,
 )
 
-TITLES = {
+_SETS = {
     "inat18": "iNat-18",
     "inat19": "iNat-19",
     "food101": "Food-101",
@@ -31,21 +30,10 @@ TITLES = {
 }
 
 
-def _top1(column: str, value: float, origin: Origin, data: str) -> Cell:
-    return Cell(column, value, Measurement("train_cls", data, "top1", origin, data))
-
-
 def _row(name: str, title: str, values: str, places: Iterable[tuple[str, Origin, str]]) -> Row:
-    """Returns a row from its values, "-" where the paper has none; places are (column, origin, data)."""
-    return Row(
-        name,
-        title,
-        tuple(
-            _top1(column, float(word), origin, data)
-            for (column, origin, data), word in zip(places, values.split(), strict=True)
-            if word != "-"
-        ),
-    )
+    """Returns a row of top-1 values, "-" where the paper has none; places are (column, origin, data)."""
+    measured = ((column, Measurement("train_cls", data, "top1", origin, data)) for column, origin, data in places)
+    return make_row(name, title, values, measured)
 
 
 # Model, method, and the values of the seven sets; "-" where the paper has none.
@@ -61,24 +49,6 @@ _FINETUNING = (
     (BASE, "beit_target", "72.4 79.3 91.7 92.7 - 70.7 -"),
     (BASE, "splitmask_target", "74.6 80.4 91.2 93.1 79.3 72.0 72.1"),
 )
-_METHODS = {
-    "random": "random init",
-    "deit": "DeiT, ImageNet with labels",
-    "beit_imagenet": "BEiT, ImageNet",
-    "beit_target": "BEiT, target data",
-    "splitmask_target": "SplitMask, target data",
-}
-
-
-def _finetuning_origin(method: str, model: str, data: str) -> Origin:
-    if method == "random":
-        return random_init(model)
-    if method == "deit":
-        return published("deit", model)
-    if method == "beit_imagenet":
-        return beit_imagenet(model)
-    return pretrained(method.removesuffix("_target"), data, model)
-
 
 FINETUNING = Table(
     "finetuning",
@@ -87,15 +57,15 @@ FINETUNING = Table(
     tuple(
         _row(
             f"{model}_{method}",
-            f"{LETTER[model]} {_METHODS[method]}",
+            f"{LETTER[model]} {TITLES[method.removesuffix('_target')].format('target data')}",
             values,
-            ((title, _finetuning_origin(method, model, data), data) for data, title in TITLES.items()),
+            ((title, encoder_of(method, model, data), data) for data, title in _SETS.items()),
         )
         for model, method, values in _FINETUNING
     ),
 )
 
-# The row "ImageNet" of the paper equals supervised DeiT.
+# Pre-trained on, and the values of iNat-19, iNat-18, Food-101 and Cars. The paper's "ImageNet" equals supervised DeiT.
 _TRANSFER = {
     "nothing": ("nothing", "67.5 59.6 84.7 35.3"),
     "imagenet": ("ImageNet (DeiT)", "75.8 69.9 91.5 92.2"),
@@ -108,7 +78,7 @@ _TRANSFER = {
 
 
 def _transfer_origin(name: str) -> Origin:
-    special = {"nothing": random_init(SMALL), "imagenet": published("deit", SMALL)}
+    special = {"nothing": Origin("none", SMALL), "imagenet": published("deit", SMALL)}
     return special.get(name) or pretrained("splitmask", name, SMALL)
 
 
@@ -121,7 +91,7 @@ TRANSFER = Table(
             name,
             title,
             values,
-            ((TITLES[data], _transfer_origin(name), data) for data in ("inat19", "inat18", "food101", "cars")),
+            ((_SETS[data], _transfer_origin(name), data) for data in ("inat19", "inat18", "food101", "cars")),
         )
         for name, (title, values) in _TRANSFER.items()
     ),
@@ -138,10 +108,10 @@ _SAMPLES = {
 
 def _samples_origin(method: str, data: str) -> Origin:
     if method == "supervised":
-        return published("deit", SMALL) if data == "imagenet" else supervised(data, SMALL)
+        return published("deit", SMALL) if data == "imagenet" else Origin("supervised", SMALL, "", data)
     if method == "dino" and data == "imagenet":
         return published("dino", SMALL)
-    if method == "beit" and data.startswith("imagenet"):  # the paper's baseline takes DALL-E's words there
+    if method == "beit" and data.startswith("imagenet"):  # the paper's baseline takes DALL-E's codebook there
         return pretrained("beit", data, SMALL, tokenizer="dalle")
     return pretrained(method, data, SMALL)
 
@@ -151,52 +121,47 @@ SAMPLES = Table(
     "Sample efficiency: ViT-S pre-trained on shares of ImageNet and on COCO, fine-tuned on iNat-19",
     "top-1 in percent",
     tuple(
-        _row(
-            method,
-            title,
-            values,
-            ((column, _samples_origin(method, data), "inat19") for data, column in _SHARES.items()),
-        )
-        for method, (title, values) in _SAMPLES.items()
+        _row(name, title, values, ((column, _samples_origin(name, data), "inat19") for data, column in _SHARES.items()))
+        for name, (title, values) in _SAMPLES.items()
     ),
 )
 
 # Fine-tuning, linear probe (at the best layer: ours, the paper does not say at which), hours of pre-training.
-_ABLATION = {
-    "beit": ("BEiT: inpaint, no split", "82.8 41.0 32.5", pretrained("beit", "imagenet", BASE, tokenizer="dalle")),
-    "inpaint": (
-        "SplitMask: split, inpaint",
-        "83.3 46.4 31.0",
-        pretrained("splitmask", "imagenet", BASE, match_weight=0),
-    ),
-    "match": ("SplitMask: split, match", "79.3 4.0 32.5", pretrained("splitmask", "imagenet", BASE, inpaint_weight=0)),
-    "full": ("SplitMask: split, inpaint, match", "83.6 46.5 34.0", pretrained("splitmask", "imagenet", BASE)),
+_ABLATED: Mapping[str, tuple[str, str, Mapping[str, object]]] = {
+    "beit": ("BEiT: inpaint, no split", "82.8 41.0 32.5", {"tokenizer": "dalle"}),
+    "inpaint": ("SplitMask: split, inpaint", "83.3 46.4 31.0", {"match_weight": 0}),
+    "match": ("SplitMask: split, match", "79.3 4.0 32.5", {"inpaint_weight": 0}),
+    "full": ("SplitMask: split, inpaint, match", "83.6 46.5 34.0", {}),
+}
+_MEASURED = {
+    "fine-tune": ("train_cls", "top1"),
+    "linear": ("probe", "layers.linear"),
+    "hours on 16 GPUs": ("hours", "hours"),
 }
 
 
-def _ablation_cells(values: str, origin: Origin) -> tuple[Cell, ...]:
-    finetune, linear, hours = (float(word) for word in values.split())
-    return (
-        _top1("fine-tune", finetune, origin, "imagenet"),
-        Cell("linear", linear, Measurement("probe", "imagenet", "layers.linear", origin, "imagenet")),
-        Cell("hours on 16 GPUs", hours, Measurement("hours", "imagenet", "hours", origin, "imagenet")),
+def _ablation_row(name: str, title: str, values: str, options: Mapping[str, object]) -> Row:
+    origin = pretrained("beit" if name == "beit" else "splitmask", "imagenet", BASE, **options)
+    places = (
+        (column, Measurement(tool, "imagenet", path, origin, "imagenet")) for column, (tool, path) in _MEASURED.items()
     )
+    return make_row(name, title, values, places)
 
 
 ABLATION = Table(
     "ablation",
     "Ablation: ViT-B on ImageNet, 300 epochs",
     "top-1 in percent, hours",
-    tuple(Row(name, title, _ablation_cells(values, origin)) for name, (title, values, origin) in _ABLATION.items()),
+    tuple(_ablation_row(name, *rest) for name, rest in _ABLATED.items()),
 )
 
 # The paper's text does not give method and data of this ablation. Read off its numbers: DALL-E's 75.2 is BEiT's 75.2 of
 # Table 5 for ViT-S from ImageNet (BEiT on iNat-19 itself has 76.1), so it is BEiT on ImageNet that is varied.
-_WORDS = {
-    "dalle": ("DALL-E", 75.2),
-    "random_projection": ("random projection", 75.2),
-    "random_patches": ("random patches", 75.3),
-    "kmeans": ("k-means", 75.0),
+_TOKENIZERS = {
+    "dalle": ("DALL-E", "75.2"),
+    "random_projection": ("random projection", "75.2"),
+    "random_patches": ("random patches", "75.3"),
+    "kmeans": ("k-means", "75.0"),
 }
 
 TOKENIZER = Table(
@@ -204,8 +169,8 @@ TOKENIZER = Table(
     "Tokenizers: BEiT, ViT-S, ImageNet, fine-tuned on iNat-19",
     "top-1 in percent",
     tuple(
-        Row(words, title, (_top1("iNat-19", value, pretrained("beit", "imagenet", SMALL, tokenizer=words), "inat19"),))
-        for words, (title, value) in _WORDS.items()
+        _row(name, title, value, [("iNat-19", pretrained("beit", "imagenet", SMALL, tokenizer=name), "inat19")])
+        for name, (title, value) in _TOKENIZERS.items()
     ),
 )
 
@@ -223,8 +188,8 @@ _IMAGENET = {
 def _imagenet_origin(method: str, model: str) -> Origin:
     if method in ("mocov3", "dino", "beit_800"):
         return published(method.removesuffix("_800"), model)
-    words = {"tokenizer": "dalle"} if method == "beit" else {}
-    return pretrained(method, "imagenet", model, **words)
+    options = {"tokenizer": "dalle"} if method == "beit" else {}
+    return pretrained(method, "imagenet", model, **options)
 
 
 IMAGENET = Table(
@@ -232,13 +197,8 @@ IMAGENET = Table(
     "Pre-trained and fine-tuned on ImageNet",
     "top-1 in percent",
     tuple(
-        _row(
-            method,
-            title,
-            values,
-            ((LETTER[model], _imagenet_origin(method, model), "imagenet") for model in (SMALL, BASE)),
-        )
-        for method, (title, values) in _IMAGENET.items()
+        _row(name, title, values, ((LETTER[m], _imagenet_origin(name, m), "imagenet") for m in (SMALL, BASE)))
+        for name, (title, values) in _IMAGENET.items()
     ),
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from splitmask_backbones.errors import check_choice
@@ -99,19 +100,29 @@ class Table:
         return rows[name]
 
 
+def make_row(name: str, title: str, values: str, places: Iterable[tuple[str, Measurement]]) -> Row:
+    """Returns a row from its values, "-" where the paper has none, and the column and measurement of each."""
+    cells = zip(values.split(), places, strict=True)
+    return Row(name, title, tuple(Cell(column, float(value), how) for value, (column, how) in cells if value != "-"))
+
+
 SMALL, BASE = "vit_small", "vit_base"
 LETTER = {SMALL: "ViT-S", BASE: "ViT-B"}
-
-
-def random_init(model: str) -> Origin:
-    """Returns random initialisation."""
-    return Origin("none", model)
+TITLES = {
+    "random": "random init",
+    "random_6x": "random init, longer",
+    "deit": "DeiT, ImageNet with labels",
+    "beit_imagenet": "BEiT, ImageNet",
+    "dino": "DINO, {}",
+    "beit": "BEiT, {}",
+    "splitmask": "SplitMask, {}",
+}
+"""Titles of the rows of Tables 3 and 5 and of ADE20K; {} is the data set that is also fine-tuned on."""
 
 
 def pretrained(method: str, data: str, model: str, **options: object) -> Origin:
     """Returns a pre-training with a method on a data set; options are recipe values."""
-    given = tuple((key, str(value)) for key, value in options.items())
-    return Origin("pretrain", model, method, data, given)
+    return Origin("pretrain", model, method, data, tuple((key, str(value)) for key, value in options.items()))
 
 
 def published(family: str, model: str) -> Origin:
@@ -119,16 +130,20 @@ def published(family: str, model: str) -> Origin:
     return Origin("published", model, family, "imagenet")
 
 
-def supervised(data: str, model: str) -> Origin:
-    """Returns a training with labels on a share of ImageNet."""
-    return Origin("supervised", model, "", data)
+def encoder_of(row: str, model: str, data: str) -> Origin:
+    """Returns the encoder of a row of Tables 3 and 5 and of ADE20K.
 
+    BEiT published no ViT-S: its row "beit_imagenet" is a pre-training with DALL-E's codebook.
 
-def beit_imagenet(model: str) -> Origin:
-    """Returns BEiT on ImageNet: the file that BEiT published for ViT-B, a pre-training with DALL-E's words for ViT-S.
-
-    BEiT published no ViT-S.
+    Args:
+        row: "random", "deit", "beit_imagenet", or a method and where it was pre-trained.
+        model: encoder.
+        data: set that is fine-tuned on, and pre-trained on in the rows of a method.
     """
-    if model == BASE:
-        return published("beit", model)
-    return pretrained("beit", "imagenet", model, tokenizer="dalle")
+    if row.startswith("random"):
+        return Origin("none", model)
+    if row == "deit" or (row, model) == ("beit_imagenet", BASE):
+        return published(row.split("_")[0], model)
+    if row == "beit_imagenet":
+        return pretrained("beit", "imagenet", model, tokenizer="dalle")
+    return pretrained(row.split("_")[0], data, model)

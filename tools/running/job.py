@@ -9,37 +9,36 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.recipes import Recipe
-from tools.reproduction.sets import SETS
 
 # Options that do not change the result: paths, and how the work is done.
 FREE = {"--data", "--images", "--weights", "--tokenizer-weights", "--train-list"}
 FREE |= {"--workers", "--save-every", "--log-every", "--monitor-every"}
-LIST = "list"
 
 
 @dataclass(frozen=True)
-class Step:
+class Job:
     """One run of a tool.
 
     Attributes:
-        name: of the step; steps of the same name are the same step.
-        tool: file in tools/, such as "pretrain.py"; "list" writes a list of images in this process.
-        words: arguments without --output and --resume.
+        name: of the job; jobs of the same name are the same job.
+        tool: file in tools/, such as "pretrain.py".
+        argv: its command line without --output and --resume.
         folder: what the tool writes into.
         artefact: file in it (or pattern) that marks the end.
-        needs: names of steps that must be finished before.
-        resumable: whether an unfinished run continues with --resume; otherwise the step is done again.
+        needs: names of jobs that must be finished before.
+        resumable: whether an unfinished run continues with --resume; otherwise the job is done again.
+        with_output: whether the tool takes --output.
         seconds: expected, on one device; 0 where nothing is known.
         operations: floating-point operations, 0 for none worth counting.
         disk: bytes that it leaves.
         scratch: bytes that it needs beside while it runs.
-        total_updates: of the training, for the progress line.
-        recipe: its values where words name a recipe, whose values may change from one version to the next.
+        num_steps: of the training, for the progress line.
+        recipe: its values where argv names a recipe, whose values may change from one version to the next.
     """
 
     name: str
     tool: str
-    words: tuple[str, ...]
+    argv: tuple[str, ...]
     folder: Path
     artefact: str
     needs: tuple[str, ...] = ()
@@ -49,12 +48,12 @@ class Step:
     operations: float = 0.0
     disk: float = 0.0
     scratch: float = 0.0
-    total_updates: int | None = None
+    num_steps: int | None = None
     recipe: Recipe | None = None
 
     @property
     def done(self) -> bool:
-        """Whether the step has finished."""
+        """Whether the job has finished."""
         return any(self.folder.glob(self.artefact))
 
     @property
@@ -62,35 +61,25 @@ class Step:
         """Whether there is something to continue."""
         return self.resumable and (self.folder / "config.json").exists()
 
-    def arguments(self) -> list[str]:
-        """Returns everything after the tool's file."""
-        output = ["--output", str(self.folder)] if self.with_output else []
-        return [*self.words, *output, *(["--resume"] if self.started and not self.done else [])]
-
-    def shown(self, gpus: int = 1) -> str:
-        """Returns the command as a user would type it."""
-        if self.tool == LIST:
-            name, folder, destination = self.words
-            return f"(writes {destination}: the images of {Path(folder) / SETS[name].list_of})"
-        start = "python" if gpus == 1 or self.single_process else f"torchrun --standalone --nproc-per-node={gpus}"
-        return shlex.join([*start.split(), f"tools/{self.tool}", *self.arguments()])
-
     @property
     def single_process(self) -> bool:
         """Whether the tool does not run under torchrun."""
-        return self.tool in ("convert.py", "probe.py", LIST) or "--predict" in self.words
+        return self.tool in ("convert.py", "probe.py") or "--predict" in self.argv
+
+    def full_argv(self) -> list[str]:
+        """Returns everything after the tool's file."""
+        output = ["--output", str(self.folder)] if self.with_output else []
+        return [*self.argv, *output, *(["--resume"] if self.started and not self.done else [])]
+
+    def shown(self, gpus: int = 1) -> str:
+        """Returns the command as a user would type it."""
+        start = "python" if gpus == 1 or self.single_process else f"torchrun --standalone --nproc-per-node={gpus}"
+        return shlex.join([*start.split(), f"tools/{self.tool}", *self.full_argv()])
 
     def identity(self) -> list[str]:
-        """Returns the words that decide the result."""
-        kept, skip = [], False
-        for word in self.words:
-            if skip:
-                skip = False
-            elif word in FREE:
-                skip = True
-            else:
-                kept.append(word)
-        return [self.tool, *kept]
+        """Returns what of the command line decides the result."""
+        pairs = zip(("", *self.argv), self.argv, strict=False)
+        return [self.tool, *(text for before, text in pairs if before not in FREE and text not in FREE)]
 
     def changed_values(self) -> dict[str, tuple[Any, Any]]:
         """Returns where the recipe of the run in the folder is not that of now: name -> (value then, value now).
@@ -107,8 +96,8 @@ class Step:
         return {name: (before[name], now) for name, now in asdict(self.recipe).items() if before[name] != now}
 
 
-def last_update(folder: Path) -> int | None:
-    """Returns the newest update in a run's metrics.jsonl, None before the first."""
+def last_step(folder: Path) -> int | None:
+    """Returns the newest step in a run's metrics.jsonl, None before the first."""
     try:
         with open(folder / "metrics.jsonl", "rb") as file:
             file.seek(0, 2)
@@ -118,8 +107,7 @@ def last_update(folder: Path) -> int | None:
         return None
     for line in reversed(lines):
         try:
-            entry: Any = json.loads(line)
-            return int(entry["step"])
+            return int(json.loads(line)["step"])
         except (ValueError, KeyError, TypeError):
             continue
     return None

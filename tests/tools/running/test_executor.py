@@ -1,0 +1,222 @@
+"""The executor with fake tools: running and continuing, signals, errors, output in logs and on the screen."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from splitmask_backbones.errors import UserError
+from tools.running import executor
+from tools.running.executor import Executor, JobError
+from tools.running.job import Job
+
+# A tool that writes what it was told, and does what the first of it says.
+FAKE = """
+import json, os, signal, sys, time
+argv = sys.argv[1:]
+out = argv[argv.index("--output") + 1]
+os.makedirs(out, exist_ok=True)
+open(out + "/config.json", "w").write("{}")
+with open(out + "/calls", "a") as file: file.write(json.dumps(argv) + "\\n")
+with open(out + "/times", "a") as file: file.write(f"{time.time()} ")
+if argv[0] == "fail" and not os.path.exists(out + "/mended"):
+    print("hello"); sys.exit(sys.stderr.write("warning: odd\\nerror: --lr 0 is wrong\\n") and 2)
+if argv[0] == "die": os.kill(os.getpid(), 9)
+if argv[0] == "stopped": sys.stderr.write("error: half a line\\n"); sys.exit(130)
+if argv[0] == "lazy": sys.exit(0)
+if argv[0] == "wait" and "--resume" not in argv:
+    def stop(number, frame):
+        open(out + "/saved", "w").write(str(number)); sys.exit(128 + number)
+    for number in (signal.SIGTERM, signal.SIGINT): signal.signal(number, stop)
+    open(out + "/ready", "w").write("")
+    time.sleep(60)
+time.sleep(float(argv[1]) if len(argv) > 1 and argv[1].replace(".", "").isdigit() else 0)
+with open(out + "/times", "a") as file: file.write(f"{time.time()} ")
+open(out + "/done", "w").write("")
+"""
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "root" / "tools").mkdir(parents=True)
+    (tmp_path / "root" / "tools" / "fake.py").write_text(FAKE)
+    monkeypatch.setattr(executor, "ROOT", tmp_path / "root")
+    return tmp_path / "out"
+
+
+def job(output: Path, name: str, *argv: str, needs: tuple[str, ...] = ()) -> Job:
+    return Job(name, "fake.py", argv, output / name, "done", needs, seconds=1.0)
+
+
+def calls(output: Path, name: str) -> list[list[str]]:
+    return [json.loads(line) for line in (output / name / "calls").read_text().splitlines()]
+
+
+def test_jobs_run_once_in_order_and_leave_logs(fake: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jobs = [job(fake, "b/one", "ok"), job(fake, "a", "ok", "--weights", "w", needs=("b/one",))]
+    Executor(fake).run(jobs)
+    assert calls(fake, "a") == [["ok", "--weights", "w", "--output", str(fake / "a")]]
+    first, second = ((fake / name / "times").read_text().split() for name in ("b/one", "a"))
+    assert float(first[1]) <= float(second[0])
+    assert (fake / "logs" / "b__one.log").read_text().startswith("$ python tools/fake.py ok")
+    shown = capsys.readouterr().out
+    assert "b/one: finished in" in shown and "(2 of 2)" in shown
+    Executor(fake).run(jobs)
+    assert len(calls(fake, "a")) == 1
+    assert json.loads((fake / "steps.json").read_text())["a"]["identity"] == ["fake.py", "ok"]
+
+
+def test_jobs_run_side_by_side(fake: Path) -> None:
+    jobs = [job(fake, name, "ok", "0.8") for name in ("a", "b")]
+    jobs.append(job(fake, "c", "ok", needs=("a", "b")))
+    Executor(fake, at_once=2, threads=1).run(jobs)
+    (a0, a1), (b0, b1), (c0, _) = (map(float, (fake / name / "times").read_text().split()) for name in "abc")
+    assert max(a0, b0) < min(a1, b1), "at the same time"
+    assert c0 >= max(a1, b1)
+
+
+def test_a_failed_job_stops_the_plan_with_its_own_line_and_goes_on_later(fake: Path) -> None:
+    jobs = [job(fake, "a", "ok"), job(fake, "b", "fail", needs=("a",)), job(fake, "c", "ok", needs=("b",))]
+    with pytest.raises(JobError) as failed:
+        Executor(fake).run(jobs)
+    assert (failed.value.code, failed.value.line) == (2, "error: --lr 0 is wrong")
+    assert "hello\nwarning: odd\n" in (fake / "logs" / "b.log").read_text()
+    assert not (fake / "c").exists()
+    (fake / "b" / "mended").write_text("")
+    Executor(fake).run(jobs)
+    assert len(calls(fake, "a")) == 1
+    assert [argv[-1] for argv in calls(fake, "b")] == [str(fake / "b"), "--resume"]
+    assert (fake / "c" / "done").exists()
+
+
+def test_the_others_are_asked_to_save_when_one_fails(fake: Path) -> None:
+    jobs = [job(fake, "a", "wait"), job(fake, "b", "fail", "0")]
+    (fake / "b").mkdir(parents=True)
+
+    def fail_when_ready() -> None:
+        while not (fake / "a" / "ready").exists():
+            time.sleep(0.02)
+
+    jobs[1] = job(fake, "b", "fail", needs=("first",))
+    jobs.insert(0, job(fake, "first", "ok", "1.5"))
+    with pytest.raises(JobError, match="error: --lr 0 is wrong"):
+        Executor(fake, at_once=2).run(jobs)
+    assert (fake / "a" / "saved").read_text() == str(int(signal.SIGTERM))
+
+
+@pytest.mark.parametrize(("what", "message"), [("die", "ended with exit code 137"), ("lazy", "ended without done")])
+def test_a_job_that_says_nothing_is_named(fake: Path, what: str, message: str) -> None:
+    with pytest.raises(JobError) as failed:
+        Executor(fake).run([job(fake, "x", what)])
+    assert failed.value.code == 2
+    assert re.fullmatch(rf"error: x: tools/fake.py {message}: see .*x\.log", failed.value.line or "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_reach_the_jobs_and_end_the_plan(fake: Path, number: signal.Signals) -> None:
+    jobs = [job(fake, "a", "wait"), job(fake, "b", "wait"), job(fake, "c", "ok")]
+
+    def send() -> None:
+        while not all((fake / name / "ready").exists() for name in "ab"):
+            time.sleep(0.02)
+        os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    sender = threading.Thread(target=send)
+    sender.start()
+    with pytest.raises(JobError) as stopped:
+        Executor(fake, at_once=2).run(jobs)
+    sender.join()
+    assert (stopped.value.code, stopped.value.line) == (128 + number, None)
+    assert [(fake / name / "saved").read_text() for name in "ab"] == [str(int(number))] * 2
+    assert not (fake / "c").exists()
+    assert signal.getsignal(number) is before
+    Executor(fake).run(jobs)
+    assert all((fake / name / "done").exists() for name in "abc")
+
+
+def test_other_options_for_a_job_that_exists_are_refused(fake: Path) -> None:
+    Executor(fake).run([job(fake, "a", "ok", "--steps", "5", "--data", "here")])
+    Executor(fake).run([job(fake, "a", "ok", "--steps", "5", "--data", "there")])  # moved data are the same data
+    with pytest.raises(UserError, match=r"other options \(5\) than those of now \(6\)"):
+        Executor(fake).run([job(fake, "a", "ok", "--steps", "6", "--data", "here")])
+
+
+# Counts the signals that reach it, and takes its time to end.
+STUBBORN = """
+import os, signal, sys, time
+out = sys.argv[sys.argv.index("--output") + 1]
+os.makedirs(out, exist_ok=True)
+count = 0
+def stop(number, frame):
+    global count
+    count += 1
+for number in (signal.SIGTERM, signal.SIGINT): signal.signal(number, stop)
+open(out + "/ready", "w").write("ready")
+while not count: time.sleep(0.02)
+time.sleep(0.3)
+open(out + "/count", "w").write(str(count))
+sys.exit(128 + signal.SIGTERM)
+"""
+
+
+@pytest.mark.parametrize("live", [True, False])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_reaches_the_job_once_and_its_end_is_awaited(fake: Path, number: signal.Signals, live: bool) -> None:
+    (fake.parent / "root" / "tools" / "fake.py").write_text(STUBBORN)
+
+    def send() -> None:
+        while not (fake / "a" / "ready").exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), number)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    before = signal.getsignal(number)
+    executor_of = Executor(fake, live=live)
+    with pytest.raises(JobError) as stopped:
+        executor_of.run([job(fake, "a"), job(fake, "b")])
+    sender.join()
+    assert (stopped.value.code, stopped.value.line) == (128 + number, None)
+    assert (fake / "a" / "count").read_text() == "1"
+    assert not (fake / "b").exists()
+    assert executor_of.seconds("a") >= 0.3, "the time of an interrupted job counts"
+    assert signal.getsignal(number) is before
+
+
+def test_live_output_goes_to_the_screen_and_the_error_line_is_kept(
+    fake: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    jobs = [job(fake, "a", "fail")]
+    with pytest.raises(JobError) as failed:
+        Executor(fake, live=True, extra=["--debug"]).run(jobs)
+    assert (failed.value.code, failed.value.line) == (2, "error: --lr 0 is wrong")
+    shown = capfd.readouterr()
+    assert shown.err == "warning: odd\n"
+    assert shown.out == f"\n$ python tools/fake.py fail --output {fake / 'a'}\nhello\n"
+    assert calls(fake, "a")[0][-1] == "--debug"
+    assert not (fake / "logs").exists()
+    (fake / "a" / "mended").write_text("")
+    first = Executor(fake, live=True).seconds("a")
+    again = Executor(fake, live=True)
+    again.run(jobs)
+    assert calls(fake, "a")[1][-1] == "--resume"
+    assert again.seconds("a") > first
+    capfd.readouterr()
+    Executor(fake, live=True).run(jobs)
+    assert capfd.readouterr().out == "", "what is finished is not begun again"
+
+
+def test_live_jobs_that_die_without_a_word_are_named(fake: Path) -> None:
+    with pytest.raises(JobError, match=r"error: x: tools/fake.py ended with exit code 137: run the command above"):
+        Executor(fake, live=True).run([job(fake, "x", "die")])
+    with pytest.raises(JobError) as stopped:
+        Executor(fake, live=True).run([job(fake, "y", "stopped")])
+    assert (stopped.value.code, stopped.value.line) == (130, None)  # stopped on purpose: no error

@@ -1,0 +1,208 @@
+"""Runs the jobs of a plan as processes, several at once: output, signals, going on. Free of torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from pretrain.training.run_folder import write_json
+from splitmask_backbones.errors import UserError
+from tools.running.job import Job
+from tools.running.output import Output
+from tools.running.progress import Progress
+
+ROOT = Path(__file__).resolve().parents[2]
+RECORD, LOGS = "steps.json", "logs"
+POLL_SECONDS = 0.1
+
+
+class JobError(Exception):
+    """A job that did not succeed.
+
+    Attributes:
+        code: exit code to pass on: 2, or 128 + n after signal n.
+        line: an `error: ...` line, or None after a signal that was meant to stop the job.
+    """
+
+    def __init__(self, code: int, line: str | None) -> None:
+        super().__init__(line)
+        self.code, self.line = code, line
+
+
+@dataclass
+class Running:
+    """A job that runs."""
+
+    job: Job
+    process: subprocess.Popen[Any]
+    output: Output
+    started: float
+
+
+class Executor:
+    """Runs jobs below `output`; `output/steps.json` keeps what decides the result of each, and its seconds.
+
+    Args:
+        output: folder of the plan.
+        at_once: how many jobs run at the same time.
+        threads: of torch in each job; None leaves that to torch.
+        gpus: processes of torchrun.
+        live: show what the jobs say on the screen; otherwise it goes to `output/logs/`, and the progress is shown.
+        extra: options of every job that change no result, such as --debug.
+    """
+
+    def __init__(
+        self,
+        output: Path,
+        at_once: int = 1,
+        threads: int | None = None,
+        gpus: int = 1,
+        live: bool = False,
+        extra: Sequence[str] = (),
+    ) -> None:
+        self.output, self.at_once, self.threads, self.gpus = output, at_once, threads, gpus
+        self.live, self.extra = live, extra
+        record = read_object(output / RECORD)
+        self.record: dict[str, dict[str, Any]] = {n: entry for n, entry in record.items() if isinstance(entry, dict)}
+        self._running: list[Running] = []
+        self._received: int | None = None
+
+    def check(self, jobs: Sequence[Job]) -> None:
+        """Raises ValueError where a job was begun or finished with other options or recipe values than the plan's."""
+        for job in jobs:
+            if not (job.resumable and (job.done or job.started)):
+                continue
+            before, now = self.record.get(job.name, {}).get("identity"), job.identity()
+            if before is not None and before != now:
+                told = [text for text in before if text not in now] or before
+                told_now = [text for text in now if text not in before] or now
+                raise UserError(
+                    f"{job.folder} was made with other options ({' '.join(told)}) than those of now "
+                    f"({' '.join(told_now)}): use the old ones, choose another --output, or remove that folder"
+                )
+            changed = job.changed_values()
+            if changed:
+                values = ", ".join(f"{name} {then} and not {value}" for name, (then, value) in changed.items())
+                raise UserError(
+                    f"{job.folder} was made by another version of its recipe ({values}): choose another --output, or "
+                    "remove that folder"
+                )
+
+    def run(self, jobs: Sequence[Job]) -> None:
+        """Runs what is not finished, in order, each after the jobs that it needs.
+
+        Raises:
+            JobError: a job failed (then the others are asked to stop, and save), or a signal came.
+        """
+        self.check(jobs)
+        self.output.mkdir(parents=True, exist_ok=True)
+        finished = {job.name for job in jobs if job.done}
+        pending = [job for job in jobs if job.name not in finished]
+        before: dict[int, Any] = {n: signal.signal(n, self._forward) for n in (signal.SIGINT, signal.SIGTERM)}
+        failure: JobError | None = None
+        spent = {name: entry.get("seconds", 0.0) for name, entry in self.record.items()}
+        try:
+            with Progress(jobs, finished, self.at_once, spent, follow=not self.live) as progress:
+                while self._running or pending and failure is None and self._received is None:
+                    if failure is None and self._received is None:
+                        self._launch(pending, finished, progress)
+                    for running in [one for one in self._running if one.process.poll() is not None]:
+                        problem = self._finish(running, progress)
+                        if problem is None:
+                            finished.add(running.job.name)
+                        elif failure is None:
+                            failure = problem
+                            self._stop_all(signal.SIGTERM)
+                    progress.update([(running.job, running.started) for running in self._running])
+                    if self._running:
+                        time.sleep(POLL_SECONDS)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            self._stop_all(signal.SIGKILL)  # only after an error of our own is one still there
+        if self._received is not None:
+            raise JobError(128 + self._received, None)
+        if failure is not None:
+            raise failure
+
+    def seconds(self, name: str) -> float:
+        """Returns the wall time of a job over all attempts, 0 before the first."""
+        return self.record.get(name, {}).get("seconds", 0.0)
+
+    def _forward(self, number: int, frame: FrameType | None) -> None:
+        self._received = number
+        self._stop_all(number)
+
+    def _stop_all(self, number: int) -> None:
+        for running in self._running:
+            if running.process.poll() is None:
+                running.process.send_signal(number)
+
+    def _launch(self, pending: list[Job], finished: set[str], progress: Progress) -> None:
+        for job in list(pending):
+            if len(self._running) >= self.at_once or self._received is not None:
+                return
+            if not finished.issuperset(job.needs):
+                continue
+            pending.remove(job)
+            progress.say(("\n$ " if self.live else "$ ") + job.shown(self.gpus))
+            self._note(job, 0.0)
+            self._running.append(self._start(job))
+            if self._received is not None:  # it came between the last look and the start
+                self._stop_all(self._received)
+        assert self._running or not pending, f"{pending[0].name} waits for what is not in the plan"
+
+    def _start(self, job: Job) -> Running:
+        python = [sys.executable]
+        if self.gpus > 1 and not job.single_process:
+            python += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.gpus}"]
+        argv = [*map(_from_anywhere, job.full_argv()), *self.extra]
+        names = () if self.threads is None else ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1", **dict.fromkeys(names, str(self.threads))}
+        output = Output(None if self.live else self.output / LOGS / f"{job.name.replace('/', '__')}.log")
+        command = [*python, str(ROOT / "tools" / job.tool), *argv]
+        return Running(job, output.start(command, job.shown(self.gpus), environment), output, time.monotonic())
+
+    def _finish(self, running: Running, progress: Progress) -> JobError | None:
+        """Returns what went wrong, None if nothing did."""
+        self._running.remove(running)
+        job, code = running.job, running.process.returncode
+        self._note(job, time.monotonic() - running.started)
+        line = running.output.error()
+        if code == 0 and job.done:
+            progress.finished(job, self.seconds(job.name))
+            return None
+        code = 128 - code if code < 0 else code
+        if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+            return JobError(code, None)
+        what = f"ended with exit code {code}" if code else f"ended without {job.artefact}"
+        return JobError(2, line or f"error: {job.name}: tools/{job.tool} {what}: {running.output.remedy}")
+
+    def _note(self, job: Job, seconds: float) -> None:
+        seconds = round(self.seconds(job.name) + seconds, 1)
+        self.record[job.name] = {"seconds": seconds, "identity": job.identity()}
+        write_json(self.output / RECORD, self.record)
+
+
+def _from_anywhere(text: str) -> str:
+    """Returns the path of a config of this checkout, so that the command works in any folder."""
+    is_ours = text.startswith(("det_configs/", "seg_configs/")) and not Path(text).exists()
+    return str(ROOT / text) if is_ours else text
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Returns a JSON object, an empty one where there is none that can be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
