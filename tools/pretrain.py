@@ -188,8 +188,8 @@ def _train(recipe: Recipe, images: ImageList, folder: RunFolder, options: Pretra
 
     from pretrain.methods.build import build_method, build_views
     from pretrain.tokenizers.build import TOKENIZER_FILE
-    from pretrain.training.loader import step_batches, steps_per_epoch
-    from pretrain.training.loop import Loop, fit
+    from pretrain.training.loader import steps_per_epoch
+    from pretrain.training.loop import Loop, batches_of, fit
     from pretrain.training.schedule import cosine, warmup_cosine
     from splitmask_backbones import save_encoder
     from splitmask_backbones.param_groups import param_groups
@@ -218,17 +218,7 @@ def _train(recipe: Recipe, images: ImageList, folder: RunFolder, options: Pretra
         param_groups(method, recipe.peak_lr, recipe.weight_decay), betas=(0.9, recipe.beta2), fused=False
     )
     optimizer.register_step_pre_hook(lambda *_: method.before_step())
-    loop = Loop(
-        total_steps=total_steps,
-        batch_size=recipe.batch_size,
-        steps_per_epoch=per_epoch,
-        clip_grad=recipe.clip_grad,
-        accumulate=recipe.accumulate,
-        save_every=options.save_every,
-        log_every=options.log_every,
-        monitor_every=options.monitor_every or None,
-        seed=recipe.seed,
-    )
+    loop = Loop.of(recipe, options, total_steps, per_epoch, monitor_every=options.monitor_every)
     end = recipe.end_weight_decay
     warmup_steps = round(recipe.warmup_fraction * total_steps)
     fit(
@@ -237,18 +227,7 @@ def _train(recipe: Recipe, images: ImageList, folder: RunFolder, options: Pretra
         optimizer,
         loop=loop,
         lr_at=lambda step: warmup_cosine(step, total_steps, warmup_steps, recipe.end_lr_factor),
-        batches=lambda start: step_batches(
-            views,
-            num_items=len(images),
-            batch_size=recipe.batch_size,
-            seed=recipe.seed,
-            start_step=start,
-            total_steps=total_steps,
-            workers=options.workers,
-            rank=fabric.global_rank,
-            world_size=fabric.world_size,
-            accumulate=recipe.accumulate,
-        ),
+        batches=batches_of(views, loop, fabric, options.workers),
         folder=folder,
         metric_names=method.metric_names,
         title="pre-train",

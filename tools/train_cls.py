@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
     if find_spec("timm") is None:
         raise UserError("timm is not installed: pip install timm, or the project with its extra 'classification'")
     from tools.classification.task import ClassificationTask
-    from tools.finetuning.task import run
+    from tools.finetuning.run import run
 
     run(ClassificationTask(options, args.recipe, base, given, DataOptions.of(args)))
     return 0

@@ -73,7 +73,7 @@ def main(argv: list[str]) -> int:
     places = {name: getattr(args, name) for name in PLACES}
 
     from tools.detection.task import DetectionTask
-    from tools.finetuning.task import run
+    from tools.finetuning.run import run
 
     run(DetectionTask(options, Path(args.config).stem, base, given, places, args.engine))
     return 0

@@ -84,7 +84,7 @@ def main(argv: list[str]) -> int:
     from tools.segmentation.model import quiet_warnings  # mmseg, torch
 
     quiet_warnings()
-    from tools.finetuning.task import run
+    from tools.finetuning.run import run
     from tools.segmentation.recipe import SegRecipe
     from tools.segmentation.task import SegmentationTask
 

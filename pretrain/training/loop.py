@@ -16,7 +16,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from pretrain.training.checkpoints import newest_checkpoint, restore, save_checkpoint
 from pretrain.training.distributed import agree, mean_over_ranks
+from pretrain.training.loader import step_batches
 from pretrain.training.metrics import MetricsLog, ProgressLine, shown
+from pretrain.training.options import RunOptions
 from pretrain.training.run_folder import CHECKPOINTS, RunFolder
 from pretrain.training.signals import StopSignals
 
@@ -52,6 +54,21 @@ class Loop:
     monitor_every: int | None = None
     seed: int = 0
 
+    @classmethod
+    def of(cls, recipe: Any, options: RunOptions, total_steps: int, steps_per_epoch: int, **intervals: Any) -> Loop:
+        """Returns the loop of a recipe; intervals of 0 are none."""
+        return cls(
+            total_steps=total_steps,
+            batch_size=recipe.batch_size,
+            steps_per_epoch=steps_per_epoch,
+            clip_grad=recipe.clip_grad or None,
+            accumulate=recipe.accumulate,
+            save_every=options.save_every,
+            log_every=options.log_every,
+            seed=recipe.seed,
+            **{name: steps or None for name, steps in intervals.items()},
+        )
+
     def evaluates_after(self, step: int) -> bool:
         """Returns whether an evaluation belongs after so many steps; the one after the last is the caller's."""
         return self.eval_every is not None and 0 < step < self.total_steps and step % self.eval_every == 0
@@ -59,6 +76,31 @@ class Loop:
     def monitors_after(self, step: int) -> bool:
         """Returns whether the monitor looks after so many steps."""
         return self.monitor_every is not None and (step % self.monitor_every == 0 or step == self.total_steps)
+
+
+def batches_of(
+    dataset: Any,
+    loop: Loop,
+    fabric: Fabric,
+    workers: int,
+    collate_fn: Callable[[list[Any]], Any] | None = None,
+    repeats: int = 1,
+) -> Callable[[int], Iterator[Any]]:
+    """Returns what gives this rank's micro-batches of a data set from a step on; arguments as of `step_batches`."""
+    return lambda start: step_batches(
+        dataset,
+        num_items=len(dataset),
+        batch_size=loop.batch_size,
+        seed=loop.seed,
+        start_step=start,
+        total_steps=loop.total_steps,
+        workers=workers,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+        accumulate=loop.accumulate,
+        collate_fn=collate_fn,
+        repeats=repeats,
+    )
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:

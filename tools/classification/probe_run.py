@@ -33,7 +33,8 @@ from tools.classification.probe_recipe import ProbeRecipe
 from tools.finetuning.load_table import LOAD_REPORT, mark, tell
 from tools.finetuning.model_files import weights_digest
 from tools.finetuning.plots import Curves, save_curves
-from tools.finetuning.task import BAD_IMAGES, REPORT, RESULTS
+from tools.finetuning.run import REPORT, RESULTS
+from tools.finetuning.task import BAD_IMAGES
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

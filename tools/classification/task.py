@@ -53,7 +53,6 @@ class ClassificationTask(Task):
         return self.images.classes if self.options.trains else self.previous["data"]["classes"]
 
     def find_data(self, needed: tuple[str, ...]) -> None:
-        """Finds the labelled images."""
         name, known = self.name, None
         if "train" not in needed:  # a run that is used
             name, own = self.previous["recipe"], self.previous["data"]
@@ -61,7 +60,6 @@ class ClassificationTask(Task):
         self.images = data.open_data(self.places, name if name in DOMAINS else None, needed, known)
 
     def recorded(self, config: dict[str, Any]) -> ClsRecipe:
-        """Returns the recipe in a config.json; an encoder of no name leaves the recipe's."""
         values = config["values"]
         return ClsRecipe(**{name: value for name, value in values.items() if name != "model" or value in ENCODERS})
 
@@ -82,7 +80,6 @@ class ClassificationTask(Task):
         return fabric
 
     def check_data(self, folder: RunFolder, fabric: Fabric) -> dict[str, Any]:
-        """Returns fingerprints, classes and unreadable images; a resume trusts an unchanged list of files."""
         identity = data.identity_of(
             self.images, self.previous.get("data") if self.options.trains else None, folder, fabric,
             self.options.max_bad_fraction, folder.path / BAD_IMAGES, self.options.workers,
@@ -91,25 +88,20 @@ class ClassificationTask(Task):
         return identity
 
     def build(self, weights: Path | None, encoder_config: dict[str, Any] | None = None) -> nn.Module:
-        """Returns the classifier."""
         model = build_classifier(self.recipe, len(self.classes), weights, encoder_config, self.given.get("model"))
         self._model_name = encoder_name(model.encoder.config) or "custom"
         return model
 
     def values(self) -> dict[str, Any]:
-        """Returns the recipe, with the encoder that the weights decide."""
         return {"values": dataclasses.asdict(self.recipe) | {"model": self._model_name}}
 
     def free(self) -> dict[str, Any]:
-        """Returns where the images are."""
         return {"data": str(self.places.data)}
 
     def train_set(self) -> TrainingCrops:
-        """Returns augmented images."""
         return TrainingCrops(self.images.splits["train"], self.recipe)
 
     def data_report(self) -> dict[str, Any]:
-        """Returns counts by split and class."""
         data.warn(self.images)
         return data.report(self.images)
 
@@ -118,7 +110,6 @@ class ClassificationTask(Task):
         return CentralCrop(self.recipe.img_size, self.recipe.test_crop)
 
     def measure(self, fabric: Fabric, model: nn.Module, folder: RunFolder, final: bool) -> dict[str, Any] | None:
-        """Returns top-1, top-5, the accuracy of each class and the loss."""
         assert isinstance(model, Classifier)
         start = time.monotonic()
         results = evaluate(fabric, model, self.images.splits["val"], self.classes, self._crop, self.options.workers)
@@ -127,10 +118,8 @@ class ClassificationTask(Task):
         return results
 
     def score(self, entry: dict[str, Any]) -> float:
-        """Returns the top-1 accuracy."""
         return entry["top1"]
 
     def predict(self, fabric: Fabric, model: nn.Module, folder: RunFolder) -> None:
-        """Draws the likeliest classes."""
         assert self.options.predict is not None and isinstance(model, Classifier)
         predict_pictures(fabric, model, self._crop, self.classes, self.options.predict, folder, self.options.workers)

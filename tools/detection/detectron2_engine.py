@@ -11,14 +11,12 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from det_configs.common.lazy import lazy_model
 from det_configs.common.recipe import DetRecipe
-from splitmask_backbones.vit import VisionTransformer
 from tools.detection.dataset import Target
-from tools.detection.detect import scale_boxes, to_rles
+from tools.detection.detector import Detector
 
 # detectron2's names of the losses (a cascade's have a stage behind) and those of metrics.jsonl, as torchvision's.
 LOSSES = {
@@ -30,27 +28,10 @@ LOSSES = {
 }
 
 
-class Detectron2Detector(nn.Module):
-    """detectron2's detector as the training loop takes it: a batch in, named losses out.
-
-    Attributes:
-        model: a `GeneralizedRCNN`; images come in at their final size.
-        metric_names: what the loop logs; a cascade's stages are summed.
-    """
-
-    metric_names = ("loss", *LOSSES.values())
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    @property
-    def encoder(self) -> VisionTransformer:
-        """The backbone's encoder."""
-        return self.model.backbone.encoder  # type: ignore[union-attr, return-value]
+class Detectron2Detector(Detector):
+    """detectron2's `GeneralizedRCNN`; a cascade's stages are summed."""
 
     def forward(self, batch: tuple[list[Tensor], list[Target]]) -> dict[str, Tensor]:
-        """Returns "loss", the sum, and its five parts, for uint8 images `(3, H, W)` and their targets."""
         from detectron2.structures import BitMasks, Boxes, Instances
         from detectron2.utils.events import EventStorage
 
@@ -69,25 +50,9 @@ class Detectron2Detector(nn.Module):
             losses[known] = losses.get(known, 0.0) + value
         return {"loss": sum(losses.values()), **losses}  # type: ignore[dict-item]
 
-    @torch.inference_mode()
-    def detect(self, image: Tensor, size: tuple[int, int]) -> dict[str, Any]:
-        """Returns what is found in one image, in pixels of the original image of `size` `(H, W)`.
-
-        Args:
-            image: uint8 `(3, h, w)`, as resized for evaluation.
-            size: `(H, W)` of the original.
-
-        Returns:
-            boxes float `(N, 4)` x1, y1, x2, y2; labels int `(N,)` from 0; scores `(N,)`; masks: N RLEs. NumPy.
-        """
-        found = self.model.inference([{"image": image}], do_postprocess=False)[0]  # type: ignore[operator]
-        boxes = scale_boxes(found.pred_boxes.tensor, (image.shape[-2], image.shape[-1]), size)
-        return {
-            "boxes": boxes.double().numpy(),
-            "labels": found.pred_classes.cpu().numpy(),
-            "scores": found.scores.double().cpu().numpy(),
-            "masks": to_rles(found.pred_masks.float().cpu(), boxes, size),
-        }
+    def found_in(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        found = self.model.inference([{"image": image}], do_postprocess=False)[0]
+        return found.pred_boxes.tensor, found.pred_classes, found.scores, found.pred_masks
 
 
 def quiet_warnings() -> None:
@@ -103,7 +68,7 @@ def build_detector(
     weights: str | Path | None = None,
     encoder_config: dict[str, Any] | None = None,
 ) -> Detectron2Detector:
-    """Returns the detector of a recipe; arguments and errors as those of the torchvision engine."""
+    """Returns the detector of a recipe; arguments and errors as of `engines.build_detector`."""
     quiet_warnings()
     from detectron2.config import instantiate
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +11,7 @@ from det_configs.common.recipe import DetRecipe
 from splitmask_backbones.errors import UserError, check_choice
 
 if TYPE_CHECKING:
-    from tools.detection.detectron2_engine import Detectron2Detector
-    from tools.detection.torchvision_engine import TorchvisionDetector
-
-    Detector = TorchvisionDetector | Detectron2Detector
+    from tools.detection.detector import Detector
 
 ENGINES = ("auto", "detectron2", "torchvision")
 
@@ -61,10 +59,5 @@ def build_detector(
     Raises:
         ValueError: the weights do not suit the recipe.
     """
-    if engine == "detectron2":
-        from tools.detection import detectron2_engine
-
-        return detectron2_engine.build_detector(recipe, num_classes, weights, encoder_config)
-    from tools.detection import torchvision_engine
-
-    return torchvision_engine.build_detector(recipe, num_classes, weights, encoder_config)
+    build = import_module(f"tools.detection.{engine}_engine").build_detector
+    return build(recipe, num_classes, weights, encoder_config)

@@ -56,11 +56,9 @@ class DetectionTask(Task):
         self.unusable: dict[str, list[str]] = {}
 
     def find_data(self, needed: tuple[str, ...]) -> None:
-        """Finds annotation files and image folders."""
         self.locations = data.locate(**self.places, needed=needed)
 
     def recorded(self, config: dict[str, Any]) -> DetRecipe:
-        """Returns the recipe in a config.json."""
         return DetRecipe(**config["values"], **config["recipe_values"])
 
     @property
@@ -71,7 +69,6 @@ class DetectionTask(Task):
         return [(id, name) for id, name in self.previous["data"]["categories"]]
 
     def check_data(self, folder: RunFolder, fabric: Fabric) -> dict[str, Any]:
-        """Returns fingerprints, categories and unusable images; a resume trusts unchanged files."""
         known = None if "train" in self.locations else self.categories
         self.splits = data.read_splits(self.locations, known)
         identity: dict[str, Any] = {name: data.fingerprint(split) for name, split in self.splits.items()}
@@ -96,13 +93,11 @@ class DetectionTask(Task):
         return data.check_split_images(self.splits, options.max_bad_fraction, folder.path / BAD_IMAGES, options.workers)
 
     def build(self, weights: Path | None, encoder_config: dict[str, Any] | None = None) -> nn.Module:
-        """Returns the detector of the engine named, or of that of the run in the folder."""
         name = self.previous.get("--engine", self.engine) if self.engine == "auto" else self.engine
         self.engine = choose_engine(name, self.recipe)
         return build_detector(self.engine, self.recipe, len(self.categories), weights, encoder_config)
 
     def values(self) -> dict[str, Any]:
-        """Returns engine and recipe: what has an option, the rest, and the config file's own values."""
         values = dataclasses.asdict(self.recipe)
         return {
             "--engine": self.engine,
@@ -112,19 +107,15 @@ class DetectionTask(Task):
         }
 
     def train_set(self) -> TrainingImages:
-        """Returns the images with objects."""
         return TrainingImages(self.splits["train"], self.recipe)
 
     def collate(self) -> Any:
-        """Returns lists: images and targets differ in size."""
         return collate
 
     def data_report(self) -> dict[str, Any]:
-        """Returns what was dropped from each split."""
         return {name: data.report(split, self.unusable[name]) for name, split in self.splits.items()}
 
     def measure(self, fabric: Fabric, model: nn.Module, folder: RunFolder, final: bool) -> dict[str, Any] | None:
-        """Returns box and mask AP; leaves detections.json."""
         start = time.monotonic()
         split = self.splits["val"]
         paths, sizes = paths_and_sizes(split)
@@ -144,11 +135,9 @@ class DetectionTask(Task):
         return results
 
     def score(self, entry: dict[str, Any]) -> float:
-        """Returns mask AP plus box AP."""
         return best_by(entry)
 
     def predict(self, fabric: Fabric, model: nn.Module, folder: RunFolder) -> None:
-        """Draws boxes and masks."""
         assert self.options.predict is not None
         predict_pictures(
             fabric, model, self.recipe, self.categories, self.options.predict, folder, self.options.workers

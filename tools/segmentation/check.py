@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import numpy as np
 from pretrain.data.check import BadImage, enforce_bad_limit
 from pretrain.data.decode import UnreadableImage, read_image
 from splitmask_backbones.errors import UserError
+from tools.finetuning.progress import tracked
 from tools.segmentation.classes import Classes
 from tools.segmentation.labels import IGNORE, check_values, read_label, to_training_labels
 from tools.segmentation.pairs import Split
@@ -76,9 +75,8 @@ def _check_split(split: Split, name: str, classes: Classes) -> tuple[Split, list
     # Threads: pillow decodes without holding the interpreter.
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         try:
-            for pair, found in zip(
-                split.pairs, _with_progress(pool.map(look, split.pairs), len(split.pairs), name), strict=True
-            ):
+            looked = tracked(pool.map(look, split.pairs), len(split.pairs), f"checking {name}")
+            for pair, found in zip(split.pairs, looked, strict=True):
                 if isinstance(found, BadImage):
                     bad.append(found)
                     continue
@@ -115,14 +113,3 @@ def median_frequency_weights(counts: dict[str, Any]) -> list[float]:
     shares = [entry["pixels"] / entry["labelled_pixels_of_images"] if entry["pixels"] else 0.0 for entry in classes]
     median = float(np.median([share for share in shares if share]))
     return [median / share if share else 1.0 for share in shares]
-
-
-def _with_progress(items: Iterator[Any], total: int, name: str) -> Iterator[Any]:
-    started = shown = time.monotonic()
-    for done, item in enumerate(items, start=1):
-        yield item
-        now = time.monotonic()
-        if now - shown > 5:
-            shown = now
-            left = (now - started) / done * (total - done)
-            print(f"checking {name}: {done}/{total}  {left:.0f} s left", flush=True)

@@ -61,15 +61,12 @@ class SegmentationTask(Task):
         self.counts: dict[str, dict[str, Any]] = {}
 
     def find_data(self, needed: tuple[str, ...]) -> None:
-        """Remembers what is needed: where it lies is said in the config, which a resume may still change."""
         self.needed = needed
 
     def recorded(self, config: dict[str, Any]) -> SegRecipe:
-        """Returns the recipe in a config.json."""
         return SegRecipe.recorded(config)
 
     def fabric(self) -> Fabric:
-        """Returns device, precision and processes."""
         return make_fabric(self.recipe.precision, self.recipe.find_unused_parameters)
 
     @property
@@ -82,7 +79,6 @@ class SegmentationTask(Task):
         return Classes(data["classes"], self.previous["free"]["palette"], data["reduce_zero_label"])
 
     def check_data(self, folder: RunFolder, fabric: Fabric) -> dict[str, Any]:
-        """Returns fingerprints and classes; every image and label is read once."""
         assert self.root is not None
         layout, classes = make_layout(self.recipe.layout), self.classes
         splits: dict[str, Split] = {name: find_split(self.root, name, layout) for name in self.needed}
@@ -101,7 +97,6 @@ class SegmentationTask(Task):
         return identity
 
     def build(self, weights: Path | None, encoder_config: dict[str, Any] | None = None) -> nn.Module:
-        """Returns the segmentor; the config of its heads follows from classes, sizes and counts."""
         config = self.recipe.config
         class_weights = None
         if config["class_weights"] == "median_frequency" and "train" in self.counts:
@@ -117,11 +112,9 @@ class SegmentationTask(Task):
         return build_segmentor(self.config["model"])
 
     def values(self) -> dict[str, Any]:
-        """Returns options, config, and the config file's own values."""
         return self.recipe.values() | {"config_values": self.base.values()["recipe_values"]}
 
     def free(self) -> dict[str, Any]:
-        """Returns colours, intervals and where the images are."""
         names = ("eval_every", "visualizer")
         return {
             "palette": self.classes.palette,
@@ -136,21 +129,17 @@ class SegmentationTask(Task):
         return dataset
 
     def train_set(self) -> SegPairs:
-        """Returns augmented pairs."""
         self._dataset("val", self._test_pipeline(self.recipe.use_tta))
         return self._dataset("train", self.config["train_pipeline"])
 
     def collate(self) -> Any:
-        """Returns lists, as mmseg's preprocessor takes them."""
         return pseudo_collate
 
     def optimizer(self, model: nn.Module) -> Any:
-        """Returns the config's."""
         assert isinstance(model, Segmentor)
         return build_optimizer(model, self.config["optim_wrapper"])
 
     def data_report(self) -> dict[str, Any]:
-        """Returns the pixels of each class."""
         for name, counts in self.counts.items():
             absent = [title for title, count in counts["classes"].items() if not count["pixels"]]
             bad = f", {counts['unreadable_images']} unreadable left out" if counts["unreadable_images"] else ""
@@ -169,16 +158,13 @@ class SegmentationTask(Task):
 
     @property
     def final_differs(self) -> bool:
-        """Evaluations on the way have one view of an image."""
         return self.recipe.use_tta
 
     def results_suffix(self) -> str:
-        """Tells an evaluation with several views from one with a single one."""
         own = self.previous["values"]["tta"]
         return "" if self.recipe.use_tta == own else "_tta" if self.recipe.use_tta else "_single"
 
     def measure(self, fabric: Fabric, model: nn.Module, folder: RunFolder, final: bool) -> dict[str, Any] | None:
-        """Returns mIoU, accuracies and the IoU of each class."""
         assert isinstance(model, Segmentor)
         use_tta = final and self.recipe.use_tta
         dataset = self._dataset("val", self._test_pipeline(use_tta))
@@ -191,11 +177,9 @@ class SegmentationTask(Task):
         return results
 
     def score(self, entry: dict[str, Any]) -> float:
-        """Returns mIoU, an undefined one as 0."""
         return entry["mIoU"] or 0.0
 
     def predict(self, fabric: Fabric, model: nn.Module, folder: RunFolder) -> None:
-        """Draws the classes over the pictures."""
         assert self.options.predict is not None and isinstance(model, Segmentor)
         use_tta = self.recipe.use_tta
         pipeline = [step for step in self.config["test_pipeline"] if step["type"] != "SegLabel"]

@@ -1,0 +1,236 @@
+"""The skeleton of the fine-tuning tools: train and evaluate a model, or use a trained one.
+
+config.json of all three tools has the same layout: `command`, `config` or `recipe` (its name), `--weights` (digest), the
+values that decide the result, `encoder` (constructor arguments), `data` (what identifies it), and `free` (what does not
+change the result).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from pretrain.training.ema import averaged
+from pretrain.training.loader import steps_per_epoch
+from pretrain.training.loop import Loop, batches_of, fit
+from pretrain.training.run_folder import RunFolder, flatten, write_json
+from pretrain.training.signals import StopSignals
+from splitmask_backbones.checkpoints import save_encoder
+from splitmask_backbones.errors import UserError
+from tools import cli
+from tools.finetuning.best import BEST_MODEL, is_recorded, record_evaluation
+from tools.finetuning.load_table import LOAD_REPORT, mark, name_new_parts, tell
+from tools.finetuning.model_files import find_weights, load_strictly, save_model, weights_digest
+from tools.finetuning.options import FinetuneOptions
+from tools.finetuning.task import Task
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+RESULTS = "results.json"
+REPORT = "data_report.json"
+ENCODER = "encoder.safetensors"
+SPLITS = ("train", "val")
+
+
+def run(task: Task) -> None:
+    """Trains, or uses what was trained."""
+    cli.start_log()
+    if task.options.trains:
+        _train(task)
+    else:
+        _use(task)
+
+
+def _train(task: Task) -> None:
+    """Trains from the start or the newest checkpoint, evaluates, and writes results.json last."""
+    options = task.options
+    digest = weights_digest(options.weights)
+    task.find_data(SPLITS)
+    with StopSignals(), RunFolder.open(options.output, resume=options.resume, artefact=RESULTS) as folder:
+        task.previous = folder.previous or {}
+        task.recipe = recipe = _recipe_of(task)
+        fabric = task.fabric()
+        data = task.check_data(folder, fabric)
+        torch.manual_seed(recipe.seed)
+        model: Any = task.build(options.weights)
+        config = {
+            "command": task.command,
+            task.name_key: task.name,
+            "--weights": digest,
+            **task.values(),
+            "encoder": model.encoder.config,
+            "data": data,
+            "free": _free(options, fabric) | task.free(),
+        }
+        train_set: Any = task.train_set()
+        per_epoch = steps_per_epoch(len(train_set), recipe.batch_size)
+        folder.write_config(config)
+        if folder.finished:
+            cli.say(folder, f"{folder.path / RESULTS} is finished: nothing to do")
+            if options.predict is not None:
+                _load_newest(task, model, folder, fabric)
+        else:
+            model = _fit(task, fabric, model, train_set, per_epoch, folder, config)
+        if options.predict is not None:
+            task.predict(fabric, model, folder)
+
+
+def _recipe_of(task: Task) -> Any:
+    """Returns the values of a run; on a resume, those that are omitted stay what they were."""
+    previous = task.previous
+    if not previous:
+        return task.base.override(task.given)
+    if "tool" in previous:
+        raise UserError(
+            f"--resume: {task.options.output} holds a run of an earlier version, whose checkpoints are mmengine's: "
+            "finish it with that version, or start anew in another --output"
+        )
+    if previous.get("command") != task.command or previous.get(task.name_key) != task.name:
+        key = "--recipe" if task.name_key == "recipe" else "config"
+        raise UserError(
+            f"--resume: the run in --output was made by {previous.get('command')} with {key} "
+            f"{previous.get(task.name_key)} and not {task.name}: name the old one, or choose another --output"
+        )
+    return task.recorded(previous).override(task.given)
+
+
+def _free(options: FinetuneOptions, fabric: Fabric) -> dict[str, Any]:
+    return {
+        "weights": "none" if options.weights is None else str(options.weights),
+        "workers": options.workers,
+        "save_every": options.save_every,
+        "log_every": options.log_every,
+        "max_bad_fraction": options.max_bad_fraction,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "processes": fabric.world_size,
+    }
+
+
+def _report(task: Task, folder: RunFolder) -> None:
+    """Writes data_report.json, or replaces the entries of the splits that were read."""
+    if not folder.is_main:
+        return
+    path = folder.path / REPORT
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        entries = {}
+    write_json(path, entries | task.data_report())
+
+
+def _fit(
+    task: Task, fabric: Fabric, model: Any, train_set: Any, per_epoch: int, folder: RunFolder, config: dict[str, Any]
+) -> Any:
+    """Trains and evaluates; returns the model that is kept: the averaged one where the recipe has an average."""
+    recipe, options = task.recipe, task.options
+    _report(task, folder)
+    load_report = model.encoder.load_report
+    if folder.is_main and load_report is not None:
+        name_new_parts(load_report, model, model.encoder)
+        tell(load_report, folder.path / LOAD_REPORT)
+    total_steps = recipe.total_steps(per_epoch)
+    cli.say(
+        folder,
+        f"{len(train_set)} images, {total_steps} steps of {recipe.batch_size} ({total_steps / per_epoch:.1f} epochs), "
+        f"peak lr {recipe.lr:.3g}, {fabric.device}",
+    )
+    average = None if recipe.ema is None else averaged(model, recipe.ema, fabric.device)
+    kept: Any = model if average is None else average.module
+    public = {key: value for key, value in config.items() if key != "free"}
+
+    def measure(step: int) -> dict[str, Any] | None:
+        results = task.measure(fabric, kept, folder, final=False)
+        if folder.is_main and results is not None and recipe.eval_every:
+            best = record_evaluation(
+                folder.path,
+                step,
+                results,
+                keep=lambda _: save_model(folder.path / BEST_MODEL, kept, public),
+                score=task.score,
+            )
+            cli.say(folder, f"step {step}: the best so far" if best else f"step {step}: not the best")
+        return results
+
+    def scalars(step: int) -> dict[str, float | None]:
+        found = flatten(measure(step) or {})
+        return {name: value for name, value in found.items() if not name.startswith("per_class.")}
+
+    loop = Loop.of(recipe, options, total_steps, per_epoch, eval_every=recipe.eval_every)
+    fit(
+        fabric,
+        model,
+        task.optimizer(model),
+        loop=loop,
+        lr_at=lambda step: recipe.lr_factor(step, total_steps),
+        batches=batches_of(train_set, loop, fabric, options.workers, task.collate(), getattr(recipe, "repeats", 1)),
+        folder=folder,
+        metric_names=model.metric_names,
+        title=task.noun,
+        average=average,
+        evaluate=scalars,
+        is_evaluated=lambda step: is_recorded(folder.path, step),
+    )
+    if folder.is_main:
+        save_model(folder.path / f"{task.noun}.safetensors", kept, public)
+        if task.keeps_encoder:
+            save_encoder(kept.encoder, folder.path / ENCODER)
+    results = None
+    if recipe.eval_every or not task.final_differs:
+        results = measure(total_steps)
+    if task.final_differs:
+        results = task.measure(fabric, kept, folder, final=True)
+    if folder.is_main and results is not None:
+        write_json(folder.path / RESULTS, mark(results, load_report))
+    fabric.barrier()
+    return kept
+
+
+def _load_newest(task: Task, model: nn.Module, folder: RunFolder, fabric: Fabric) -> str:
+    """Puts the newest (or best) weights of the run into the model, on the device; returns what they are called."""
+    source, tensors = find_weights(folder.path, f"{task.noun}.safetensors", task.options.best)
+    load_strictly(model, tensors, source, folder.path, task.remedy)
+    fabric.to_device(model)
+    return source
+
+
+def _use(task: Task) -> None:
+    """Evaluates (`--eval-only`) and draws (`--predict`) with the newest weights of a run."""
+    options = task.options
+    with StopSignals(), RunFolder.open(options.output, resume=True, artefact=RESULTS) as folder:
+        config = folder.previous
+        if config is None or config.get("command") != task.command:
+            raise UserError(f"--output {folder.path} holds no run of tools/{task.command}.py: choose its folder")
+        task.previous = config
+        task.recipe = task.recorded(config).override(task.given)
+        model = task.build(None, config["encoder"])
+        fabric = task.fabric()
+        source = _load_newest(task, model, folder, fabric)
+        cli.say(folder, f"using {source} of {folder.path}")
+        if options.eval_only:
+            task.find_data(("val",))
+            task.check_data(folder, fabric)
+            _report(task, folder)
+            results = task.measure(fabric, model, folder, final=True)
+            if folder.is_main and results is not None:
+                write_json(folder.path / _results_name(task, source), results)
+        if options.predict is not None:
+            task.predict(fabric, model, folder)
+
+
+def _results_name(task: Task, source: str) -> str:
+    """Returns the file of an evaluation: results.json is that of the finished run, as it was trained to be tested.
+
+    It marks a finished run: an unfinished one gets a file of its own, and can still be resumed.
+    """
+    stem = Path(RESULTS).stem
+    if task.options.best:
+        stem += "_best"
+    elif source != f"{task.noun}.safetensors":
+        stem += f"_{source.split()[-1]}"
+    return f"{stem}{task.results_suffix()}.json"
