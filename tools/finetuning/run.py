@@ -1,8 +1,8 @@
 """The skeleton of the fine-tuning tools: train and evaluate a model, or use a trained one.
 
-config.json of all three tools has the same layout: `command`, `config` or `recipe` (its name), `--weights` (digest), the
-values that decide the result, `encoder` (constructor arguments), `data` (what identifies it), and `free` (what does not
-change the result).
+config.json of all three tools has the same layout: `command`, `config` or `recipe` (its name), `--weights` (digest),
+the values that decide the result, `encoder` (constructor arguments), `data` (what identifies it), and `free` (what does
+not change the result).
 """
 
 from __future__ import annotations
