@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from splitmask_backbones.errors import check_choice
@@ -21,6 +22,12 @@ ENCODERS: dict[str, dict[str, Any]] = {
 def list_encoders() -> list[str]:
     """Returns the names that `create_encoder` takes, from small to large."""
     return list(ENCODERS)
+
+
+def encoder_name(config: Mapping[str, Any]) -> str | None:
+    """Returns the name of the encoder whose sizes are those of `config`, the arguments of one; None without a name."""
+    fitting = (name for name, sizes in ENCODERS.items() if all(config.get(key) == size for key, size in sizes.items()))
+    return next(fitting, None)
 
 
 def create_encoder(name: str, **overrides: Any) -> VisionTransformer:
