@@ -6,10 +6,6 @@
 Meant for 8 GPUs of 24 GB, two images each; not run by us yet.
 """
 
-import dataclasses
+from det_configs.common.coco import PAPER_6X, experiment
 
-from det_configs.common.coco import PAPER_6X
-from det_configs.common.lazy import lazy_config
-
-recipe = dataclasses.replace(PAPER_6X, encoder="vit_small")
-model, dataloader, optimizer, lr_multiplier, train = lazy_config(recipe)
+recipe, model, dataloader, optimizer, lr_multiplier, train = experiment(PAPER_6X, encoder="vit_small")

@@ -3,14 +3,10 @@
     torchrun --nproc-per-node 64 tools/train_det.py det_configs/coco_vitdet_cascade_vit_small.py --data COCO \
         --weights ENCODER --output DIR
 
-Meant for 64 images of 1024 x 1024 an update on GPUs of 40 GB or more, with detectron2; on 8 GPUs add
+Meant for 64 images of 1024 x 1024 per step on GPUs of 40 GB or more, with detectron2; on 8 GPUs add
 accumulate=8. Not run by us yet.
 """
 
-import dataclasses
+from det_configs.common.coco import VITDET, experiment
 
-from det_configs.common.coco import VITDET
-from det_configs.common.lazy import lazy_config
-
-recipe = dataclasses.replace(VITDET, encoder="vit_small", cascade=True)
-model, dataloader, optimizer, lr_multiplier, train = lazy_config(recipe)
+recipe, model, dataloader, optimizer, lr_multiplier, train = experiment(VITDET, encoder="vit_small", cascade=True)

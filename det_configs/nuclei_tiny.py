@@ -2,7 +2,7 @@
 
     python tools/train_det.py det_configs/nuclei_tiny.py --data ../shared/data/nuclei --weights none --output DIR
 
-Nuclei are small and many: small anchors, more detections an image than COCO's 100. Most are smaller than a patch: the
+Nuclei are small and many: small anchors, more detections per image than COCO's 100. Most are smaller than a patch: the
 pyramid taps early blocks, which still hold the pixels (from random init, seed 0: mask AP 9.3, the simple pyramid's is
 3.6), and the heads learn faster than the encoder (lr 5e-4 for both, simple pyramid: mask AP 0.1, the same boxes in
 every image).
@@ -21,5 +21,5 @@ recipe = dataclasses.replace(
     detections_per_image=200,
     lr=1e-3,
     layer_decay=0.7,
-    beta2=0.95,  # 200 updates are too few for a memory of 1000
+    beta2=0.95,  # 200 steps are too few for a memory of 1000
 )

@@ -8,7 +8,7 @@ from typing import Any
 from splitmask_backbones.checkpoints import load_encoder, read_encoder_file
 from splitmask_backbones.errors import UserError, check_choice
 from splitmask_backbones.pyramid import PYRAMIDS, tap_indices
-from splitmask_backbones.registry import ENCODERS, create_encoder
+from splitmask_backbones.registry import ENCODERS, create_encoder, encoder_name
 from splitmask_backbones.vit import VisionTransformer, check_arguments
 
 
@@ -53,17 +53,16 @@ def resolve_encoder(
             raise UserError(f"name an encoder ({', '.join(ENCODERS)}) or give a weights file")
         depth = overrides.get("depth", ENCODERS[encoder]["depth"])
         return create_encoder(encoder, **_for_maps(pyramid, depth, overrides))
-    config, _ = read_encoder_file(weights)
+    config = read_encoder_file(weights).config
     if encoder is not None:
-        shape = ("patch_size", "embed_dim", "depth", "num_heads")
-        for key in shape:
-            expected = overrides.get(key, ENCODERS[encoder][key])
+        for key, size in ENCODERS[encoder].items():
+            expected = overrides.get(key, size)
             if config[key] != expected:
-                fitting = [name for name, own in ENCODERS.items() if all(own[k] == config[k] for k in shape)]
-                named = f" (encoder={fitting[0]})" if fitting else ""
+                name = encoder_name(config)
+                named = f" (encoder={name})" if name else ""
                 raise UserError(
                     f"weights file {weights} has {key} {config[key]}, encoder '{encoder}' has {expected}: "
-                    f"name the encoder of the file{named}, or leave the name away"
+                    f"name the encoder of the file{named}, or omit the name"
                 )
     return load_encoder(weights, **_for_maps(pyramid, overrides.get("depth", config["depth"]), overrides))
 

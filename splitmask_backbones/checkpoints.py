@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,25 @@ def save_encoder(
     write_atomically(path, save(tensors, metadata=metadata))
 
 
-def read_encoder_file(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Returns the constructor arguments and the tensors of an encoder file.
+@dataclass
+class EncoderFile:
+    """What an encoder file holds.
+
+    Attributes:
+        config: every argument of `VisionTransformer`.
+        tensors: the encoder's parameters.
+        pyramid: those of a `SimpleFeaturePyramid`: of a converted ViTDet detector, else none.
+        partial: what is missing in it, as a sentence; "" for nothing.
+    """
+
+    config: dict[str, Any]
+    tensors: dict[str, Tensor]
+    pyramid: dict[str, Tensor]
+    partial: str
+
+
+def read_encoder_file(path: str | Path) -> EncoderFile:
+    """Returns what an encoder file holds.
 
     Raises:
         ValueError: no such file, not a safetensors file, damaged, or without the `config` of `save_encoder`.
@@ -59,11 +77,10 @@ def read_encoder_file(path: str | Path) -> tuple[dict[str, Any], dict[str, Tenso
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
-            names = [key for key in file.keys() if not key.startswith(PYRAMID)]  # noqa: SIM118 (not a dict)
-            tensors = {key: file.get_tensor(key) for key in names}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(
-            f"weights file {path} is no readable safetensors file ({error}): it is damaged or of another format; "
+            f"weights file {path} is not a readable safetensors file ({error}): it is damaged or of another format; "
             "copy it again, or turn other formats into ours with tools/convert.py"
         ) from None
     if "config" not in metadata:
@@ -82,19 +99,8 @@ def read_encoder_file(path: str | Path) -> tuple[dict[str, Any], dict[str, Tenso
             source = VisionTransformer(**config)
     except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:
         raise UserError(f"weights file {path} holds an unusable encoder config ({error})") from None
-    return source.config, tensors
-
-
-def read_pyramid(path: str | Path) -> dict[str, Tensor]:
-    """Returns the simple pyramid's parameters in an encoder file: those of a converted ViTDet detector, else none."""
-    with safe_open(str(path), framework="pt") as file:
-        names = [key for key in file.keys() if key.startswith(PYRAMID)]  # noqa: SIM118 (not a dict)
-        return {key.removeprefix(PYRAMID): file.get_tensor(key) for key in names}
-
-
-def _read_partial(path: str | Path) -> str:
-    with safe_open(str(path), framework="pt") as file:
-        return (file.metadata() or {}).get("partial", "")
+    pyramid = {key.removeprefix(PYRAMID): tensors.pop(key) for key in list(tensors) if key.startswith(PYRAMID)}
+    return EncoderFile(source.config, tensors, pyramid, metadata.get("partial", ""))
 
 
 def load_encoder(path: str | Path, **overrides: Any) -> VisionTransformer:
@@ -113,7 +119,8 @@ def load_encoder(path: str | Path, **overrides: Any) -> VisionTransformer:
         ValueError: unreadable or foreign file, unknown override, or an override that contradicts the weights.
     """
     check_arguments(overrides)
-    config, tensors = read_encoder_file(path)
+    file = read_encoder_file(path)
+    config = file.config
     # Derived entries of the file's config must not outlive an override they were derived from.
     if "depth" in overrides and "out_indices" not in overrides:
         config.pop("out_indices", None)
@@ -125,8 +132,8 @@ def load_encoder(path: str | Path, **overrides: Any) -> VisionTransformer:
             f"it was trained with {config['num_heads']}"
         )
     encoder = VisionTransformer(**{**config, **overrides})
-    report = LoadReport(str(path), partial=_read_partial(path))
-    state = _fit_to(encoder, source, tensors, report)
+    report = LoadReport(str(path), partial=file.partial)
+    state = _fit_to(encoder, source, file.tensors, report)
     try:
         encoder.load_state_dict(state, strict=True)
     except RuntimeError as error:
@@ -134,7 +141,7 @@ def load_encoder(path: str | Path, **overrides: Any) -> VisionTransformer:
         changed = ", ".join(f"{key}={value!r}" for key, value in overrides.items()) or "its own config"
         raise UserError(f"weights file {path} does not fit an encoder with {changed}: {reason}") from None
     encoder.load_report = report
-    encoder.pyramid_state = read_pyramid(path)
+    encoder.pyramid_state = file.pyramid
     logger.info("%s", report.summary())
     if report.warning:
         logger.warning("%s", report.warning)

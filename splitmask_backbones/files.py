@@ -1,33 +1,68 @@
-"""Files that are whole or not there: written beside the target, flushed to disk, renamed."""
+"""Files and folders that are whole or not there: written beside the target, flushed to disk, renamed. Free of torch."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
-def write_atomically(path: str | Path, content: bytes) -> None:
-    """Writes `content` so that `path` holds either what it held before or all of it, also after a power cut."""
+@contextmanager
+def replaced_at_once(path: str | Path) -> Iterator[Path]:
+    """Yields a path `.{name}.{pid}.tmp` beside `path` to write a file or a folder to; afterwards it takes its place.
+
+    So `path` holds either what it held before or all that was written, also after a power cut: the content is flushed
+    to disk before it is renamed. Any exception, KeyboardInterrupt included, removes the temporary and leaves `path`
+    alone; only a killed process leaves the temporary behind. Folders cannot be exchanged in one step: a process killed
+    between the two renames leaves the old one as `.{name}.{pid}.old`.
+
+    Args:
+        path: a file or folder; its parent has to exist.
+    """
     path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside, old = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
+    _remove(beside)  # of a killed process with the same id: a folder would be mixed with it
     try:
-        with open(beside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        yield beside
+        for written in [beside, *beside.rglob("*")]:
+            _flush(written)
+        if beside.is_dir() and path.is_dir():
+            os.replace(path, old)
         os.replace(beside, path)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        if old.exists() and not path.exists():
+            os.replace(old, path)
+        _remove(beside)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    _remove(old)
+    _flush(path.parent)
+
+
+def write_atomically(path: str | Path, content: bytes) -> None:
+    """Writes `content` by way of `replaced_at_once`."""
+    with replaced_at_once(path) as beside:
+        beside.write_bytes(content)
 
 
 def sha256_of(path: str | Path) -> str:
     """Returns the SHA-256 of a file's content, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

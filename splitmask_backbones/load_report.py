@@ -45,22 +45,16 @@ class LoadReport:
         """Returns (key, what became of it, why) for every key, what was not simply loaded first."""
         entries = [(key, "missing", "random values") for key in self.missing]
         entries += [(key, "unexpected", "nothing takes it") for key in self.unexpected]
-        for title, named in (
-            ("resized", self.resized),
-            ("dropped", self.dropped),
-            ("expected missing", self.expected_missing),
-        ):
-            entries += [(key, title, reason) for key, reason in named.items()]
+        entries += [(key, title, reason) for title, named in self._changed() for key, reason in named.items()]
         return entries + [(key, "loaded", "") for key in self.loaded]
+
+    def _changed(self) -> list[tuple[str, dict[str, str]]]:
+        return [("resized", self.resized), ("dropped", self.dropped), ("expected missing", self.expected_missing)]
 
     def summary(self) -> str:
         """Returns one line: counts, and each key that was not simply loaded, with the reason."""
         parts = [f"{len(self.loaded)} loaded"]
-        for title, entries in (
-            ("resized", self.resized),
-            ("dropped", self.dropped),
-            ("expected missing", self.expected_missing),
-        ):
+        for title, entries in self._changed():
             if entries:
                 shown = [f"{key}: {reason}" for key, reason in list(entries.items())[:4]]
                 more = [f"and {len(entries) - 4} more"] if len(entries) > 4 else []

@@ -73,7 +73,7 @@ def param_groups(model: nn.Module, lr: float, weight_decay: float, layer_decay: 
         model: any module with at most one `VisionTransformer`.
         lr: learning rate of the last layer.
         weight_decay: for parameters that `decays` names.
-        layer_decay: factor a layer; 1.0 for none.
+        layer_decay: factor per layer; 1.0 for none.
 
     Returns:
         Groups with `params, names, lr, lr_scale, weight_decay`, from the first layer to the last.

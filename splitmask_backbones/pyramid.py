@@ -59,23 +59,47 @@ def crop_to_stride(x: Tensor, image_size: tuple[int, int], stride: int) -> Tenso
 
 
 class Pyramid(nn.Module):
-    """What both pyramids share: strides, sizes, extra levels.
+    """What both pyramids share: arguments, strides, sizes, extra levels.
+
+    Args:
+        embed_dim: channels of the encoder's maps.
+        patch_size: their stride in pixels.
+        out_channels: channels of every level.
+        num_extra_levels: coarser levels at strides 64, 128, ...
+        norm: "LN" (ViTDet's), "BN", "SyncBN" or "none".
+        finest_stride: 4, or 8, 16, 32 where finer maps are not needed (RetinaNet).
 
     Attributes:
-        strides: pixels a cell of each map that is returned, fine to coarse.
-        first: how many of STRIDES are left away at the fine end; their layers do not exist.
+        strides: pixels per cell of each map that is returned, fine to coarse.
+        first: how many of STRIDES are omitted at the fine end; their layers do not exist.
     """
 
-    def __init__(self, patch_size: int, out_channels: int, num_extra_levels: int, finest_stride: int) -> None:
+    def __init__(
+        self,
+        embed_dim: int,
+        patch_size: int = 16,
+        out_channels: int = 256,
+        num_extra_levels: int = 0,
+        norm: str = "LN",
+        finest_stride: int = 4,
+    ) -> None:
         super().__init__()
         check_choice("finest_stride", str(finest_stride), map(str, STRIDES))
-        # A patch size that is no power of two (14, say) is first resized to stride 16.
+        # A patch size that is not a power of two (14, say) is first resized to stride 16.
         self.base_stride = patch_size if patch_size in (4, 8, 16, 32) else 16
         self.patch_size = patch_size
         self.out_channels = out_channels
         self.num_extra_levels = num_extra_levels
         self.first = STRIDES.index(finest_stride)
         self.strides = tuple(4 * 2**i for i in range(self.first, len(STRIDES) + num_extra_levels))
+        self._build(embed_dim, norm)
+
+    def _build(self, embed_dim: int, norm: str) -> None:
+        raise NotImplementedError
+
+    def _each(self, make: Callable[[int], nn.Module]) -> nn.ModuleList:
+        """Returns one module per stride; an omitted level keeps its place, so that the others keep their names."""
+        return nn.ModuleList(make(stride) if i >= self.first else nn.Identity() for i, stride in enumerate(STRIDES))
 
     def at_base_stride(self, x: Tensor, image_size: tuple[int, int]) -> Tensor:
         """Returns the encoder's map at `base_stride`: unchanged for patch sizes 4, 8, 16 and 32."""
@@ -109,35 +133,15 @@ class SimpleLevel(nn.Module):
 
 
 class SimpleFeaturePyramid(Pyramid):
-    """Strides 4, 8, 16, 32 from the last map alone (Li et al., ViTDet Sec. 3).
+    """Strides 4, 8, 16, 32 from the last map alone (Li et al., ViTDet Sec. 3)."""
 
-    Args:
-        embed_dim: channels of the encoder's map.
-        patch_size: its stride in pixels.
-        out_channels: channels of every level.
-        num_extra_levels: coarser levels at strides 64, 128, ...
-        norm: "LN" (ViTDet's), "BN", "SyncBN" or "none".
-        finest_stride: 4, or 8, 16, 32 where finer maps are not needed (RetinaNet).
-    """
-
-    def __init__(
-        self,
-        embed_dim: int,
-        patch_size: int = 16,
-        out_channels: int = 256,
-        num_extra_levels: int = 0,
-        norm: str = "LN",
-        finest_stride: int = 4,
-    ) -> None:
-        super().__init__(patch_size, out_channels, num_extra_levels, finest_stride)
-        # A level that is left away keeps its place, so that the others keep their parameter names.
-        self.levels = nn.ModuleList(
-            SimpleLevel(embed_dim, self.base_stride / stride, out_channels, norm) if i >= self.first else nn.Identity()
-            for i, stride in enumerate(STRIDES)
+    def _build(self, embed_dim: int, norm: str) -> None:
+        self.levels = self._each(
+            lambda stride: SimpleLevel(embed_dim, self.base_stride / stride, self.out_channels, norm)
         )
 
     def forward(self, maps: Sequence[Tensor], image_size: tuple[int, int]) -> list[Tensor]:
-        """Returns one `(B, out_channels, ceil(H / stride), ceil(W / stride))` a stride.
+        """Returns one `(B, out_channels, ceil(H / stride), ceil(W / stride))` per stride.
 
         Args:
             maps: the encoder's maps, the last one is used: `(B, embed_dim, ceil(H / p), ceil(W / p))`.
@@ -153,30 +157,15 @@ class TappedPyramid(Pyramid):
 
     The norm between the two transposed convolutions of stride 4 is by default a LayerNorm where XCiT has a
     synchronised BatchNorm: it does not depend on the batch, which is small in detection.
-
-    Args: as `SimpleFeaturePyramid`.
     """
 
-    def __init__(
-        self,
-        embed_dim: int,
-        patch_size: int = 16,
-        out_channels: int = 256,
-        num_extra_levels: int = 0,
-        norm: str = "LN",
-        finest_stride: int = 4,
-    ) -> None:
-        super().__init__(patch_size, out_channels, num_extra_levels, finest_stride)
-
-        def each(make: Callable[[int], nn.Module]) -> nn.ModuleList:
-            return nn.ModuleList(make(s) if i >= self.first else nn.Identity() for i, s in enumerate(STRIDES))
-
-        self.resamples = each(lambda stride: resample(embed_dim, self.base_stride / stride, True, norm)[0])
-        self.laterals = each(lambda _: nn.Conv2d(embed_dim, out_channels, 1))
-        self.outputs = each(lambda _: nn.Conv2d(out_channels, out_channels, 3, padding=1))
+    def _build(self, embed_dim: int, norm: str) -> None:
+        self.resamples = self._each(lambda stride: resample(embed_dim, self.base_stride / stride, True, norm)[0])
+        self.laterals = self._each(lambda _: nn.Conv2d(embed_dim, self.out_channels, 1))
+        self.outputs = self._each(lambda _: nn.Conv2d(self.out_channels, self.out_channels, 3, padding=1))
 
     def forward(self, maps: Sequence[Tensor], image_size: tuple[int, int]) -> list[Tensor]:
-        """Returns one `(B, out_channels, ceil(H / stride), ceil(W / stride))` a stride.
+        """Returns one `(B, out_channels, ceil(H / stride), ceil(W / stride))` per stride.
 
         Args:
             maps: the encoder's four maps in order of depth, each `(B, embed_dim, ceil(H / p), ceil(W / p))`.
@@ -215,7 +204,7 @@ def build_pyramid(
     norm: str = "LN",
     finest_stride: int = 4,
 ) -> SimpleFeaturePyramid | TappedPyramid:
-    """Returns the pyramid `kind` ("simple" or "tapped") that fits the encoder; the rest as `SimpleFeaturePyramid`.
+    """Returns the pyramid `kind` ("simple" or "tapped") that fits the encoder; the rest as `Pyramid`.
 
     Raises:
         ValueError: unknown kind, norm or stride.

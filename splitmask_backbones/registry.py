@@ -25,8 +25,9 @@ def list_encoders() -> list[str]:
 
 
 def encoder_name(config: Mapping[str, Any]) -> str | None:
-    """Returns the name of the encoder whose sizes constructor arguments have, None where there is none."""
-    return next((name for name, own in ENCODERS.items() if all(config.get(key) == own[key] for key in own)), None)
+    """Returns the name of the encoder whose sizes are those of `config`, the arguments of one; None without a name."""
+    fitting = (name for name, sizes in ENCODERS.items() if all(config.get(key) == size for key, size in sizes.items()))
+    return next(fitting, None)
 
 
 def create_encoder(name: str, **overrides: Any) -> VisionTransformer:

@@ -1,4 +1,4 @@
-"""BEiT's relative-position bias: one learned number a head for every offset of two patches, for a grid of any size."""
+"""BEiT's relative-position bias: one learned number per head and offset of two patches, for a grid of any size."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class SplitMaskBackbone(nn.Module):
         encoder: the `VisionTransformer`.
         pyramid: the feature pyramid.
         out_channels: channels of every level.
-        strides: pixels a cell of every level, fine to coarse.
+        strides: pixels per cell of every level, fine to coarse.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class SplitMaskBackbone(nn.Module):
         self.strides = tuple(self.pyramid.strides)
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
-        """Returns `(B, out_channels, ceil(H / stride), ceil(W / stride))` a level, named "0", "1", "2", "3", "pool".
+        """Returns `(B, out_channels, ceil(H / stride), ceil(W / stride))` per level, named "0", "1", "2", "3", "pool".
 
         Args:
             x: normalised images `(B, 3, H, W)`, any H and W.
@@ -111,7 +111,7 @@ class StridedAnchors(AnchorGenerator):
         self.strides = tuple(strides)
 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
-        """Returns float32 `(number of anchors, 4)` as x1, y1, x2, y2 in pixels, once an image."""
+        """Returns float32 `(number of anchors, 4)` as x1, y1, x2, y2 in pixels, once per image."""
         device = feature_maps[0].device
         self.set_cell_anchors(torch.float32, device)
         strides = [[torch.tensor(s, device=device)] * 2 for s in self.strides]
@@ -161,7 +161,7 @@ def mask_rcnn(
         num_classes: classes, background included.
         pyramid: "simple" or "tapped".
         out_channels: channels of the pyramid.
-        anchor_sizes: pixels, one a level.
+        anchor_sizes: pixels, one per level.
         aspect_ratios: height over width.
         pyramid_norm: "LN", "BN", "SyncBN" or "none".
         rpn_convs: convolutions of the RPN's head.
@@ -189,7 +189,7 @@ def mask_rcnn(
     check_choice("mask_head_norm", mask_head_norm, ("none", "LN"))
     net = backbone(encoder, weights, pyramid, out_channels, norm=pyramid_norm, **overrides)
     if len(anchor_sizes) != len(net.strides):
-        raise UserError(f"anchor_sizes {tuple(anchor_sizes)} must hold one size a level: {len(net.strides)}")
+        raise UserError(f"anchor_sizes {tuple(anchor_sizes)} must hold one size per level: {len(net.strides)}")
     options.setdefault("image_mean", list(IMAGENET_MEAN))
     options.setdefault("image_std", list(IMAGENET_STD))
     # The encoder pads to its patch size by itself; doing it here keeps a batch's padding in one place.

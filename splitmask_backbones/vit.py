@@ -112,7 +112,7 @@ class Mlp(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """A learned factor a channel on a residual branch (CaiT; BEiT, DINOv2)."""
+    """A learned factor per channel on a residual branch (CaiT; BEiT, DINOv2)."""
 
     def __init__(self, dim: int, init_value: float) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns `x` in evaluation, `x * keep / (1 - rate)` with one `keep` in {0, 1} a sample in training."""
+        """Returns `x` in evaluation, `x * keep / (1 - rate)` with one `keep` in {0, 1} per sample in training."""
         if not self.training or self.rate == 0.0:
             return x
         keep = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) >= self.rate
@@ -206,12 +206,12 @@ class VisionTransformer(nn.Module):
         num_registers: learned tokens after the class token.
         positions: "learned", "sincos" (fixed, any grid) or "none".
         position_resize: "antialias" or "plain" bicubic for grids other than that of `img_size`.
-        window_size: patches a side of the attention windows.
+        window_size: patches per side of the attention windows.
         window_block_indexes: blocks whose attention is windowed; the others are global.
         use_rel_pos: decomposed relative positions in every block, as ViTDet; the tables start at zero.
         rel_pos_grid: `(H, W)` in patches that the tables of global blocks are made for; by default that of `img_size`.
         relative_position_bias: BEiT's learned bias by offset: "none", "shared" by all blocks, or "per_block".
-        layer_scale: initial value of a learned factor a channel on every residual branch; None for none.
+        layer_scale: initial value of a learned factor per channel on every residual branch; None for none.
         out_indices: blocks whose outputs `forward_maps` returns; the last one by default. Negative ones count back.
         final_norm: LayerNorm after the last block; without it `forward` returns the last block's output.
         norm_maps: apply the final norm to the maps as well.
@@ -486,7 +486,7 @@ ARGUMENTS = tuple(inspect.signature(VisionTransformer).parameters)
 
 
 def check_arguments(overrides: Mapping[str, Any], others: Iterable[str] = ()) -> None:
-    """Raises ValueError, with the nearest right name, for a key that is no argument of `VisionTransformer`.
+    """Raises ValueError, with the nearest right name, for a key that is not an argument of `VisionTransformer`.
 
     Args:
         overrides: keyword arguments.

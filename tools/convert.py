@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
 def _parse(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise UserError(f"--set {text} is no key=value: write for example --set window_size=14")
+        raise UserError(f"--set {text} is not key=value: write for example --set window_size=14")
     try:
         return key, ast.literal_eval(value)
     except (ValueError, SyntaxError):

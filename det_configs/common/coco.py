@@ -5,7 +5,9 @@ follows it linearly unless it is given. Too few GPUs for a batch: accumulate=N.
 """
 
 import dataclasses
+from typing import Any
 
+from det_configs.common.lazy import lazy_config
 from det_configs.common.recipe import DetRecipe
 
 # Everything else of the protocol is a default of DetRecipe: 36 epochs, AdamW 1e-4, 480-800 pixels, ...
@@ -33,3 +35,14 @@ VITDET = DetRecipe(
     warmup_fraction=250 / 184375,
     precision="bf16",
 )
+
+
+def experiment(protocol: DetRecipe, **values: Any) -> tuple[Any, Any, Any, Any, Any, Any]:
+    """Returns what a config file defines: `recipe` for this project's tools, and the five names of a LazyConfig.
+
+    Args:
+        protocol: one of the above.
+        **values: fields of `DetRecipe` in which the experiment differs from it.
+    """
+    recipe = dataclasses.replace(protocol, **values)
+    return recipe, *lazy_config(recipe)

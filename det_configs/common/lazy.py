@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 COCO_IMAGES = 117_266
-"""Images of COCO train2017 that detectron2 trains on: those with an object that is no crowd."""
+"""Images of COCO train2017 that detectron2 trains on: those with an object that is not a crowd."""
 
 
 def lazy_config(recipe: DetRecipe) -> tuple[Any, Any, Any, Any, Any]:

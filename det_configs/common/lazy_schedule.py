@@ -15,7 +15,7 @@ class RecipeSchedule(ParamScheduler):
 
     Args:
         recipe: the values of a `DetRecipe`.
-        max_iter: updates of the whole run.
+        max_iter: steps of the whole run.
     """
 
     def __init__(self, recipe: Mapping[str, Any], max_iter: int) -> None:
@@ -26,5 +26,5 @@ class RecipeSchedule(ParamScheduler):
         self.recipe, self.max_iter = DetRecipe(**values), max_iter
 
     def __call__(self, where: float) -> float:
-        """Returns the factor for the update at `where`, in [0, 1)."""
+        """Returns the factor for the step at `where`, in [0, 1)."""
         return self.recipe.lr_factor(round(where * self.max_iter), self.max_iter)

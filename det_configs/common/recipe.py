@@ -22,12 +22,12 @@ class DetRecipe(CheckedRecipe):
     out_channels: int = value(256, "channels of the pyramid", low=1)
     positions: str | None = value(None, "replaces the encoder's positions", choices=("learned", "sincos", "none"))
     drop_path: float = value(0.1, "stochastic depth of the encoder", low=0, high=0.99)
-    window_size: int = value(0, "patches a side of the windows of windowed blocks", low=0)
+    window_size: int = value(0, "patches per side of the windows of windowed blocks", low=0)
     window_block_indexes: tuple[int, ...] = value((), "blocks with windowed attention, the others are global", low=0)
     use_rel_pos: bool = value(False, "decomposed relative positions (ViTDet)")
     grad_checkpointing: bool = value(False, "recompute blocks in the backward pass to save memory")
     pyramid_norm: str = value("LN", "norm of the pyramid", choices=("LN", "BN", "SyncBN", "none"))
-    anchor_sizes: tuple[int, ...] = value((32, 64, 128, 256, 512), "pixels, one a level (strides 4 to 64)", low=1)
+    anchor_sizes: tuple[int, ...] = value((32, 64, 128, 256, 512), "pixels, one per level (strides 4 to 64)", low=1)
     aspect_ratios: tuple[float, ...] = value((0.5, 1.0, 2.0), "height over width of the anchors", low=ABOVE_ZERO)
     cascade: bool = value(False, "Cascade R-CNN's three box heads; needs the detectron2 engine")
     rpn_convs: int = value(1, "convolutions of the RPN; ViTDet has 2", low=1)
@@ -37,12 +37,12 @@ class DetRecipe(CheckedRecipe):
     mask_head_width: int = value(256, "their channels", low=1)
     mask_head_norm: str = value("none", "their norm; ViTDet has LN", choices=("none", "LN"))
     # proposals and detections
-    rpn_pre_nms_train: int = value(2000, "proposals a level before NMS in training", low=1)
-    rpn_post_nms_train: int = value(1000, "proposals an image after NMS in training", low=1)
-    rpn_pre_nms_test: int = value(1000, "proposals a level before NMS in evaluation", low=1)
-    rpn_post_nms_test: int = value(1000, "proposals an image after NMS in evaluation", low=1)
-    rpn_batch: int = value(256, "anchors an image in the RPN's loss", low=1)
-    rois_per_image: int = value(512, "RoIs an image in the heads' losses", low=1)
+    rpn_pre_nms_train: int = value(2000, "proposals per level before NMS in training", low=1)
+    rpn_post_nms_train: int = value(1000, "proposals per image after NMS in training", low=1)
+    rpn_pre_nms_test: int = value(1000, "proposals per level before NMS in evaluation", low=1)
+    rpn_post_nms_test: int = value(1000, "proposals per image after NMS in evaluation", low=1)
+    rpn_batch: int = value(256, "anchors per image in the RPN's loss", low=1)
+    rois_per_image: int = value(512, "RoIs per image in the heads' losses", low=1)
     roi_positive_fraction: float = value(0.25, "largest share of them on objects", low=ABOVE_ZERO, high=1)
     score_threshold: float = value(0.05, "detections below it are dropped", low=0, high=1)
     nms_threshold: float = value(0.5, "IoU above which the weaker detection is dropped", low=ABOVE_ZERO, high=1)
@@ -54,12 +54,12 @@ class DetRecipe(CheckedRecipe):
     max_long_side: float = value(1333 / 800, "longest side over img_size in 'multiscale'", low=1)
     flip: float = value(0.5, "probability of a horizontal flip", low=0, high=1)
     # optimisation
-    batch_size: int = value(16, "images an update over all processes and micro-batches", low=1)
-    accumulate: int = value(1, "micro-batches an update", low=1)
-    epochs: int | None = value(36, "epochs of floor(images / batch) updates", low=1)
-    steps: int | None = value(None, "updates of the whole run, in place of epochs", low=1)
+    batch_size: int = value(16, "images per step over all processes and micro-batches", low=1)
+    accumulate: int = value(1, "micro-batches per step", low=1)
+    epochs: int | None = value(36, "epochs of floor(images / batch) steps", low=1)
+    steps: int | None = value(None, "steps of the whole run, in place of epochs", low=1)
     lr: float = value(1e-4, "peak learning rate of AdamW at this batch_size", low=ABOVE_ZERO)
-    layer_decay: float = value(1.0, "factor a layer of the encoder on the lr; 1 for none", low=0.01, high=1)
+    layer_decay: float = value(1.0, "factor per layer of the encoder on the lr; 1 for none", low=0.01, high=1)
     weight_decay: float = value(0.05, "none on 1-D parameters and positions", low=0)
     beta2: float = value(0.999, "AdamW's second beta", low=0, high=0.999999)
     clip_grad: float | None = value(None, "largest gradient norm", low=ABOVE_ZERO)
@@ -68,9 +68,9 @@ class DetRecipe(CheckedRecipe):
         (27 / 36, 33 / 36), "shares of the run after which 'step' divides by 10", low=0, high=1
     )
     end_lr_factor: float = value(0.0, "last lr of 'cosine' over the peak", low=0, high=1)
-    warmup_fraction: float = value(0.002, "share of the updates that warm up linearly", low=0, high=1)
+    warmup_fraction: float = value(0.002, "share of the steps that warm up linearly", low=0, high=1)
     ema: float | None = value(None, "decay of the average of weights that is evaluated and kept", low=0, high=1)
-    eval_every: int | None = value(None, "updates between evaluations; the best detector is kept", low=1)
+    eval_every: int | None = value(None, "steps between evaluations; the best detector is kept", low=1)
     precision: str = value("32", "bf16 is mixed precision", choices=("32", "bf16"))
     seed: int = value(0, "seed of everything random", low=0, high=2**62)
 
@@ -78,7 +78,7 @@ class DetRecipe(CheckedRecipe):
         """Raises ValueError for a value of a wrong type or one that cannot work, naming field and remedy."""
         super().__post_init__()
         if len(self.anchor_sizes) != 5:
-            raise UserError(f"anchor_sizes {self.anchor_sizes} must hold 5 sizes, one a level")
+            raise UserError(f"anchor_sizes {self.anchor_sizes} must hold 5 sizes, one per level")
         if not self.aspect_ratios:
             raise UserError("aspect_ratios must hold at least one ratio, such as 1.0")
         if len(self.scale_range) != 2 or self.scale_range[0] > self.scale_range[1]:
@@ -94,7 +94,7 @@ class DetRecipe(CheckedRecipe):
             raise UserError(f"batch_size {self.batch_size} must be a multiple of accumulate {self.accumulate}")
 
     def lr_factor(self, step: int, total_steps: int) -> float:
-        """Returns the factor on the peak lr at an update (0-based) of a run of `total_steps`."""
+        """Returns the factor on the peak lr at a step (0-based) of a run of `total_steps`."""
         warmup_steps = round(self.warmup_fraction * total_steps)
         if self.schedule == "step":
             return warmup_step(step, [round(share * total_steps) for share in self.milestones], warmup_steps)
@@ -120,7 +120,7 @@ FIELDS: dict[str, dataclasses.Field[Any]] = {field.name: field for field in data
 
 
 def check_field(name: str) -> None:
-    """Raises ValueError, with the nearest right name, for a name that is no recipe value."""
+    """Raises ValueError, with the nearest right name, for a name that is not a recipe value."""
     if name not in FIELDS:
         raise UserError(f"unknown recipe value '{name}': {nearest(name, FIELDS)}")
 

@@ -2,7 +2,7 @@
 
 from det_configs.common.recipe import DetRecipe
 
-# ViTDet's 512 RoIs and 4-convolution box head cost 20 s a step on two cores: 64 RoIs and two narrow layers do not.
+# ViTDet's 512 RoIs and 4-convolution box head cost 20 s per step on two cores: 64 RoIs and two narrow layers do not.
 TINY = DetRecipe(
     encoder="vit_tiny",
     out_channels=128,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +12,15 @@ from safetensors.torch import save
 from torch import Tensor
 
 from splitmask_backbones.checkpoints import save_encoder
-from splitmask_backbones.convert import FAMILIES, TARGETS
 from splitmask_backbones.convert.export import Export, export
 from splitmask_backbones.convert.families import Source, read_source
+from splitmask_backbones.convert.names import TARGETS
 from splitmask_backbones.convert.read import read_weights
 from splitmask_backbones.convert.references import TOKENS, Forward, reference_of
 from splitmask_backbones.errors import UserError, check_choice
-from splitmask_backbones.files import write_atomically
+from splitmask_backbones.files import replaced_at_once
 from splitmask_backbones.load_report import LoadReport
 from splitmask_backbones.vit import VisionTransformer
-
-__all__ = ["FAMILIES", "TARGETS", "Conversion", "convert"]
 
 RELATIVE_TOLERANCE = 2e-5
 """Of the largest output, in float32: twelve blocks of another summation order stay below."""
@@ -171,35 +167,17 @@ def _write(destination: Path, to: str, made: Export, read: Source) -> None:
     if to == "splitmask":
         gaps = "" if read.report.complete else f"converted with --allow-partial, {read.report.gaps()}"
         save_encoder(made.encoder, destination, read.pyramid, gaps or read.report.partial)
-    elif to == "hf":
-        _write_folder(destination, made)
-    elif destination.suffix == ".safetensors":
-        # Hugging Face's tools look for the "format".
-        write_atomically(destination, save(_contiguous(made.state), metadata={"format": "pt"}))
-    else:
-        import io
-
-        buffer = io.BytesIO()
-        state = _contiguous(made.state)
-        torch.save({made.container: state} if made.container else state, buffer)
-        write_atomically(destination, buffer.getvalue())
-
-
-def _write_folder(destination: Path, made: Export) -> None:
-    """Writes config.json and model.safetensors beside and renames; an old folder survives a failure."""
-    beside = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
-    try:
-        (beside / "model.safetensors").write_bytes(save(_contiguous(made.state), metadata={"format": "pt"}))
-        text = json.dumps(made.hf_config, indent=2, sort_keys=True, default=str)
-        (beside / "config.json").write_text(text + "\n", encoding="utf-8")
-        beside.chmod(0o755)
-        if destination.exists():
-            shutil.rmtree(destination)
-        beside.rename(destination)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
-
-
-def _contiguous(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
+        return
+    state = {name: value.detach().cpu().clone().contiguous() for name, value in made.state.items()}
+    with replaced_at_once(destination) as weights:
+        if to == "hf":
+            weights.mkdir()
+            text = json.dumps(made.hf_config, indent=2, sort_keys=True, default=str)
+            (weights / "config.json").write_text(text + "\n", encoding="utf-8")
+            weights /= "model.safetensors"
+        if to != "hf" and destination.suffix == ".pth":
+            with open(weights, "wb") as file:  # torch would write the name of a path into the file
+                torch.save({made.container: state} if made.container else state, file)
+        else:
+            # Hugging Face's tools look for the "format".
+            weights.write_bytes(save(state, metadata={"format": "pt"}))

@@ -11,21 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from splitmask_backbones.convert import FAMILIES
+from splitmask_backbones.checkpoints import read_encoder_file
 from splitmask_backbones.convert.keys import to_ours
+from splitmask_backbones.convert.names import FAMILIES, PLAIN
 from splitmask_backbones.convert.pyramid_keys import FROM_VITDET, is_simple_pyramid, translate
 from splitmask_backbones.convert.read import WeightsFile
 from splitmask_backbones.convert.runs import encoder_of
 from splitmask_backbones.errors import UserError, check_choice
 from splitmask_backbones.load_report import LoadReport
-from splitmask_backbones.registry import ENCODERS
+from splitmask_backbones.registry import ENCODERS, encoder_name
 from splitmask_backbones.relative_bias import num_rows
 from splitmask_backbones.vit import check_arguments
 
 logger = logging.getLogger(__name__)
 
-PLAIN = ("timm", "deit", "dino", "mae", "mocov3")
-"""Families of the same layout: a bare encoder file of one looks like that of another."""
 HF_FIRST = "embeddings.patch_embeddings.projection.weight"
 FIRST = "patch_embed.proj.weight"
 
@@ -151,15 +150,13 @@ def _translated(pyramid: dict[str, Tensor], file: WeightsFile) -> dict[str, Tens
 
 
 def _own(file: WeightsFile, model: str | None) -> Source:
-    from splitmask_backbones.checkpoints import read_encoder_file
-
-    report = LoadReport(str(file.path), partial=file.metadata.get("partial", ""))
+    report = LoadReport(str(file.path))
+    pyramid: dict[str, Tensor] = {}
     if file.run is None:
-        config, state = read_encoder_file(file.path)
-        pyramid = {name.removeprefix("pyramid."): v for name, v in file.tensors.items() if name.startswith("pyramid.")}
+        own = read_encoder_file(file.path)
+        config, state, pyramid, report.partial = own.config, own.tensors, own.pyramid, own.partial
     else:
         config, state, others = encoder_of(file.path, file.run, file.tensors)
-        pyramid = {}
         report.dropped |= dict.fromkeys(others, "not of the encoder")
     if model is not None:
         _check_model(file, model, config)
@@ -171,9 +168,9 @@ def _check_model(file: WeightsFile, model: str, config: dict[str, Any]) -> None:
     check_choice("model", model, ENCODERS)
     for key, expected in ENCODERS[model].items():
         if key != "num_heads" and config[key] != expected:
-            raise UserError(
-                f"{file.path} has {key} {config[key]}, but --model {model} has {expected}: name the right one"
-            )
+            name = encoder_name({"num_heads": config["embed_dim"] // 64, **config})
+            remedy = f"give --model {name}" if name else "name the right one"
+            raise UserError(f"{file.path} has {key} {config[key]}, but --model {model} has {expected}: {remedy}")
 
 
 def _config_of(
@@ -247,7 +244,7 @@ def _img_size(
             if side and side * side == rows - count:
                 return [side * patch, side * patch]
         raise UserError(
-            f"{file.path}: {rows} positions are no square grid, so its height and width cannot be told: "
+            f"{file.path}: {rows} positions are not a square grid, so its height and width cannot be told: "
             "give --set img_size=HEIGHT,WIDTH in pixels"
         )
     if table is not None:
@@ -255,7 +252,7 @@ def _img_size(
             if num_rows((side, side), config["use_class_token"]) == table.shape[0]:
                 return [side * patch, side * patch]
         raise UserError(
-            f"{file.path}: a table of {table.shape[0]} offsets is of no square grid: give --set img_size=HEIGHT,WIDTH"
+            f"{file.path}: a table of {table.shape[0]} offsets is not a square grid's: give --set img_size=HEIGHT,WIDTH"
         )
     return [14 * patch, 14 * patch]
 

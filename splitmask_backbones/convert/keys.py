@@ -41,8 +41,10 @@ _HF = (
     (r"^layernorm\.", "norm."),
     (r"lambda_([12])$", r"ls\1.gamma"),
 )
+UNCHUNKED = (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.")
+"""DINOv2 keeps its blocks in chunks."""
 _OTHERS = (
-    (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),  # DINOv2 keeps its blocks in chunks
+    UNCHUNKED,
     (r"^(register_tokens|dist_token)$", "reg_token"),
     (r"gamma_([12])$", r"ls\1.gamma"),
     (r"^rel_pos_bias\.", ""),

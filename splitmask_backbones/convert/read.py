@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import pickle
+import re
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -82,7 +83,7 @@ def _read_safetensors(path: Path) -> WeightsFile:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
             return WeightsFile(path, tensors, dict(file.metadata() or {}))
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path} is no readable safetensors file ({error}): copy it again") from None
+        raise UserError(f"{path} is not a readable safetensors file ({error}): copy it again") from None
 
 
 def harmless_types() -> list[Any]:
@@ -111,17 +112,17 @@ def _read_torch(path: Path) -> WeightsFile:
         with torch.serialization.safe_globals(harmless_types()), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch about old pickle protocols
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())
-        if "Unsupported global" in reason or "WeightsUnpickler" in reason or "weights_only" in reason.lower():
+        refusal = re.search("unsupported global|weightsunpickler|weights_only", reason.lower())
+        if refusal and isinstance(error, pickle.UnpicklingError):
             raise UserError(
                 f"{path} holds Python objects that would run code when it is read ({_global_in(reason)}), so it was "
                 "not: ask its author for a file with tensors alone"
             ) from None
-        raise UserError(f"{path} is no weights file ({reason[:150]}): it is damaged or of another format") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split())[:150]
-        raise UserError(f"{path} is no readable weights file ({reason}): it is damaged or of another format") from None
+        raise UserError(
+            f"{path} is not a readable weights file ({reason[:150]}): it is damaged or of another format"
+        ) from None
     tensors, containers = _find_tensors(content)
     if not tensors:
         raise UserError(f"{path} holds no tensors: name a file of weights")

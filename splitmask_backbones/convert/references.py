@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from splitmask_backbones.convert.families import Source
+from splitmask_backbones.convert.keys import UNCHUNKED, rename
 from splitmask_backbones.convert.vitdet import vitdet_map
 from splitmask_backbones.errors import UserError
+from splitmask_backbones.vit import VisionTransformer
 
 Forward = Callable[[Tensor], Tensor]
 TOKENS, MAP = "tokens", "map"
@@ -29,12 +32,15 @@ def reference_of(source: Source) -> tuple[Forward, str]:
     """
     if source.family == "vitdet":
         config = source.config
-        windows = config.get("window_size", 0), tuple(config.get("window_block_indexes", ()))
-        return partial(vitdet_map, source.tensors, num_heads=config["num_heads"], window_size=windows[0],
-                       window_block_indexes=windows[1]), MAP  # fmt: skip
+        forward = partial(
+            vitdet_map,
+            source.tensors,
+            num_heads=config["num_heads"],
+            window_size=config.get("window_size", 0),
+            window_block_indexes=tuple(config.get("window_block_indexes", ())),
+        )
+        return forward, MAP
     if source.family == "splitmask":
-        from splitmask_backbones.vit import VisionTransformer
-
         return loaded(VisionTransformer(**source.config), source.state).forward, TOKENS
     if source.family == "hf":
         return hf_tokens(source.config, source.tensors, mean_pooling="norm.weight" not in source.state), TOKENS
@@ -61,10 +67,8 @@ def loaded(model: Any, state: dict[str, Tensor]) -> Any:
 
 def need(library: str, extra: str = "convert") -> None:
     """Raises ValueError where a library that proves a conversion is missing."""
-    import importlib
-
     try:
-        importlib.import_module(library)
+        import_module(library)
     except ImportError as error:
         raise UserError(
             f"the conversion is proved with {library}, which cannot be imported ({error}): install the extra '{extra}'"
@@ -74,28 +78,30 @@ def need(library: str, extra: str = "convert") -> None:
 def timm_vit(config: dict[str, Any], **kwargs: Any) -> nn.Module:
     """Returns timm's VisionTransformer for an encoder's arguments."""
     need("timm")
-    from timm.models.vision_transformer import VisionTransformer
+    from timm.models import vision_transformer
 
     arguments: dict[str, Any] = {
-        "img_size": tuple(config["img_size"]),
-        "patch_size": config["patch_size"],
-        "in_chans": config["in_chans"],
-        "embed_dim": config["embed_dim"],
-        "depth": config["depth"],
-        "num_heads": config["num_heads"],
-        "mlp_ratio": config["mlp_ratio"],
-        "qkv_bias": config["qkv_bias"],
+        **_timm_arguments(config),
         "class_token": config["use_class_token"],
         "reg_tokens": config["num_registers"],
-        "init_values": config.get("layer_scale"),
         "pos_embed": "none" if config["positions"] == "none" else "learn",
         "final_norm": config["final_norm"],
+        "dynamic_img_size": True,
+    }
+    return vision_transformer.VisionTransformer(**{**arguments, **kwargs})
+
+
+def _timm_arguments(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns what all of timm's ViTs take under the same names."""
+    same = ("patch_size", "in_chans", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias")
+    return {
+        **{name: config[name] for name in same},
+        "img_size": tuple(config["img_size"]),
+        "init_values": config.get("layer_scale"),
         "norm_layer": partial(nn.LayerNorm, eps=config.get("layer_norm_eps", 1e-6)),
         "num_classes": 0,
         "global_pool": "",
-        "dynamic_img_size": True,
     }
-    return VisionTransformer(**{**arguments, **kwargs})
 
 
 def timm_beit(config: dict[str, Any]) -> nn.Module:
@@ -105,21 +111,10 @@ def timm_beit(config: dict[str, Any]) -> nn.Module:
 
     kind = config.get("relative_position_bias", "none")
     model = Beit(
-        img_size=tuple(config["img_size"]),
-        patch_size=config["patch_size"],
-        in_chans=config["in_chans"],
-        embed_dim=config["embed_dim"],
-        depth=config["depth"],
-        num_heads=config["num_heads"],
-        mlp_ratio=config["mlp_ratio"],
-        qkv_bias=config["qkv_bias"],
-        init_values=config.get("layer_scale"),
+        **_timm_arguments(config),
         use_abs_pos_emb=config["positions"] != "none",
         use_rel_pos_bias=kind == "per_block",
         use_shared_rel_pos_bias=kind == "shared",
-        norm_layer=partial(nn.LayerNorm, eps=config.get("layer_norm_eps", 1e-6)),
-        num_classes=0,
-        global_pool="",
     )
     if not config["final_norm"]:
         model.norm = nn.Identity()
@@ -127,18 +122,14 @@ def timm_beit(config: dict[str, Any]) -> nn.Module:
 
 
 def _timm_of(source: Source) -> Forward:
-    tensors, config = dict(source.tensors), source.config
-    tensors = {_unchunked(name): value for name, value in tensors.items()}
+    config = source.config
+    tensors = {rename(name, [UNCHUNKED]): value for name, value in source.tensors.items()}
     if "dist_token" in tensors:
         need("timm")
         from timm.models.deit import VisionTransformerDistilled
 
-        arguments = {"img_size": tuple(config["img_size"]), "patch_size": config["patch_size"]}
-        model = VisionTransformerDistilled(
-            **arguments, embed_dim=config["embed_dim"], depth=config["depth"], num_heads=config["num_heads"],
-            mlp_ratio=config["mlp_ratio"], num_classes=0, global_pool="token", dynamic_img_size=True,
-        )  # fmt: skip
-        return loaded(model, tensors).forward_features
+        arguments = {**_timm_arguments(config), "global_pool": "token", "dynamic_img_size": True}
+        return loaded(VisionTransformerDistilled(**arguments), tensors).forward_features
     kwargs: dict[str, Any] = {}
     if "register_tokens" in tensors:
         # DINOv2 adds positions to the class token and to patches, not to registers: timm folds the former in.
@@ -153,12 +144,6 @@ def _timm_of(source: Source) -> Forward:
         patch, (height, width) = config["patch_size"], config["img_size"]
         kwargs["no_embed_class"] = tensors["pos_embed"].shape[1] == -(-height // patch) * -(-width // patch)
     return loaded(timm_vit(config, **kwargs), tensors).forward_features
-
-
-def _unchunked(name: str) -> str:
-    import re
-
-    return re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", name)
 
 
 def hf_model(config: dict[str, Any], mean_pooling: bool = False) -> Any:

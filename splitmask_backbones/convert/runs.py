@@ -29,7 +29,7 @@ def file_of(folder: Path, step: int | None, best: bool) -> Path:
 
     Args:
         folder: of a run, or of Hugging Face.
-        step: takes the checkpoint of this many updates.
+        step: takes the checkpoint of this many steps.
         best: takes the best evaluated weights (`eval_every=N` of the fine-tuning tools keeps them).
 
     Raises:
@@ -48,7 +48,7 @@ def file_of(folder: Path, step: int | None, best: bool) -> Path:
             if (folder / name).is_file():
                 return folder / name
         raise UserError(
-            f"{folder} keeps no best weights ({' or '.join(BEST)}): train with eval_every=N, or leave --best away"
+            f"{folder} keeps no best weights ({' or '.join(BEST)}): train with eval_every=N, or omit --best"
         )
     for candidate in (*(folder / name for name in FINISHED), *reversed(checkpoints)):
         if candidate.is_file():

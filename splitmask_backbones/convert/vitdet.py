@@ -21,7 +21,7 @@ def vitdet_map(
         state: by detectron2's names, below "backbone.net.".
         images: `(B, 3, H, W)`, multiples of the patch size.
         num_heads: of every block.
-        window_size: patches a side.
+        window_size: patches per side.
         window_block_indexes: blocks with windows.
     """
     weight = state["patch_embed.proj.weight"]

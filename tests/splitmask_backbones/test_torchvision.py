@@ -162,7 +162,7 @@ def test_weights_are_loaded_strictly_and_decide(tmp_path: Path) -> None:
         ({"drop_path": 0.1}, "did you mean 'drop_path_rate'"),
         ({"pyramid": "simpel"}, "did you mean 'simple'"),
         ({"box_head": "fc2"}, "did you mean '2fc'"),
-        ({"anchor_sizes": (8, 16)}, "one size a level: 5"),
+        ({"anchor_sizes": (8, 16)}, "one size per level: 5"),
     ],
 )
 def test_wrong_arguments_name_the_right_ones(arguments: dict[str, Any], message: str) -> None:

@@ -65,7 +65,7 @@ def test_harmless_company_is_read(tmp_path, state):
         (b"", "a.safetensors", "empty"),
         (b"PK\x03\x04 and no more", "a.pth", "damaged"),
         (b"hello, world" * 20, "a.pth", "a.pth"),
-        (b"\x10\x00\x00\x00\x00\x00\x00\x00 not json here", "a.safetensors", "no readable safetensors"),
+        (b"\x10\x00\x00\x00\x00\x00\x00\x00 not json here", "a.safetensors", "not a readable safetensors"),
     ],
 )
 def test_damaged_files(content, name, match, tmp_path):
@@ -91,7 +91,7 @@ def test_wrong_family_model_and_names(tmp_path, state):
         (["--to", "tim"], "did you mean 'timm'"),
         (["--model", "vit_small"], "embed_dim 64, but --model vit_small has 384"),
         (["--set", "windowsize=3"], "did you mean 'window_size'"),
-        (["--set", "windowsize"], "is no key=value"),
+        (["--set", "windowsize"], "is not key=value"),
     ):
         result = run(tmp_path / "in.pth", tmp_path / "out.safetensors", *words)
         assert result.returncode == 2 and message in result.stderr, result.stderr
@@ -143,7 +143,7 @@ def test_non_square_positions_are_asked_for(tmp_path):
 
 def test_models_that_differ_write_nothing(tmp_path, state, monkeypatch):
     """A wrong translation that fits every shape: only the outputs tell."""
-    from splitmask_backbones.convert.conversion import keys as layouts
+    from splitmask_backbones.convert import keys as layouts
 
     torch.save({name: value + torch.randn_like(value) / 5 for name, value in state.items()}, tmp_path / "in.pth")
     right = layouts.rename

@@ -1,0 +1,10 @@
+"""What can be read and what can be written, by name. Free of torch, for the command line."""
+
+PLAIN = ("timm", "deit", "dino", "mae", "mocov3")
+"""Families of the same layout: a bare encoder file of one looks like that of another."""
+
+FAMILIES = ("timm", "deit", "beit", "dino", "mae", "mocov3", "vitdet", "hf", "splitmask")
+"""Families that can be read."""
+
+TARGETS = ("splitmask", "timm", "detectron2", "mmseg", "hf")
+"""What can be written."""
