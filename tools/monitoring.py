@@ -78,18 +78,13 @@ def add_options(parser: cli.Parser) -> None:
         "--monitor-images",
         type=cli.positive_int,
         metavar="N",
-        help=f"images of each kind that are looked at, at most (default {NUM_IMAGES})",
+        help=f"images of each kind, at most (default {NUM_IMAGES})",
     )
     group.add_argument(
-        "--monitor-labels",
-        metavar="PATH",
-        help="folder with a folder of images for each class, or train and val with these: kNN accuracy",
+        "--monitor-labels", metavar="PATH", help="a folder of images per class, or train and val with these: kNN"
     )
     group.add_argument(
-        "--holdout",
-        type=cli.fraction,
-        metavar="F",
-        help="share of the images, told by their names, kept out of training: the loss on them shows over-fitting",
+        "--holdout", type=cli.fraction, metavar="F", help="share kept out of training: its loss shows over-fitting"
     )
 
 

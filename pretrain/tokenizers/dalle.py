@@ -51,6 +51,8 @@ class DalleTokenizer(nn.Module):
         ValueError: the file is missing, not safetensors, or not that encoder; or Transformers is not installed.
     """
 
+    _encoder: Any
+
     def __init__(self, path: str | Path) -> None:
         super().__init__()
         # Not a submodule; `_apply` takes it along to other devices.
@@ -60,20 +62,17 @@ class DalleTokenizer(nn.Module):
     @property
     def vocab_size(self) -> int:
         """V, 8192 in the published file."""
-        encoder: Any = self._encoder
-        return encoder.vocab_size
+        return self._encoder.vocab_size
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DalleTokenizer:
-        encoder: Any = self._encoder
-        encoder._apply(fn)
+        self._encoder._apply(fn)
         return super()._apply(fn, recurse)
 
     @torch.no_grad()
     def logits(self, pixels: Tensor) -> Tensor:
         """Returns `(B, V, H / 8, W / 8)` of pixels `(B, 3, H, W)` in [0, 1]."""
-        encoder: Any = self._encoder
         with torch.autocast(pixels.device.type, enabled=False):  # near-ties must not depend on the precision
-            return encoder(((1 - 2 * RANGE_MARGIN) * pixels + RANGE_MARGIN).float())
+            return self._encoder(((1 - 2 * RANGE_MARGIN) * pixels + RANGE_MARGIN).float())
 
     @torch.no_grad()
     def tokens_of(self, images: Tensor, patch_size: int) -> Tensor:
