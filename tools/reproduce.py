@@ -48,26 +48,17 @@ def build_parser() -> cli.Parser:
     )
     parser.add_argument("--output", metavar="DIR", help="default runs/reproduce, of the study runs/study_SIZE")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
-    parser.add_argument(
-        "--seeds",
-        type=cli.positive_int,
-        metavar="N",
-        help="fine-tunings of each row on one pre-training (default 1); of the study: whole rows (default: the size's)",
-    )
+    seeds = "fine-tunings of each row on one pre-training (default 1); of the study: whole rows (default: the size's)"
+    parser.add_argument("--seeds", type=cli.positive_int, metavar="N", help=seeds)
     parser.add_argument("--workers", type=cli.non_negative_int, metavar="N", help="data processes of each job")
-    parser.add_argument(
-        "--jobs",
-        type=cli.positive_int,
-        metavar="N",
-        help="jobs at once (default 1; of the study the cores, on a GPU 3)",
-    )
+    jobs = "jobs at once (default 1; of the study the cores, on a GPU 3)"
+    parser.add_argument("--jobs", type=cli.positive_int, metavar="N", help=jobs)
     table = parser.add_argument_group("tables of the paper")
     table.add_argument("--weights", action="append", default=[], metavar="NAME=FILE", help="files that you have")
     table.add_argument("--gpus", type=cli.positive_int, metavar="N", help="processes of torchrun (default 1)")
     table.add_argument("--precision", metavar="32|bf16", help="of every training (default bf16)")
-    table.add_argument(
-        "--tflops", type=cli.positive_float, metavar="F", help="what one GPU reaches, as tools/benchmark.py measures it"
-    )
+    tflops = "what one GPU reaches, as tools/benchmark.py measures it"
+    table.add_argument("--tflops", type=cli.positive_float, metavar="F", help=tflops)
     for tool in TOOLS:
         name = tool.replace("_", "-")
         table.add_argument(f"--{name}-options", default="", metavar='"..."', help=f"further options of tools/{tool}.py")

@@ -33,7 +33,8 @@ def main(argv: list[str]) -> int:
     args = build_parser().parse_args(argv)
     if args.format is not None:
         check_choice("--format", args.format, FORMATS)
-    chosen = None if args.table is None else find_table(args.table)
+    if args.table is not None:
+        find_table(args.table)  # an unknown name is told at once
     output = None if args.output is None else Path(args.output)
     if output is not None and (output.is_dir() or not output.absolute().parent.is_dir()):
         raise UserError(f"--output {output} cannot be written: name a file in a folder that exists")
@@ -45,7 +46,7 @@ def main(argv: list[str]) -> int:
     for table in tables().values():
         cells, taken = fill(table, runs)
         used |= taken
-        if table is chosen or table.name == args.table or args.table is None and cells:
+        if cells if args.table is None else table.name == args.table:
             filled.append((table, cells))
     found = others(runs, used) if args.table is None else []
     make = render.comma_separated if args.format == "csv" else render.markdown

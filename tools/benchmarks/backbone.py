@@ -5,24 +5,27 @@ from __future__ import annotations
 import multiprocessing
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 
 from splitmask_backbones import create_encoder
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.registry import ENCODERS
 from tools.benchmarks.timing import in_turns
+from tools.finetuning.plots import print_table
 
 WINDOW_SIZE = 14
 WINDOW_BLOCKS = {12: (0, 1, 3, 4, 6, 7, 9, 10), 24: tuple(i for i in range(24) if i % 6 != 5)}
 """Blocks with windows by depth: four global ones, evenly spaced (ViTDet)."""
 
+HEADER = ("blocks", "ours s", "detectron2 s", "time ratio", "ours MB", "detectron2 MB", "memory ratio")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 CASES = {
     "global": {"windows": False, "rel_pos": False},
     "global, relative positions": {"windows": False, "rel_pos": True},
@@ -65,13 +68,12 @@ def make_step(
     whose: str, model: str, img_size: int, batch_size: int, precision: str, case: dict[str, bool]
 ) -> Callable[[], None]:
     """Returns a call that runs forward and backward once."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
-    module = build(whose, model, img_size, **case).to(device)
-    images = torch.randn(batch_size, 3, img_size, img_size, device=device)
+    module = build(whose, model, img_size, **case).to(DEVICE)
+    images = torch.randn(batch_size, 3, img_size, img_size, device=DEVICE)
 
     def step() -> None:
-        with torch.autocast(device, torch.bfloat16) if precision == "bf16" else nullcontext():
+        with torch.autocast(DEVICE, torch.bfloat16) if precision == "bf16" else nullcontext():
             loss = module(images).float().square().mean()
         loss.backward()
         module.zero_grad(set_to_none=True)
@@ -79,20 +81,19 @@ def make_step(
     return step
 
 
-def _peak_of(connection: Any, arguments: tuple[Any, ...]) -> None:
-    """In a fresh process: sends the memory in bytes that one step adds at its peak, to what the model needs itself."""
+def _peak_of(*arguments: Any) -> int:
+    """In a fresh process: returns the bytes that one step adds at its peak to what the model needs itself."""
     step = make_step(*arguments)
-    if torch.cuda.is_available():
+    if DEVICE == "cuda":
         step()
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         step()
-        connection.send(torch.cuda.max_memory_allocated() - before)
-    else:
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: starts the high-water mark anew
-        before = _status("VmRSS")
-        step()
-        connection.send(_status("VmHWM") - before)
+        return torch.cuda.max_memory_allocated() - before
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: starts the high-water mark anew
+    before = _status("VmRSS")
+    step()
+    return _status("VmHWM") - before
 
 
 def _status(name: str) -> int:
@@ -103,19 +104,13 @@ def _status(name: str) -> int:
 
 def peak_memory(*arguments: Any) -> int:
     """Returns the bytes of one step's peak above the memory before it, measured in a process of its own."""
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_peak_of, args=(there, arguments))
-    process.start()
-    there.close()
     try:
-        return int(here.recv())
-    except EOFError:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            return pool.submit(_peak_of, *arguments).result()
+    except BrokenProcessPool:
         raise UserError(
             f"the {arguments[0]} model did not fit into memory: use a smaller --img-size or --batch-size"
         ) from None
-    finally:
-        process.join()
 
 
 def compare_backbones(model: str, img_size: int, batch_size: int, num_steps: int, precision: str) -> None:
@@ -131,22 +126,15 @@ def compare_backbones(model: str, img_size: int, batch_size: int, num_steps: int
             "the backbone benchmark compares with detectron2, which is not installed (PyPI does not hold it): "
             "install it from its repository"
         ) from None
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    device = torch.cuda.get_device_name() if DEVICE == "cuda" else "cpu"
     title = f"{model}, {img_size} px, batch {batch_size}, {precision}, {device}, {torch.get_num_threads()} threads"
-    table = Table(title=f"forward + backward: {title}")
-    for column in ("blocks", "ours s", "detectron2 s", "time ratio", "ours MB", "detectron2 MB", "memory ratio"):
-        table.add_column(column, justify="left" if column == "blocks" else "right")
+    rows = []
     for name, case in CASES.items():
         steps = {who: make_step(who, model, img_size, batch_size, precision, case) for who in ("ours", "detectron2")}
-        seconds = in_turns(steps, num_steps, "cuda" if torch.cuda.is_available() else "cpu")
-        best = {who: min(values) for who, values in seconds.items()}
+        best = {who: min(values) for who, values in in_turns(steps, num_steps, DEVICE).items()}
         del steps
         peaks = {who: peak_memory(who, model, img_size, batch_size, precision, case) for who in best}
-        table.add_row(
-            name,
-            *(f"{best[who]:.3f}" for who in best),
-            f"{best['ours'] / best['detectron2']:.2f}",
-            *(f"{peaks[who] / 1e6:.0f}" for who in peaks),
-            f"{peaks['ours'] / peaks['detectron2']:.2f}",
-        )
-    Console(width=120).print(table)
+        times = [*(f"{best[who]:.3f}" for who in best), f"{best['ours'] / best['detectron2']:.2f}"]
+        memory = [*(f"{peaks[who] / 1e6:.0f}" for who in peaks), f"{peaks['ours'] / peaks['detectron2']:.2f}"]
+        rows.append([name, *times, *memory])
+    print_table(f"forward + backward: {title}", "", HEADER, rows)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from pretrain.data.masking import split_halves
 from pretrain.methods.build import build_encoder
@@ -16,6 +14,10 @@ from pretrain.training.distributed import make_fabric
 from pretrain.training.loader import sample_rng
 from splitmask_backbones.param_groups import param_groups
 from tools.benchmarks.timing import in_turns
+from tools.finetuning.plots import print_table
+
+PRODUCT_SIZE = {"cpu": 2048, "cuda": 8192}
+"""Sides of the square matrices that are multiplied."""
 
 
 def pretrain_step(recipe: Recipe, num_steps: int) -> None:
@@ -43,7 +45,7 @@ def pretrain_step(recipe: Recipe, num_steps: int) -> None:
         wrapped.zero_grad(set_to_none=True)
 
     dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
-    size = 8192 if fabric.device.type == "cuda" else 2048
+    size = PRODUCT_SIZE[fabric.device.type]
     left, right = (torch.randn(size, size, device=fabric.device, dtype=dtype) for _ in range(2))
     products = {f"product {i}": lambda: left @ right for i in range(4)}
     seconds = in_turns({**products, "step": step}, num_steps, fabric.device.type)
@@ -52,13 +54,9 @@ def pretrain_step(recipe: Recipe, num_steps: int) -> None:
     rate = 2 * size**3 / min(min(seconds[name]) for name in products)
     reached = sum(flops.values()) * recipe.batch_size / best
 
-    console = Console()
-    table = Table(title=f"SplitMask step, {recipe.model}, {recipe.img_size} px, batch {recipe.batch_size}")
-    table.add_column("part")
-    table.add_column("GFLOPs per image", justify="right")
-    for name, value in {**flops, "total": sum(flops.values())}.items():
-        table.add_row(name, f"{value / 1e9:.2f}")
-    console.print(table)
+    title = f"SplitMask step, {recipe.model}, {recipe.img_size} px, batch {recipe.batch_size}"
+    parts = {**flops, "total": sum(flops.values())}
+    print_table(title, "", ("part", "GFLOPs per image"), [[name, f"{v / 1e9:.2f}"] for name, v in parts.items()])
     print(f"device {fabric.device}, precision {recipe.precision}, threads {torch.get_num_threads()}")
     print(f"step {best:.3f} s (slowest {slowest:.3f}), {recipe.batch_size / best:.1f} images/s")
     print(f"matrix product {size} x {size}: {rate / 1e9:.0f} GFLOP/s; the step reaches {reached / 1e9:.0f} GFLOP/s")

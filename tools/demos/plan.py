@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from tools.demos.inputs import Inputs
-from tools.running.job import Job
+from tools.running.job import ENCODER, RESULTS, Job
 from tools.running.predictions import copy_numbered, prediction_job
 
-ENCODER, RESULTS = "encoder.safetensors", "results.json"
 STARTS = {"none": "random init", "splitmask": "SplitMask"}
 HEADS = ("det", "seg")
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from splitmask_backbones.files import write_atomically
-from tools.demos.plan import HEADS, RESULTS, STARTS
+from tools.demos.plan import HEADS, STARTS
 from tools.finetuning import plots
+from tools.running.job import RESULTS
 from tools.running.predictions import drawn
 
 HEADER = ("encoder", "box AP", "mask AP", "mIoU", "pre-training s", "fine-tuning s")

@@ -81,9 +81,10 @@ def study_estimate(jobs: Sequence[Job], output: Path, at_once: int, hardware: st
     """Returns the lines on time and disk of the study."""
     to_do = [job for job in jobs if not job.done]
     seconds = [job.seconds for job in to_do]
+    time = duration(max([0.0, sum(seconds) / at_once, *seconds]))
+    jobs_at_once = f"{at_once} job{'s' if at_once > 1 else ''} at once"
     return [
         f"{len(to_do)} of {len(jobs)} jobs to do",
-        f"time: about {duration(max([0.0, sum(seconds) / at_once, *seconds]))} with {at_once} "
-        f"job{'s' if at_once > 1 else ''} at once, from the seconds of a step in the budget ({hardware})",
+        f"time: about {time} with {jobs_at_once}, from the seconds of a step in the budget ({hardware})",
         _disk(to_do, output),
     ]

@@ -12,9 +12,8 @@ from tools.reproduction.paper import tables
 from tools.reproduction.paper.schema import Measurement, Origin, Row
 from tools.reproduction.planned import finetuning_cost, pretraining_cost
 from tools.reproduction.sets import Places, write_list
-from tools.running.job import Job
+from tools.running.job import ENCODER, RESULTS, Job
 
-ENCODER, RESULTS = "encoder.safetensors", "results.json"
 DALLE = "dalle"
 FOLDERS = {"train_det": "det", "train_seg": "seg", "train_cls": "cls", "probe": "probe"}
 

@@ -41,20 +41,6 @@ def planned_detection(argv: list[str]) -> DetRecipe:
     return load_config(args.config).override(given_values(vars(args), overrides))
 
 
-def planned_classification(argv: list[str]) -> classification.ClsRecipe:
-    """Returns the recipe of a classifier."""
-    args = _parsed("train_cls", argv)
-    return classification.get_recipe(args.recipe).override(cli.given_values(args, classification.ClsRecipe))
-
-
-def planned_segmentation(argv: list[str]) -> tuple[int, int]:
-    """Returns steps and batch size of a segmentor."""
-    from tools.train_seg import parse_args
-
-    args = parse_args([*argv, "--output", "-"])
-    return args.steps or SEG_STEPS, args.batch_size or SEG_BATCH
-
-
 def pretraining_cost(argv: list[str], data: str) -> dict[str, Any]:
     """Returns the values of a `Job` that say what a pre-training costs: recipe, num_steps, operations, disk.
 
@@ -88,10 +74,12 @@ def finetuning_cost(tool: str, argv: list[str], model: str, data: str) -> dict[s
         steps, batch = detection.total_steps(num_images // detection.batch_size), detection.batch_size
         operations, parameters = cost.detection_total(model, steps * batch), parameters + cost.DET_PARAMETERS
     elif tool == "train_seg":
-        steps, batch = planned_segmentation(argv)
+        args = import_module("tools.train_seg").parse_args([*argv, "--output", "-"])
+        steps, batch = args.steps or SEG_STEPS, args.batch_size or SEG_BATCH
         operations, parameters = cost.segmentation_total(model, steps * batch), parameters + cost.SEG_PARAMETERS
     else:
-        recipe = planned_classification(argv)
+        args = _parsed("train_cls", argv)
+        recipe = classification.get_recipe(args.recipe).override(cli.given_values(args, classification.ClsRecipe))
         batch = recipe.batch_size
         steps = recipe.steps or (recipe.epochs or 0) * (num_images // batch)
         operations = cost.classification_total(model, steps * batch)

@@ -17,7 +17,8 @@ from splitmask_backbones.files import sha256_of
 from splitmask_backbones.registry import ENCODERS
 from tools.reproduction.paper.schema import Origin
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 METRICS = {
     "train_det": {"box AP": "bbox.AP", "mask AP": "segm.AP"},

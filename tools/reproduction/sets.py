@@ -69,13 +69,10 @@ class Places:
             else:
                 roots.append(text)
         if len(roots) > 1:
-            raise UserError(
-                f"--data {roots[1]} is a second root: give the others as NAME=PATH, such as coco={roots[1]}"
-            )
-        root = Path(roots[0]) if roots else None
-        for folder in folders - set(self._named):
-            if root is None:
-                continue
+            more = roots[1]
+            raise UserError(f"--data {more} is a second root: give the others as NAME=PATH, such as coco={more}")
+        for folder in folders - set(self._named) if roots else ():
+            root = Path(roots[0])
             alone = len(folders) == 1 and not (root / folder).is_dir()
             self._named[folder] = root if alone else root / folder
 

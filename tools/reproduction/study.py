@@ -14,10 +14,9 @@ from pretrain.recipes import get_recipe
 from splitmask_backbones.errors import UserError
 from tools.reproduction import cost
 from tools.reproduction.planned import planned_recipe
-from tools.running.job import Job
+from tools.running.job import ENCODER, RESULTS, Job
 from tools.running.predictions import prediction_job
 
-ENCODER, RESULTS = "encoder.safetensors", "results.json"
 PICTURES = 4
 PRETRAIN_DISK = 190e6  # bytes of a pre-training of ViT-Ti, measured
 PRETRAIN_PRECISION, FINETUNE_PRECISION = "bf16", "32"

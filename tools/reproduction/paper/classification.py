@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 from tools.reproduction.paper.schema import (
     BASE,
@@ -30,40 +30,58 @@ _SETS = {
 }
 
 
-def _row(name: str, title: str, values: str, places: Iterable[tuple[str, Origin, str]]) -> Row:
-    """Returns a row of top-1 values, "-" where the paper has none; places are (column, origin, data)."""
-    measured = ((column, Measurement("train_cls", data, "top1", origin, data)) for column, origin, data in places)
-    return make_row(name, title, values, measured)
+def _table(
+    name: str,
+    title: str,
+    rows: Mapping[str, tuple[str, str]],
+    columns: Mapping[str, str],
+    origin: Callable[[str, str], Origin],
+    data: str | None = None,
+) -> Table:
+    """Returns a table of top-1 values.
+
+    Args:
+        name: of the table.
+        title: of the table.
+        rows: title and values by name; "-" where the paper has none.
+        columns: titles by key.
+        origin: encoder by row and column key.
+        data: set that is fine-tuned on, None for that of the column's key.
+    """
+
+    def place(row: str, key: str) -> tuple[str, Measurement]:
+        tuned = data or key
+        return columns[key], Measurement("train_cls", tuned, "top1", origin(row, key), tuned)
+
+    made = (make_row(row, text, values, (place(row, key) for key in columns)) for row, (text, values) in rows.items())
+    return Table(name, title, "top-1 in percent", tuple(made))
 
 
-# Model, method, and the values of the seven sets; "-" where the paper has none.
-_FINETUNING = (
-    (SMALL, "random", "59.6 67.5 84.7 35.3 41.0 38.4 37.2"),
-    (SMALL, "deit", "69.9 75.8 91.5 92.2 79.6 74.2 72.5"),
-    (SMALL, "beit_imagenet", "68.1 75.2 90.5 92.4 75.3 68.7 68.5"),
-    (SMALL, "beit_target", "68.8 76.1 90.7 92.7 - 69.0 -"),
-    (SMALL, "splitmask_target", "70.1 76.3 91.5 92.8 78.3 69.2 70.7"),
-    (BASE, "random", "59.6 68.1 83.3 36.9 41.9 37.6 34.9"),
-    (BASE, "deit", "73.2 77.7 91.9 92.1 80.0 73.8 72.6"),
-    (BASE, "beit_imagenet", "71.6 78.6 91.0 93.9 78.0 71.5 71.4"),
-    (BASE, "beit_target", "72.4 79.3 91.7 92.7 - 70.7 -"),
-    (BASE, "splitmask_target", "74.6 80.4 91.2 93.1 79.3 72.0 72.1"),
-)
+# The values of the seven sets.
+_FINETUNING = {
+    (SMALL, "random"): "59.6 67.5 84.7 35.3 41.0 38.4 37.2",
+    (SMALL, "deit"): "69.9 75.8 91.5 92.2 79.6 74.2 72.5",
+    (SMALL, "beit_imagenet"): "68.1 75.2 90.5 92.4 75.3 68.7 68.5",
+    (SMALL, "beit_target"): "68.8 76.1 90.7 92.7 - 69.0 -",
+    (SMALL, "splitmask_target"): "70.1 76.3 91.5 92.8 78.3 69.2 70.7",
+    (BASE, "random"): "59.6 68.1 83.3 36.9 41.9 37.6 34.9",
+    (BASE, "deit"): "73.2 77.7 91.9 92.1 80.0 73.8 72.6",
+    (BASE, "beit_imagenet"): "71.6 78.6 91.0 93.9 78.0 71.5 71.4",
+    (BASE, "beit_target"): "72.4 79.3 91.7 92.7 - 70.7 -",
+    (BASE, "splitmask_target"): "74.6 80.4 91.2 93.1 79.3 72.0 72.1",
+}
+_FINETUNED = {
+    f"{model}_{row}": (f"{LETTER[model]} {TITLES[row.removesuffix('_target')].format('target data')}", values)
+    for (model, row), values in _FINETUNING.items()
+}
 
-FINETUNING = Table(
-    "finetuning",
-    "Table 5: fine-tuning",
-    "top-1 in percent",
-    tuple(
-        _row(
-            f"{model}_{method}",
-            f"{LETTER[model]} {TITLES[method.removesuffix('_target')].format('target data')}",
-            values,
-            ((title, encoder_of(method, model, data), data) for data, title in _SETS.items()),
-        )
-        for model, method, values in _FINETUNING
-    ),
-)
+
+def _finetuning_origin(name: str, data: str) -> Origin:
+    model = SMALL if name.startswith(SMALL) else BASE
+    return encoder_of(name.removeprefix(f"{model}_"), model, data)
+
+
+FINETUNING = _table("finetuning", "Table 5: fine-tuning", _FINETUNED, _SETS, _finetuning_origin)
 
 # Pre-trained on, and the values of iNat-19, iNat-18, Food-101 and Cars. The paper's "ImageNet" equals supervised DeiT.
 _TRANSFER = {
@@ -82,19 +100,12 @@ def _transfer_origin(name: str) -> Origin:
     return special.get(name) or pretrained("splitmask", name, SMALL)
 
 
-TRANSFER = Table(
+TRANSFER = _table(
     "transfer",
     "ViT-S pre-trained on one set (rows), fine-tuned on another (columns)",
-    "top-1 in percent",
-    tuple(
-        _row(
-            name,
-            title,
-            values,
-            ((_SETS[data], _transfer_origin(name), data) for data in ("inat19", "inat18", "food101", "cars")),
-        )
-        for name, (title, values) in _TRANSFER.items()
-    ),
+    _TRANSFER,
+    {data: _SETS[data] for data in ("inat19", "inat18", "food101", "cars")},
+    lambda row, data: _transfer_origin(row),
 )
 
 _SHARES = {"imagenet_1percent": "ImageNet 1 %", "imagenet_10percent": "10 %", "imagenet": "100 %", "coco": "COCO"}
@@ -116,14 +127,13 @@ def _samples_origin(method: str, data: str) -> Origin:
     return pretrained(method, data, SMALL)
 
 
-SAMPLES = Table(
+SAMPLES = _table(
     "samples",
     "Sample efficiency: ViT-S pre-trained on shares of ImageNet and on COCO, fine-tuned on iNat-19",
-    "top-1 in percent",
-    tuple(
-        _row(name, title, values, ((column, _samples_origin(name, data), "inat19") for data, column in _SHARES.items()))
-        for name, (title, values) in _SAMPLES.items()
-    ),
+    _SAMPLES,
+    _SHARES,
+    _samples_origin,
+    "inat19",
 )
 
 # Fine-tuning, linear probe (at the best layer: ours, the paper does not say at which), hours of pre-training.
@@ -164,14 +174,12 @@ _TOKENIZERS = {
     "kmeans": ("k-means", "75.0"),
 }
 
-TOKENIZER = Table(
+TOKENIZER = _table(
     "tokenizer",
     "Tokenizers: BEiT, ViT-S, ImageNet, fine-tuned on iNat-19",
-    "top-1 in percent",
-    tuple(
-        _row(name, title, value, [("iNat-19", pretrained("beit", "imagenet", SMALL, tokenizer=name), "inat19")])
-        for name, (title, value) in _TOKENIZERS.items()
-    ),
+    _TOKENIZERS,
+    {"inat19": "iNat-19"},
+    lambda row, data: pretrained("beit", "imagenet", SMALL, tokenizer=row),
 )
 
 # Values of ViT-S and ViT-B. BEiT's own ViT-B is the paper's 800 epochs. MoCo v3's ViT-S (81.4 there) is left out: it is
@@ -192,14 +200,6 @@ def _imagenet_origin(method: str, model: str) -> Origin:
     return pretrained(method, "imagenet", model, **options)
 
 
-IMAGENET = Table(
-    "imagenet",
-    "Pre-trained and fine-tuned on ImageNet",
-    "top-1 in percent",
-    tuple(
-        _row(name, title, values, ((LETTER[m], _imagenet_origin(name, m), "imagenet") for m in (SMALL, BASE)))
-        for name, (title, values) in _IMAGENET.items()
-    ),
-)
+IMAGENET = _table("imagenet", "Pre-trained and fine-tuned on ImageNet", _IMAGENET, LETTER, _imagenet_origin, "imagenet")
 
 TABLES = (FINETUNING, IMAGENET, TRANSFER, SAMPLES, ABLATION, TOKENIZER)
