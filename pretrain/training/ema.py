@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 
-def averaged(model: nn.Module, decay: float, device: torch.device | str | None = None) -> AveragedModel:
+def averaged(model: nn.Module, decay: float, device: torch.device | None = None) -> AveragedModel:
     """Returns the average of all floating-point parameters and buffers over the steps; other buffers are the newest.
 
     `update_parameters(model)` takes in the weights after a step, `.module` is a model with the averaged ones.

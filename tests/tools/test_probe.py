@@ -182,12 +182,13 @@ def test_chosen_layers_give_the_same_numbers(base: Path, tmp_path: Path) -> None
 
 def test_a_killed_probe_goes_on_with_its_features(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tools.classification import dataset, features
+    from tools.finetuning.shares import Prepared
 
     for module in (dataset, features):
         monkeypatch.setattr(module, "TEST_BATCH", 4)
     monkeypatch.setattr(features, "BATCHES_A_SAVE", 2)
     read: list[int] = []
-    original = dataset.CentralCrops.__getitem__
+    original = Prepared.__getitem__
 
     def stop_early(self: Any, index: int) -> Any:
         read.append(index)
@@ -195,7 +196,7 @@ def test_a_killed_probe_goes_on_with_its_features(base: Path, tmp_path: Path, mo
             raise KeyboardInterrupt
         return original(self, index)
 
-    monkeypatch.setattr(dataset.CentralCrops, "__getitem__", stop_early)
+    monkeypatch.setattr(Prepared, "__getitem__", stop_early)
     words = [*words_of(base, tmp_path / "run"), "--keep-features"]
     with pytest.raises(KeyboardInterrupt):
         main(words)

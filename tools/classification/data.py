@@ -31,45 +31,34 @@ SPLITS = ("train", "val")
 
 @dataclass
 class LabelledImages:
-    """One split: image i is `root / names[i]`, of class `labels[i]`.
+    """One split.
 
     Attributes:
-        root: folder that names are relative to.
-        names: each once.
-        labels: indices of classes.
+        images: each once.
+        labels: index of the class of each.
         num_repeated: lines that named an image again.
         num_unreadable: images that were taken out.
     """
 
-    root: Path
-    names: list[str]
+    images: ImageList
     labels: list[int]
     num_repeated: int = 0
     num_unreadable: int = 0
 
     def __len__(self) -> int:
-        return len(self.names)
-
-    def path(self, index: int) -> Path:
-        """Returns the file of image `index`."""
-        return self.root / self.names[index]
+        return len(self.labels)
 
     def fingerprint(self) -> str:
         """Returns the sha256 (hex) of names, sizes and labels, wherever the folder lies."""
-        digest = hashlib.sha256(ImageList(self.root, self.names).fingerprint().encode())
+        digest = hashlib.sha256(self.images.fingerprint().encode())
         digest.update(",".join(map(str, self.labels)).encode())
         return digest.hexdigest()
 
     def without(self, names: set[str]) -> LabelledImages:
         """Returns the split without some images."""
-        kept = [index for index, name in enumerate(self.names) if name not in names]
-        return LabelledImages(
-            self.root,
-            [self.names[index] for index in kept],
-            [self.labels[index] for index in kept],
-            self.num_repeated,
-            len(self.names) - len(kept),
-        )
+        kept = {name: label for name, label in zip(self.images.names, self.labels, strict=True) if name not in names}
+        images = ImageList(self.images.root, list(kept))
+        return LabelledImages(images, list(kept.values()), self.num_repeated, len(self) - len(kept))
 
 
 @dataclass
@@ -157,7 +146,7 @@ def open_data(
         ValueError: nothing there, no labels, an image with two labels, a class that only the val images have, or only
             one class.
     """
-    if not str(options.data).strip():
+    if options.data is None or not options.data.strip():
         raise UserError("--data is empty: name a folder with labelled images")
     root = Path(options.data).expanduser()
     if not root.exists():
@@ -232,7 +221,9 @@ def _checked(layout: str, listing: Listing, classes: Sequence[tuple[str, str]] |
             )
         ordered = sorted(labelled)
         splits[split] = LabelledImages(
-            listing.root, ordered, [index[labelled[n]] for n in ordered], len(listing.pairs[split]) - len(labelled)
+            ImageList(listing.root, ordered),
+            [index[labelled[name]] for name in ordered],
+            len(listing.pairs[split]) - len(labelled),
         )
     shared = set.intersection(*(set(labelled) for labelled in once.values())) if len(once) > 1 else set()
     return LabelledData(layout, [label for label, _ in classes], [title for _, title in classes], splits, len(shared))
@@ -263,8 +254,8 @@ def find_unreadable(data: LabelledData, max_fraction: float, report_path: Path, 
     Raises:
         ValueError: more than `max_fraction` of all.
     """
-    root = next(iter(data.splits.values())).root
-    names = sorted({name for split in data.splits.values() for name in split.names})
+    root = next(iter(data.splits.values())).images.root
+    names = sorted({name for split in data.splits.values() for name in split.images.names})
     bad = check_images(root, names, workers=workers)
     enforce_bad_limit(len(names), bad, max_fraction, report_path, root=root)
     return [image.name for image in bad]
@@ -316,7 +307,7 @@ def without_unreadable(data: LabelledData, unreadable: Sequence[str]) -> None:
     for name, split in data.splits.items():
         data.splits[name] = split.without(bad)
         if not len(data.splits[name]):
-            raise UserError(f"none of the {len(split)} {name} images in {split.root} can be read: repair them")
+            raise UserError(f"none of the {len(split)} {name} images in {split.images.root} can be read: repair them")
 
 
 def report(data: LabelledData) -> dict[str, Any]:
@@ -329,7 +320,7 @@ def report(data: LabelledData) -> dict[str, Any]:
     for name, split in data.splits.items():
         counts = Counter(split.labels)
         entries[name] = {
-            "root": os.fspath(split.root),
+            "root": os.fspath(split.images.root),
             "images_used": len(split),
             "images_unreadable": split.num_unreadable,
             "lines_repeated": split.num_repeated,

@@ -69,11 +69,10 @@ def evaluate(
     """
     counts = Counts(len(classes), fabric.device)
     labels = torch.tensor(split.labels, device=fabric.device)
-    paths = [split.path(index) for index in range(len(split))]
     was_training = classifier.training
     classifier.eval()
     try:
-        for indices, images in central_batches(fabric, paths, crop, workers, "evaluate"):
+        for indices, images in central_batches(fabric, split.images, crop, workers, "evaluate"):
             with fabric.autocast():
                 logits = classifier.predict(images)
             own = labels[fabric.to_device(indices)]

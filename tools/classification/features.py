@@ -51,10 +51,9 @@ def extract(
     path.parent.mkdir(exist_ok=True)
     mode = "r+" if done else "w+"
     features = np.lib.format.open_memmap(path, mode=mode, dtype=np.float32, shape=shape)
-    paths = [images.path(index) for index in range(len(images))]
     saved = done
     pixel_norm = fabric.to_device(PixelNorm())
-    for indices, crops in central_batches(fabric, paths, crop, workers, title, start=done):
+    for indices, crops in central_batches(fabric, images.images, crop, workers, title, start=done):
         with fabric.autocast():
             maps = encoder.forward_maps(pixel_norm(crops), norm_maps=False)
         means = torch.stack([layer.float().mean(dim=(2, 3)) for layer in maps], dim=1)

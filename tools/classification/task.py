@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from pretrain.training.run_folder import RunFolder
@@ -16,16 +17,19 @@ from tools import cli
 from tools.classification import data
 from tools.classification.augment import CentralCrop
 from tools.classification.data import DataOptions
-from tools.classification.dataset import TrainingCrops
+from tools.classification.dataset import TrainingCrops, central_batches
+from tools.classification.draw import draw
 from tools.classification.evaluate import evaluate
 from tools.classification.model import Classifier, build_classifier
-from tools.classification.predict import predict_pictures
 from tools.classification.recipes import DOMAINS, ClsRecipe
 from tools.finetuning.options import FinetuneOptions
+from tools.finetuning.pictures import Pictures
 from tools.finetuning.task import BAD_IMAGES, Task
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+NUM_SHOWN = 5
 
 
 class ClassificationTask(Task):
@@ -120,6 +124,16 @@ class ClassificationTask(Task):
     def score(self, entry: dict[str, Any]) -> float:
         return entry["top1"]
 
-    def predict(self, fabric: Fabric, model: nn.Module, folder: RunFolder) -> None:
-        assert self.options.predict is not None and isinstance(model, Classifier)
-        predict_pictures(fabric, model, self._crop, self.classes, self.options.predict, folder, self.options.workers)
+    @torch.no_grad()
+    def predict(self, fabric: Fabric, model: nn.Module, pictures: Pictures) -> str:
+        assert isinstance(model, Classifier)
+        images = pictures.images
+        for indices, crops in central_batches(fabric, images, self._crop, self.options.workers, "predict"):
+            with fabric.autocast():
+                best = model.predict(crops).softmax(dim=1).topk(min(NUM_SHOWN, len(self.classes)), dim=1)
+            rows = (rows.tolist() for rows in (indices, best.values, best.indices))
+            for index, scores, labels in zip(*rows, strict=True):
+                listed = [{"class": self.classes[i], "score": score} for i, score in zip(labels, scores, strict=True)]
+                pictures.found[images.names[index]] = listed
+                pictures.save(index, draw(images.read(index), listed))
+        return "their likeliest classes"

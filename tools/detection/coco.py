@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pretrain.data.sources import ImageList
 from splitmask_backbones.errors import UserError
 from tools.detection.rle import rle_flaw, to_rle
 
@@ -75,6 +76,10 @@ class CocoSplit:
     dropped: Flaws
     num_annotations: int
     num_clipped: int
+
+    def image_list(self, records: Iterable[ImageRecord] | None = None) -> ImageList:
+        """Returns the files of some of the images, or of all."""
+        return ImageList(self.image_dir, [image.file_name for image in (self.images if records is None else records)])
 
 
 def read_coco(

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from det_configs.common.recipe import DetRecipe
-from pretrain.data.decode import read_image
 from pretrain.training.loader import sample_rng
 from tools.detection.coco import CocoSplit, ImageRecord
 from tools.detection.rle import to_mask
@@ -25,7 +23,7 @@ class TrainingImages(Dataset[tuple[Tensor, Target]]):
     def __init__(self, split: CocoSplit, recipe: DetRecipe) -> None:
         # An image of crowds or of nothing teaches little, and its crowds would count as background.
         self.records = [image for image in split.images if any(not i.crowd for i in image.instances)]
-        self.image_dir = split.image_dir
+        self.images = split.image_list(self.records)
         self.place = training_placement(recipe)
         self.seed = recipe.seed
 
@@ -37,30 +35,13 @@ class TrainingImages(Dataset[tuple[Tensor, Target]]):
         epoch, index, _ = key
         record = self.records[index]
         placement = self.place((record.height, record.width), sample_rng(self.seed, epoch, index))
-        pixels = placement.image(read_image(self.image_dir / record.file_name))
+        pixels = placement.image(self.images.read(index))
         return to_tensor(pixels), make_target(record, placement)
 
 
-class EvaluationImages(Dataset[tuple[int, Tensor]]):
-    """Resized images: `(index, uint8 (3, H, W))`."""
-
-    def __init__(self, paths: list[Path], recipe: DetRecipe) -> None:
-        self.paths = paths
-        self.recipe = recipe
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> tuple[int, Tensor]:
-        """Returns the index and the image."""
-        return index, prepare(self.paths[index], self.recipe)[0]
-
-
-def prepare(path: Path, recipe: DetRecipe) -> tuple[Tensor, tuple[int, int]]:
-    """Returns an image file as the detector takes it, uint8 `(3, H, W)`, and its own `(H, W)`."""
-    image = read_image(path)
-    size = image.height, image.width
-    return to_tensor(evaluation_placement(recipe, size).image(image)), size
+def prepare(image: Image.Image, recipe: DetRecipe) -> Tensor:
+    """Returns an image as the detector takes it in evaluation, uint8 `(3, H, W)`."""
+    return to_tensor(evaluation_placement(recipe, (image.height, image.width)).image(image))
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:

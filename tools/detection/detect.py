@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,13 +11,12 @@ import torch
 import torch.nn.functional as F
 from pycocotools import mask as coco_mask
 from torch import Tensor
-from torch.utils.data import DataLoader
 from torchvision.models.detection.roi_heads import expand_boxes, expand_masks
 
 from det_configs.common.recipe import DetRecipe
-from pretrain.training.loader import start_worker
-from tools.detection.dataset import EvaluationImages
-from tools.finetuning.progress import tracked
+from pretrain.data.sources import ImageList
+from tools.detection.dataset import prepare
+from tools.finetuning.shares import Prepared, share_of
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -54,28 +53,21 @@ def to_rles(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> list[dict[st
 def detect_all(
     fabric: Fabric,
     detector: Any,
-    paths: list[Path],
-    sizes: list[tuple[int, int]],
+    images: ImageList,
+    sizes: Sequence[tuple[int, int]],
     recipe: DetRecipe,
     workers: int,
     title: str = "evaluate",
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields `(index, detections)` of this process's share of the images, one image at a time.
+    """Yields `(index, detections)` of this process's share of the images; `sizes` are their `(H, W)`.
 
-    One at a time, so that no image's padding depends on its neighbours. Shows progress with the time left.
+    One image at a time, so that no image's padding depends on its neighbours. Shows progress with the time left.
     """
-    own = range(fabric.global_rank, len(paths), fabric.world_size)
-    loader = DataLoader(
-        EvaluationImages(paths, recipe),
-        batch_size=None,
-        sampler=own,
-        num_workers=workers,
-        worker_init_fn=start_worker if workers else None,
-    )
     was_training = detector.training
     detector.eval()
     try:
-        for index, image in tracked(loader, len(own), title, fabric.is_global_zero):
+        dataset = Prepared(images, partial(prepare, recipe=recipe))
+        for index, image in share_of(fabric, dataset, workers, title, batch_size=None):
             with fabric.autocast():
                 found = detector.detect(fabric.to_device(image), sizes[int(index)])
             yield int(index), found

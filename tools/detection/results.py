@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from tools.detection.coco import CocoSplit
 
 if TYPE_CHECKING:
     from tools.detection.evaluate import Detection
@@ -26,12 +23,6 @@ def to_coco(image_id: int, found: dict[str, Any], categories: Sequence[tuple[int
             found["boxes"], found["labels"], found["scores"], found["masks"], strict=True
         )
     ]
-
-
-def paths_and_sizes(split: CocoSplit) -> tuple[list[Path], list[tuple[int, int]]]:
-    """Returns the image files of a split and their `(H, W)`."""
-    paths = [split.image_dir / image.file_name for image in split.images]
-    return paths, [(image.height, image.width) for image in split.images]
 
 
 def best_by(entry: dict[str, Any]) -> float:

@@ -18,15 +18,18 @@ from tools.detection.coco import CocoSplit
 from tools.detection.config import OPTIONS
 from tools.detection.dataset import TrainingImages, collate
 from tools.detection.detect import detect_all
+from tools.detection.draw import draw
 from tools.detection.engines import build_detector, choose_engine
 from tools.detection.evaluate import coco_ap
-from tools.detection.predict import predict_pictures
-from tools.detection.results import best_by, paths_and_sizes, to_coco
+from tools.detection.results import best_by, to_coco
 from tools.finetuning.options import FinetuneOptions
+from tools.finetuning.pictures import Pictures
 from tools.finetuning.task import BAD_IMAGES, Task
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+DRAWN_SCORE = 0.5
 
 
 class DetectionTask(Task):
@@ -118,16 +121,16 @@ class DetectionTask(Task):
     def measure(self, fabric: Fabric, model: nn.Module, folder: RunFolder, final: bool) -> dict[str, Any] | None:
         start = time.monotonic()
         split = self.splits["val"]
-        paths, sizes = paths_and_sizes(split)
+        sizes = [(image.height, image.width) for image in split.images]
         detections: list[dict[str, Any]] = []
-        for index, found in detect_all(fabric, model, paths, sizes, self.recipe, self.options.workers):
+        for index, found in detect_all(fabric, model, split.image_list(), sizes, self.recipe, self.options.workers):
             detections += to_coco(split.images[index].id, found, split.categories)
         detections = gather(detections)
         if not folder.is_main:
             return None
         results = coco_ap(split, detections, self.recipe.detections_per_image)
         seconds = time.monotonic() - start
-        cli.say(folder, f"evaluated {len(paths)} images, {len(detections)} detections, in {seconds:.1f} s")
+        cli.say(folder, f"evaluated {len(sizes)} images, {len(detections)} detections, in {seconds:.1f} s")
         for kind, values in results.items():
             shown = "  ".join(f"{key} {'-' if value is None else f'{value:.2f}'}" for key, value in values.items())
             cli.say(folder, f"{kind}: {shown}")
@@ -137,8 +140,15 @@ class DetectionTask(Task):
     def score(self, entry: dict[str, Any]) -> float:
         return best_by(entry)
 
-    def predict(self, fabric: Fabric, model: nn.Module, folder: RunFolder) -> None:
-        assert self.options.predict is not None
-        predict_pictures(
-            fabric, model, self.recipe, self.categories, self.options.predict, folder, self.options.workers
-        )
+    def predict(self, fabric: Fabric, model: nn.Module, pictures: Pictures) -> str:
+        names = [name for _, name in self.categories]
+        images, drawn = pictures.images, 0
+        workers = self.options.workers
+        for index, found in detect_all(fabric, model, images, pictures.sizes, self.recipe, workers, "predict"):
+            pictures.save(index, draw(images.read(index), found, names, DRAWN_SCORE))
+            listed = to_coco(index, found, self.categories)
+            pictures.found[images.names[index]] = [
+                {key: value for key, value in entry.items() if key != "image_id"} for entry in listed
+            ]
+            drawn += sum(entry["score"] >= DRAWN_SCORE for entry in listed)
+        return f"{drawn} detections of score {DRAWN_SCORE} or more"

@@ -1,41 +1,62 @@
-"""The pictures that `--predict` names, and those of them that can be read."""
+"""The pictures that `--predict` names, those of them that can be read, and what is drawn of them."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+import logging
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from PIL import Image
 
 from pretrain.data.decode import UnreadableImage, read_image
-from pretrain.data.sources import SUFFIXES
+from pretrain.data.sources import SUFFIXES, ImageList
+from pretrain.training.run_folder import write_json
 from splitmask_backbones.errors import UserError
 
+logger = logging.getLogger(__name__)
 
-def find_pictures(path: Path) -> tuple[Path, list[str]]:
-    """Returns a folder and the names of the pictures in it and below, or that of the one picture given.
 
-    Raises:
-        ValueError: no picture there.
+@dataclass
+class Pictures:
+    """Pictures to predict.
+
+    Attributes:
+        images: those that can be read.
+        sizes: `(H, W)` of each.
+        output: folder for the drawings.
+        found: what predictions.json is to hold, by name.
     """
-    if path.is_file():
-        return path.parent, [path.name]
-    names = sorted(
-        file.relative_to(path).as_posix()
-        for file in path.rglob("*")
-        if file.suffix.lower() in SUFFIXES and file.is_file()
-    )
-    if not names:
-        raise UserError(f"--predict {path} holds no images: name a folder with {', '.join(SUFFIXES)} files")
-    return path, names
+
+    images: ImageList
+    sizes: list[tuple[int, int]]
+    output: Path
+    found: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, index: int, drawn: Image.Image) -> None:
+        """Writes the drawing of a picture, `NAME.png`; the old suffix stays where two would fall together."""
+        stems = [str(Path(name).with_suffix("")) for name in self.images.names]
+        unique = stems.count(stems[index]) == 1
+        target = self.output / f"{stems[index] if unique else self.images.names[index]}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        drawn.save(target)
+
+    def write(self) -> None:
+        """Writes predictions.json."""
+        write_json(self.output / "predictions.json", self.found)
 
 
-def readable_pictures(path: Path) -> tuple[Path, dict[str, tuple[int, int]]]:
-    """Returns a folder, and name and `(H, W)` of each picture in it that can be read; others get a `warning:` line.
+def open_pictures(path: Path, output: Path) -> Pictures:
+    """Returns the pictures in a folder and below, or the one given; each that cannot be read gets a `warning:` line.
 
     Raises:
         ValueError: no picture there, or none that can be read.
     """
-    root, names = find_pictures(path)
+    root = path.parent if path.is_file() else path
+    found = (file for file in root.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    names = sorted(file.relative_to(root).as_posix() for file in ([path] if path.is_file() else found))
+    if not names:
+        raise UserError(f"--predict {path} holds no images: name a folder with {', '.join(SUFFIXES)} files")
     sizes: dict[str, tuple[int, int]] = {}
     for name in names:
         try:
@@ -43,15 +64,9 @@ def readable_pictures(path: Path) -> tuple[Path, dict[str, tuple[int, int]]]:
         except UnreadableImage as error:
             if len(names) == 1:
                 raise UserError(f"--predict {root / name} cannot be read: {error}") from None
-            sys.stderr.write(f"warning: unreadable image {root / name}: {error}\n")
+            logger.warning("unreadable image %s: %s", root / name, error)
             continue
         sizes[name] = (image.height, image.width)
     if not sizes:
         raise UserError(f"--predict {path}: none of the {len(names)} images can be read")
-    return root, sizes
-
-
-def picture_names(names: Sequence[str]) -> list[str]:
-    """Returns a `.png` name for each image name; the old suffix stays where two would fall together."""
-    stems = [str(Path(name).with_suffix("")) for name in names]
-    return [f"{stem}.png" if stems.count(stem) == 1 else f"{name}.png" for stem, name in zip(stems, names, strict=True)]
+    return Pictures(ImageList(root, list(sizes)), list(sizes.values()), output)

@@ -26,6 +26,7 @@ from tools.finetuning.best import BEST_MODEL, is_recorded, record_evaluation
 from tools.finetuning.load_table import LOAD_REPORT, mark, name_new_parts, tell
 from tools.finetuning.model_files import find_weights, load_strictly, save_model, weights_digest
 from tools.finetuning.options import FinetuneOptions
+from tools.finetuning.pictures import open_pictures
 from tools.finetuning.task import Task
 
 if TYPE_CHECKING:
@@ -76,8 +77,7 @@ def _train(task: Task) -> None:
                 _load_newest(task, model, folder, fabric)
         else:
             model = _fit(task, fabric, model, train_set, per_epoch, folder, config)
-        if options.predict is not None:
-            task.predict(fabric, model, folder)
+        _predict(task, model, folder, fabric)
 
 
 def _recipe_of(task: Task) -> Any:
@@ -199,6 +199,16 @@ def _load_newest(task: Task, model: nn.Module, folder: RunFolder, fabric: Fabric
     return source
 
 
+def _predict(task: Task, model: nn.Module, folder: RunFolder, fabric: Fabric) -> None:
+    if task.options.predict is None:
+        return
+    pictures = open_pictures(task.options.predict, folder.path / "predictions")
+    shown = task.predict(fabric, model.eval(), pictures)
+    if pictures.found and fabric.world_size == 1:
+        pictures.write()
+    cli.say(folder, f"wrote {len(pictures.images)} pictures with {shown} to {pictures.output}")
+
+
 def _use(task: Task) -> None:
     """Evaluates (`--eval-only`) and draws (`--predict`) with the newest weights of a run."""
     options = task.options
@@ -219,8 +229,7 @@ def _use(task: Task) -> None:
             results = task.measure(fabric, model, folder, final=True)
             if folder.is_main and results is not None:
                 write_json(folder.path / _results_name(task, source), results)
-        if options.predict is not None:
-            task.predict(fabric, model, folder)
+        _predict(task, model, folder, fabric)
 
 
 def _results_name(task: Task, source: str) -> str:

@@ -14,6 +14,7 @@ from pretrain.training.distributed import make_fabric
 from pretrain.training.run_folder import RunFolder
 from splitmask_backbones.param_groups import param_groups
 from tools.finetuning.options import FinetuneOptions
+from tools.finetuning.pictures import Pictures
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -135,5 +136,5 @@ class Task(ABC):
         return ""
 
     @abstractmethod
-    def predict(self, fabric: Fabric, model: nn.Module, folder: RunFolder) -> None:
-        """Draws what the model finds in the pictures of `--predict`."""
+    def predict(self, fabric: Fabric, model: nn.Module, pictures: Pictures) -> str:
+        """Draws what the model finds in the pictures of `--predict`; returns what the drawings show, in words."""

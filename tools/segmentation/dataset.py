@@ -15,7 +15,7 @@ from mmseg.datasets import BaseSegDataset
 from mmseg.datasets.transforms import PackSegInputs
 from mmseg.registry import DATASETS, TRANSFORMS
 
-from pretrain.data.decode import read_image
+from pretrain.data.decode import read_again
 from pretrain.training.loader import sample_rng
 from tools.segmentation.classes import Classes
 from tools.segmentation.labels import read_label, to_training_labels
@@ -110,7 +110,7 @@ class SegFolder(SegPairs):
 
 def load_image(path: str | Path) -> np.ndarray:
     """Returns uint8 BGR `(H, W, 3)`, upright: mmseg's colour transforms and its preprocessor expect BGR."""
-    return np.ascontiguousarray(np.asarray(read_image(path))[..., ::-1])
+    return np.ascontiguousarray(np.asarray(read_again(path))[..., ::-1])
 
 
 @TRANSFORMS.register_module()

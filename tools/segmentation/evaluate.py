@@ -6,11 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from mmengine.dataset import pseudo_collate
-from torch.utils.data import DataLoader
 
 from pretrain.training.distributed import gather
-from pretrain.training.loader import start_worker
-from tools.finetuning.progress import tracked
+from tools.finetuning.shares import share_of
 from tools.segmentation.dataset import SegPairs
 from tools.segmentation.model import Segmentor
 from tools.segmentation.results import ClassIoU
@@ -35,15 +33,6 @@ def evaluate(fabric: Fabric, segmentor: Segmentor, dataset: SegPairs, use_tta: b
     """
     metric = ClassIoU()
     metric.dataset_meta = dataset.metainfo
-    own = range(fabric.global_rank, len(dataset), fabric.world_size)
-    loader: DataLoader[Any] = DataLoader(
-        dataset,
-        batch_size=1,
-        sampler=own,
-        num_workers=workers,
-        collate_fn=pseudo_collate,
-        worker_init_fn=start_worker if workers else None,
-    )
     was_training = segmentor.training
     segmentor.eval()
     if fabric.world_size > 1:
@@ -51,7 +40,7 @@ def evaluate(fabric: Fabric, segmentor: Segmentor, dataset: SegPairs, use_tta: b
             torch.distributed.broadcast(buffer, 0)
     predict = MeanOfViews(segmentor.model).test_step if use_tta else segmentor.predict
     try:
-        for batch in tracked(loader, len(own), "evaluate", fabric.is_global_zero):
+        for batch in share_of(fabric, dataset, workers, "evaluate", 1, collate_fn=pseudo_collate):
             metric.process(batch, [sample.to_dict() for sample in predict(batch)])
     finally:
         segmentor.train(was_training)

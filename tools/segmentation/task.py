@@ -6,6 +6,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from mmcv.transforms import Compose
 from mmengine.dataset import pseudo_collate
 from torch import nn
 
@@ -14,18 +16,20 @@ from pretrain.training.run_folder import RunFolder
 from splitmask_backbones.errors import UserError
 from tools import cli
 from tools.finetuning.options import FinetuneOptions
+from tools.finetuning.pictures import Pictures
+from tools.finetuning.progress import tracked
 from tools.finetuning.task import BAD_IMAGES, Task
 from tools.segmentation.check import check_splits, median_frequency_weights
 from tools.segmentation.classes import Classes, find_classes
 from tools.segmentation.config import derive
 from tools.segmentation.dataset import SegPairs
+from tools.segmentation.draw import draw_overlay
 from tools.segmentation.evaluate import evaluate
 from tools.segmentation.layout import make_layout
 from tools.segmentation.model import Segmentor, build_optimizer, build_segmentor, config_errors
 from tools.segmentation.pairs import Split, find_split, is_ade20k
-from tools.segmentation.predict import predict_pictures
 from tools.segmentation.recipe import SegRecipe
-from tools.segmentation.tta import tta_pipeline
+from tools.segmentation.tta import MeanOfViews, tta_pipeline
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -87,7 +91,7 @@ class SegmentationTask(Task):
                 f"layout.label_ids holds {len(layout.label_ids)} numbers for {len(classes.names)} classes: give one "
                 "per class"
             )
-        identity = {name: split.fingerprint() for name, split in splits.items()}
+        identity: dict[str, Any] = {name: split.fingerprint() for name, split in splits.items()}
         identity |= {"classes": classes.names, "reduce_zero_label": classes.reduce_zero_label}
         checked: Any = (splits, {})
         if folder.is_main and not (self.options.trains and folder.finished):
@@ -179,10 +183,16 @@ class SegmentationTask(Task):
     def score(self, entry: dict[str, Any]) -> float:
         return entry["mIoU"] or 0.0
 
-    def predict(self, fabric: Fabric, model: nn.Module, folder: RunFolder) -> None:
-        assert self.options.predict is not None and isinstance(model, Segmentor)
-        use_tta = self.recipe.use_tta
+    @torch.no_grad()
+    def predict(self, fabric: Fabric, model: nn.Module, pictures: Pictures) -> str:
+        assert isinstance(model, Segmentor)
         pipeline = [step for step in self.config["test_pipeline"] if step["type"] != "SegLabel"]
-        if use_tta:
-            pipeline = tta_pipeline(pipeline, **self.config["tta"])
-        predict_pictures(fabric, model, pipeline, use_tta, self.classes, self.options.predict, folder)
+        transforms = Compose(tta_pipeline(pipeline, **self.config["tta"]) if self.recipe.use_tta else pipeline)
+        predict = MeanOfViews(model.model).test_step if self.recipe.use_tta else model.predict
+        own = range(fabric.global_rank, len(pictures.images), fabric.world_size)
+        for index in tracked(own, len(own), "predict", fabric.is_global_zero):
+            path = pictures.images.path(pictures.images.names[index])
+            sample = predict(pseudo_collate([transforms({"img_path": str(path)})]))[0]
+            labels = sample.pred_sem_seg.data[0].cpu().numpy()
+            pictures.save(index, draw_overlay(pictures.images.read(index), labels, self.classes))
+        return "the classes over them"

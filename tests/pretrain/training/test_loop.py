@@ -135,7 +135,7 @@ class OnAnotherDevice:
 def test_a_resumed_state_lies_where_the_parameters_lie(device, tmp_path):
     run(tmp_path / "run", steps=2, average=averaged(Toy(), 0.9))
     method = Toy()
-    average = averaged(method, 0.9, device)
+    average = averaged(method, 0.9, torch.device(device))
     method, optimizer = run(tmp_path / "run", steps=2, resume=True, fabric=OnAnotherDevice(device), average=average)
     moments = [value for state in optimizer.state.values() for name, value in state.items() if name != "step"]
     assert len(moments) == 4  # two moments of weight and bias each

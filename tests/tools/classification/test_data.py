@@ -27,9 +27,9 @@ def touch(root: Path, *names: str) -> None:
 def pairs(data: Any, split: str) -> dict[str, str]:
     """Returns name -> class as a user would read it."""
     images = data.splits[split]
-    assert images.names == sorted(images.names)
-    assert all(images.path(index).is_file() for index in range(len(images)))
-    return {name: data.classes[label] for name, label in zip(images.names, images.labels, strict=True)}
+    assert images.images.names == sorted(images.images.names)
+    assert all(images.images.path(name).is_file() for name in images.images.names)
+    return {name: data.classes[label] for name, label in zip(images.images.names, images.labels, strict=True)}
 
 
 def folder(root: Path) -> None:
