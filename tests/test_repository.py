@@ -12,20 +12,12 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.helpers import sources
+from tests.helpers.paths import ROOT
+
 TOOLS = sorted(path for path in (ROOT / "tools").glob("*.py") if "cli.run(main)" in path.read_text(encoding="utf-8"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CORE = {"errors", "registry", "files"}  # modules of the core that stay free of torch
-
-
-def tracked() -> list[Path]:
-    """Returns the files that git tracks or would; all that look like ours where there is no git."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if listed.returncode == 0 and listed.stdout:
-        return [ROOT / name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
-    ours = ["splitmask_backbones", "pretrain", "tools", "tests", "det_configs", "seg_configs"]
-    return [*(path for folder in ours for path in (ROOT / folder).rglob("*.py")), *ROOT.glob("*.*")]
 
 
 def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -127,13 +119,23 @@ def test_the_version_is_said_once() -> None:
 def test_no_path_of_a_machine_in_any_file() -> None:
     # Written in parts, so that this file passes as well.
     pattern = re.compile("|".join(("/ro" + "ot/", "/ho" + r"me/\w", "/wo" + "rk/", "/Us" + r"ers/\w", "file:" + "//")))
-    for path in tracked():
+    for name in sources.tracked():
         try:
-            text = path.read_text(encoding="utf-8")
+            text = (ROOT / name).read_text(encoding="utf-8")
         except UnicodeDecodeError:
             continue
         found = pattern.search(text)
-        assert found is None, f"{path.relative_to(ROOT)}: {found and found[0]}"
+        assert found is None, f"{name}: {found and found[0]}"
+
+
+def test_files_are_found_without_git_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_git = sources.tracked()
+    no_git = subprocess.CompletedProcess([], returncode=128, stdout="")
+    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: no_git)
+    found = sources.tracked()
+    assert all((ROOT / name).is_file() for name in found)  # a folder such as build.old is none
+    assert {name for name in with_git if name.endswith(".py")} <= set(found)
+    assert {"README.md", "setup.cfg"} <= set(found)
 
 
 def test_the_core_needs_torch_alone() -> None:
@@ -161,3 +163,33 @@ def test_library_code_does_not_print() -> None:
     for folder in ("splitmask_backbones", "pretrain"):
         for path in (ROOT / folder).rglob("*.py"):
             assert not pattern.search(path.read_text(encoding="utf-8")), path
+
+
+NAMESPACE_KNOWN = (
+    "tools/classification/data.py",
+    "tools/classification/probe_run.py",
+    "tools/classification/run.py",
+    "tools/detection/config.py",
+    "tools/detection/run.py",
+    "tools/finetuning/fit.py",
+    "tools/segmentation/run.py",
+    "tools/segmentation/settings.py",
+)
+"""Modules below the tools that take a whole command line today; to be emptied, never to grow."""
+
+
+def test_the_command_line_ends_in_the_tools() -> None:
+    """Below tools/*.py no module knows an argparse.Namespace, under which any name may or may not be there."""
+    # One that only lists it among the harmless types in other projects' checkpoints.
+    allowed = "splitmask_backbones/convert/read.py"
+    below = re.compile(r"(splitmask_backbones|pretrain|tools/\w+)/.*\.py")
+    found = [
+        name
+        for name in sources.tracked()
+        if below.fullmatch(name)
+        and name != allowed
+        and re.search(r"\bNamespace\b", (ROOT / name).read_text(encoding="utf-8"))
+    ]
+    new = sorted(set(found) - set(NAMESPACE_KNOWN))
+    assert not new
+    assert set(NAMESPACE_KNOWN) <= set(found), "mended: take them out of NAMESPACE_KNOWN"

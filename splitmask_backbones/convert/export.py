@@ -116,6 +116,11 @@ def _without_pyramid(pyramid: State, target: str) -> dict[str, str]:
     return dict.fromkeys((f"pyramid.{name}" for name in pyramid), f"{target}'s model has no pyramid")
 
 
+def _take_norm(state: State, reason: str) -> dict[str, str]:
+    """Takes the final norm out of the state; returns its names with the reason."""
+    return {name: reason for name in ("norm.weight", "norm.bias") if state.pop(name, None) is not None}
+
+
 def _without_class_token(encoder: VisionTransformer) -> VisionTransformer:
     if encoder.cls_token is None:
         return encoder
@@ -133,9 +138,8 @@ def _detectron2(encoder: VisionTransformer, pyramid: State) -> Export:
         dropped["cls_token"] = "detectron2's ViT has none: the encoder is compared without it"
     encoder = _without_class_token(encoder)
     config = encoder.config
-    state = {name: value for name, value in _state_of(encoder).items() if not name.startswith("norm.")}
-    if config["final_norm"]:
-        dropped |= dict.fromkeys(("norm.weight", "norm.bias"), "detectron2's ViT has no final norm")
+    state = _state_of(encoder)
+    dropped |= _take_norm(state, "detectron2's ViT has no final norm")
     if encoder.grid_size[0] != encoder.grid_size[1]:
         raise UserError(f"--to detectron2: its positions are square, the encoder's grid is {encoder.grid_size}")
     if "pos_embed" in state:  # its default expects a row for a class token in front, and ignores it
@@ -172,10 +176,7 @@ def _mmseg(encoder: VisionTransformer, pyramid: State) -> Export:
         "final_norm": False,
         "norm_cfg": norm,
     }
-    state = {name: value for name, value in state.items() if not name.startswith("norm.")}
-    dropped = _without_pyramid(pyramid, "mmseg")
-    if config["final_norm"]:
-        dropped |= dict.fromkeys(("norm.weight", "norm.bias"), "mmseg's maps are taken before it")
+    dropped = _without_pyramid(pyramid, "mmseg") | _take_norm(state, "mmseg's maps are taken before it")
     if as_beit:
         _refuse(encoder, "mmseg", "no class token", "a shared relative-position bias", "no positions")
         _refuse(encoder, "mmseg", "positions beside the relative bias")

@@ -24,22 +24,24 @@ OURS = re.compile(
     r"|blocks\.\d+\.attn\.(relative_position_bias_table|rel_pos_[hw])"
 )
 
-# Hugging Face's ViT and BEiT -> timm's names, which are ours.
+# Hugging Face's ViT and BEiT, and timm's names, which are ours; of blocks what follows their number.
 _HF = (
-    (r"embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
-    (r"embeddings\.cls_token", "cls_token"),
-    (r"embeddings\.position_embeddings", "pos_embed"),
-    (r"encoder\.relative_position_bias\.", ""),
-    (r"encoder\.layer\.(\d+)\.", r"blocks.\1."),
-    (r"attention\.output\.dense\.", "attn.proj."),
-    (r"attention\.attention\.relative_position_bias\.", "attn."),
-    (r"attention\.attention\.(query|key|value)\.", r"attn.\1."),
-    (r"intermediate\.dense\.", "mlp.fc1."),
-    (r"output\.dense\.", "mlp.fc2."),
-    (r"layernorm_before\.", "norm1."),
-    (r"layernorm_after\.", "norm2."),
-    (r"^layernorm\.", "norm."),
-    (r"lambda_([12])$", r"ls\1.gamma"),
+    ("embeddings.patch_embeddings.projection", "patch_embed.proj"),
+    ("embeddings.cls_token", "cls_token"),
+    ("embeddings.position_embeddings", "pos_embed"),
+    ("encoder.relative_position_bias.relative_position_bias_table", "relative_position_bias_table"),
+    ("layernorm", "norm"),
+)
+_HF_BLOCK = (
+    ("attention.output.dense", "attn.proj"),
+    ("attention.attention.relative_position_bias.relative_position_bias_table", "attn.relative_position_bias_table"),
+    ("attention.attention", "attn"),
+    ("intermediate.dense", "mlp.fc1"),
+    ("output.dense", "mlp.fc2"),
+    ("layernorm_before", "norm1"),
+    ("layernorm_after", "norm2"),
+    ("lambda_1", "ls1.gamma"),
+    ("lambda_2", "ls2.gamma"),
 )
 UNCHUNKED = (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.")
 """DINOv2 keeps its blocks in chunks."""
@@ -67,9 +69,30 @@ def rename(name: str, rules: Iterable[tuple[str, str]]) -> str:
     return name
 
 
+def _swap(name: str, pairs: Iterable[tuple[str, str]]) -> str:
+    """Returns the name with its beginning replaced, by the first pair whose left side it is."""
+    for old, new in pairs:
+        if name == old or name.startswith(f"{old}."):
+            return new + name[len(old) :]
+    return name
+
+
+def hf_to_ours(name: str) -> str:
+    """Returns our name for one of Hugging Face's."""
+    block = re.fullmatch(r"encoder\.layer\.(\d+)\.(.+)", name)
+    return f"blocks.{block[1]}.{_swap(block[2], _HF_BLOCK)}" if block else _swap(name, _HF)
+
+
+def ours_to_hf(name: str) -> str:
+    """Returns Hugging Face's name for one of ours."""
+    block = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
+    rest, pairs = (block[2], _HF_BLOCK) if block else (name, _HF)
+    swapped = _swap(rest, ((ours, theirs) for theirs, ours in pairs))
+    return f"encoder.layer.{block[1]}.{swapped}" if block else swapped
+
+
 def to_ours(tensors: State, from_hf: bool) -> tuple[State, dict[str, str], list[str]]:
     """Returns the state in our names, what was dropped with the reason, and the names that nothing explains."""
-    rules = (*_HF, *_OTHERS) if from_hf else _OTHERS
     state: State = {}
     dropped: dict[str, str] = {}
     unexpected = []
@@ -80,7 +103,7 @@ def to_ours(tensors: State, from_hf: bool) -> tuple[State, dict[str, str], list[
             continue
         if is_simple_pyramid(source):
             continue
-        name = rename(source, rules)
+        name = rename(hf_to_ours(source) if from_hf else source, _OTHERS)
         split = re.fullmatch(r"(blocks\.\d+\.attn)\.(query|key|value)\.(weight|bias)", name)
         half = re.fullmatch(r"(blocks\.\d+\.attn)\.([qv])_bias", name)
         if split:
@@ -129,27 +152,11 @@ def to_hf(state: State, with_key_bias: bool) -> State:
     """Returns our state in the names of Hugging Face's ViTModel, or of BeitModel (`with_key_bias` False)."""
     result: State = {}
     for name, value in state.items():
-        match = re.fullmatch(r"blocks\.(\d+)\.attn\.qkv\.(weight|bias)", name)
-        if match:
-            for part, piece in zip(("query", "key", "value"), value.chunk(3), strict=True):
-                if part != "key" or match[2] == "weight" or with_key_bias:
-                    result[f"encoder.layer.{match[1]}.attention.attention.{part}.{match[2]}"] = piece.contiguous()
+        attention, is_qkv, kind = name.partition(".qkv.")
+        if not is_qkv:
+            result[ours_to_hf(name)] = value
             continue
-        for pattern, replacement in (
-            (r"^patch_embed\.proj\.", "embeddings.patch_embeddings.projection."),
-            (r"^cls_token$", "embeddings.cls_token"),
-            (r"^pos_embed$", "embeddings.position_embeddings"),
-            (r"^norm\.", "layernorm."),
-            (r"^relative_position_bias_table$", "encoder.relative_position_bias.relative_position_bias_table"),
-            (r"attn\.(relative_position_bias_table)$", r"attention.attention.relative_position_bias.\1"),
-            (r"^blocks\.(\d+)\.", r"encoder.layer.\1."),
-            (r"\.attn\.proj\.", ".attention.output.dense."),
-            (r"\.mlp\.fc1\.", ".intermediate.dense."),
-            (r"\.mlp\.fc2\.", ".output.dense."),
-            (r"\.norm1\.", ".layernorm_before."),
-            (r"\.norm2\.", ".layernorm_after."),
-            (r"\.ls([12])\.gamma$", r".lambda_\1"),
-        ):  # fmt: skip
-            name = re.sub(pattern, replacement, name)
-        result[name] = value
+        for part, piece in zip(("query", "key", "value"), value.chunk(3), strict=True):
+            if part != "key" or kind == "weight" or with_key_bias:
+                result[ours_to_hf(f"{attention}.{part}.{kind}")] = piece.contiguous()
     return result

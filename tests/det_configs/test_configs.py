@@ -68,8 +68,18 @@ def test_takes_a_step_when_small(path: Path, engine: str) -> None:
     assert set(losses) == set(detector.metric_names) and torch.isfinite(losses["loss"])
     torch.testing.assert_close(losses["loss"], sum(v for k, v in losses.items() if k != "loss"))
     losses["loss"].backward()
-    assert [name for name, p in detector.named_parameters() if p.grad is None] == []
-    torch.optim.AdamW(param_groups(detector, recipe.lr, recipe.weight_decay, recipe.layer_decay)).step()
+    groups = param_groups(detector, recipe.lr, recipe.weight_decay, recipe.layer_decay)
+    before = {name: p.detach().clone() for name, p in detector.named_parameters() if p.requires_grad}
+    torch.optim.AdamW(groups, eps=1e-30).step()
+    assert before.keys() == {name for group in groups for name in group["names"]}
+    for group in groups:
+        for name, parameter in zip(group["names"], group["params"], strict=True):
+            assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
+            # AdamW's first step is the lr in the direction of the gradient, whatever its size.
+            kept = before[name] * (1 - group["lr"] * group["weight_decay"])
+            moved = (parameter - kept).abs().max().item()
+            rounding = 2e-7 * kept.abs().max().item()
+            assert moved == pytest.approx(group["lr"], rel=0.01, abs=rounding), name
     found = detector.eval().detect(objects()[0][0], (48, 192))
     assert found["boxes"].shape == (len(found["masks"]), 4)
 

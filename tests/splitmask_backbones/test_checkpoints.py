@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 
 from splitmask_backbones import VisionTransformer, load_encoder, save_encoder
 from splitmask_backbones.adapters import resolve_encoder
+from splitmask_backbones.checkpoints import read_encoder_file
 
 TINY = {"embed_dim": 32, "depth": 2, "num_heads": 2, "img_size": 64}
 
@@ -167,3 +168,16 @@ def test_adapters_let_the_file_decide(path):
     tapped = resolve_encoder("vit_tiny", pyramid="tapped")
     assert tapped.out_indices == (3, 5, 7, 11)
     assert resolve_encoder("vit_tiny", norm_maps=True).config["final_norm"] is True
+
+
+def test_a_file_holds_encoder_pyramid_and_what_is_missing(encoder, tmp_path):
+    weight = torch.randn(2, 3)
+    save_encoder(encoder, tmp_path / "a.safetensors", {"levels.0.lateral.weight": weight}, "two keys are missing")
+    file = read_encoder_file(tmp_path / "a.safetensors")
+    assert file.config == encoder.config and file.tensors.keys() == encoder.state_dict().keys()
+    assert list(file.pyramid) == ["levels.0.lateral.weight"] and torch.equal(*file.pyramid.values(), weight)
+    assert file.partial == "two keys are missing"
+    loaded = load_encoder(tmp_path / "a.safetensors")
+    assert loaded.load_report.warning.endswith("two keys are missing") and loaded.pyramid_state.keys() == {
+        *file.pyramid
+    }

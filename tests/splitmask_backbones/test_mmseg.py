@@ -167,7 +167,7 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
 
 def test_stub_explains_itself_when_it_is_called():
     result = run_python(
-        "from splitmask_backbones import _mmcv_stub; _mmcv_stub.install(); _mmcv_stub.install()\n"
+        "import splitmask_backbones._mmcv_stub as stub; stub.install(); stub.install()\n"
         "import sys; assert sum(type(f).__name__ == 'StubFinder' for f in sys.meta_path) == 1\n"
         "assert 'torch' not in sys.modules and 'mmcv' not in sys.modules\n"
         "m = __import__('importlib').import_module('mmcv._ext'); m.nms()"
@@ -181,7 +181,7 @@ def test_stub_never_hides_a_real_extension(tmp_path):
     (tmp_path / "mmcv" / "_ext.py").write_text("REAL = 1\n")
     result = run_python(
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
-        "from splitmask_backbones import _mmcv_stub; _mmcv_stub.install()\n"
+        "import splitmask_backbones._mmcv_stub as stub; stub.install()\n"
         "import mmcv._ext; assert mmcv._ext.REAL == 1"
     )
     assert result.returncode == 0, result.stderr

@@ -1,5 +1,7 @@
 """Every parameter in the right layer and decay group (CONTRACT: layer-wise lr)."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -64,8 +66,59 @@ def test_frozen_parameters_are_left_out():
     assert not any("patch_embed" in name for name in names)
 
 
-def test_optimizer_takes_the_groups():
-    torch.optim.AdamW(param_groups(Model(), 1e-3, 0.05, 0.65)).step()
+def layer_in_the_contract(name, depth):
+    """CONTRACT 9, restated: what `layer_of` must come to."""
+    block = re.match(r"encoder\.blocks\.(\d+)\.", name)
+    if block:
+        return int(block[1]) + 1
+    return 0 if re.match(r"encoder\.(patch_embed|pos_embed|cls_token|reg_token)", name) else depth + 1
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "without_decay"),
+    [
+        ({"use_class_token": True, "num_registers": 1}, ["pos_embed", "cls_token", "reg_token"]),
+        ({"use_rel_pos": True}, ["pos_embed", "blocks.1.attn.rel_pos_h", "blocks.2.attn.rel_pos_w"]),
+        ({"relative_position_bias": "shared", "use_class_token": True}, ["relative_position_bias_table"]),
+        ({"relative_position_bias": "per_block"}, ["blocks.0.attn.relative_position_bias_table"]),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_optimizer_takes_the_groups(kwargs, without_decay):
+    """AdamW's first step is `p * (1 - lr * decay) - lr * sign(gradient)`, so it shows each parameter's lr and decay."""
+    torch.manual_seed(0)
+    model, depth, lr, decay = Model(**kwargs).double(), 3, 1e-3, 0.05
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    optimizer = torch.optim.AdamW(param_groups(model, lr, decay, 0.65), eps=1e-30)
+    groups = {name: group for group in optimizer.param_groups for name in group["names"]}
+    for name, layer in {
+        "encoder.patch_embed.proj.weight": 0,
+        "encoder.blocks.0.mlp.fc1.weight": 1,
+        "encoder.blocks.2.attn.qkv.weight": 3,
+        "pyramid.levels.3.output.weight": 4,
+    }.items():
+        assert groups[name]["lr"] == pytest.approx(lr * 0.65 ** (4 - layer))
+        assert groups[name]["weight_decay"] == decay, name
+    for name in (*without_decay, "norm.weight", "blocks.0.norm1.bias", "blocks.1.mlp.fc1.bias"):
+        assert groups[f"encoder.{name}"]["weight_decay"] == 0, name
+
+    images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    maps = model.pyramid(model.encoder.forward_maps(images), image_size=(64, 64))
+    loss = sum((out * torch.randn_like(out)).sum() for out in (model.encoder(images), *maps))
+    loss.backward()
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    optimizer.step()
+    assert groups.keys() == before.keys()
+    for name, parameter in model.named_parameters():
+        assert torch.isfinite(parameter.grad).all(), name
+        moving = parameter.grad.abs() > 1e-10  # keys have no use for their bias: softmax does not see it
+        assert moving.double().mean() > 0.6, name
+        own_lr = lr * 0.65 ** (depth + 1 - layer_in_the_contract(name, depth))
+        with_decay = parameter.ndim > 1 and not re.search(r"(pos_embed|_token|rel_pos_[hw]|_bias_table)$", name)
+        kept = before[name] * (1 - own_lr * decay * with_decay)
+        expected = kept - own_lr * parameter.grad.sign()
+        torch.testing.assert_close(parameter[moving], expected[moving], rtol=0, atol=1e-9 * own_lr, msg=name)
 
 
 def test_errors():

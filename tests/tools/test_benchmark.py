@@ -26,22 +26,24 @@ def test_both_models_have_the_same_parameters(case):
         torch.testing.assert_close(ours(images), theirs(images), atol=1e-4, rtol=1e-4)
 
 
-def test_a_step_goes_forward_and_backward(monkeypatch):
-    build, built, hooks = backbone.build, [], []
-
-    def build_and_watch(*args, **kwargs):
-        built.append(build(*args, **kwargs))
-        for parameter in built[-1].parameters():
-            parameter.register_hook(lambda gradient: hooks.append(bool(gradient.isfinite().all())))
-        return built[-1]
-
-    monkeypatch.setattr(backbone, "build", build_and_watch)
-    for precision in ("32", "bf16"):
-        hooks.clear()
-        backbone.make_step("ours", "vit_tiny", 64, 1, precision, backbone.CASES["windows"])()
-        parameters = list(built[-1].parameters())
-        assert len(hooks) == len(parameters) and all(hooks), "each parameter gets a gradient"
-        assert all(parameter.grad is None for parameter in parameters), "and the next step starts anew"
+@pytest.mark.parametrize(("precision", "dtype"), [("32", torch.float32), ("bf16", torch.bfloat16)])
+def test_a_step_runs(precision, dtype, monkeypatch):
+    """Forward in the precision that is timed, backward to every parameter, and no gradient left for the next step."""
+    case = backbone.CASES["windows, relative positions (ViTDet)"]
+    module = backbone.build("ours", "vit_tiny", 64, **case)
+    monkeypatch.setattr(backbone, "build", lambda *args, **kwargs: module)
+    step = backbone.make_step("ours", "vit_tiny", 64, 1, precision, case)
+    dtypes, gradients = set(), {}
+    module.vit.blocks[0].mlp.fc1.register_forward_hook(lambda layer, args, output: dtypes.add(output.dtype))
+    for name, parameter in module.named_parameters():
+        parameter.register_post_accumulate_grad_hook(lambda p, name=name: gradients.update({name: p.grad.clone()}))
+    for _ in range(2):
+        gradients.clear()
+        step()
+        assert gradients.keys() == {name for name, _ in module.named_parameters()}
+        assert all(torch.isfinite(gradient).all() and gradient.any() for gradient in gradients.values())
+        assert all(parameter.grad is None for parameter in module.parameters())
+    assert dtypes == {dtype}
 
 
 def test_calls_are_timed_in_turns():

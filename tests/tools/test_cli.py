@@ -1,4 +1,4 @@
-"""What the tools share: the import path, nearest names, and the one error line."""
+"""tools/cli.py and tools/_path.py: the import path, nearest names, and the one error line."""
 
 import errno
 import subprocess
