@@ -24,10 +24,9 @@ def build_parser() -> cli.Parser:
         parser.add_argument(
             f"--{name}-steps", type=cli.positive_int, metavar="N", help=f"steps of {what} (default: the recipe's)"
         )
-    parser.add_argument("--seed", type=cli.non_negative_int, default=0, metavar="N", help="of every job (default 0)")
-    parser.add_argument(
-        "--workers", type=cli.non_negative_int, default=2, metavar="N", help="data processes (default 2)"
-    )
+    for name, value, what in (("seed", 0, "of every job"), ("workers", 2, "data processes")):
+        about = f"{what} (default {value})"
+        parser.add_argument(f"--{name}", type=cli.non_negative_int, default=value, metavar="N", help=about)
     return parser
 
 

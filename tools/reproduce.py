@@ -141,7 +141,11 @@ def _study(args: Any, row: str) -> int:
     sets = _names(args.sets, "data set of the study", tuple(study.HEADS)) or tuple(study.HEADS)
     if "ablation" in rows:
         rows = ("random", "full", *study.ABLATION, *rows)
-    size = args.size or ("gpu" if _has_gpu() else "cpu")
+    size = args.size
+    if size is None:
+        import torch
+
+        size = "gpu" if torch.cuda.is_available() else "cpu"
     rows = tuple(name for name in study.ROWS if name in (rows or study.BUDGETS[size].rows))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # Such a small model leaves most of a GPU idle: several jobs share it, as far as there are cores for their data.
@@ -161,12 +165,6 @@ def _names(text: str | None, what: str, choices: tuple[str, ...]) -> tuple[str, 
     for name in names:
         check_choice(what, name, choices)
     return names
-
-
-def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
 
 
 if __name__ == "__main__":

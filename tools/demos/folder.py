@@ -23,7 +23,7 @@ IGNORE = 255
 
 @dataclass(frozen=True)
 class DemoFolder:
-    """Annotations and image folders that the steps are given, and what was left out, in words."""
+    """Annotations and image folders that the jobs are given, and what was left out, in words."""
 
     locations: dict[str, Location]
     splits: dict[str, CocoSplit]
@@ -73,9 +73,8 @@ def _write_shortened(source: Path, ids: set[Any], path: Path) -> None:
 def why_no_segmentation(folder: DemoFolder) -> str | None:
     """Returns why labels cannot be made from the instance masks, or None if they can."""
     count = len(folder.splits["train"].categories)
-    if count > MAX_CLASSES:
-        return f"the data has {count} categories, and label images hold at most {MAX_CLASSES} beside the background"
-    return None
+    what = f"the data has {count} categories, and label images hold at most {MAX_CLASSES} beside the background"
+    return what if count > MAX_CLASSES else None
 
 
 def write_segmentation(folder: DemoFolder, root: Path) -> Path:

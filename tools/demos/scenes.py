@@ -148,12 +148,11 @@ def _dots(size: int, rng: np.random.Generator) -> np.ndarray:
     return _edge(np.cos(2 * np.pi * along / period) + np.cos(2 * np.pi * across / period) - 0.6)
 
 
-TEXTURES: tuple[Callable[[int, np.random.Generator], np.ndarray], ...] = (_stripes, _checks, _speckle, _gradient, _dots)
+Texture = Callable[[int, np.random.Generator], np.ndarray]
+TEXTURES: tuple[Texture, ...] = (_stripes, _checks, _speckle, _gradient, _dots)
 
 
-def _paint(
-    texture: Callable[[int, np.random.Generator], np.ndarray], size: int, rng: np.random.Generator
-) -> np.ndarray:
+def _paint(texture: Texture, size: int, rng: np.random.Generator) -> np.ndarray:
     """Returns the texture between two random colours of different brightness, float (size, size, 3) in [0, 1]."""
     hue, other = rng.random(), rng.uniform(-0.12, 0.12)
     dark = colorsys.hsv_to_rgb(hue, rng.uniform(0.35, 0.85), rng.uniform(0.2, 0.5))

@@ -20,8 +20,8 @@ PAPER_HOURS, PAPER_GPUS, PAPER_EPOCHS = 34.0, 16, 300
 # with at most 128 of them 131. UperNet at 512 px: pyramid 63, heads 426.
 DET_PATCHES, DET_PER_PATCH, DET_ROIS = 2160, 209e9 / 2160, 145e9
 SEG_PATCHES, SEG_HEADS = 1024, 489e9
-# Millions of parameters around the encoder, counted in the same models.
-DET_PARAMETERS, SEG_PARAMETERS = 22.1e6, 39.0e6
+# Parameters around the encoder, counted in the same models.
+HEAD_PARAMETERS = {"train_det": 22.1e6, "train_seg": 39.0e6, "train_cls": 0.0}
 DINO_LOCAL_CROPS, DINO_LOCAL_SHARE = 8, 36 / 196  # small crops have 96 of 224 px
 
 
@@ -66,25 +66,16 @@ def paper_rate() -> float:
     return pretraining_operations(Recipe(model="vit_base")) * images / (PAPER_HOURS * 3600 * PAPER_GPUS)
 
 
-def detection_total(model: str, images_seen: float) -> float:
-    """Returns the operations of a training of Mask R-CNN at 480-800 px."""
-    forward = encoder_operations(model, DET_PATCHES) + DET_PATCHES * DET_PER_PATCH + DET_ROIS
-    return 3 * forward * images_seen
+def finetuning_operations(tool: str, model: str) -> float:
+    """Returns the operations of one image in one step of a tool, backward pass included; a probe has none.
 
-
-def segmentation_total(model: str, images_seen: float) -> float:
-    """Returns the operations of a training of UperNet at 512 px."""
-    return 3 * (encoder_operations(model, SEG_PATCHES) + SEG_HEADS) * images_seen
-
-
-def classification_total(model: str, images_seen: float) -> float:
-    """Returns the operations of a fine-tuning at 224 px."""
-    return 3 * encoder_operations(model, 196) * images_seen
-
-
-def probe_total(model: str, images: float) -> float:
-    """Returns the operations of reading the features of all images once."""
-    return encoder_operations(model, 196) * images
+    Mask R-CNN at 480-800 px, UperNet at 512 px, classifiers and probes at 224 px.
+    """
+    if tool == "train_det":
+        return 3 * (encoder_operations(model, DET_PATCHES) + DET_PATCHES * DET_PER_PATCH + DET_ROIS)
+    if tool == "train_seg":
+        return 3 * (encoder_operations(model, SEG_PATCHES) + SEG_HEADS)
+    return (1 if tool == "probe" else 3) * encoder_operations(model, 196)
 
 
 def probe_bytes(model: str, images: float) -> float:

@@ -8,8 +8,9 @@ from typing import Any
 from det_configs.common.recipe import DetRecipe
 from pretrain.recipes import Recipe, get_recipe
 from tools import cli
-from tools.classification import recipes as classification
 from tools.classification.probe_recipe import ProbeRecipe
+from tools.classification.recipes import ClsRecipe
+from tools.classification.recipes import get_recipe as get_cls_recipe
 from tools.reproduction import cost
 from tools.reproduction.sets import SETS
 
@@ -41,6 +42,11 @@ def planned_detection(argv: list[str]) -> DetRecipe:
     return load_config(args.config).override(given_values(vars(args), overrides))
 
 
+def _planned_classification(argv: list[str]) -> ClsRecipe:
+    args = _parsed("train_cls", argv)
+    return get_cls_recipe(args.recipe).override(cli.given_values(args, ClsRecipe))
+
+
 def pretraining_cost(argv: list[str], data: str) -> dict[str, Any]:
     """Returns the values of a `Job` that say what a pre-training costs: recipe, num_steps, operations, disk.
 
@@ -65,22 +71,16 @@ def finetuning_cost(tool: str, argv: list[str], model: str, data: str) -> dict[s
     Raises:
         ValueError: what the tool would say about an option.
     """
-    num_images, parameters = SETS[data].num_images, cost.encoder_parameters(model)
+    num_images, operations = SETS[data].num_images, cost.finetuning_operations(tool, model)
     if tool == "probe":
         ProbeRecipe().override(cli.given_values(_parsed("probe", argv), ProbeRecipe))
-        return {"operations": cost.probe_total(model, num_images), "scratch": cost.probe_bytes(model, num_images)}
-    if tool == "train_det":
-        detection = planned_detection(argv)
-        steps, batch = detection.total_steps(num_images // detection.batch_size), detection.batch_size
-        operations, parameters = cost.detection_total(model, steps * batch), parameters + cost.DET_PARAMETERS
-    elif tool == "train_seg":
+        return {"operations": operations * num_images, "scratch": cost.probe_bytes(model, num_images)}
+    if tool == "train_seg":
         args = import_module("tools.train_seg").parse_args([*argv, "--output", "-"])
         steps, batch = args.steps or SEG_STEPS, args.batch_size or SEG_BATCH
-        operations, parameters = cost.segmentation_total(model, steps * batch), parameters + cost.SEG_PARAMETERS
     else:
-        args = _parsed("train_cls", argv)
-        recipe = classification.get_recipe(args.recipe).override(cli.given_values(args, classification.ClsRecipe))
+        recipe = planned_detection(argv) if tool == "train_det" else _planned_classification(argv)
         batch = recipe.batch_size
         steps = recipe.steps or (recipe.epochs or 0) * (num_images // batch)
-        operations = cost.classification_total(model, steps * batch)
-    return {"num_steps": steps, "operations": operations, "disk": cost.training_bytes(parameters)}
+    disk = cost.training_bytes(cost.encoder_parameters(model) + cost.HEAD_PARAMETERS[tool])
+    return {"num_steps": steps, "operations": operations * steps * batch, "disk": disk}

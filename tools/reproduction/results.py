@@ -18,14 +18,7 @@ UNKNOWN = "the encoder's origin is unknown: the row is that of the config's name
 
 @dataclass
 class Filled:
-    """One cell with what was measured.
-
-    Attributes:
-        cell: of the table.
-        runs: one per seed, all with the same deviations.
-        values: of the runs.
-        remarks: deviations and notes of the runs.
-    """
+    """One cell with what was measured: its runs, one per seed, their values, and the deviations and notes of all."""
 
     cell: Cell
     runs: list[Run]

@@ -65,7 +65,9 @@ class Run:
     @property
     def model(self) -> str:
         """Name of the encoder by its size, "custom" for another."""
-        return model_of(self.config.get("encoder", {}))
+        encoder = self.config.get("encoder", {})
+        fits = (all(encoder.get(key) == value for key, value in sizes.items()) for sizes in ENCODERS.values())
+        return next((name for name, fit in zip(ENCODERS, fits, strict=True) if fit), "custom")
 
     @property
     def encoder_digest(self) -> str:
@@ -92,14 +94,6 @@ class Run:
 def _number(value: Any) -> float | None:
     usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return float(value) if usable else None
-
-
-def model_of(encoder: dict[str, Any]) -> str:
-    """Returns the registry's name of an encoder with these sizes."""
-    for name, sizes in ENCODERS.items():
-        if all(encoder.get(key) == value for key, value in sizes.items()):
-            return name
-    return "custom"
 
 
 def find_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:

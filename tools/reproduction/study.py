@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pretrain.recipes import get_recipe
 from splitmask_backbones.errors import UserError
@@ -220,18 +221,11 @@ def _row_jobs(study: Study, data: str, row: str, seed: int) -> list[Job]:
     argv = [*head.config, "--steps", str(length), "--batch-size", str(budget.finetune[data].batch_size)]
     argv += ["--precision", FINETUNE_PRECISION, "--data", str(study.root / data), "--weights"]
     argv += [str(pretraining[0].folder / ENCODER) if pretraining else "none", *common]
-    finetuning = Job(
-        str((folder / head.tool).relative_to(study.output)),
-        f"{head.tool}.py",
-        tuple(argv),
-        folder / head.tool,
-        RESULTS,
-        tuple(job.name for job in pretraining),
-        seconds=budget.finetuning_seconds(data, row) + budget.start_seconds,
-        disk=head.disk,
-        num_steps=length,
-    )
-    return [*pretraining, finetuning]
+    run, needs = folder / head.tool, tuple(job.name for job in pretraining)
+    seconds = budget.finetuning_seconds(data, row) + budget.start_seconds
+    costs: dict[str, Any] = {"seconds": seconds, "disk": head.disk, "num_steps": length}
+    name = str(run.relative_to(study.output))
+    return [*pretraining, Job(name, f"{head.tool}.py", tuple(argv), run, RESULTS, needs, **costs)]
 
 
 def _pretraining(study: Study, row: str, folder: Path, data: Path, common: list[str]) -> list[Job]:
@@ -243,19 +237,9 @@ def _pretraining(study: Study, row: str, folder: Path, data: Path, common: list[
     argv += ["--monitor-every", str(length), "--precision", PRETRAIN_PRECISION, "--data", str(data), *common]
     recipe = planned_recipe(argv)
     dearer = cost.pretraining_operations(recipe) / cost.pretraining_operations(get_recipe("small"))
-    return [
-        Job(
-            str(folder.relative_to(study.output)),
-            "pretrain.py",
-            tuple(argv),
-            folder,
-            ENCODER,
-            seconds=length * budget.pretrain.seconds * dearer + budget.start_seconds,
-            disk=PRETRAIN_DISK,
-            num_steps=length,
-            recipe=recipe,
-        )
-    ]
+    seconds = length * budget.pretrain.seconds * dearer + budget.start_seconds
+    costs: dict[str, Any] = {"seconds": seconds, "disk": PRETRAIN_DISK, "num_steps": length, "recipe": recipe}
+    return [Job(str(folder.relative_to(study.output)), "pretrain.py", tuple(argv), folder, ENCODER, **costs)]
 
 
 def picture_jobs(study: Study) -> list[Job]:

@@ -30,16 +30,8 @@ def prediction_job(training: str, tool: str, argv: tuple[str, ...], run: Path, p
         pictures: folder of `copy_numbered`.
         count: number of pictures; the last one ends the job.
     """
-    return Job(
-        f"{training}/predict",
-        tool,
-        (*argv, "--predict", str(pictures)),
-        run,
-        f"predictions/{count - 1}.*",
-        (training,),
-        resumable=False,
-        seconds=15.0,
-    )
+    argv, artefact = (*argv, "--predict", str(pictures)), f"predictions/{count - 1}.*"
+    return Job(f"{training}/predict", tool, argv, run, artefact, (training,), resumable=False, seconds=15.0)
 
 
 def drawn(run: Path, pictures: Sequence[Path]) -> list[Path]:

@@ -95,17 +95,14 @@ _TRANSFER = {
 }
 
 
-def _transfer_origin(name: str) -> Origin:
-    special = {"nothing": Origin("none", SMALL), "imagenet": published("deit", SMALL)}
-    return special.get(name) or pretrained("splitmask", name, SMALL)
-
+_NOT_SPLITMASK = {"nothing": Origin("none", SMALL), "imagenet": published("deit", SMALL)}
 
 TRANSFER = _table(
     "transfer",
     "ViT-S pre-trained on one set (rows), fine-tuned on another (columns)",
     _TRANSFER,
     {data: _SETS[data] for data in ("inat19", "inat18", "food101", "cars")},
-    lambda row, data: _transfer_origin(row),
+    lambda row, data: _NOT_SPLITMASK.get(row) or pretrained("splitmask", row, SMALL),
 )
 
 _SHARES = {"imagenet_1percent": "ImageNet 1 %", "imagenet_10percent": "10 %", "imagenet": "100 %", "coco": "COCO"}
