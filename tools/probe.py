@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
         log_every=0,
         max_bad_fraction=args.max_bad_fraction,
         weights=None if args.weights == "none" else Path(args.weights),
-        places=DataOptions.of(args),
+        places=DataOptions.of(vars(args)),
         keep_features=args.keep_features,
     )
     probe(options, recipe, given)

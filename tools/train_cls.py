@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
     given = cli.given_values(args, ClsRecipe)
     base = ClsRecipe() if args.recipe is None else get_recipe(args.recipe)
     base.override(given)  # option errors come before anything heavy is imported or created
-    options = finetune_options(args, "classifier", args.save_every, args.log_every)
+    options = finetune_options(vars(args), "classifier")
     if options.trains and args.recipe is None:
         raise UserError(f"--recipe NAME is needed for training: choose from {', '.join(RECIPES)}")
     if args.data is None and (options.eval_only or options.trains):
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
     from tools.classification.task import ClassificationTask
     from tools.finetuning.run import run
 
-    run(ClassificationTask(options, args.recipe, base, given, DataOptions.of(args)))
+    run(ClassificationTask(options, args.recipe, base, given, DataOptions.of(vars(args))))
     return 0
 
 

@@ -69,7 +69,7 @@ def main(argv: list[str]) -> int:
     given = given_values(vars(args), overrides)
     # Option errors come before anything heavy is imported or created.
     choose_engine(args.engine, base.override(given))
-    options = finetune_options(args, "detector", args.save_every, args.log_every)
+    options = finetune_options(vars(args), "detector")
     places = {name: getattr(args, name) for name in PLACES}
 
     from tools.detection.task import DetectionTask

@@ -78,7 +78,7 @@ def main(argv: list[str]) -> int:
         check_choice("precision", args.precision, ["32", "bf16"])
     path = config_path(args.config)
     given = {name: getattr(args, name) for name in GIVEN}
-    options = finetune_options(args, "segmentor", args.save_every, args.log_every)
+    options = finetune_options(vars(args), "segmentor")
     if args.data is None and (options.trains or options.eval_only):
         raise UserError("--data ROOT is missing: name the folder with images/ and annotations/")
     from tools.segmentation.model import quiet_warnings  # mmseg, torch

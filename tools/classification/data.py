@@ -8,8 +8,8 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,9 +123,9 @@ class DataOptions:
     train_list: str | None = None
 
     @classmethod
-    def of(cls, args: argparse.Namespace) -> DataOptions:
+    def of(cls, given: Mapping[str, Any]) -> DataOptions:
         """Returns those of a parsed command line."""
-        return cls(args.data, args.val, args.layout, args.domain, args.train_list)
+        return cls(**{field.name: given[field.name] for field in fields(cls)})
 
 
 def open_data(

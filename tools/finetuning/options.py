@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pretrain.training.options import RunOptions
 from pretrain.training.run_folder import CONFIG
@@ -55,40 +56,39 @@ def add_options(parser: cli.Parser, predicts: str, intervals: bool = True) -> No
     )
 
 
-def finetune_options(args: argparse.Namespace, noun: str, save_every: int, log_every: int) -> FinetuneOptions:
+def finetune_options(given: Mapping[str, Any], noun: str) -> FinetuneOptions:
     """Returns the options of a command line.
 
     Args:
-        args: with what `add_options` adds.
+        given: parsed, by name, with what `add_options` adds; intervals that a config has may still be None.
         noun: what the tool trains, "detector" for one.
-        save_every, log_every: in steps, resolved.
 
     Raises:
         ValueError: options that exclude each other, or one that is missing.
     """
-    output = Path(args.output)
+    output, predict, resume, weights = Path(given["output"]), given["predict"], given["resume"], given["weights"]
     has_run = (output / CONFIG).exists()
-    trains = args.resume or not (args.eval_only or (args.predict is not None and has_run))
-    if args.eval_only and args.resume:
+    trains = resume or not (given["eval_only"] or (predict is not None and has_run))
+    if given["eval_only"] and resume:
         raise UserError("--eval-only and --resume exclude each other: --resume evaluates at its end")
-    if args.best and trains:
+    if given["best"] and trains:
         raise UserError("--best goes with --eval-only or --predict of a run: it names the weights to use")
     if not trains and not has_run:
         raise UserError(f"--eval-only: {output} holds no run: train a {noun} first, with --weights")
-    if trains and args.weights is None:
+    if trains and weights is None:
         raise UserError("--weights FILE|none is needed for training: name an encoder.safetensors, or none")
-    if args.predict is not None and not Path(args.predict).exists():
-        raise UserError(f"--predict {args.predict} does not exist: name an image or a folder of images")
+    if predict is not None and not Path(predict).exists():
+        raise UserError(f"--predict {predict} does not exist: name an image or a folder of images")
     return FinetuneOptions(
         output=output,
-        resume=args.resume,
-        workers=args.workers,
-        save_every=save_every,
-        log_every=log_every,
-        max_bad_fraction=args.max_bad_fraction,
-        weights=None if args.weights in (None, "none") else Path(args.weights),
-        eval_only=args.eval_only,
-        predict=None if args.predict is None else Path(args.predict),
-        best=args.best,
+        resume=resume,
+        workers=given["workers"],
+        save_every=given["save_every"] or 0,
+        log_every=given["log_every"] or 0,
+        max_bad_fraction=given["max_bad_fraction"],
+        weights=None if weights in (None, "none") else Path(weights),
+        eval_only=given["eval_only"],
+        predict=None if predict is None else Path(predict),
+        best=given["best"],
         trains=trains,
     )
