@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 import torch
 
 from pretrain.recipes import Recipe
-from tests.helpers.paths import ROOT
+from tests.helpers.in_process import run_tool
+from tools import benchmark
 from tools.benchmarks import backbone, pretrain
 from tools.benchmarks.timing import in_turns
 
@@ -70,5 +68,5 @@ def test_the_pretraining_benchmark_prints_its_share(capsys, monkeypatch):
     ],
 )
 def test_wrong_options(argv, message):
-    result = subprocess.run([sys.executable, "tools/benchmark.py", *argv], cwd=ROOT, capture_output=True, text=True)
+    result = run_tool(benchmark.main, *argv)
     assert result.returncode == 2 and message in result.stderr and result.stderr.count("\n") == 1

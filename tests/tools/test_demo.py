@@ -8,12 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.in_process import run_tool
 from tests.helpers.paths import ROOT
+from tools import demo as demo_tool
 
 
 def demo(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "tools/demo.py", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_a_wrong_length_is_an_option_error() -> None:
+    done = run_tool(demo_tool.main, "--det-steps", "0")
+    assert done.returncode == 2 and done.stderr.startswith("error: argument --det-steps: must be at least 1")
 
 
 def test_wrong_input_is_named_before_anything_is_trained(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.in_process import run_tool
 from tests.helpers.paths import ROOT
 from tools import reproduce
 from tools.running.executor import Executor, JobError
@@ -16,8 +17,7 @@ from tools.running.job import Job
 
 
 def tool(*argv: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "tools/reproduce.py", *argv]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return run_tool(reproduce.main, *argv)
 
 
 def test_dry_run_shows_the_plan_and_makes_nothing(tmp_path: Path) -> None:
@@ -153,7 +153,9 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
     holder = subprocess.Popen([sys.executable, "-c", code, str(output)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-        done = tool("coco/vit_small_random", "--data", str(tmp_path / "coco"), "--output", str(output))
+        argv = ["coco/vit_small_random", "--data", str(tmp_path / "coco"), "--output", str(output)]
+        command = [sys.executable, "tools/reproduce.py", *argv]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     finally:
         holder.kill()
         holder.wait()

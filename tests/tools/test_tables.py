@@ -6,19 +6,16 @@ import csv
 import hashlib
 import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.helpers.paths import ROOT
+from tests.helpers.in_process import run_tool
 from tests.helpers.run_folders import write_detection, write_pretraining
 from tools import tables as tool
 from tools.reproduction import render
 from tools.reproduction.deviations import deviations
-from tools.reproduction.paper import find_table, tables
-from tools.reproduction.paper.schema import Origin
+from tools.reproduction.paper import find_table
 from tools.reproduction.results import fill, others
 from tools.reproduction.runs import Run, find_runs
 
@@ -337,57 +334,6 @@ def test_csv_has_every_cell_unrounded(tmp_path: Path, capsys: pytest.CaptureFixt
     ],
 )
 def test_errors_are_kind(tmp_path: Path, argv: list[str], message: str) -> None:
-    command = [sys.executable, "tools/tables.py", *(text.format(empty=tmp_path) for text in argv)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = run_tool(tool.main, *(text.format(empty=tmp_path) for text in argv))
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: ") and message in done.stderr
-
-
-def test_the_papers_values_stand_where_they_belong() -> None:
-    """Samples from each table, read off PAPER's tables by hand."""
-
-    def value(table: str, row: str, column: str) -> float:
-        return next(cell.value for cell in find_table(table).row(row).cells if cell.column == column)
-
-    assert value("coco", "vit_small_random_6x", "mask AP75") == 41.7
-    assert value("coco", "vit_base_beit_coco", "box AP75") == 51.2
-    assert value("coco", "vit_base_splitmask_coco", "mask AP") == 42.1
-    assert value("ade20k", "vit_base_random", "mIoU") == 25.4
-    assert value("ablation", "match", "linear") == 4.0
-    assert value("imagenet", "splitmask", "ViT-S") == 81.5
-    assert value("imagenet", "beit_800", "ViT-B") == 83.2
-    assert value("samples", "dino", "100 %") == 78.4
-    assert value("samples", "splitmask", "COCO") == 76.3
-    assert value("finetuning", "vit_base_beit_target", "Painting") == 70.7
-    assert value("finetuning", "vit_small_splitmask_target", "Cars") == 92.8
-    assert value("transfer", "cars", "Food-101") == 87.0
-    assert value("tokenizer", "kmeans", "iNat-19") == 75.0
-    counts = {name: sum(len(row.cells) for row in table.rows) for name, table in tables().items()}
-    # 7 sets in 10 rows without the 4 that the paper leaves out; 4 methods on 4 shares without supervised COCO.
-    assert counts == {
-        "coco": 84,
-        "ade20k": 5,
-        "finetuning": 66,
-        "imagenet": 8,
-        "transfer": 28,
-        "samples": 15,
-        "ablation": 12,
-        "tokenizer": 4,
-    }
-
-
-def test_equal_cells_of_different_tables_agree() -> None:
-    """Tables repeat numbers: what is measured alike has one published value, the random rows of Table 5 aside."""
-    values: dict[object, set[float]] = {}
-    for table in tables().values():
-        for row in table.rows:
-            for cell in row.cells:
-                values.setdefault(cell.measured, set()).add(cell.value)
-    different = {key: found for key, found in values.items() if len(found) > 1}
-    assert not different
-
-
-def test_origins_have_names_of_their_own() -> None:
-    origins = {cell.measured.origin for t in tables().values() for row in t.rows for cell in row.cells}
-    assert len({origin.name for origin in origins}) == len(origins)
-    assert Origin("published", "vit_base", "deit", "imagenet").name == "deit_base"

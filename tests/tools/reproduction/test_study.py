@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from splitmask_backbones.errors import UserError
-from tests.helpers.paths import ROOT
 from tests.helpers.plans import check
 from tools.reproduction import study_report
 from tools.reproduction.statistics import mean_and_spread, shown
@@ -215,19 +212,3 @@ def test_statistics() -> None:
     assert mean_and_spread([2.0, 4.0, 9.0]) == (5.0, pytest.approx(13**0.5))  # (9 + 1 + 16) / 2
     assert mean_and_spread([2.0]) == (2.0, None)
     assert [shown([]), shown([1.25]), shown([1.0, 2.0])] == ["-", "1.2 (1)", "1.5 ± 0.7 (2)"]
-
-
-def test_dry_run_of_the_study(data: Path, tmp_path: Path) -> None:
-    command = ["tools/reproduce.py", "small", "--data", str(data), "--size", "gpu", "--output", str(tmp_path / "out")]
-    done = subprocess.run(
-        [sys.executable, *command, "--dry-run"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert not (tmp_path / "out").exists()
-    assert "72 of 72 jobs to do" in done.stdout  # 2 data sets, 3 seeds, 7 fine-tunings and 5 pre-trainings
-    assert "as many more steps as fit in the time of a pre-training" in done.stdout
-    one = subprocess.run(
-        [sys.executable, *command, "--rows", "random,full", "--seeds", "1", "--dry-run"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert "6 of 6 jobs to do" in one.stdout

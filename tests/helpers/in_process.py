@@ -1,0 +1,22 @@
+"""A tool as `cli.run` runs it, in this process: quicker than a new one, with the same exit code and the same lines."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import subprocess
+from collections.abc import Callable
+from unittest import mock
+
+from tools import cli
+
+
+def run_tool(main: Callable[[list[str]], int | None], *argv: str) -> subprocess.CompletedProcess[str]:
+    """Returns exit code, stdout and stderr of a tool's main function."""
+    out, err = io.StringIO(), io.StringIO()
+    with mock.patch("sys.argv", ["tool", *argv]), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            cli.run(main)
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return subprocess.CompletedProcess(list(argv), code, out.getvalue(), err.getvalue())
