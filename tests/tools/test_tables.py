@@ -142,21 +142,22 @@ def test_runs_on_other_data_are_not_averaged(tmp_path: Path) -> None:
 
 def write_segmentation(folder: Path, miou: float, images: int = 20_210, **values: object) -> dict:
     """Writes a segmentor of the ADE20K table from random init, as tools/train_seg.py leaves it."""
-    from tools.segmentation.config import config_path, load_config
+    from tools.segmentation.config import config_path
+    from tools.segmentation.recipe import SegRecipe
 
     name = "ade20k_160k_vit_base_random"
-    config = json.loads(json.dumps(load_config(config_path(name))))
-    own = {key: config.pop(key) for key in ("steps", "batch_size", "img_size", "seed")}
-    own["lr"] = config["optim_wrapper"]["optimizer"].pop("lr")
-    own |= {"precision": "32", "tta": config.pop("use_tta"), "weights": "none", **values}
+    recipe = SegRecipe.load(config_path(name)).values()
     record = {
-        "tool": "train_seg",
-        "values": own,
+        "command": "train_seg",
+        "config": name,
+        "--weights": "none",
+        "values": recipe["values"] | values,
+        "recipe_values": recipe["recipe_values"],
         "data": {"train": "a", "val": "b"},
         "encoder": {"patch_size": 16, "embed_dim": 768, "depth": 12, "num_heads": 12},
-        "config": config,
-        "free": {"config": name, "weights": "none"},
+        "free": {"weights": "none"},
     }
+    record = json.loads(json.dumps(record))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(record))
     (folder / "results.json").write_text(json.dumps({"mIoU": miou, "aAcc": None}))
@@ -175,7 +176,7 @@ def test_segmentors_and_their_deviations(tmp_path: Path) -> None:
     for seed, name in enumerate(("a", "b")):
         changed = {"seed": seed, "steps": 80, "batch_size": 8, "lr": 3.5e-4, "tta": True}
         record = write_segmentation(tmp_path / name, 25.0, images=99, **changed)
-        record["config"]["optim_wrapper"]["paramwise_cfg"]["decay_rate"] = 0.9
+        record["recipe_values"]["optim_wrapper"]["paramwise_cfg"]["decay_rate"] = 0.9
         (tmp_path / name / "config.json").write_text(json.dumps(record))
     cells, _, _ = table_of(tmp_path, "ade20k")
     assert sorted(cells["vit_base_random", "mIoU"].remarks) == [
@@ -185,6 +186,17 @@ def test_segmentors_and_their_deviations(tmp_path: Path) -> None:
         "optim_wrapper.paramwise_cfg.decay_rate 0.9 in place of 0.65",
         "tested at several scales",
     ]
+
+
+def test_a_segmentor_of_an_earlier_version_is_in_its_row(tmp_path: Path) -> None:
+    record = write_segmentation(tmp_path / "a", 25.0)
+    old = {key: record[key] for key in ("values", "data", "encoder")} | {"tool": "train_seg"}
+    old |= {"config": record["recipe_values"], "free": {"config": record["config"], "weights": "none"}}
+    old["values"]["weights"] = "none"
+    (tmp_path / "a" / "config.json").write_text(json.dumps(old))
+    cells, other, warnings = table_of(tmp_path, "ade20k")
+    assert not other and not warnings and cells["vit_base_random", "mIoU"].values == [25.0]
+    assert cells["vit_base_random", "mIoU"].remarks == []
 
 
 BROKEN = {

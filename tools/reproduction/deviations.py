@@ -127,7 +127,7 @@ def _of_segmentation(run: Run) -> list[str]:
     found = _compare(got, want)
     if got.get("tta", False) != config.pop("use_tta"):
         found.append("tested at several scales" if got.get("tta") else "tested at one scale")
-    theirs, mine = flatten(json.loads(json.dumps(config))), flatten(run.config.get("config", {}))
+    theirs, mine = flatten(json.loads(json.dumps(config))), flatten(run.config.get("recipe_values", {}))
     return found + _values(mine, theirs, ())
 
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from pretrain.recipes import RECIPES
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import sha256_of
-from splitmask_backbones.registry import ENCODERS
+from splitmask_backbones.registry import encoder_name
 from tools.reproduction.paper.schema import Origin
 
 T = TypeVar("T")
@@ -65,14 +65,12 @@ class Run:
     @property
     def model(self) -> str:
         """Name of the encoder by its size, "custom" for another."""
-        encoder = self.config.get("encoder", {})
-        fits = (all(encoder.get(key) == value for key, value in sizes.items()) for sizes in ENCODERS.values())
-        return next((name for name, fit in zip(ENCODERS, fits, strict=True) if fit), "custom")
+        return encoder_name(self.config.get("encoder", {})) or "custom"
 
     @property
     def encoder_digest(self) -> str:
         """SHA-256 of the weights that it began with, "none" for none."""
-        return str(self.config.get("--weights", self.values.get("weights", "none"))).removeprefix("sha256:")
+        return str(self.config.get("--weights", "none"))
 
     @property
     def data_key(self) -> str:
@@ -159,7 +157,9 @@ def _read(path: Path) -> Run | None:
         ValueError: the run is unfinished or damaged.
     """
     folder, config = path.parent, _load(path)
-    tool = config.get("command", config.get("tool"))
+    if "tool" in config:
+        config = _renamed(config)
+    tool = config.get("command")
     if tool == "pretrain":
         return _read_pretraining(folder, config)
     if not isinstance(tool, str) or tool not in METRICS:
@@ -178,12 +178,17 @@ def _read(path: Path) -> Run | None:
     return run
 
 
+def _renamed(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns a segmentor's config.json of an earlier version in today's layout."""
+    named, weights = config.get("free", {}).get("config"), config.get("values", {}).get("weights", "none")
+    today = {"command": config["tool"], "config": named, "--weights": str(weights).removeprefix("sha256:")}
+    return {**config, **today, "recipe_values": config.get("config", {})}
+
+
 def _setting(tool: str, config: dict[str, Any]) -> str:
     """Returns config file or recipe; of a probe what its classes show of its data."""
-    if tool == "train_det":
+    if tool in ("train_det", "train_seg"):
         return str(config.get("config"))
-    if tool == "train_seg":
-        return str(config.get("free", {}).get("config", "unknown config"))
     if tool != "probe":
         return str(config.get("recipe", "unknown recipe"))
     labels = config.get("data", {}).get("labels")
