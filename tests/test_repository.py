@@ -17,7 +17,7 @@ from tests.helpers.paths import ROOT
 
 TOOLS = sorted(path for path in (ROOT / "tools").glob("*.py") if "cli.run(main)" in path.read_text(encoding="utf-8"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-CORE = {"errors", "registry", "files"}  # modules of the core that stay free of torch
+CORE = {"convert.names", "errors", "files", "load_report", "pixels", "registry"}  # modules that stay free of torch
 
 
 def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -69,16 +69,16 @@ def test_readme_commands_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     named = set(re.findall(r"`make ([a-z-]+)", README)) | {c[1] for c in readme_commands() if c[0] == "make"}
     assert {"demo", "test", "lint", "venv"} <= named <= targets
-    commands = [words for words in readme_commands() if words[0] == "python"]
+    commands = [argv for argv in readme_commands() if argv[0] == "python"]
     assert len(commands) >= 7
-    for words in commands:
-        assert (ROOT / words[1]).is_file()
-        module = importlib.import_module(words[1].removesuffix(".py").replace("/", "."))
+    for argv in commands:
+        assert (ROOT / argv[1]).is_file()
+        module = importlib.import_module(argv[1].removesuffix(".py").replace("/", "."))
         options = module.build_parser()._option_string_actions
-        assert {word for word in words if word.startswith("--")} <= set(options), words
-        assert all((ROOT / word).is_file() for word in words if re.match(r"(det|seg)_configs/", word)), words
-        if "--recipe" in words:
-            assert words[words.index("--recipe") + 1] in module.RECIPES
+        assert {word for word in argv if word.startswith("--")} <= set(options), argv
+        assert all((ROOT / word).is_file() for word in argv if re.match(r"(det|seg)_configs/", word)), argv
+        if "--recipe" in argv:
+            assert argv[argv.index("--recipe") + 1] in module.RECIPES
 
 
 def test_ci_runs_the_readmes_test_command() -> None:

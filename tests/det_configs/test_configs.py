@@ -11,6 +11,7 @@ import torch
 
 from det_configs.common.recipe import DetRecipe
 from splitmask_backbones.param_groups import param_groups
+from tests.helpers.groups import expected_decay, expected_layer
 from tools.detection.config import CONFIG_DIR, load_config
 from tools.detection.engines import build_detector
 
@@ -69,17 +70,16 @@ def test_takes_a_step_when_small(path: Path, engine: str) -> None:
     torch.testing.assert_close(losses["loss"], sum(v for k, v in losses.items() if k != "loss"))
     losses["loss"].backward()
     groups = param_groups(detector, recipe.lr, recipe.weight_decay, recipe.layer_decay)
-    before = {name: p.detach().clone() for name, p in detector.named_parameters() if p.requires_grad}
+    before = {name: parameter.detach().clone() for name, parameter in detector.named_parameters()}
     torch.optim.AdamW(groups, eps=1e-30).step()
-    assert before.keys() == {name for group in groups for name in group["names"]}
-    for group in groups:
-        for name, parameter in zip(group["names"], group["params"], strict=True):
-            assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
-            # AdamW's first step is the lr in the direction of the gradient, whatever its size.
-            kept = before[name] * (1 - group["lr"] * group["weight_decay"])
-            moved = (parameter - kept).abs().max().item()
-            rounding = 2e-7 * kept.abs().max().item()
-            assert moved == pytest.approx(group["lr"], rel=0.01, abs=rounding), name
+    depth = detector.encoder.depth
+    for name, parameter in detector.named_parameters():
+        assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
+        # AdamW's first step is the lr in the direction of the gradient, whatever its size.
+        lr = recipe.lr * recipe.layer_decay ** (depth + 1 - expected_layer(name, depth))
+        kept = before[name] * (1 - lr * recipe.weight_decay * expected_decay(name, parameter.ndim))
+        moved, rounding = (parameter - kept).abs().max().item(), 2e-7 * kept.abs().max().item()
+        assert moved == pytest.approx(lr, rel=0.01, abs=rounding), name
     found = detector.eval().detect(objects()[0][0], (48, 192))
     assert found["boxes"].shape == (len(found["masks"]), 4)
 

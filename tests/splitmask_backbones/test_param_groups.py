@@ -1,13 +1,12 @@
 """Every parameter in the right layer and decay group (CONTRACT: layer-wise lr)."""
 
-import re
-
 import pytest
 import torch
 from torch import nn
 
 from splitmask_backbones import VisionTransformer, build_pyramid
 from splitmask_backbones.param_groups import layer_of, param_groups
+from tests.helpers.groups import expected_decay, expected_layer
 
 
 class Model(nn.Module):
@@ -66,14 +65,6 @@ def test_frozen_parameters_are_left_out():
     assert not any("patch_embed" in name for name in names)
 
 
-def layer_in_the_contract(name, depth):
-    """CONTRACT 9, restated: what `layer_of` must come to."""
-    block = re.match(r"encoder\.blocks\.(\d+)\.", name)
-    if block:
-        return int(block[1]) + 1
-    return 0 if re.match(r"encoder\.(patch_embed|pos_embed|cls_token|reg_token)", name) else depth + 1
-
-
 @pytest.mark.parametrize(
     ("kwargs", "without_decay"),
     [
@@ -114,9 +105,8 @@ def test_optimizer_takes_the_groups(kwargs, without_decay):
         assert torch.isfinite(parameter.grad).all(), name
         moving = parameter.grad.abs() > 1e-10  # keys have no use for their bias: softmax does not see it
         assert moving.double().mean() > 0.6, name
-        own_lr = lr * 0.65 ** (depth + 1 - layer_in_the_contract(name, depth))
-        with_decay = parameter.ndim > 1 and not re.search(r"(pos_embed|_token|rel_pos_[hw]|_bias_table)$", name)
-        kept = before[name] * (1 - own_lr * decay * with_decay)
+        own_lr = lr * 0.65 ** (depth + 1 - expected_layer(name, depth))
+        kept = before[name] * (1 - own_lr * decay * expected_decay(name, parameter.ndim))
         expected = kept - own_lr * parameter.grad.sign()
         torch.testing.assert_close(parameter[moving], expected[moving], rtol=0, atol=1e-9 * own_lr, msg=name)
 

@@ -33,7 +33,7 @@ def parser():
 
 
 @pytest.mark.parametrize(
-    ("words", "match"),
+    ("argv", "match"),
     [
         (["--stesp", "3"], "unknown option '--stesp': did you mean '--steps'"),
         (["--data", "x", "--step", "3"], "unknown option '--step'"),  # no abbreviations
@@ -45,9 +45,9 @@ def parser():
         ([], "required: --data"),
     ],
 )
-def test_option_errors(words, match):
+def test_option_errors(argv, match):
     with pytest.raises(UserError, match=match):
-        parser().parse_args(words)
+        parser().parse_args(argv)
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,8 @@ def state():
     return VisionTransformer(**SIZES, use_class_token=True).state_dict()
 
 
-def run(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "tools/convert.py", *map(str, words)]
+def run(*argv: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "tools/convert.py", *map(str, argv)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
@@ -85,7 +85,7 @@ def test_truncated_file(tmp_path, state):
 
 def test_wrong_family_model_and_names(tmp_path, state):
     torch.save(state, tmp_path / "in.pth")
-    for words, message in (
+    for argv, message in (
         (["--from", "beit"], "is of the family 'timm' and not 'beit'"),
         (["--from", "hff"], "did you mean 'hf'"),
         (["--to", "tim"], "did you mean 'timm'"),
@@ -93,7 +93,7 @@ def test_wrong_family_model_and_names(tmp_path, state):
         (["--set", "windowsize=3"], "did you mean 'window_size'"),
         (["--set", "windowsize"], "is not key=value"),
     ):
-        result = run(tmp_path / "in.pth", tmp_path / "out.safetensors", *words)
+        result = run(tmp_path / "in.pth", tmp_path / "out.safetensors", *argv)
         assert result.returncode == 2 and message in result.stderr, result.stderr
         assert not (tmp_path / "out.safetensors").exists()
 
