@@ -37,8 +37,8 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         argv = list(sys.argv[1:] if args is None else args)
-        for word in argv:  # before argparse complains about what is missing because of the misspelt name
-            option = word.split("=")[0]
+        for given in argv:  # before argparse complains about what is missing because of the misspelt name
+            option = given.split("=")[0]
             looks_like_one = option.startswith("--") and option != "--" or re.match(r"-[A-Za-z]", option)
             if looks_like_one and option not in self._option_string_actions:
                 raise UserError(f"unknown option '{option}': {nearest(option, self._option_string_actions)}")

@@ -15,7 +15,7 @@ PLACES = ("data", "val", "train_json", "train_images", "val_json", "val_images")
 
 
 def build_parser() -> cli.Parser:
-    """Returns the parser; recipe values are `key=value` words, the common ones are options too."""
+    """Returns the parser; recipe values are `key=value` pairs, the common ones are options too."""
     values = "\n".join(
         f"  {name:24}{field.metadata['help']} (default {field.default})" for name, field in FIELDS.items()
     )

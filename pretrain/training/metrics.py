@@ -117,7 +117,7 @@ class ProgressLine:
         self._bar.stop()
 
     def advance(self, step: int) -> None:
-        """Moves the bar to `step` finished updates."""
+        """Moves the bar to `step` finished steps."""
         self._bar.update(self._task, completed=step)
 
     def note(self, text: str) -> None:

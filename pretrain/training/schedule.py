@@ -1,4 +1,4 @@
-"""Learning-rate schedules: pure functions from the update (0-based) to a factor on the peak lr."""
+"""Learning-rate schedules: pure functions from the step (0-based) to a factor on the peak lr."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def warmup_cosine(step: int, total_steps: int, warmup_steps: int, end_factor: fl
 
 
 def warmup_step(step: int, milestones: Sequence[int], warmup_steps: int, gamma: float = 0.1) -> float:
-    """Returns the factor of a linear warm-up, times `gamma` for every milestone (update) that has been reached."""
+    """Returns the factor of a linear warm-up, times `gamma` for every milestone (step) that has been reached."""
     return warmup(step, warmup_steps) * gamma ** sum(step >= milestone for milestone in milestones)
 
 

@@ -94,14 +94,14 @@ def statistics(features: np.ndarray) -> tuple[Tensor, Tensor]:
 def feature_batches(
     features: np.ndarray, labels: Tensor, batch_size: int, seed: int, start_step: int, total_steps: int
 ) -> Iterator[dict[str, Tensor]]:
-    """Yields the batches of the training from an update on, in the order of all trainers.
+    """Yields the batches of the training from a step on, in the order of all trainers.
 
     Args:
         features: float32 `(N, layers, C)`, may be mapped from a file.
         labels: int64 `(N,)`.
         batch_size: at most N.
         seed: of the order.
-        start_step: first update.
+        start_step: first step.
         total_steps: of the whole training.
     """
     for keys in StepBatches(len(features), batch_size, seed, start_step, total_steps, 0, 1, 1):

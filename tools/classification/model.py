@@ -78,7 +78,7 @@ class Classifier(nn.Module):
         if self.mix is None:
             targets = mixup_target(labels, self.num_classes, 1.0, self.label_smoothing)
         else:
-            # From torch's generator, which the loop seeds for each update.
+            # From torch's generator, which the loop seeds for each step.
             with global_generators(int(torch.randint(2**31, ()))):
                 images, targets = self.mix(images, labels)
         logits = self.logits(images).float()

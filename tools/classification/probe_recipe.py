@@ -25,9 +25,9 @@ class ProbeRecipe(CheckedRecipe):
     knn: int = value(20, "nearest neighbours that vote; 0 for no kNN", low=0)
     temperature: float = value(0.07, "of the neighbours' votes", low=0.001, high=1000)
     linear: bool = value(True, "train linear probes")
-    epochs: int | None = value(100, f"epochs of the linear probes, at least {MIN_STEPS} updates", low=1)
-    steps: int | None = value(None, "updates of the linear probes, in place of --epochs", low=1)
-    batch_size: int = value(1024, "images an update; all where there are fewer", low=1)
+    epochs: int | None = value(100, f"epochs of the linear probes, at least {MIN_STEPS} steps", low=1)
+    steps: int | None = value(None, "steps of the linear probes, in place of --epochs", low=1)
+    batch_size: int = value(1024, "images per step; all where there are fewer", low=1)
     lr: float = value(1e-3, "peak learning rate of AdamW; follows --batch-size linearly unless given", low=ABOVE_ZERO)
     weight_decay: float = value(0.0, "of the linear probes", low=0)
     seed: int = value(0, "seed of everything random", low=0, high=2**62)
@@ -60,6 +60,6 @@ class ProbeRecipe(CheckedRecipe):
         return tuple(chosen)
 
     def linear_steps(self, steps_per_epoch: int) -> int:
-        """Returns the updates of the linear probes."""
+        """Returns the steps of the linear probes."""
         planned = self.total_steps(steps_per_epoch)
         return planned if self.steps is not None else max(planned, MIN_STEPS)

@@ -37,20 +37,20 @@ class ClsRecipe(CheckedRecipe):
     label_smoothing: float = value(0.1, "share of a label given to all classes", low=0, high=0.99)
     test_crop: float = value(0.875, "side of the central test crop over the resized short side", low=0.01, high=1)
     # optimisation
-    epochs: int | None = value(300, "epochs of floor(images / batch) updates", low=1)
-    steps: int | None = value(None, "updates of the whole run, in place of --epochs", low=1)
-    batch_size: int = value(1024, "images an update over all processes and accumulated micro-batches", low=1)
-    accumulate: int = value(1, "micro-batches an update", low=1)
+    epochs: int | None = value(300, "epochs of floor(images / batch) steps", low=1)
+    steps: int | None = value(None, "steps of the whole run, in place of --epochs", low=1)
+    batch_size: int = value(1024, "images per step over all processes and accumulated micro-batches", low=1)
+    accumulate: int = value(1, "micro-batches per step", low=1)
     lr: float = value(4e-3, "peak learning rate of AdamW; follows --batch-size linearly unless given", low=ABOVE_ZERO)
     layer_decay: float = value(1.0, "factor a layer of the encoder on the lr; 1 for none", low=0.01, high=1)
     weight_decay: float = value(0.05, "none on 1-D parameters and positions", low=0)
     beta2: float = value(0.999, "AdamW's second beta", low=0, high=0.999999)
     clip_grad: float = value(0.0, "largest gradient norm; 0 for any", low=0)
-    warmup_fraction: float = value(5 / 300, "share of the updates that warm up linearly", low=0, high=1)
+    warmup_fraction: float = value(5 / 300, "share of the steps that warm up linearly", low=0, high=1)
     end_lr: float = value(1e-6, "last learning rate of the cosine", low=0)
     drop_path: float = value(0.1, "stochastic depth of the encoder", low=0, high=0.99)
     ema: float | None = value(None, "decay of the average of weights that is evaluated and kept", low=0, high=1)
-    eval_every: int = value(0, "updates between evaluations, the best model is kept; 0 for none", low=0)
+    eval_every: int = value(0, "steps between evaluations, the best model is kept; 0 for none", low=0)
     seed: int = value(0, "seed of everything random", low=0, high=2**62)
     precision: str = value("32", "bf16 is mixed precision", choices=("32", "bf16"))
 
@@ -76,7 +76,7 @@ class ClsRecipe(CheckedRecipe):
         return self.mixup > 0 or self.cutmix > 0
 
     def lr_factor(self, step: int, total_steps: int) -> float:
-        """Returns the factor on the peak lr at an update (0-based) of a run of `total_steps`."""
+        """Returns the factor on the peak lr at a step (0-based) of a run of `total_steps`."""
         end_factor = min(1.0, self.end_lr / self.lr)
         return warmup_cosine(step, total_steps, round(self.warmup_fraction * total_steps), end_factor)
 
@@ -86,7 +86,7 @@ _LARGE: dict[str, Any] = {"lr": 1.4e-4, "warmup_fraction": 5 / 300, "repeats": 3
 # App. E: Stanford Cars and DomainNet.
 _TINY_SETS: dict[str, Any] = {"lr": 4e-3, "layer_decay": 0.65, "warmup_fraction": 60 / 300, "randaugment": 9.0}
 # The paper gives no settings for its supervised rows. Ours: DeiT's for ImageNet (without its random erasing), and as
-# many updates as on the whole set, as the paper does for pre-training.
+# many steps as on the whole set, as the paper does for pre-training.
 _SUPERVISED: dict[str, Any] = {"lr": 1e-3, "repeats": 3}
 # Few images and no GPU: short runs of a small model; mixing images of a few classes teaches less than it costs. Ours.
 _CPU: dict[str, Any] = {

@@ -98,7 +98,7 @@ def read_coco(
     """
     path, folder = Path(json_path), Path(image_dir)
     if not folder.is_dir():
-        raise UserError(f"image folder {folder} does not exist or is no folder: check the path")
+        raise UserError(f"image folder {folder} does not exist or is not a folder: check the path")
     content = _read_json(path)
     own = _categories(content["categories"], path)
     known = own if categories is None else _same_categories(own, list(categories), path)
@@ -140,7 +140,7 @@ def _is_id(value: Any) -> bool:
 
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise UserError(f"annotation file {path} does not exist or is no file: check the path")
+        raise UserError(f"annotation file {path} does not exist or is not a file: check the path")
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (json.JSONDecodeError, RecursionError) as error:

@@ -76,7 +76,7 @@ def _split_pair(text: str, option: str) -> Location:
 
 def _in_root(root: Path, split: str) -> Location:
     if not root.is_dir():
-        raise UserError(f"--data {root} does not exist or is no folder: check the path")
+        raise UserError(f"--data {root} does not exist or is not a folder: check the path")
     folders = sorted(path.name for path in root.iterdir() if path.is_dir() and path.name.startswith(split))
     pairs = [name for name in folders if (root / "annotations" / f"instances_{name}.json").is_file()]
     best = [name for name in pairs if name in (split, f"{split}2017")][:1] or pairs

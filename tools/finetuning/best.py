@@ -29,12 +29,12 @@ def record_evaluation(
 ) -> bool:
     """Adds a line to evaluations.jsonl; returns whether the model is the best so far, and then keeps it.
 
-    Lines from `step` on are of updates that a resume has taken back: they are replaced. Of equally good models the
+    Lines from `step` on are of steps that a resume has taken back: they are replaced. Of equally good models the
     earlier one stays.
 
     Args:
         folder: of the run.
-        step: finished updates.
+        step: finished steps.
         results: as in results.json.
         keep: writes the model that was evaluated; called with the new line if it is the best.
         score: what lines are compared by; larger is better.

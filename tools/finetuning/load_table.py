@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections import Counter
 from pathlib import Path
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from splitmask_backbones.load_report import LoadReport
+
+logger = logging.getLogger(__name__)
 
 LOAD_REPORT = "load_report.json"
 MOST_ROWS = 6
@@ -31,11 +34,11 @@ def name_new_parts(report: LoadReport, model: nn.Module, encoder: nn.Module) -> 
     has_pyramid = any(key.startswith("pyramid.") for key in report.loaded)
     counts: dict[str, int] = {}
     for name, parameter in model.named_parameters():
-        words = name.split(".")
-        if id(parameter) in own or has_pyramid and "pyramid" in words:
+        parts = name.split(".")
+        if id(parameter) in own or has_pyramid and "pyramid" in parts:
             continue
-        end = words.index("pyramid") if "pyramid" in words else min(words[0] == "model", len(words) - 1)
-        part = ".".join(words[: end + 1])
+        end = parts.index("pyramid") if "pyramid" in parts else min(parts[0] == "model", len(parts) - 1)
+        part = ".".join(parts[: end + 1])
         counts[part] = counts.get(part, 0) + parameter.numel()
     for part, count in counts.items():
         kind = "neck" if part.endswith("pyramid") else "head"
@@ -63,7 +66,7 @@ def tell(report: LoadReport, path: Path, title: str = "", proof: dict[str, Any] 
     sys.stdout.write(f"{title or report.path}\n")
     Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120).print(table)
     if report.warning:
-        sys.stderr.write(f"warning: {report.warning}\n")
+        logger.warning("%s", report.warning)
     write_json(path, {**(proof or {}), **report.as_json()})
 
 

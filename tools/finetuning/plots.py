@@ -29,7 +29,7 @@ def curve(entries: Sequence[dict[str, Any]], name: str) -> tuple[list[float], li
     return [step for step, _ in kept], [value for _, value in kept]
 
 
-def save_curves(panels: dict[str, Curves], path: Path, x_label: str = "update") -> None:
+def save_curves(panels: dict[str, Curves], path: Path, x_label: str = "step") -> None:
     """Writes a row of panels, one line a curve: panel title -> label -> (steps, values); few points get marks."""
     import matplotlib
 
@@ -40,7 +40,7 @@ def save_curves(panels: dict[str, Curves], path: Path, x_label: str = "update") 
     for axis, (title, curves) in zip(axes[0], panels.items(), strict=True):
         for label, (steps, values) in curves.items():
             axis.plot(
-                steps, values, label=label, linewidth=1.6, marker="." if len(steps) < 3 or x_label != "update" else None
+                steps, values, label=label, linewidth=1.6, marker="." if len(steps) < 3 or x_label != "step" else None
             )
         axis.set_title(title)
         axis.set_xlabel(x_label)

@@ -71,7 +71,7 @@ def read_classes(path: Path, title: str) -> Classes:
         ValueError: missing, not JSON, or of another form.
     """
     if not path.is_file():
-        raise UserError(f"{title} {path} does not exist or is no file: check the path")
+        raise UserError(f"{title} {path} does not exist or is not a file: check the path")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

@@ -9,6 +9,7 @@ from torch import nn
 from splitmask_backbones import create_encoder, load_encoder, save_encoder
 from splitmask_backbones.load_report import LoadReport
 from splitmask_backbones.pyramid import build_pyramid
+from tools import cli
 from tools.finetuning.load_table import mark, name_new_parts, shortened, tell
 
 
@@ -52,6 +53,7 @@ def test_a_pyramid_that_came_along_is_not_new(tmp_path):
 
 
 def test_gaps_are_on_the_screen_in_the_file_and_in_the_results(tmp_path, capsys):
+    cli.start_log()
     report = LoadReport("weights.pth", loaded=["a"], missing=["b", "c"], unexpected=["d"])
     tell(report, tmp_path / "r.json")
     err = capsys.readouterr().err
