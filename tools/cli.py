@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from pretrain.training.options import MAX_BAD_FRACTION, WORKERS
 from splitmask_backbones.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -125,7 +126,8 @@ def add_run_options(parser: argparse.ArgumentParser, intervals: bool = True) -> 
 
 def add_workers(parser: argparse.ArgumentParser) -> None:
     """Adds `--workers`."""
-    parser.add_argument("--workers", type=non_negative_int, default=2, metavar="N", help="data processes (default 2)")
+    text = f"data processes (default {WORKERS})"
+    parser.add_argument("--workers", type=non_negative_int, default=WORKERS, metavar="N", help=text)
 
 
 def add_bad_fraction(group: argparse._ActionsContainer) -> None:
@@ -133,9 +135,9 @@ def add_bad_fraction(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--max-bad-fraction",
         type=fraction,
-        default=0.01,
+        default=MAX_BAD_FRACTION,
         metavar="F",
-        help="largest share of images that are missing or unreadable (default 0.01)",
+        help=f"largest share of images that are missing or unreadable (default {MAX_BAD_FRACTION})",
     )
 
 

@@ -68,13 +68,7 @@ def build_parser() -> cli.Parser:
     parser.add_argument("--tokenizer-weights", metavar="FILE", help="safetensors of DALL-E's encoder")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for everything the run writes")
     cli.add_run_options(parser)
-    parser.add_argument(
-        "--max-bad-fraction",
-        type=cli.fraction,
-        default=0.01,
-        metavar="F",
-        help="largest share of unreadable images (default 0.01)",
-    )
+    cli.add_bad_fraction(parser)
     monitoring.add_options(parser)
     cli.add_values(parser, Recipe)
     return parser

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pretrain.data.decode import UnreadableImage, read_image
+from pretrain.training.progress import tracked
 from pretrain.training.signals import ignore_in_worker
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import write_atomically
@@ -47,14 +47,14 @@ def check_images(root: str | os.PathLike[str], names: Sequence[str], workers: in
     Args:
         root: folder that the names are relative to.
         names: relative (or absolute) paths.
-        workers: processes that decode; 0 and 1 decode in this one. The result is the same. Shows a progress bar on
-            stdout when it takes more than 2 seconds.
+        workers: processes that decode; 0 and 1 decode in this one. The result is the same. Shows progress with the
+            time left.
     """
     folder = os.fspath(root)
     bad = []
     with contextlib.ExitStack() as stack:
         reasons = _reasons(folder, names, workers, stack)
-        for name, reason in zip(names, _with_progress(reasons, len(names), stack), strict=True):
+        for name, reason in zip(names, tracked(reasons, len(names), "checking images"), strict=True):
             if reason is not None:
                 bad.append(BadImage(name, reason))
     return bad
@@ -95,22 +95,6 @@ def _start_worker() -> None:
             os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
-
-
-def _with_progress(items: Iterator[Any], total: int, stack: contextlib.ExitStack) -> Iterator[Any]:
-    start = time.monotonic()
-    progress = None
-    for done, item in enumerate(items, start=1):
-        if progress is None and done < total and time.monotonic() - start > 2:
-            from rich import progress as bars
-
-            columns = (bars.TextColumn("checking images"), bars.BarColumn(), bars.MofNCompleteColumn())
-            progress = bars.Progress(*columns, bars.TimeRemainingColumn())
-            stack.enter_context(progress)
-            task = progress.add_task("checking images", total=total, completed=done)
-        elif progress is not None:
-            progress.update(task, completed=done)
-        yield item
 
 
 def enforce_bad_limit(

@@ -1,11 +1,10 @@
-"""Checkpoints of a training run: one self-verifying safetensors file a step, whole or not there."""
+"""Checkpoints of a training run: one self-verifying safetensors file per step, whole or not there."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,14 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from pretrain.training.ema import start_at
-from pretrain.training.run_folder import NUM_KEPT
 from splitmask_backbones.errors import UserError
+from splitmask_backbones.files import replaced_at_once
 
 logger = logging.getLogger(__name__)
+
+
+NUM_KEPT = 2
+"""Checkpoints that a run keeps, the newest ones."""
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
@@ -63,23 +66,13 @@ def save_checkpoint(
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     state = json.dumps({"step": step})
     path = folder / f"step_{step:08d}.safetensors"
-    beside = folder / f".{path.name}.tmp"
     try:
-        save_file(tensors, str(beside), metadata={"state": state, "sha256": digest_of(tensors, state)})
-        with open(beside, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+        with replaced_at_once(path) as beside:
+            save_file(tensors, str(beside), metadata={"state": state, "sha256": digest_of(tensors, state)})
     except SafetensorError as error:
-        beside.unlink(missing_ok=True)
         raise UserError(
             f"checkpoint {path} could not be written ({error}): free some room on the disk, then --resume"
         ) from None
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    descriptor = os.open(folder, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
     # Newer files are damaged ones that a resume went past: they neither count nor stay.
     files = checkpoint_files(folder)
     position = files.index(path)

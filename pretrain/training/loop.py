@@ -17,8 +17,9 @@ from torch.optim.swa_utils import AveragedModel
 from pretrain.training.checkpoints import newest_checkpoint, restore, save_checkpoint
 from pretrain.training.distributed import agree, mean_over_ranks
 from pretrain.training.loader import step_batches
-from pretrain.training.metrics import MetricsLog, ProgressLine, shown
+from pretrain.training.metrics import MetricsLog
 from pretrain.training.options import RunOptions
+from pretrain.training.progress import ProgressLine, shown
 from pretrain.training.run_folder import CHECKPOINTS, RunFolder
 from pretrain.training.signals import StopSignals
 

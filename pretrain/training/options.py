@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+WORKERS = 2
+MAX_BAD_FRACTION = 0.01
+"""Defaults of the command line."""
+
 
 @dataclass(frozen=True)
 class RunOptions:

@@ -16,9 +16,6 @@ from splitmask_backbones.files import write_atomically
 CONFIG = "config.json"
 LOCK = ".lock"
 CHECKPOINTS = "checkpoints"
-NUM_KEPT = 2
-"""Checkpoints that a run keeps, the newest ones."""
-
 _TEMPORARY = re.compile(r"\.tmp\w{6}|\..+\.tmp")
 """What a save that was killed leaves beside its target: safetensors' own files, and those of this project."""
 

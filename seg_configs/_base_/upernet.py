@@ -47,5 +47,6 @@ model = dict(
         loss_decode=dict(type="CrossEntropyLoss", use_sigmoid=False, loss_weight=0.4),
     ),
     train_cfg=dict(),
-    test_cfg=dict(mode="whole"),  # or mode="slide": the window is img_size, its stride two thirds
+    test_cfg=dict(mode="whole"),  # or mode="slide": windows of img_size
 )
+slide_stride = 2 / 3  # of the window, as 341 of 512 in BEiT's protocol

@@ -1,4 +1,4 @@
-"""Evaluations during a training: evaluations.jsonl, and the best model so far."""
+"""Evaluations during a training: evaluations.jsonl, and the best model so far by the `score` of its task."""
 
 from __future__ import annotations
 

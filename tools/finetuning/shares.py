@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pretrain.data.sources import ImageList
 from pretrain.training.loader import start_worker
-from tools.finetuning.progress import tracked
+from pretrain.training.progress import tracked
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

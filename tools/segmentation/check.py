@@ -12,8 +12,8 @@ import numpy as np
 
 from pretrain.data.check import BadImage, enforce_bad_limit
 from pretrain.data.decode import UnreadableImage, read_image
+from pretrain.training.progress import tracked
 from splitmask_backbones.errors import UserError
-from tools.finetuning.progress import tracked
 from tools.segmentation.classes import Classes
 from tools.segmentation.labels import IGNORE, check_values, read_label, to_training_labels
 from tools.segmentation.pairs import Split

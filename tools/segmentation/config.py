@@ -29,6 +29,7 @@ OPTIONAL: dict[str, Any] = {
     "custom_hooks": None,
     "visualizer": None,
     "data_root": None,
+    "slide_stride": 2 / 3,
     "classes": None,
     "palette": None,
     "reduce_zero_label": False,
@@ -211,7 +212,7 @@ def derive(config: dict[str, Any], num_classes: int, class_weights: list[float] 
     """Returns a copy in which everything that follows from other values is filled in.
 
     `num_classes` and `in_channels` of the heads, the weights of the classes in their losses, the crop, the size that
-    crops are padded to, and the sliding window (stride two thirds of it, as 512 and 341 in BEiT's protocol).
+    crops are padded to, and the sliding window with its stride.
     """
     config = copy.deepcopy(config)
     model, size = config["model"], config["img_size"]
@@ -221,7 +222,8 @@ def derive(config: dict[str, Any], num_classes: int, class_weights: list[float] 
             _fit_head(part, num_classes, out_channels, class_weights)
     model["data_preprocessor"]["size"] = (size, size)
     if model["test_cfg"].get("mode") == "slide":
-        model["test_cfg"] |= {"crop_size": (size, size), "stride": (size * 2 // 3, size * 2 // 3)}
+        stride = int(size * config["slide_stride"] + 1e-6)
+        model["test_cfg"] |= {"crop_size": (size, size), "stride": (stride, stride)}
     for transform in config["train_pipeline"]:
         if transform["type"] == "RandomCrop":
             transform["crop_size"] = (size, size)

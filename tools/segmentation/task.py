@@ -12,12 +12,12 @@ from mmengine.dataset import pseudo_collate
 from torch import nn
 
 from pretrain.training.distributed import make_fabric
+from pretrain.training.progress import tracked
 from pretrain.training.run_folder import RunFolder
 from splitmask_backbones.errors import UserError
 from tools import cli
 from tools.finetuning.options import FinetuneOptions
 from tools.finetuning.pictures import Pictures
-from tools.finetuning.progress import tracked
 from tools.finetuning.task import BAD_IMAGES, Task
 from tools.segmentation.check import check_splits, median_frequency_weights
 from tools.segmentation.classes import Classes, find_classes

@@ -1,0 +1,91 @@
+"""What a run shows on the screen: a bar with the time left on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+SECONDS = 10.0
+"""Between two lines."""
+
+
+def tracked(items: Iterable[T], total: int, title: str, shown: bool = True) -> Iterator[T]:
+    """Yields the items.
+
+    Args:
+        items: what takes its time.
+        total: how many there are.
+        title: in front.
+        shown: False in all processes but one.
+    """
+    console = Console(file=sys.stdout)
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
+    is_bar = shown and console.is_terminal
+    started = last = time.monotonic()
+    with Progress(*columns, console=console, transient=True, disable=not is_bar) as bar:
+        task = bar.add_task(title, total=total)
+        for done, item in enumerate(items, start=1):
+            yield item
+            bar.advance(task)
+            now = time.monotonic()
+            if shown and not is_bar and now - last > SECONDS:
+                last = now
+                left = time.strftime("%H:%M:%S", time.gmtime((now - started) / done * (total - done)))
+                sys.stdout.write(f"{title} {done}/{total}  left {left}\n")
+                sys.stdout.flush()
+
+
+def shown(values: dict[str, float | None]) -> str:
+    """Returns the values that there are, with their names, for a line on the screen."""
+    return "  ".join(f"{name} {value:.4g}" for name, value in values.items() if value is not None)
+
+
+class ProgressLine:
+    """A rich progress bar on a terminal, one plain line per logged step elsewhere; both with the time left."""
+
+    def __init__(self, total_steps: int, start_step: int, title: str) -> None:
+        self._console = Console(file=sys.stdout)
+        self._start_step, self._total_steps, self._started = start_step, total_steps, time.monotonic()
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[detail]}"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task(title, total=total_steps, completed=start_step, detail="")
+
+    def __enter__(self) -> ProgressLine:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def advance(self, step: int) -> None:
+        """Moves the bar to `step` finished steps."""
+        self._bar.update(self._task, completed=step)
+
+    def note(self, text: str) -> None:
+        """Shows a line above the bar, or between the lines."""
+        self._console.print(text, highlight=False, soft_wrap=True)
+
+    def log(self, step: int, values: dict[str, float | None], images_per_second: float, data_share: float) -> None:
+        """Shows values, speed and the share of time spent waiting for data (in percent)."""
+        detail = f"{shown(values)}  {images_per_second:.1f} images/s  data wait {100 * data_share:.0f} %"
+        self._bar.update(self._task, detail=detail)
+        if not self._console.is_terminal:
+            per_step = (time.monotonic() - self._started) / max(1, step - self._start_step)
+            left = time.strftime("%H:%M:%S", time.gmtime(per_step * (self._total_steps - step)))
+            sys.stdout.write(f"step {step}/{self._total_steps}  {detail}  left {left}\n")
+            sys.stdout.flush()
