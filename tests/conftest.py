@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -39,6 +41,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker, reason in (("gpu", no_gpu), ("detectron2", no_detectron2)):
             if reason and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def logs_as_they_were() -> Iterator[None]:
+    """Takes back what a tool that ran in this process did to the project's loggers: other tests read them."""
+    yield
+    for name in ("pretrain", "splitmask_backbones", "tools"):
+        logger = logging.getLogger(name)
+        logger.handlers[:], logger.propagate = [], True
+        logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture

@@ -11,12 +11,13 @@ from unittest import mock
 from tools import cli
 
 
-def run_tool(main: Callable[[list[str]], int | None], *argv: str) -> subprocess.CompletedProcess[str]:
+def run_tool(main: Callable[[list[str]], int | None], *words: object) -> subprocess.CompletedProcess[str]:
     """Returns exit code, stdout and stderr of a tool's main function."""
+    argv = list(map(str, words))
     out, err = io.StringIO(), io.StringIO()
     with mock.patch("sys.argv", ["tool", *argv]), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             cli.run(main)
         except SystemExit as end:
             code = int(end.code or 0)
-    return subprocess.CompletedProcess(list(argv), code, out.getvalue(), err.getvalue())
+    return subprocess.CompletedProcess(argv, code, out.getvalue(), err.getvalue())

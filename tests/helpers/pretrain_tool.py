@@ -4,9 +4,12 @@ import os
 import subprocess
 import sys
 
+import torch
 from safetensors import safe_open
 
+from tests.helpers.in_process import run_tool
 from tests.helpers.paths import TOOLS
+from tools import pretrain
 
 OPTIONS = ["--recipe", "tiny", "--steps", "6", "--save-every", "2", "--log-every", "2", "--workers", "0"]
 ENCODER = "encoder.safetensors"
@@ -17,6 +20,9 @@ def command(*words):
 
 
 def run(*words, threads=1):
+    """In this process, unless another number of threads is asked for."""
+    if threads == torch.get_num_threads():
+        return run_tool(pretrain.main, *words)
     env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     return subprocess.run(command(*words), capture_output=True, text=True, env=env, timeout=120)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 
-from tests.helpers.paths import ROOT
+from tests.helpers.in_process import run_tool
+from tools import train_seg
 
 TINY = [
     "model.backbone.embed_dim=24",
@@ -22,8 +22,7 @@ def command(*args: object) -> list[str]:
 
 
 def run(*args: object) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(command(*args), cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+    return run_tool(train_seg.main, "seg_configs/demo.py", *TINY, *args)
 
 
 def error_of(result: subprocess.CompletedProcess[str]) -> str:

@@ -18,7 +18,9 @@ from PIL import Image
 
 from splitmask_backbones import create_encoder, save_encoder
 from tests.helpers.det_data import write_root
+from tests.helpers.in_process import run_tool
 from tests.helpers.paths import ROOT
+from tools import train_det
 
 STEPS = 6
 SMALL = [
@@ -41,9 +43,8 @@ def start(*words: str) -> subprocess.Popen[str]:
 
 
 def run(*words: str) -> tuple[int, str, str]:
-    process = start(*words)
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
+    done = run_tool(train_det.main, *words)
+    return done.returncode, done.stdout, done.stderr
 
 
 def error_of(*words: str) -> str:
