@@ -31,8 +31,8 @@ def to_rles(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> list[dict[st
     """Returns mask probabilities `(N, 1, M, M)` within their boxes as RLEs of the image, cut at 0.5.
 
     Each pixel's centre is looked up in its box at sub-pixel places, equal to detectron2's to the pixel; torchvision
-    resizes into boxes of whole pixels, at the cost of small objects. One box at a time: a picture of a thousand pixels a
-    side with hundreds of detections would need a GB otherwise.
+    resizes into boxes of whole pixels, at the cost of small objects. One box at a time: a picture of a thousand pixels
+    per side with hundreds of detections would need a GB otherwise.
     """
     canvas = np.zeros((*size, 1), np.uint8, order="F")  # COCO's encoder reads column by column
     starts = (boxes.floor()[:, :2] - 1).clamp(min=0).to(torch.int64).tolist()
