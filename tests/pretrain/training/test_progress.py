@@ -1,0 +1,33 @@
+"""What a run says while it works, where no terminal shows a bar."""
+
+import re
+
+from pretrain.training import progress
+
+
+def test_a_line_per_logged_step_has_the_time_left(capsys, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    line = progress.ProgressLine(total_steps=10, start_step=2, title="train")
+    now[0] = 104.0
+    line.log(4, {"loss": 0.12345, "accuracy": None}, images_per_second=8.0, data_share=0.25)
+    said = capsys.readouterr().out
+    assert (
+        said == "step 4/10  loss 0.1235  8.0 images/s  data wait 25 %  left 00:00:12\n"
+    )  # two steps took four seconds
+
+
+def test_all_items_come_and_long_work_is_told(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+
+    def slow():
+        for item in range(4):
+            now[0] += 6.0
+            yield item
+
+    assert list(progress.tracked(slow(), 4, "evaluate")) == [0, 1, 2, 3]
+    said = capsys.readouterr().out
+    assert re.findall(r"evaluate (\d)/4  left ([\d:]+)", said) == [("2", "00:00:12"), ("4", "00:00:00")]
+    assert list(progress.tracked(slow(), 4, "evaluate", shown=False)) == [0, 1, 2, 3]
+    assert capsys.readouterr().out == ""

@@ -1,0 +1,58 @@
+"""What the detector brings to the skeleton: values of config.json, and a resume that trusts unchanged data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.helpers.det_data import write_root
+from tools.detection.config import OPTIONS, load_config
+from tools.detection.task import DetectionTask
+from tools.finetuning.options import FinetuneOptions
+
+
+def make(root: Path, output: Path, **given: Any) -> DetectionTask:
+    options = FinetuneOptions(output, False, 0, 1, 1, 0.0, None, False, None, False, True)
+    base = load_config("det_configs/demo.py")
+    task = DetectionTask(options, "demo", base, given, {"data": str(root)}, "torchvision")
+    task.recipe = base.override(given)
+    return task
+
+
+def folder(path: Path) -> Any:
+    return SimpleNamespace(path=path, is_main=True)
+
+
+FABRIC: Any = SimpleNamespace(broadcast=lambda value: value)
+
+
+def test_recorded_values_give_the_recipe_again(tmp_path: Path) -> None:
+    task = make(tmp_path, tmp_path, lr=0.5, rois_per_image=9)
+    recorded = json.loads(json.dumps(task.values()))
+    assert set(recorded["values"]) == set(OPTIONS) and recorded["recipe_values"]["rois_per_image"] == 9
+    assert recorded["config_values"]["rois_per_image"] == task.base.rois_per_image != 9
+    assert task.recorded(recorded) == task.recipe
+
+
+def test_a_resume_reads_no_image_of_unchanged_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_root(tmp_path / "root")
+    task = make(tmp_path / "root", tmp_path)
+    task.find_data(("train", "val"))
+    identity = task.check_data(folder(tmp_path), FABRIC)
+    assert [list(category) for category in task.categories] == identity["categories"]
+    again = make(tmp_path / "root", tmp_path)
+    again.previous = {"data": identity}
+    again.find_data(("train", "val"))
+
+    def fail(*args: Any) -> Any:
+        raise AssertionError("images are checked again")
+
+    monkeypatch.setattr("tools.detection.splits.check_split_images", fail)
+    assert again.check_data(folder(tmp_path), FABRIC) == identity
+    next((tmp_path / "root" / "val").iterdir()).write_bytes(b"changed")
+    with pytest.raises(AssertionError, match="checked again"):
+        again.check_data(folder(tmp_path), FABRIC)
