@@ -4,8 +4,6 @@ mmseg imports `mmcv.ops` unconditionally, and `mmcv.ops` asks its compiled exten
 functions. mmcv-lite has no such extension, and UperNet calls none of these functions.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Sequence
 from importlib.abc import Loader, MetaPathFinder

@@ -1,7 +1,5 @@
 """What all framework adapters share: from a name, a module or a file to the encoder of a detector."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

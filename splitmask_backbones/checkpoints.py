@@ -1,7 +1,5 @@
 """Encoder files: safetensors whose metadata holds the constructor arguments. Loading is strict and runs nothing."""
 
-from __future__ import annotations
-
 import json
 import logging
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ LazyConfig use `L(SplitMaskViTBackbone)(encoder="vit_small", weights="encoder.sa
 those of every other framework; this file translates names, shapes, pixels and checkpoints.
 """
 
-from __future__ import annotations
-
 import functools
 import logging
 from collections.abc import Mapping, Sequence

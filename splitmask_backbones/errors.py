@@ -1,7 +1,5 @@
 """The one error type for wrong user input, and the sentence that proposes the nearest right name."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 

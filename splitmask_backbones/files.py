@@ -1,7 +1,5 @@
 """Files and folders that are whole or not there: written beside the target, flushed to disk, renamed. Free of torch."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil

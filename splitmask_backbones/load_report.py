@@ -1,7 +1,5 @@
 """What became of every key of a weights file. Free of torch."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

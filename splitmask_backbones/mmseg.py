@@ -5,8 +5,6 @@ layer-wise learning rates. They only translate: encoder, pyramid and groups are 
 `SlidingEncoderDecoder` (in mmseg_slide.py) is registered along with them.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`SlidingEncoderDecoder`: mmseg's segmentor with sliding windows that run as batches."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import Tensor, cat

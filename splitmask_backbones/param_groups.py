@@ -1,7 +1,5 @@
 """Layer-wise learning rates and the no-decay rule: the one truth for every trainer."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import nn

@@ -1,7 +1,5 @@
 """Positions: resizing learned tables, fixed sin-cos tables, and ViTDet's decomposed relative positions."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

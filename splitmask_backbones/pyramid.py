@@ -1,7 +1,5 @@
 """Feature pyramids for a plain ViT: the simple one (ViTDet) and the tapped one with FPN (XCiT, SplitMask's)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 

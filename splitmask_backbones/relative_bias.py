@@ -1,7 +1,5 @@
 """BEiT's relative-position bias: one learned number per head and offset of two patches, for a grid of any size."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import numpy as np

@@ -5,8 +5,6 @@ The models are timm's own VisionTransformer, with everything it can do; `checkpo
     timm.create_model("vit_small_patch16_splitmask", checkpoint_path="encoder.safetensors", num_classes=10)
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import partial

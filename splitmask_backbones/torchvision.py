@@ -4,8 +4,6 @@ Translates names and shapes; the encoder and the pyramid do the computing, with 
 other frameworks' adapters (`encoder.*`, `pyramid.*`).
 """
 
-from __future__ import annotations
-
 import inspect
 from collections import OrderedDict
 from collections.abc import Sequence

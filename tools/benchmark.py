@@ -1,7 +1,5 @@
 """Measures speed as ratios within one run, because shared machines change theirs."""
 
-from __future__ import annotations
-
 import _path  # noqa: F401
 
 from pretrain.recipes import Recipe

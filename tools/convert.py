@@ -1,7 +1,5 @@
 """Converts ViT weights between projects; both models must give the same output before anything is written."""
 
-from __future__ import annotations
-
 import _path  # noqa: F401
 import ast
 import sys

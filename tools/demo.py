@@ -3,8 +3,6 @@
 Without --data it makes its own images. What was interrupted continues; what is finished is not done again.
 """
 
-from __future__ import annotations
-
 import _path  # noqa: F401
 from pathlib import Path
 

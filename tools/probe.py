@@ -1,7 +1,5 @@
 """Measures a frozen encoder layer by layer, with kNN and linear probes: writes results.json into --output."""
 
-from __future__ import annotations
-
 import _path  # noqa: F401
 import os
 from importlib.util import find_spec

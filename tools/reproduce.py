@@ -1,7 +1,5 @@
 """Runs what a table of the paper needs, or the small study: prints the plan first, skips what is done, goes on."""
 
-from __future__ import annotations
-
 import _path  # noqa: F401
 import os
 import shlex

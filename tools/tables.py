@@ -1,7 +1,5 @@
 """Prints the paper's tables with the values of your finished runs: paper, ours, seeds, and every deviation."""
 
-from __future__ import annotations
-
 import _path  # noqa: F401
 import sys
 from pathlib import Path

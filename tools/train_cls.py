@@ -1,7 +1,5 @@
 """Fine-tunes a pre-trained encoder on labelled images: writes results.json with top-1 accuracy into --output."""
 
-from __future__ import annotations
-
 import _path  # noqa: F401
 from importlib.util import find_spec
 

@@ -1,7 +1,5 @@
 """Fine-tunes Mask R-CNN on a pre-trained encoder with COCO-format data: writes results.json into --output."""
 
-from __future__ import annotations
-
 import _path  # noqa: F401
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Fine-tunes UperNet (MMSegmentation) on the encoder: writes results.json with mIoU into --output."""
 
-from __future__ import annotations
-
 import _path  # noqa: F401
 import argparse
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The recipe's learning-rate schedule as fvcore, and with it detectron2's trainer, calls it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

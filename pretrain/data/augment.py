@@ -4,8 +4,6 @@ Made of PIL operations and one numpy generator only: the pixels depend on nothin
 on the number of threads or data workers (torchvision draws from torch's global generator, and its resize is threaded).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """Images before a run starts: every file of a list is decoded once, and too many unreadable ones stop the run."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import multiprocessing

@@ -1,7 +1,5 @@
 """The image names in a COCO json, without its annotations."""
 
-from __future__ import annotations
-
 import json
 import os
 import posixpath

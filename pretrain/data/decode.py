@@ -1,7 +1,5 @@
 """Any image file to upright 8-bit RGB, or a one-line reason why not."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

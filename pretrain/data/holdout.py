@@ -1,7 +1,5 @@
 """Images kept out of training, to measure on: which ones is decided by their names."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 

@@ -3,8 +3,6 @@
 A mask is a bool array over the patch grid, True means *masked*. All randomness comes from the numpy generator given.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

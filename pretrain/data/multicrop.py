@@ -1,7 +1,5 @@
 """DINO's crops: two large and several small ones of an image, each with colours changed (Caron et al. 2021, App. A)."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps

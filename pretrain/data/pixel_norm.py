@@ -1,7 +1,5 @@
 """From the bytes of a crop to what an encoder reads, and back."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

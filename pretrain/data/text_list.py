@@ -1,7 +1,5 @@
 """The image names in a text list, one path per line."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

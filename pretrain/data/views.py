@@ -1,7 +1,5 @@
 """From the list of images to what a method is fed: a crop and the patches that each branch sees."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What every method is: a module that returns named losses, and what the loop and the monitor may ask of it."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from splitmask_backbones.vit import VisionTransformer

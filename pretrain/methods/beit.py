@@ -1,7 +1,5 @@
 """BEiT: mask tokens in the encoder, token ids of the masked patches (Bao et al. 2021, Sec. 2); the baseline."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """The colours by which two branches of SplitMask can be matched, and how to take them away."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

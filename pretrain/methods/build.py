@@ -1,7 +1,5 @@
 """From a recipe to what is trained: views of the images, encoder, method."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Floating-point operations of one SplitMask step, counted part by part."""
 
-from __future__ import annotations
-
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode

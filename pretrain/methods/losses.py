@@ -1,7 +1,5 @@
 """The two losses of SplitMask: cross-entropy over token ids without keeping logits, and InfoNCE."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

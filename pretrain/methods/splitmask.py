@@ -1,7 +1,5 @@
 """SplitMask: split the patches in two, inpaint each half from the other, match the two descriptors (Sec. 4)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """Classes of images by their nearest neighbours among labelled ones: a measure of features without training."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

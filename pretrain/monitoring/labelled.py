@@ -1,7 +1,5 @@
 """Labelled images for a look at the features: a folder of images for each class."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from dataclasses import dataclass

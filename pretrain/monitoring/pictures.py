@@ -1,7 +1,5 @@
 """A look at what a run has learned: the two halves of an image, and the token ids that each half inpaints."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The tokenizer of a recipe: its codebook comes from a seed, from the data or from a file, is kept, and looked at."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import asdict
 from pathlib import Path

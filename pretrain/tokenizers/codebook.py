@@ -1,7 +1,5 @@
 """A codebook: patch -> index of the nearest of V unit vectors (SplitMask Sec. 3), no training on other data."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Checkpoints of a training run: one self-verifying safetensors file per step, whole or not there."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

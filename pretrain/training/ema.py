@@ -1,7 +1,5 @@
 """An exponential moving average of a model's weights: a second model that is evaluated and kept in its place."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Batches in an order that depends on the seed alone: any step can be reached without reading an image."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a run leaves of its numbers while it trains: metrics.jsonl, monitor.jsonl and TensorBoard events."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What the user says about how a run is made, and what does not change its result. Free of torch."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

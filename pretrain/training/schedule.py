@@ -1,7 +1,5 @@
 """Learning-rate schedules: pure functions from the step (0-based) to a factor on the peak lr."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Any plain ViT in, any framework out; nothing is written before both models gave the same output."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

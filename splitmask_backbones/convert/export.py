@@ -1,7 +1,5 @@
 """An encoder as other libraries keep it: names, container, and the model that proves it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """Which family a weights file is of, and the encoder that it describes."""
 
-from __future__ import annotations
-
 import logging
 import math
 import re

@@ -1,7 +1,5 @@
 """Names of parameters in other layouts, translated to this project's and back."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 

@@ -1,7 +1,5 @@
 """Names of ViTDet's simple feature pyramid and of ours, both ways."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 _FIRST = {

@@ -1,7 +1,5 @@
 """Reads any weights file without running anything that is in it."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import json

@@ -1,7 +1,5 @@
 """The model that a file was made for, built with its own library, to compare outputs with."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable
 from functools import partial

@@ -1,7 +1,5 @@
 """The encoder in a run folder of this project: finished, of a step, or the best; of any of its trainings."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

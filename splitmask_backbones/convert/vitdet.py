@@ -3,8 +3,6 @@
 Li et al. 2022 (ViTDet). Slow and simple; shares no code with `VisionTransformer`, and a test holds it to detectron2's.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

@@ -1,7 +1,5 @@
 """The encoder against detectron2's own ViT with the same blocks and sizes: forward + backward time and peak memory."""
 
-from __future__ import annotations
-
 import multiprocessing
 import warnings
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """How much of the machine's matrix-product rate a pre-training step reaches, both measured in one run."""
 
-from __future__ import annotations
-
 import torch
 
 from pretrain.data.masking import split_halves

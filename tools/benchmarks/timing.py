@@ -1,7 +1,5 @@
 """Wall time of calls, also on a GPU, measured in turns because shared machines change their speed."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping
 

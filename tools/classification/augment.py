@@ -1,7 +1,5 @@
 """Images as a classifier sees them: random crops, RandAugment and colours in training, one central crop in tests."""
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ Reading those needs SciPy, which the project does not require. The other forms i
 class or a list, are plain `folder` and `list` layouts.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

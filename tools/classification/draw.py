@@ -1,7 +1,5 @@
 """A picture with its likeliest classes below."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont

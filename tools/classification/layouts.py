@@ -3,8 +3,6 @@
 Names are posix paths relative to the data's root, labels are text. Free of torch.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

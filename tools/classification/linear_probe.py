@@ -1,7 +1,5 @@
 """Linear classifiers on frozen features, one a layer, all trained at once."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The classifier: the encoder, the mean of its patch tokens, a LayerNorm and one linear layer."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 from typing import Any

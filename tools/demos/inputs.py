@@ -1,7 +1,5 @@
 """The images of a demo: synthetic ones, or your own COCO-layout folder, as argv of the tools."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The jobs of a demo: pre-training, then each head from random init and from SplitMask, then what they predict."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from tools.demos.inputs import Inputs

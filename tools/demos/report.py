@@ -1,7 +1,5 @@
 """The pictures and the table of a finished demo."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Callable, Sequence

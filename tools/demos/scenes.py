@@ -1,7 +1,5 @@
 """One synthetic scene: textured shapes on a textured ground, overlapping, each with its visible mask."""
 
-from __future__ import annotations
-
 import colorsys
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Reads a COCO json, drops annotations that cannot be used (counted by kind), and refuses files that are broken."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterable

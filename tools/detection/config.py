@@ -1,7 +1,5 @@
 """The recipe of a run: a config file, then `key=value` pairs, then options. Free of torch."""
 
-from __future__ import annotations
-
 import argparse
 import importlib.util
 import re

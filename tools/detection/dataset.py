@@ -1,7 +1,5 @@
 """Images and targets as tensors: augmented for training, resized for evaluation."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from PIL import Image

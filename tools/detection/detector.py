@@ -1,7 +1,5 @@
 """What detectors of every engine are to the training loop and the evaluation."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -4,8 +4,6 @@ The detector is detectron2's and is built from the LazyConfig of the recipe; dat
 own, so that both engines stop, resume and report alike.
 """
 
-from __future__ import annotations
-
 import logging
 import warnings
 from pathlib import Path

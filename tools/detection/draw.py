@@ -1,7 +1,5 @@
 """Pictures with the boxes, masks, names and scores of what a detector found."""
 
-from __future__ import annotations
-
 import colorsys
 from collections.abc import Sequence
 from typing import Any

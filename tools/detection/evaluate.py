@@ -1,7 +1,5 @@
 """COCO AP of boxes and masks, in percent, from detections in COCO's result format."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

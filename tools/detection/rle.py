@@ -1,7 +1,5 @@
 """COCO's run-length masks: checked before C code decodes them, which trusts its input."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

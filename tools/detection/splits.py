@@ -1,7 +1,5 @@
 """From `--data` and its kin to two checked splits, a report of what was dropped, and images that can be read."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os

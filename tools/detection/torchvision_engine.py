@@ -1,7 +1,5 @@
 """The torchvision engine: recipe -> Mask R-CNN -> losses in training, detections in pixels of the original image."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

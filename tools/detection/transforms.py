@@ -3,8 +3,6 @@
 Pixels and masks are resampled by PIL and NumPy on one thread, so the result depends on the random generator alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

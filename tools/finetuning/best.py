@@ -1,7 +1,5 @@
 """Evaluations during a training: evaluations.jsonl, and the best model so far by the `score` of its task."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The trained model of a run as a file, found again, and what identifies the weights that a run starts from."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The options that the fine-tuning tools share, and what they say together. Free of torch."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

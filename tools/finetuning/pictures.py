@@ -1,7 +1,5 @@
 """The pictures that `--predict` names, those of them that can be read, and what is drawn of them."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path

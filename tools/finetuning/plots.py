@@ -1,7 +1,5 @@
 """Loss curves, picture grids and the table of the demo."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The plan in words, before anything runs: commands, what is done, GPU hours, disk. Free of torch."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 from collections.abc import Mapping, Sequence

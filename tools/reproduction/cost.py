@@ -4,8 +4,6 @@ Operations are those of `pretrain/flops.py` in closed form (a test compares them
 is the one figure that the paper measured: SplitMask with ViT-B on ImageNet, 300 epochs in 34.0 hours on 16 GPUs.
 """
 
-from __future__ import annotations
-
 from pretrain.recipes import Recipe
 from splitmask_backbones.registry import ENCODERS
 from tools.reproduction.sets import SETS

@@ -1,7 +1,5 @@
 """In what a run differs from the recipe of its table row, in words."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from typing import Any

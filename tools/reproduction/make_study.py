@@ -1,7 +1,5 @@
 """The small study, from the plan to its table and pictures."""
 
-from __future__ import annotations
-
 import sys
 
 from tools.finetuning import plots

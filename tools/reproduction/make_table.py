@@ -1,7 +1,5 @@
 """A table of the paper, or one row of it, from the plan to table.md and table.csv."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """From rows of the tables to the jobs that make them, each once. Free of torch."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What the command line of a tool stands for before it runs: its recipe, its steps, its cost. Free of torch."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import Any
 

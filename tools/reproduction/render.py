@@ -1,7 +1,5 @@
 """Tables with the paper's values beside ours: Markdown, CSV, and a rich table for a terminal."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from tools.finetuning.plots import markdown_table

@@ -1,7 +1,5 @@
 """Finished runs as rows of the tables: which run belongs to which cell, mean and spread over seeds."""
 
-from __future__ import annotations
-
 import dataclasses
 import sys
 from collections.abc import Sequence

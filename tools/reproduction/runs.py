@@ -1,7 +1,5 @@
 """Finished runs below some folders: what each was told, what came out, and where its encoder comes from."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -1,7 +1,5 @@
 """The data sets of the tables: where they lie below --data, and how each tool is told. Free of torch."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Mean and spread over seeds, and how they are written, also as CSV."""
 
-from __future__ import annotations
-
 import csv
 import io
 import statistics

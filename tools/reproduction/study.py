@@ -5,8 +5,6 @@ as many further steps as fit in the time that SplitMask's pre-training takes, by
 of ABLATION each change one value of SplitMask's.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The study's table and pictures from its finished runs."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Runs the jobs of a plan as processes, several at once: output, signals, going on. Free of torch."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

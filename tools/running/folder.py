@@ -1,7 +1,5 @@
 """The folder in which a plan is carried out: locked, continued where it was begun, and the plan's exit code."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """One command of a plan, what it leaves, and what it waits for. Free of torch."""
 
-from __future__ import annotations
-
 import json
 import shlex
 from dataclasses import asdict, dataclass, fields

@@ -1,7 +1,5 @@
 """Where a job's stdout and stderr go: into a log file, or live to the screen. Either way its `error:` line is kept."""
 
-from __future__ import annotations
-
 import io
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Pictures to look at: copied under numbers, drawn on by each finished run, found again for a grid."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Reads every image and label of a split once before the first step, and counts what is there."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """Which classes a data set has: --classes, the config, ROOT/classes.json, or ADE20K's by its folder names."""
 
-from __future__ import annotations
-
 import colorsys
 import json
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A config file, `key=value` overrides and options to one plain dictionary; what derives from it is derived last."""
 
-from __future__ import annotations
-
 import ast
 import copy
 from pathlib import Path

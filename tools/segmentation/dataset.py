@@ -1,7 +1,5 @@
 """mmseg's view of the checked pairs: `SegPairs` (dataset), `SegImage`, `SegLabel` (readers), `SegResize`, `SegPack`."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager

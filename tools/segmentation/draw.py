@@ -1,7 +1,5 @@
 """Overlays: the picture, the classes in colour over it, and a legend with each class's share of the pixels."""
 
-from __future__ import annotations
-
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 

@@ -1,7 +1,5 @@
 """One label file to an array of class indices, the same way for the check, training and evaluation."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 

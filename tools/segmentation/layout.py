@@ -1,7 +1,5 @@
 """Where a data set keeps its pairs and which numbers its label files hold: the config's `layout`. Free of torch."""
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass
 from typing import Any

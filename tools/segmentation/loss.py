@@ -1,7 +1,5 @@
 """Cross-entropy with a weight a class that also works with ignored pixels, where mmseg's own fails on label 255."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from mmseg.registry import MODELS

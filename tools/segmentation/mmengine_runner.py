@@ -6,8 +6,6 @@
 loggers and whatever else mmengine's runner knows are free to be added to a config; what stands in it is not replaced.
 """
 
-from __future__ import annotations
-
 import copy
 import os
 from pathlib import Path

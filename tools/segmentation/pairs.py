@@ -1,7 +1,5 @@
 """The folders of a data set, by its layout, to lists of image and label files. Nothing is opened."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """mIoU over a whole split, class by class, as strict JSON in percent."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Test-time augmentation: an image at several scales, each flipped too; the mean of the probabilities decides."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 from typing import Any

@@ -3,8 +3,6 @@
 Every number is the paper's (arXiv 2112.10740); the settings behind the commands are those of the recipes and configs.
 """
 
-from __future__ import annotations
-
 from splitmask_backbones.errors import check_choice
 from tools.reproduction.paper import classification, dense
 from tools.reproduction.paper.schema import Table

@@ -1,7 +1,5 @@
 """The tables of classification: fine-tuning (Table 5), transfer, sample efficiency, the two ablations."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 from tools.reproduction.paper.schema import (

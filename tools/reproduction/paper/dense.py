@@ -1,7 +1,5 @@
 """The tables of detection (Table 3) and segmentation (ADE20K)."""
 
-from __future__ import annotations
-
 from tools.reproduction.paper.schema import BASE, LETTER, SMALL, TITLES, Measurement, Row, Table, encoder_of, make_row
 
 _BOX = ("AP", "AP50", "AP75")

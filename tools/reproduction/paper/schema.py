@@ -1,7 +1,5 @@
 """What a table of the paper is made of: rows, columns, published values, and what makes each cell. Free of torch."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 
