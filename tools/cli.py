@@ -14,6 +14,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pretrain.training.options import MAX_BAD_FRACTION, WORKERS
@@ -49,52 +50,27 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
 
-def integer(text: str) -> int:
-    """Parses an integer for argparse."""
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a whole number, got '{text}'") from None
+def _number(kind: type, fits: Callable[[Any], bool] = lambda value: True, rule: str = "") -> Callable[[str], Any]:
+    """Returns a type for argparse: an int or float that fits; otherwise the message says the rule."""
+
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            what = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"must be {what}, got '{text}'") from None
+        if not fits(value):
+            raise argparse.ArgumentTypeError(f"must be {rule}, got {text}")
+        return value
+
+    return parse
 
 
-def number(text: str) -> float:
-    """Parses a float for argparse."""
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a number, got '{text}'") from None
-
-
-def positive_int(text: str) -> int:
-    """Parses an integer >= 1 for argparse."""
-    value = integer(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
-
-
-def non_negative_int(text: str) -> int:
-    """Parses an integer >= 0 for argparse."""
-    value = integer(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must be at least 0, got {value}")
-    return value
-
-
-def positive_float(text: str) -> float:
-    """Parses a finite float > 0 for argparse."""
-    value = number(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a positive number, got {text}")
-    return value
-
-
-def fraction(text: str) -> float:
-    """Parses a float in [0, 1] for argparse."""
-    value = number(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"must be between 0 and 1, got {text}")
-    return value
+integer, number = _number(int), _number(float)
+positive_int = _number(int, lambda value: value >= 1, "at least 1")
+non_negative_int = _number(int, lambda value: value >= 0, "at least 0")
+positive_float = _number(float, lambda value: 0 < value < float("inf"), "a positive number")
+fraction = _number(float, lambda value: 0 <= value <= 1, "between 0 and 1")
 
 
 def boolean(text: str) -> bool:
@@ -139,6 +115,21 @@ def add_bad_fraction(group: argparse._ActionsContainer) -> None:
         metavar="F",
         help=f"largest share of images that are missing or unreadable (default {MAX_BAD_FRACTION})",
     )
+
+
+def take_overrides(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[list[str], list[str]]:
+    """Returns argv without, and what in it is, `key=value`: argparse cannot mix such a list with options."""
+    rest: list[str] = []
+    overrides: list[str] = []
+    is_value = False
+    for item in argv:
+        if not is_value and re.match(r"[A-Za-z_][\w.]*=", item) and not Path(item).exists():
+            overrides.append(item)
+            continue
+        rest.append(item)
+        action = parser._option_string_actions.get(item)
+        is_value = action is not None and action.nargs != 0
+    return rest, overrides
 
 
 def add_values(parser: argparse.ArgumentParser, recipe: type) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from det_configs.common.recipe import FIELDS
 from tools import cli
-from tools.detection.config import config_names, given_values, load_config, take_overrides
+from tools.detection.config import config_names, given_values, load_config
 from tools.detection.engines import ENGINES, choose_engine
 from tools.finetuning.options import add_options, finetune_options
 
@@ -61,7 +61,7 @@ def build_parser() -> cli.Parser:
 def main(argv: list[str]) -> int:
     """Runs the tool; returns the exit code."""
     parser = build_parser()
-    argv, overrides = take_overrides(parser, argv)
+    argv, overrides = cli.take_overrides(parser, argv)
     args = parser.parse_args(argv)
     base = load_config(args.config)
     given = given_values(vars(args), overrides)

@@ -56,16 +56,11 @@ def build_parser() -> cli.Parser:
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
-    """Returns the options; `key=value` pairs may stand anywhere, which argparse alone does not allow."""
+    """Returns the options; `key=value` pairs may stand anywhere."""
     parser = build_parser()
-    with_value = {name for action in parser._actions if action.nargs != 0 for name in action.option_strings}
-    pairs = [
-        i
-        for i, item in enumerate(argv)
-        if "=" in item and not item.startswith("-") and (i == 0 or argv[i - 1] not in with_value)
-    ]
-    args = parser.parse_args([item for i, item in enumerate(argv) if i not in pairs])
-    args.overrides += [argv[i] for i in pairs]
+    argv, pairs = cli.take_overrides(parser, argv)
+    args = parser.parse_args(argv)
+    args.overrides += pairs
     return args
 
 

@@ -17,9 +17,8 @@ from pathlib import Path
 from PIL import Image
 
 from pretrain.data.check import printable
-from pretrain.data.coco_list import coco_names
 from pretrain.data.decode import read_again
-from pretrain.data.text_list import read_text_list
+from pretrain.data.lists import coco_names, read_text_list
 from splitmask_backbones.errors import UserError, nearest
 
 SUFFIXES = (".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")

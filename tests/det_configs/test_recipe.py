@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from det_configs.common.recipe import FIELDS, DetRecipe, parse_value
-from tools.detection.config import CONFIG_DIR, OPTIONS, given_values, load_config, take_overrides
+from tools import cli
+from tools.detection.config import CONFIG_DIR, OPTIONS, given_values, load_config
 
 
 @pytest.mark.parametrize(
@@ -92,7 +93,7 @@ def test_overrides_mix_with_options_and_options_win() -> None:
     parser.add_argument("config")
     parser.add_argument("--data")
     parser.add_argument("--resume", action="store_true")
-    words, overrides = take_overrides(parser, ["c.py", "lr=0.1", "--data", "a=b", "--resume", "flip=0", "--x=1"])
+    words, overrides = cli.take_overrides(parser, ["c.py", "lr=0.1", "--data", "a=b", "--resume", "flip=0", "--x=1"])
     assert (words, overrides) == (["c.py", "--data", "a=b", "--resume", "--x=1"], ["lr=0.1", "flip=0"])
     args = argparse.Namespace(
         **dict.fromkeys(OPTIONS),

@@ -15,10 +15,11 @@ def check(job: Job) -> None:
     module = importlib.import_module(f"tools.{name}")
     argv = job.full_argv()
     if name == "train_det":
-        from tools.detection.config import given_values, load_config, take_overrides
+        from tools import cli
+        from tools.detection.config import given_values, load_config
 
         parser = module.build_parser()
-        rest, overrides = take_overrides(parser, argv)
+        rest, overrides = cli.take_overrides(parser, argv)
         args = parser.parse_args(rest)
         assert (ROOT / args.config).is_file()
         load_config(args.config).override(given_values(vars(args), overrides))

@@ -1,6 +1,5 @@
 """The recipe of a run: a config file, then `key=value` pairs, then options. Free of torch."""
 
-import argparse
 import importlib.util
 import re
 from collections.abc import Mapping
@@ -52,21 +51,6 @@ def load_config(path: str) -> DetRecipe:
     if not isinstance(recipe, DetRecipe):
         raise UserError(f"config {path} defines no `recipe` of type DetRecipe: see {config_names()[0]}")
     return recipe
-
-
-def take_overrides(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[list[str], list[str]]:
-    """Returns argv without, and what in it is, `key=value`: argparse cannot mix such a list with options."""
-    rest: list[str] = []
-    overrides: list[str] = []
-    is_value = False
-    for item in argv:
-        if not is_value and re.match(r"[A-Za-z_]\w*=", item) and not Path(item).exists():
-            overrides.append(item)
-            continue
-        rest.append(item)
-        action = parser._option_string_actions.get(item)
-        is_value = action is not None and action.nargs != 0
-    return rest, overrides
 
 
 def given_values(options: Mapping[str, Any], overrides: list[str]) -> dict[str, Any]:

@@ -20,8 +20,7 @@ from tools.detection.dataset import TrainingImages, collate
 from tools.detection.detect import detect_all
 from tools.detection.draw import draw
 from tools.detection.engines import build_detector, choose_engine
-from tools.detection.evaluate import coco_ap
-from tools.detection.results import best_by, to_coco
+from tools.detection.evaluate import best_by, coco_ap, to_coco
 from tools.finetuning.options import FinetuneOptions
 from tools.finetuning.pictures import Pictures
 from tools.finetuning.task import BAD_IMAGES, Task

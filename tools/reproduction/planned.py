@@ -32,10 +32,10 @@ def planned_recipe(argv: list[str]) -> Recipe:
 
 def planned_detection(argv: list[str]) -> DetRecipe:
     """Returns the recipe of a detector."""
-    from tools.detection.config import given_values, load_config, take_overrides
+    from tools.detection.config import given_values, load_config
     from tools.train_det import build_parser
 
-    rest, overrides = take_overrides(build_parser(), argv)
+    rest, overrides = cli.take_overrides(build_parser(), argv)
     args = _parsed("train_det", rest)
     return load_config(args.config).override(given_values(vars(args), overrides))
 

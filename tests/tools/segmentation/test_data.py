@@ -211,7 +211,7 @@ def test_class_files_that_cannot_be_used(tmp_path, text, match):
 
 def test_results_of_a_hand_made_confusion():
     pytest.importorskip("mmcv", reason="the extra 'segmentation' is not installed")
-    from tools.segmentation.results import ClassIoU
+    from tools.segmentation.evaluate import ClassIoU
 
     # a: 3 of 4 right, 1 taken for b; b: 1 of 2 right, 1 taken for c; c does not occur in the labels.
     label = torch.tensor([[0, 0, 0, 0, 1, 1, 255]])

@@ -2,8 +2,8 @@
 
 import pytest
 
+from pretrain.data.lists import read_text_list
 from pretrain.data.sources import open_source
-from pretrain.data.text_list import read_text_list
 from splitmask_backbones.errors import UserError
 from tests.helpers.image_files import touch
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tools.detection.results import best_by, to_coco
+from tools.detection.evaluate import best_by, to_coco
 
 
 def test_boxes_become_corner_width_height_and_labels_ids():

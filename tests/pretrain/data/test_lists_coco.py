@@ -2,7 +2,7 @@
 
 import pytest
 
-from pretrain.data.coco_list import coco_names
+from pretrain.data.lists import coco_names
 from pretrain.data.sources import open_source
 from splitmask_backbones.errors import UserError
 from tests.helpers.image_files import touch, write_coco
