@@ -97,7 +97,7 @@ def probe(options: ProbeOptions, recipe: ProbeRecipe, given: dict[str, Any]) -> 
         write_json(folder.path / REPORT, data.report(images))
         if encoder.load_report is not None:
             tell(encoder.load_report, folder.path / LOAD_REPORT)
-        results = _measure(fabric, encoder, images, recipe, folder, options)
+        results = _Measurement(fabric, encoder, images, recipe, folder, options.workers).results()
         _plot(results["layers"], folder.path / CURVE)
         write_json(folder.path / RESULTS, mark(results, encoder.load_report))
         if not options.keep_features:
@@ -114,106 +114,81 @@ def _encoder(recipe: ProbeRecipe, weights: Path | None, model: str | None) -> Vi
     return encoder.eval().requires_grad_(False)
 
 
-def _measure(
-    fabric: Fabric,
-    encoder: VisionTransformer,
-    images: data.LabelledData,
-    recipe: ProbeRecipe,
-    folder: RunFolder,
-    options: ProbeOptions,
-) -> dict[str, Any]:
-    """Returns the contents of results.json: accuracies in percent."""
-    sizes = {name: len(split) for name, split in images.splits.items()}
-    layers = encoder.out_indices
-    megabytes = sum(sizes.values()) * len(layers) * encoder.embed_dim * 4 / 1e6
-    name = encoder_name(encoder.config) or "the encoder"
-    cli.say(
-        folder,
-        f"{len(layers)} layers of {name} at {recipe.img_size} px, {sizes['train']} "
-        f"train and {sizes['val']} val images, {fabric.device}: {megabytes:.0f} MB of features",
-    )
-    folder.start()  # from here on --resume has something to go on with
-    fabric.to_device(encoder)
-    crop = CentralCrop(recipe.img_size, recipe.test_crop)
-    features = {
-        name: extract(
-            fabric, encoder, split, crop, folder.path / FEATURES / f"{name}.npy", options.workers, f"features, {name}"
+class _Measurement:
+    """Features and labels of both splits, and what is measured on them."""
+
+    def __init__(
+        self, fabric: Fabric, encoder: VisionTransformer, images: data.LabelledData, recipe: ProbeRecipe,
+        folder: RunFolder, workers: int,
+    ) -> None:  # fmt: skip
+        self.fabric, self.recipe, self.folder, self.layers = fabric, recipe, folder, encoder.out_indices
+        self.num_classes = len(images.classes)
+        sizes = {name: len(split) for name, split in images.splits.items()}
+        megabytes = sum(sizes.values()) * len(self.layers) * encoder.embed_dim * 4 / 1e6
+        title = encoder_name(encoder.config) or "the encoder"
+        cli.say(
+            folder,
+            f"{len(self.layers)} layers of {title} at {recipe.img_size} px, {sizes['train']} train and {sizes['val']} "
+            f"val images, {fabric.device}: {megabytes:.0f} MB of features",
         )
-        for name, split in images.splits.items()
-    }
-    labels = {name: torch.tensor(split.labels) for name, split in images.splits.items()}
-    entries: list[dict[str, Any]] = [{"layer": layer, "knn": None, "linear": None} for layer in layers]
-    if recipe.knn:
-        for position, entry in enumerate(entries):
-            entry["knn"] = _knn(fabric, features, labels, position, len(images.classes), recipe)
-            cli.say(folder, f"layer {entry['layer']}: kNN {entry['knn']:.2f}")
-    if recipe.linear:
-        accuracies = _linear(fabric, features, labels, len(images.classes), recipe, folder, options)
-        for entry, accuracy in zip(entries, accuracies, strict=True):
-            entry["linear"] = 100 * accuracy
-            cli.say(folder, f"layer {entry['layer']}: linear {entry['linear']:.2f}")
-    measured = [name for name in ("knn", "linear") if entries[0][name] is not None]
-    return {
-        "layers": entries,
-        "best_layer": {name: max(entries, key=lambda entry: entry[name])["layer"] for name in measured},
-        "num_train": sizes["train"],
-        "num_images": sizes["val"],
-        "num_classes": len(images.classes),
-    }
+        folder.start()  # from here on --resume has something to go on with
+        fabric.to_device(encoder)
+        crop, place = CentralCrop(recipe.img_size, recipe.test_crop), folder.path / FEATURES
+        self.features = {
+            name: extract(fabric, encoder, split, crop, place / f"{name}.npy", workers, f"features, {name}")
+            for name, split in images.splits.items()
+        }
+        self.labels = {name: torch.tensor(split.labels) for name, split in images.splits.items()}
 
+    def results(self) -> dict[str, Any]:
+        """Returns the contents of results.json: accuracies in percent."""
+        entries: list[dict[str, Any]] = [{"layer": layer, "knn": None, "linear": None} for layer in self.layers]
+        if self.recipe.knn:
+            for position, entry in enumerate(entries):
+                entry["knn"] = self.knn(position)
+                cli.say(self.folder, f"layer {entry['layer']}: kNN {entry['knn']:.2f}")
+        if self.recipe.linear:
+            for entry, accuracy in zip(entries, self.linear(), strict=True):
+                entry["linear"] = 100 * accuracy
+                cli.say(self.folder, f"layer {entry['layer']}: linear {entry['linear']:.2f}")
+        measured = [name for name in ("knn", "linear") if entries[0][name] is not None]
+        return {
+            "layers": entries,
+            "best_layer": {name: max(entries, key=lambda entry: entry[name])["layer"] for name in measured},
+            "num_train": len(self.labels["train"]),
+            "num_images": len(self.labels["val"]),
+            "num_classes": self.num_classes,
+        }
 
-def _knn(
-    fabric: Fabric,
-    features: dict[str, np.ndarray],
-    labels: dict[str, torch.Tensor],
-    position: int,
-    num_classes: int,
-    recipe: ProbeRecipe,
-) -> float:
-    known, queries = (fabric.to_device(torch.from_numpy(np.array(features[name][:, position]))) for name in data.SPLITS)
-    own = fabric.to_device(labels["train"])
-    votes = knn_votes(known, own, queries, num_classes, recipe.knn, recipe.temperature)
-    counts = Counts(num_classes)
-    counts.add(votes.cpu(), labels["val"])
-    return counts.results([str(label) for label in range(num_classes)])["top1"]
+    def knn(self, position: int) -> float:
+        """Returns the top-1 accuracy of the nearest neighbours by one layer's features."""
+        features = (torch.from_numpy(np.array(self.features[name][:, position])) for name in data.SPLITS)
+        known, queries, own = map(self.fabric.to_device, (*features, self.labels["train"]))
+        votes = knn_votes(known, own, queries, self.num_classes, self.recipe.knn, self.recipe.temperature)
+        counts = Counts(self.num_classes)
+        counts.add(votes.cpu(), self.labels["val"])
+        return counts.results([str(label) for label in range(self.num_classes)])["top1"]
 
-
-def _linear(
-    fabric: Fabric,
-    features: dict[str, np.ndarray],
-    labels: dict[str, torch.Tensor],
-    num_classes: int,
-    recipe: ProbeRecipe,
-    folder: RunFolder,
-    options: ProbeOptions,
-) -> list[float]:
-    probes = LinearProbes(*statistics(features["train"]), num_classes)
-    batch_size = min(recipe.batch_size, len(features["train"]))
-    per_epoch = steps_per_epoch(len(features["train"]), batch_size)
-    total_steps = recipe.linear_steps(per_epoch)
-    # Features are float32 whatever they were computed in.
-    exact = fabric if recipe.precision == "32" else make_fabric("32")
-    fit(
-        exact,
-        probes,
-        torch.optim.AdamW(param_groups(probes, recipe.lr, recipe.weight_decay), fused=False),
-        loop=Loop(
-            total_steps=total_steps,
-            batch_size=batch_size,
-            steps_per_epoch=per_epoch,
-            save_every=max(1, total_steps // 10),
-            log_every=max(1, total_steps // 10),
-            seed=recipe.seed,
-        ),
-        lr_at=lambda step: warmup_cosine(step, total_steps, 0),
-        batches=lambda start: feature_batches(
-            features["train"], labels["train"], batch_size, recipe.seed, start, total_steps
-        ),
-        folder=folder,
-        metric_names=probes.metric_names,
-        title="linear probes",
-    )
-    return probes.accuracy(features["val"], labels["val"]).tolist()
+    def linear(self) -> list[float]:
+        """Returns the accuracy, 0-1, of a linear probe on each layer; all are trained at once."""
+        recipe, features, labels = self.recipe, self.features["train"], self.labels["train"]
+        probes = LinearProbes(*statistics(features), self.num_classes)
+        batch_size = min(recipe.batch_size, len(features))
+        per_epoch = steps_per_epoch(len(features), batch_size)
+        total_steps = recipe.linear_steps(per_epoch)
+        often = max(1, total_steps // 10)
+        fit(
+            self.fabric if recipe.precision == "32" else make_fabric("32"),  # features are float32 in any case
+            probes,
+            torch.optim.AdamW(param_groups(probes, recipe.lr, recipe.weight_decay), fused=False),
+            loop=Loop(total_steps, batch_size, per_epoch, save_every=often, log_every=often, seed=recipe.seed),
+            lr_at=lambda step: warmup_cosine(step, total_steps, 0),
+            batches=lambda start: feature_batches(features, labels, batch_size, recipe.seed, start, total_steps),
+            folder=self.folder,
+            metric_names=probes.metric_names,
+            title="linear probes",
+        )
+        return probes.accuracy(self.features["val"], self.labels["val"]).tolist()
 
 
 def _plot(entries: list[dict[str, Any]], path: Path) -> None:

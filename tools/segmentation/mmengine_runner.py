@@ -14,7 +14,7 @@ from typing import Any
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-import tools.segmentation.loss  # noqa: F401 (registers the loss with class weights)
+import tools.segmentation.model  # noqa: F401 (registers backbone, optimizer constructor and loss)
 from splitmask_backbones.errors import UserError
 from tools.segmentation.classes import Classes, find_classes
 from tools.segmentation.config import OPTIONAL, derive

@@ -280,7 +280,7 @@ def test_median_frequency_weights_of_hand_counted_labels(tmp_path):
 
 def test_class_weighted_loss_is_torchs_mean_and_survives_ignored_pixels():
     pytest.importorskip("splitmask_backbones.mmseg", reason="the extra 'segmentation' is not installed")
-    from tools.segmentation.loss import ClassWeightedCrossEntropy
+    from tools.segmentation.model import ClassWeightedCrossEntropy
 
     torch.manual_seed(0)
     logits, labels = torch.randn(2, 3, 4, 5, requires_grad=True), torch.randint(3, (2, 4, 5))
