@@ -65,6 +65,12 @@ def weights(output):
     return load_file(output / "checkpoints/step_00000004.safetensors")
 
 
+def test_the_screen_has_the_projects_own_lines(data, tmp_path):
+    result = train(data, tmp_path / "run", "--workers", 0)
+    assert "init_weights" not in result.stdout + result.stderr and "mmengine" not in result.stdout + result.stderr
+    assert len(result.stdout.splitlines()) < 20 and result.stderr == ""
+
+
 def test_results_metrics_and_report(finished):
     results = json.loads((finished / "results.json").read_text())
     assert set(results) == {"mIoU", "aAcc", "mAcc", "per_class"} and set(results["per_class"]) == {"a", "b", "c"}

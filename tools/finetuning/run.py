@@ -187,6 +187,7 @@ def _fit(
         results = task.measure(fabric, kept, folder, final=True)
     if folder.is_main and results is not None:
         write_json(folder.path / RESULTS, mark(results, load_report))
+        cli.say(folder, f"wrote {folder.path / RESULTS}")
     fabric.barrier()
     return kept
 
@@ -228,7 +229,9 @@ def _use(task: Task) -> None:
             _report(task, folder)
             results = task.measure(fabric, model, folder, final=True)
             if folder.is_main and results is not None:
-                write_json(folder.path / _results_name(task, source), results)
+                path = folder.path / _results_name(task, source)
+                write_json(path, results)
+                cli.say(folder, f"wrote {path}")
         _predict(task, model, folder, fabric)
 
 

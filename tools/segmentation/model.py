@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 from mmengine.config import ConfigDict
+from mmengine.logging import MMLogger
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from mmseg.registry import MODELS
 from mmseg.utils import register_all_modules
@@ -90,7 +92,8 @@ class Segmentor(nn.Module):
 
 
 def quiet_warnings() -> None:
-    """Hides the host frameworks' deprecation warnings: the user can do nothing about them."""
+    """Hides the host frameworks' deprecation warnings and messages: the user can do nothing about them."""
+    MMLogger.get_current_instance().setLevel(logging.ERROR)
     for module in ("mmengine", "mmcv", "mmseg", "torch", "importlib"):
         warnings.filterwarnings("ignore", module=rf"{module}\b")
     warnings.filterwarnings("ignore", category=FutureWarning)
