@@ -108,7 +108,7 @@ def _table(args: Any, extra: dict[str, list[str]], name: str, row: str) -> int:
     table = find_table(name)
     if args.size is not None or args.rows is not None or args.sets is not None:
         raise UserError(f"--size, --rows and --sets go with {STUDY}: a row of a table is {name}/{table.rows[0].name}")
-    from tools.reproduction.make_table import make_table, needed_sets
+    from tools.reproduction.make import make_table, needed_sets
     from tools.reproduction.plan import Planner, parse_files
     from tools.reproduction.sets import Places
 
@@ -133,7 +133,7 @@ def _study(args: Any, row: str) -> int:
     if args.size is not None:
         check_choice("--size", args.size, SIZES)
     from tools.reproduction import study
-    from tools.reproduction.make_study import make_study
+    from tools.reproduction.make import make_study
 
     rows = _names(row or args.rows, "row of the study", (*study.ROWS, "ablation"))
     sets = _names(args.sets, "data set of the study", tuple(study.HEADS)) or tuple(study.HEADS)

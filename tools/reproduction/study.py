@@ -11,8 +11,7 @@ from typing import Any
 
 from pretrain.recipes import get_recipe
 from splitmask_backbones.errors import UserError
-from tools.reproduction import cost
-from tools.reproduction.planned import planned_recipe
+from tools.reproduction.cost import planned_recipe, pretraining_operations
 from tools.running.job import ENCODER, RESULTS, Job
 from tools.running.predictions import prediction_job
 
@@ -234,7 +233,7 @@ def _pretraining(study: Study, row: str, folder: Path, data: Path, common: list[
     argv = ["--recipe", "small", *own, "--steps", str(length), "--batch-size", str(budget.pretrain.batch_size)]
     argv += ["--monitor-every", str(length), "--precision", PRETRAIN_PRECISION, "--data", str(data), *common]
     recipe = planned_recipe(argv)
-    dearer = cost.pretraining_operations(recipe) / cost.pretraining_operations(get_recipe("small"))
+    dearer = pretraining_operations(recipe) / pretraining_operations(get_recipe("small"))
     seconds = length * budget.pretrain.seconds * dearer + budget.start_seconds
     costs: dict[str, Any] = {"seconds": seconds, "disk": PRETRAIN_DISK, "num_steps": length, "recipe": recipe}
     return [Job(str(folder.relative_to(study.output)), "pretrain.py", tuple(argv), folder, ENCODER, **costs)]

@@ -9,7 +9,7 @@ from typing import Any
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import write_atomically
 from tools.finetuning import plots
-from tools.reproduction.statistics import cells, csv_text, listed, mean_and_spread, shown
+from tools.reproduction.render import cells, csv_text, listed, mean_and_spread, shown
 from tools.reproduction.study import HEADS, PICTURES, ROWS, Budget, Study, run_folder
 from tools.running.predictions import copy_numbered, drawn
 
