@@ -31,11 +31,9 @@ def build_parser() -> cli.Parser:
 def main(argv: list[str]) -> int:
     """Runs the tool; returns the exit code."""
     args = build_parser().parse_args(argv)
-    from tools.demos.folder import open_folder
-    from tools.demos.inputs import make_inputs, own_inputs
-    from tools.demos.plan import demo_jobs
-    from tools.running.executor import Executor, read_object
-    from tools.running.folder import carry_out, open_plan
+    from tools.demos.inputs import make_inputs, open_folder, own_inputs
+    from tools.demos.plan import demo_jobs, save_pictures, write_table
+    from tools.running.executor import Executor, carry_out, open_plan, read_object
 
     output = Path(args.output)
     num_steps = {"pretrain": args.pretrain_steps, "det": args.det_steps, "seg": args.seg_steps}
@@ -57,10 +55,8 @@ def main(argv: list[str]) -> int:
             executor.record.setdefault(name, {"seconds": seconds})
         code = carry_out(executor, jobs)
         if code == 0:
-            from tools.demos import report
-
-            report.save_pictures(output, inputs.token_images)
-            report.write_table(output, executor.seconds, inputs.note)
+            save_pictures(output, inputs.token_images)
+            write_table(output, executor.seconds, inputs.note)
     return code
 
 

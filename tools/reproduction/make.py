@@ -14,8 +14,7 @@ from tools.reproduction.paper.schema import Row, Table
 from tools.reproduction.plan import Planner
 from tools.reproduction.results import fill, read_runs
 from tools.reproduction.study import LONGER, ROWS, Study, picture_jobs, study_jobs
-from tools.running.executor import Executor
-from tools.running.folder import run_plan
+from tools.running.executor import Executor, run_plan
 from tools.running.job import Job
 from tools.running.progress import duration
 

@@ -12,8 +12,7 @@ from typing import Any
 from pretrain.recipes import get_recipe
 from splitmask_backbones.errors import UserError
 from tools.reproduction.cost import planned_recipe, pretraining_operations
-from tools.running.job import ENCODER, RESULTS, Job
-from tools.running.predictions import prediction_job
+from tools.running.job import ENCODER, RESULTS, Job, prediction_job
 
 PICTURES = 4
 PRETRAIN_DISK = 190e6  # bytes of a pre-training of ViT-Ti, measured

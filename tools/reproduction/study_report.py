@@ -11,7 +11,7 @@ from splitmask_backbones.files import write_atomically
 from tools.finetuning import plots
 from tools.reproduction.render import cells, csv_text, listed, mean_and_spread, shown
 from tools.reproduction.study import HEADS, PICTURES, ROWS, Budget, Study, run_folder
-from tools.running.predictions import copy_numbered, drawn
+from tools.running.job import copy_numbered, drawn
 
 Values = dict[str, dict[str, list[float]]]  # column -> row -> one value per seed
 FOLDER = "pictures"
