@@ -12,16 +12,12 @@ from tools import cli
 def build_parser() -> cli.Parser:
     """Returns the parser."""
     parser = cli.Parser(prog="tools/demo.py", description=__doc__)
-    parser.add_argument(
-        "--data",
-        metavar="ROOT",
-        help="COCO-layout folder: train*/, val*/, annotations/instances_*.json (default: synthetic)",
-    )
+    about = "COCO-layout folder: train*/, val*/, annotations/instances_*.json (default: synthetic)"
+    parser.add_argument("--data", metavar="ROOT", help=about)
     parser.add_argument("--output", default="runs/demo", metavar="DIR", help="default runs/demo")
     for name, what in (("pretrain", "pre-training"), ("det", "each detector"), ("seg", "each segmentor")):
-        parser.add_argument(
-            f"--{name}-steps", type=cli.positive_int, metavar="N", help=f"steps of {what} (default: the recipe's)"
-        )
+        about = f"steps of {what} (default: the recipe's)"
+        parser.add_argument(f"--{name}-steps", type=cli.positive_int, metavar="N", help=about)
     for name, value, what in (("seed", 0, "of every job"), ("workers", 2, "data processes")):
         about = f"{what} (default {value})"
         parser.add_argument(f"--{name}", type=cli.non_negative_int, default=value, metavar="N", help=about)

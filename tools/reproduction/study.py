@@ -48,13 +48,7 @@ HEADS = {
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the study.
-
-    Attributes:
-        title: in tables and pictures.
-        argv: options of its pre-training, or None without one.
-        length: factor on the steps of the pre-training.
-    """
+    """One row of the study: its title, the options of its pre-training (None without one), the factor on its steps."""
 
     title: str
     argv: tuple[str, ...] | None
@@ -163,24 +157,14 @@ BUDGETS = {
 
 @dataclass(frozen=True)
 class Study:
-    """One study: what is compared, on which data, and where it goes.
+    """One study: what is compared, on which data (`root` holds a folder for each set), and where it goes."""
 
-    Attributes:
-        size: of BUDGETS.
-        root: folder with a folder for each data set.
-        output: folder of everything.
-        rows: of ROWS.
-        seeds: how many.
-        workers: data processes of each job.
-        sets: of HEADS.
-    """
-
-    size: str
+    size: str  # of BUDGETS
     root: Path
     output: Path
-    rows: tuple[str, ...]
+    rows: tuple[str, ...]  # of ROWS
     seeds: int
-    workers: int = 0
+    workers: int = 0  # data processes of each job
     sets: tuple[str, ...] = tuple(HEADS)
 
     @property

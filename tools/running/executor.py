@@ -164,11 +164,15 @@ class Executor:
         python = [sys.executable]
         if self.gpus > 1 and not job.single_process:
             python += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.gpus}"]
-        argv = [*map(_from_anywhere, job.full_argv()), *self.extra]
+        # Configs of this checkout are named so that the command works in any folder.
+        ours = ("det_configs/", "seg_configs/")
+        argv = [
+            str(ROOT / text) if text.startswith(ours) and not Path(text).exists() else text for text in job.full_argv()
+        ]
         names = () if self.threads is None else ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", **dict.fromkeys(names, str(self.threads))}
         output = Output(None if self.live else self.output / LOGS / f"{job.name.replace('/', '__')}.log")
-        command = [*python, str(ROOT / "tools" / job.tool), *argv]
+        command = [*python, str(ROOT / "tools" / job.tool), *argv, *self.extra]
         return Running(job, output.start(command, job.shown(self.gpus), environment), output, time.monotonic())
 
     def _finish(self, running: Running, progress: Progress) -> JobError | None:
@@ -190,12 +194,6 @@ class Executor:
         seconds = round(self.seconds(job.name) + seconds, 1)
         self.record[job.name] = {"seconds": seconds, "identity": job.identity()}
         write_json(self.output / RECORD, self.record)
-
-
-def _from_anywhere(text: str) -> str:
-    """Returns the path of a config of this checkout, so that the command works in any folder."""
-    is_ours = text.startswith(("det_configs/", "seg_configs/")) and not Path(text).exists()
-    return str(ROOT / text) if is_ours else text
 
 
 def read_object(path: Path) -> dict[str, Any]:
