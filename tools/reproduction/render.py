@@ -77,9 +77,8 @@ def other_lines(found: Sequence[Other]) -> tuple[list[str], list[list[str]]]:
     rows = []
     for other in found:
         numbers = ", ".join(f"{name} {shown(values)}" for name, values in other.values.items() if values)
-        rows.append(
-            [other.title, numbers, "; ".join(other.remarks) or "-", ", ".join(str(r.folder) for r in other.runs)]
-        )
+        folders = ", ".join(str(run.folder) for run in other.runs)
+        rows.append([other.title, numbers, listed(other.remarks) or "-", folders])
     return ["run", "results", "deviations", "folders"], rows
 
 

@@ -15,6 +15,7 @@ from tools.running.job import copy_numbered, drawn
 
 Values = dict[str, dict[str, list[float]]]  # column -> row -> one value per seed
 FOLDER = "pictures"
+CAPTION = "On val, in percent: mean ± standard deviation over seeds (number of seeds)."
 CSV_HEADER = ("row", "column", "mean", "spread", "n", "values")
 LOOKS = {"train_inpaint_gain": "gain (nats)", "train_match_rank1": "match rank 1", "effective_rank": "rank"}
 """What monitor.jsonl says of a pre-training, and the titles of the columns."""
@@ -115,9 +116,6 @@ def learned(output: Path, rows: Sequence[str]) -> tuple[list[str], list[list[str
             cells += [shown([look[name] for look in looks if look.get(name) is not None], 2) for name in LOOKS]
         body.append([ROWS[row].title, *cells])
     return header, body
-
-
-CAPTION = "On val, in percent: mean ± standard deviation over seeds (number of seeds)."
 
 
 def save_points(values: Values, rows: Sequence[str], path: Path) -> None:
