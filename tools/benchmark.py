@@ -19,9 +19,8 @@ def build_parser() -> cli.Parser:
     parser = cli.Parser(prog="tools/benchmark.py", description=__doc__, epilog=f"benchmarks:\n{listed}")
     parser.add_argument("what", metavar="|".join(BENCHMARKS), help="see below")
     parser.add_argument("--model", default="vit_small", metavar="M", help=f"one of {', '.join(ENCODERS)}")
-    parser.add_argument(
-        "--img-size", type=cli.positive_int, metavar="P", help="pixels (default 224; backbone: 512, ViTDet's is 1024)"
-    )
+    text = "pixels (default 224; backbone: 512, ViTDet's is 1024)"
+    parser.add_argument("--img-size", type=cli.positive_int, metavar="P", help=text)
     parser.add_argument("--batch-size", type=cli.positive_int, metavar="N", help="images (default 32; backbone: 1)")
     parser.add_argument("--steps", type=cli.positive_int, default=5, metavar="N", help="measured steps (default 5)")
     parser.add_argument("--precision", default="32", metavar="32|bf16", help="default 32")

@@ -28,18 +28,12 @@ def build_parser() -> cli.Parser:
     parser = cli.Parser(prog="tools/convert.py", description=__doc__, epilog=EXAMPLES)
     parser.add_argument("source", metavar="SRC", help="a weights file, a Hugging Face folder, or a run folder")
     parser.add_argument("destination", metavar="DST", help="what to write")
-    parser.add_argument(
-        "--from", dest="from_", default="auto", metavar="|".join(("auto", *FAMILIES)), help="(default auto)"
-    )
+    families = "|".join(("auto", *FAMILIES))
+    parser.add_argument("--from", dest="from_", default="auto", metavar=families, help="(default auto)")
     parser.add_argument("--to", default="splitmask", metavar="|".join(TARGETS), help="(default splitmask)")
     parser.add_argument("--model", metavar="NAME", help=f"the encoder that SRC must be: {', '.join(ENCODERS)}")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="key=value",
-        help="what SRC does not show, as an argument of VisionTransformer: window_size=14",
-    )
+    text = "what SRC does not show, as an argument of VisionTransformer: window_size=14"
+    parser.add_argument("--set", action="append", default=[], metavar="key=value", help=text)
     parser.add_argument("--step", type=cli.positive_int, metavar="N", help="of a run folder's checkpoint")
     parser.add_argument("--best", action="store_true", help="of a run folder that evaluated on its way (eval_every=N)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing DST")
@@ -60,18 +54,8 @@ def main(argv: list[str]) -> int:
     from splitmask_backbones.convert.conversion import convert
 
     cli.start_log()
-    done = convert(
-        args.source,
-        args.destination,
-        args.from_,
-        args.to,
-        args.model,
-        overrides,
-        args.step,
-        args.overwrite,
-        args.allow_partial,
-        args.best,
-    )
+    how = {name: getattr(args, name) for name in ("from_", "to", "model", "step", "overwrite", "allow_partial", "best")}
+    done = convert(args.source, args.destination, overrides=overrides, **how)
     _show(done, Path(args.destination))
     return 0
 

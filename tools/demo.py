@@ -12,16 +12,12 @@ from tools import cli
 def build_parser() -> cli.Parser:
     """Returns the parser."""
     parser = cli.Parser(prog="tools/demo.py", description=__doc__)
-    parser.add_argument(
-        "--data",
-        metavar="ROOT",
-        help="COCO-layout folder: train*/, val*/, annotations/instances_*.json (default: synthetic)",
-    )
+    about = "COCO-layout folder: train*/, val*/, annotations/instances_*.json (default: synthetic)"
+    parser.add_argument("--data", metavar="ROOT", help=about)
     parser.add_argument("--output", default="runs/demo", metavar="DIR", help="default runs/demo")
     for name, what in (("pretrain", "pre-training"), ("det", "each detector"), ("seg", "each segmentor")):
-        parser.add_argument(
-            f"--{name}-steps", type=cli.positive_int, metavar="N", help=f"steps of {what} (default: the recipe's)"
-        )
+        about = f"steps of {what} (default: the recipe's)"
+        parser.add_argument(f"--{name}-steps", type=cli.positive_int, metavar="N", help=about)
     for name, value, what in (("seed", 0, "of every job"), ("workers", 2, "data processes")):
         about = f"{what} (default {value})"
         parser.add_argument(f"--{name}", type=cli.non_negative_int, default=value, metavar="N", help=about)
@@ -31,11 +27,9 @@ def build_parser() -> cli.Parser:
 def main(argv: list[str]) -> int:
     """Runs the tool; returns the exit code."""
     args = build_parser().parse_args(argv)
-    from tools.demos.folder import open_folder
-    from tools.demos.inputs import make_inputs, own_inputs
-    from tools.demos.plan import demo_jobs
-    from tools.running.executor import Executor, read_object
-    from tools.running.folder import carry_out, open_plan
+    from tools.demos.inputs import make_inputs, open_folder, own_inputs
+    from tools.demos.plan import demo_jobs, save_pictures, write_table
+    from tools.running.executor import Executor, carry_out, open_plan, read_object
 
     output = Path(args.output)
     num_steps = {"pretrain": args.pretrain_steps, "det": args.det_steps, "seg": args.seg_steps}
@@ -57,10 +51,8 @@ def main(argv: list[str]) -> int:
             executor.record.setdefault(name, {"seconds": seconds})
         code = carry_out(executor, jobs)
         if code == 0:
-            from tools.demos import report
-
-            report.save_pictures(output, inputs.token_images)
-            report.write_table(output, executor.seconds, inputs.note)
+            save_pictures(output, inputs.token_images)
+            write_table(output, executor.seconds, inputs.note)
     return code
 
 

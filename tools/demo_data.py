@@ -24,7 +24,6 @@ CLASSES = ("disc", "box", "triangle", "star", "ring")
 PALETTE = ((40, 40, 48), (230, 90, 70), (70, 150, 230), (245, 190, 60), (120, 200, 110), (180, 110, 220))
 SPLITS = ("train", "val", "unlabelled")
 RECORD = "demo_data.json"
-VERSION = 1  # of the pictures: another number makes an older folder unusable for a newer demo
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class DemoData:
     num_unlabelled: int = 900
     img_size: int = 160
     seed: int = 0
-    version: int = VERSION
+    version: int = 1  # of the pictures: another number makes an older folder unusable for a newer demo
 
 
 DEFAULT = DemoData()
@@ -146,9 +145,8 @@ def build_parser() -> cli.Parser:
         ("unlabelled", DEFAULT.num_unlabelled, "N", "images without labels, for pre-training"),
         ("img-size", DEFAULT.img_size, "P", "side in pixels, at least 64"),
     ):
-        parser.add_argument(
-            f"--{name}", type=cli.positive_int, default=value, metavar=unit, help=f"{about} (default {value})"
-        )
+        text = f"{about} (default {value})"
+        parser.add_argument(f"--{name}", type=cli.positive_int, default=value, metavar=unit, help=text)
     parser.add_argument("--seed", type=cli.non_negative_int, default=0, metavar="N", help="default 0")
     return parser
 

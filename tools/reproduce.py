@@ -35,15 +35,11 @@ def build_parser() -> cli.Parser:
         f"  {table.name:12}{table.title}\n  {'':12}rows: {', '.join(row.name for row in table.rows)}"
         for table in tables().values()
     )
-    parser = cli.Parser(
-        prog="tools/reproduce.py",
-        description=__doc__,
-        epilog=f"tables:\n  {STUDY:12}{STUDY_TITLE}\n{listed}\n\n{EPILOG}",
-    )
+    epilog = f"tables:\n  {STUDY:12}{STUDY_TITLE}\n{listed}\n\n{EPILOG}"
+    parser = cli.Parser(prog="tools/reproduce.py", description=__doc__, epilog=epilog)
     parser.add_argument("table", metavar="TABLE[/ROW]", help="what to make, see the list below")
-    parser.add_argument(
-        "--data", action="append", default=[], metavar="ROOT|NAME=PATH", help="where the images are; may be repeated"
-    )
+    data = "where the images are; may be repeated"
+    parser.add_argument("--data", action="append", default=[], metavar="ROOT|NAME=PATH", help=data)
     parser.add_argument("--output", metavar="DIR", help="default runs/reproduce, of the study runs/study_SIZE")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     seeds = "fine-tunings of each row on one pre-training (default 1); of the study: whole rows (default: the size's)"
@@ -75,10 +71,9 @@ def main(argv: list[str]) -> int:
         raise UserError(f"unknown table '{name}': {nearest(name, [STUDY, *tables()])}")
     if args.precision is not None:
         check_choice("--precision", args.precision, ("32", "bf16"))
-    if not all(args.data):
-        raise UserError("--data is empty: name the folder that holds the data sets")
-    if not args.data:
-        raise UserError("--data ROOT is missing: name the folder that holds the data sets")
+    if not args.data or not all(args.data):
+        what = "is empty" if args.data else "ROOT is missing"
+        raise UserError(f"--data {what}: name the folder that holds the data sets")
     extra = {tool: _split(tool, vars(args)[f"{tool}_options"]) for tool in TOOLS}
     if name != STUDY:
         return _table(args, extra, name, row)
@@ -108,20 +103,14 @@ def _table(args: Any, extra: dict[str, list[str]], name: str, row: str) -> int:
     table = find_table(name)
     if args.size is not None or args.rows is not None or args.sets is not None:
         raise UserError(f"--size, --rows and --sets go with {STUDY}: a row of a table is {name}/{table.rows[0].name}")
-    from tools.reproduction.make_table import make_table, needed_sets
+    from tools.reproduction.make import make_table, needed_sets
     from tools.reproduction.plan import Planner, parse_files
     from tools.reproduction.sets import Places
 
     rows = [table.row(row)] if row else list(table.rows)
-    planner = Planner(
-        Path(args.output or "runs/reproduce"),
-        Places(args.data, needed_sets(rows)),
-        parse_files(args.weights),
-        args.seeds or 1,
-        args.precision or "bf16",
-        2 if args.workers is None else args.workers,
-        extra,
-    )
+    output, workers = Path(args.output or "runs/reproduce"), 2 if args.workers is None else args.workers
+    places, files = Places(args.data, needed_sets(rows)), parse_files(args.weights)
+    planner = Planner(output, places, files, args.seeds or 1, args.precision or "bf16", workers, extra)
     return make_table(table, rows, planner, args.jobs or 1, args.gpus or 1, args.tflops, args.dry_run)
 
 
@@ -133,7 +122,7 @@ def _study(args: Any, row: str) -> int:
     if args.size is not None:
         check_choice("--size", args.size, SIZES)
     from tools.reproduction import study
-    from tools.reproduction.make_study import make_study
+    from tools.reproduction.make import make_study
 
     rows = _names(row or args.rows, "row of the study", (*study.ROWS, "ablation"))
     sets = _names(args.sets, "data set of the study", tuple(study.HEADS)) or tuple(study.HEADS)
@@ -153,9 +142,8 @@ def _study(args: Any, row: str) -> int:
     workers = workers if args.workers is None else args.workers
     output = Path(args.output or f"runs/study_{size}")
     seeds = args.seeds or study.BUDGETS[size].seeds
-    return make_study(
-        study.Study(size, Path(args.data[0]), output, rows, seeds, workers, sets), at_once, dry_run=args.dry_run
-    )
+    asked = study.Study(size, Path(args.data[0]), output, rows, seeds, workers, sets)
+    return make_study(asked, at_once, args.dry_run)
 
 
 def _names(text: str | None, what: str, choices: tuple[str, ...]) -> tuple[str, ...]:

@@ -8,8 +8,7 @@ import torch
 from pretrain.recipes import Recipe
 from tests.helpers.in_process import run_tool
 from tools import benchmark
-from tools.benchmarks import backbone, pretrain
-from tools.benchmarks.timing import in_turns
+from tools.benchmarks import backbone, in_turns, pretrain
 
 
 @pytest.mark.detectron2

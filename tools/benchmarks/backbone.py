@@ -15,7 +15,7 @@ from torch import nn
 from splitmask_backbones import create_encoder
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.registry import ENCODERS
-from tools.benchmarks.timing import in_turns
+from tools.benchmarks import in_turns
 from tools.finetuning.plots import print_table
 
 WINDOW_SIZE = 14

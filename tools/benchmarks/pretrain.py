@@ -11,7 +11,7 @@ from pretrain.tokenizers.codebook import Tokenizer, random_projection
 from pretrain.training.distributed import make_fabric
 from pretrain.training.loader import sample_rng
 from splitmask_backbones.param_groups import param_groups
-from tools.benchmarks.timing import in_turns
+from tools.benchmarks import in_turns
 from tools.finetuning.plots import print_table
 
 PRODUCT_SIZE = {"cpu": 2048, "cuda": 8192}

@@ -1,26 +1,30 @@
-"""The jobs of a demo: pre-training, then each head from random init and from SplitMask, then what they predict."""
+"""The jobs of a demo: pre-training, then each head from random init and from SplitMask, then what they predict.
 
+Its pictures and its table, once they are finished.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+from splitmask_backbones.files import write_atomically
 from tools.demos.inputs import Inputs
-from tools.running.job import ENCODER, RESULTS, Job
-from tools.running.predictions import copy_numbered, prediction_job
+from tools.finetuning import plots
+from tools.running.job import ENCODER, RESULTS, Job, copy_numbered, drawn, prediction_job
 
 STARTS = {"none": "random init", "splitmask": "SplitMask"}
 HEADS = ("det", "seg")
+HEADER = ("encoder", "box AP", "mask AP", "mIoU", "pre-training s", "fine-tuning s")
+CAPTION = "val, in percent. One seed each: repeat with others before reading much into a small difference."
 
 
 def demo_jobs(output: Path, inputs: Inputs, num_steps: dict[str, int | None], seed: int, workers: int) -> list[Job]:
     """Returns the jobs "pretrain", "det_none", "det_splitmask", ..., each with a folder of its name in `output`.
 
-    Copies the pictures to look at, because the last jobs name their folder.
-
-    Args:
-        output: folder of the demo.
-        inputs: the images.
-        num_steps: of "pretrain", of each "det" and of each "seg"; None leaves it to the recipe or config.
-        seed: of every job.
-        workers: data processes.
+    Copies the pictures to look at, because the last jobs name their folder. `num_steps` holds those of "pretrain", of
+    each "det" and of each "seg"; None leaves them to the recipe or config.
     """
     common = ["--seed", str(seed), "--workers", str(workers), "--save-every", "50", "--log-every", "10"]
 
@@ -45,3 +49,50 @@ def demo_jobs(output: Path, inputs: Inputs, num_steps: dict[str, int | None], se
             jobs.append(training)
             predictions.append(prediction_job(training.name, tool, (config,), training.folder, pictures, count))
     return jobs + predictions
+
+
+def save_pictures(output: Path, token_images: Sequence[Path]) -> None:
+    """Writes `output/pictures`: detections, segmentations, loss curves, and the codebook on some images."""
+    pictures = output / "pictures"
+    pictures.mkdir(exist_ok=True)
+    files = sorted((output / "data" / "pictures").iterdir())
+    before = plots.read_metrics(output / "pretrain" / "metrics.jsonl")
+    names = {"inpaint": "loss_inpaint", "match": "loss_match"}
+    panels = {
+        "pre-training: losses": {label: plots.curve(before, name) for label, name in names.items()},
+        "pre-training: token accuracy": {"unseen patches": plots.curve(before, "token_accuracy")},
+    }
+    for head, model, title in (("det", "Mask R-CNN", "detections"), ("seg", "UperNet", "segmentations")):
+        runs = {name: output / f"{head}_{start}" for start, name in STARTS.items()}
+        if not all(run.is_dir() for run in runs.values()):
+            continue
+        columns = {"image": files} | {name: drawn(run, files) for name, run in runs.items()}
+        plots.save_grid(columns, pictures / f"{title}.png")
+        metrics = {name: plots.read_metrics(run / "metrics.jsonl") for name, run in runs.items()}
+        panels[f"{model}: loss"] = {name: plots.curve(entries, "loss") for name, entries in metrics.items()}
+    plots.save_curves(panels, pictures / "loss_curves.png")
+    from pretrain.monitoring.pictures import save_words_picture  # torch
+
+    save_words_picture(output / "pretrain", list(token_images), pictures / "words.png")
+
+
+def write_table(output: Path, seconds: Callable[[str], float], note: str | None) -> None:
+    """Prints the table and writes table.md, the last file of a demo, from the seconds of a job by its name."""
+    rows = []
+    for start, name in STARTS.items():
+        det, seg = (_results(output / f"{head}_{start}" / RESULTS) for head in HEADS)
+        cells = [plots.show(det["bbox"]["AP"]), plots.show(det["segm"]["AP"])]
+        cells.append(plots.show(seg["mIoU"]) if seg else "-")
+        before = seconds("pretrain") if start == "splitmask" else 0.0
+        after = sum(seconds(f"{head}_{start}") for head in HEADS)
+        rows.append([name, *cells, f"{before:.0f}", f"{after:.0f}"])
+    caption = CAPTION if note is None else f"{CAPTION} {note[0].upper()}{note[1:]}."
+    text = plots.markdown_table(HEADER, rows) + f"\n{caption}\n"
+    write_atomically(output / "table.md", text.encode("utf-8"))
+    plots.print_table("random init against SplitMask", caption, HEADER, rows)
+    sys.stdout.write(f"table: {output / 'table.md'}\npictures: {output / 'pictures'}\n")
+
+
+def _results(path: Path) -> dict[str, Any]:
+    """Returns results.json, an empty dictionary where there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

@@ -1,11 +1,19 @@
-"""What a step costs: GPU hours from counted operations, disk from counted parameters. Free of torch.
+"""What a command line costs: GPU hours from counted operations, disk from counted parameters. Free of torch.
 
 Operations are those of `pretrain/flops.py` in closed form (a test compares them). The rate that turns them into hours
 is the one figure that the paper measured: SplitMask with ViT-B on ImageNet, 300 epochs in 34.0 hours on 16 GPUs.
 """
 
-from pretrain.recipes import Recipe
+from importlib import import_module
+from typing import Any
+
+from det_configs.common.recipe import DetRecipe
+from pretrain.recipes import Recipe, get_recipe
 from splitmask_backbones.registry import ENCODERS
+from tools import cli
+from tools.classification.probe_recipe import ProbeRecipe
+from tools.classification.recipes import ClsRecipe
+from tools.classification.recipes import get_recipe as get_cls_recipe
 from tools.reproduction.sets import SETS
 
 PATCH_DIM = 3 * 16 * 16
@@ -20,6 +28,7 @@ DET_PATCHES, DET_PER_PATCH, DET_ROIS = 2160, 209e9 / 2160, 145e9
 SEG_PATCHES, SEG_HEADS = 1024, 489e9
 # Parameters around the encoder, counted in the same models.
 HEAD_PARAMETERS = {"train_det": 22.1e6, "train_seg": 39.0e6, "train_cls": 0.0}
+SEG_STEPS, SEG_BATCH = 160_000, 16  # the paper's; tools/train_seg.py's configs need mmseg to be read
 DINO_LOCAL_CROPS, DINO_LOCAL_SHARE = 8, 36 / 196  # small crops have 96 of 224 px
 
 
@@ -76,11 +85,6 @@ def finetuning_operations(tool: str, model: str) -> float:
     return (1 if tool == "probe" else 3) * encoder_operations(model, 196)
 
 
-def probe_bytes(model: str, images: float) -> float:
-    """Returns the bytes of the features that a probe keeps while it runs: one vector per image and layer."""
-    return BYTES * images * ENCODERS[model]["depth"] * ENCODERS[model]["embed_dim"]
-
-
 def encoder_parameters(model: str) -> float:
     """Returns the parameters of an encoder: blocks, patch embedding, positions of a 224-px grid."""
     dim, depth = ENCODERS[model]["embed_dim"], ENCODERS[model]["depth"]
@@ -92,9 +96,68 @@ def training_bytes(parameters: float) -> float:
     return BYTES * parameters * (3 * CHECKPOINTS_KEPT + 1)
 
 
-def pretraining_bytes(recipe: Recipe) -> float:
-    """Returns the bytes that a pre-training leaves; DINO's checkpoints hold the teacher too."""
-    dim = ENCODERS[recipe.model]["embed_dim"]
-    extra = recipe.decoder_depth * 12 * dim**2 + dim * recipe.vocab_size
-    parameters = encoder_parameters(recipe.model)
-    return training_bytes(parameters + (parameters if recipe.method == "dino" else extra))
+def _parsed(tool: str, argv: list[str]) -> Any:
+    """Returns the options of a tool, parsed by the tool itself.
+
+    Raises:
+        ValueError: what the tool would say about an option.
+    """
+    return import_module(f"tools.{tool}").build_parser().parse_args([*argv, "--output", "-"])
+
+
+def planned_recipe(argv: list[str]) -> Recipe:
+    """Returns the recipe of a pre-training."""
+    args = _parsed("pretrain", argv)
+    return get_recipe(args.recipe).override(cli.given_values(args, Recipe))
+
+
+def pretraining_cost(argv: list[str], data: str) -> dict[str, Any]:
+    """Returns the values of a `Job` that say what a pre-training costs: recipe, num_steps, operations, disk.
+
+    Raises:
+        ValueError: what tools/pretrain.py would say about an option.
+    """
+    recipe = planned_recipe(argv)
+    steps = recipe.total_steps(SETS[data].num_images // recipe.batch_size)
+    operations = pretraining_operations(recipe) * steps * recipe.batch_size
+    dim, parameters = ENCODERS[recipe.model]["embed_dim"], encoder_parameters(recipe.model)
+    # DINO's checkpoints hold the teacher too.
+    heads = recipe.decoder_depth * 12 * dim**2 + dim * recipe.vocab_size
+    disk = training_bytes(parameters + (parameters if recipe.method == "dino" else heads))
+    return {"recipe": recipe, "num_steps": steps, "operations": operations, "disk": disk}
+
+
+def finetuning_cost(tool: str, argv: list[str], model: str, data: str) -> dict[str, Any]:
+    """Returns the values of a `Job` that say what a fine-tuning or probe costs: num_steps, operations, disk, scratch.
+
+    Raises:
+        ValueError: what the tool would say about an option.
+    """
+    num_images, operations = SETS[data].num_images, finetuning_operations(tool, model)
+    if tool == "probe":
+        ProbeRecipe().override(cli.given_values(_parsed("probe", argv), ProbeRecipe))
+        # While it runs, a probe keeps one vector per image and layer.
+        scratch = BYTES * num_images * ENCODERS[model]["depth"] * ENCODERS[model]["embed_dim"]
+        return {"operations": operations * num_images, "scratch": scratch}
+    if tool == "train_seg":
+        args = import_module("tools.train_seg").parse_args([*argv, "--output", "-"])
+        steps, batch = args.steps or SEG_STEPS, args.batch_size or SEG_BATCH
+    else:
+        recipe = _detection_recipe(argv) if tool == "train_det" else _classification_recipe(argv)
+        steps, batch = recipe.steps or (recipe.epochs or 0) * (num_images // recipe.batch_size), recipe.batch_size
+    disk = training_bytes(encoder_parameters(model) + HEAD_PARAMETERS[tool])
+    return {"num_steps": steps, "operations": operations * steps * batch, "disk": disk}
+
+
+def _detection_recipe(argv: list[str]) -> DetRecipe:
+    from tools.detection.config import given_values, load_config
+    from tools.train_det import build_parser
+
+    rest, overrides = cli.take_overrides(build_parser(), argv)
+    args = _parsed("train_det", rest)
+    return load_config(args.config).override(given_values(vars(args), overrides))
+
+
+def _classification_recipe(argv: list[str]) -> ClsRecipe:
+    args = _parsed("train_cls", argv)
+    return get_cls_recipe(args.recipe).override(cli.given_values(args, ClsRecipe))

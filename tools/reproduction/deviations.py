@@ -7,6 +7,9 @@ from typing import Any
 from pretrain.recipes import RECIPES, REFERENCE_BATCH
 from pretrain.training.run_folder import flatten
 from splitmask_backbones.errors import UserError
+from tools.classification.probe_recipe import ProbeRecipe
+from tools.classification.recipes import get_recipe
+from tools.detection.config import load_config
 from tools.reproduction.runs import IDENTITY, Run
 from tools.reproduction.sets import SETS
 
@@ -19,9 +22,7 @@ PROBE_SIZE = 224
 def deviations(run: Run, data: str | None = None) -> list[str]:
     """Returns what differs between a run and its recipe, pre-training included; an empty list for a faithful run.
 
-    Args:
-        run: of any tool.
-        data: name of the data set whose size is compared; None for none.
+    With the name of a data set, the number of its images counts too.
     """
     found = _of_pretraining(run.pretraining)
     if run.tool == "pretrain":
@@ -99,8 +100,6 @@ def _of_pretraining(config: dict[str, Any]) -> list[str]:
 
 
 def _of_detection(run: Run) -> list[str]:
-    from tools.detection.config import load_config
-
     got = {**run.values, **run.config.get("recipe_values", {})}
     try:
         want = dataclasses.asdict(load_config(f"det_configs/{run.setting}.py"))
@@ -111,10 +110,10 @@ def _of_detection(run: Run) -> list[str]:
 
 
 def _of_segmentation(run: Run) -> list[str]:
-    from tools.segmentation.config import config_path, load_config
+    from tools.segmentation import config as seg_config
 
     try:
-        config = load_config(config_path(run.setting))
+        config = seg_config.load_config(seg_config.config_path(run.setting))
     except ModuleNotFoundError as error:
         return [f"not compared with {run.setting}, because {error.name} is not installed"]
     except UserError:
@@ -130,14 +129,10 @@ def _of_segmentation(run: Run) -> list[str]:
 
 
 def _of_classification(run: Run) -> list[str]:
-    from tools.classification.recipes import get_recipe
-
     return _compare(run.values, dataclasses.asdict(get_recipe(run.setting)), (*APART, "model"))
 
 
 def _of_probe(run: Run) -> list[str]:
-    from tools.classification.probe_recipe import ProbeRecipe
-
     # Runs record the size that was used; the recipe leaves it to the encoder, which the paper reads at its own size.
     return _compare(run.values, dataclasses.asdict(ProbeRecipe()) | {"img_size": PROBE_SIZE}, (*APART, "model"))
 

@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from splitmask_backbones.errors import UserError, check_choice
-from tools.reproduction import cost
+from tools.reproduction.cost import BYTES, encoder_parameters, finetuning_cost, pretraining_cost
 from tools.reproduction.paper import tables
 from tools.reproduction.paper.schema import Measurement, Origin, Row
-from tools.reproduction.planned import finetuning_cost, pretraining_cost
 from tools.reproduction.sets import Places, write_list
 from tools.running.job import ENCODER, RESULTS, Job
 
@@ -149,7 +148,7 @@ class Planner:
         folder = self.output / name
         source = str(given or f"<{origin.name}>")
         argv = (source, str(folder / ENCODER), "--from", origin.method, "--model", origin.model)
-        disk = cost.BYTES * cost.encoder_parameters(origin.model)
+        disk = BYTES * encoder_parameters(origin.model)
         return self._add(Job(name, "convert.py", argv, folder, ENCODER, resumable=False, with_output=False, disk=disk))
 
     def _pretrained(self, origin: Origin) -> tuple[Path, tuple[str, ...]]:

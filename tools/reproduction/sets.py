@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from splitmask_backbones.errors import UserError, check_choice
+from splitmask_backbones.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -97,12 +98,7 @@ class Places:
         return None
 
     def pretraining(self, name: str, lists: Path) -> tuple[list[str], Path | None]:
-        """Returns the options of tools/pretrain.py, and the list of images that has to be written first, if any.
-
-        Args:
-            name: of the set.
-            lists: folder for lists.
-        """
+        """Returns the options of tools/pretrain.py, and the file in `lists` that has to be written first, if any."""
         spec, folder = SETS[name], self.folder(name)
         if spec.list_of:
             file = lists / f"{name}.txt"
@@ -129,8 +125,6 @@ def write_list(name: str, folder: Path, destination: Path) -> int:
     Food-101 lists `CLASS/NUMBER`, DomainNet `PATH LABEL`, the shares of ImageNet paths or bare names
     `WNID_NUMBER.JPEG`.
     """
-    from splitmask_backbones.files import write_atomically
-
     source = folder / SETS[name].list_of
     try:
         lines = [line.strip() for line in source.read_text(encoding="utf-8").splitlines() if line.strip()]

@@ -11,10 +11,8 @@ from typing import Any
 
 from pretrain.recipes import get_recipe
 from splitmask_backbones.errors import UserError
-from tools.reproduction import cost
-from tools.reproduction.planned import planned_recipe
-from tools.running.job import ENCODER, RESULTS, Job
-from tools.running.predictions import prediction_job
+from tools.reproduction.cost import planned_recipe, pretraining_operations
+from tools.running.job import ENCODER, RESULTS, Job, prediction_job
 
 PICTURES = 4
 PRETRAIN_DISK = 190e6  # bytes of a pre-training of ViT-Ti, measured
@@ -50,13 +48,7 @@ HEADS = {
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the study.
-
-    Attributes:
-        title: in tables and pictures.
-        argv: options of its pre-training, or None without one.
-        length: factor on the steps of the pre-training.
-    """
+    """One row of the study: its title, the options of its pre-training (None without one), the factor on its steps."""
 
     title: str
     argv: tuple[str, ...] | None
@@ -165,24 +157,14 @@ BUDGETS = {
 
 @dataclass(frozen=True)
 class Study:
-    """One study: what is compared, on which data, and where it goes.
+    """One study: what is compared, on which data (`root` holds a folder for each set), and where it goes."""
 
-    Attributes:
-        size: of BUDGETS.
-        root: folder with a folder for each data set.
-        output: folder of everything.
-        rows: of ROWS.
-        seeds: how many.
-        workers: data processes of each job.
-        sets: of HEADS.
-    """
-
-    size: str
+    size: str  # of BUDGETS
     root: Path
     output: Path
-    rows: tuple[str, ...]
+    rows: tuple[str, ...]  # of ROWS
     seeds: int
-    workers: int = 0
+    workers: int = 0  # data processes of each job
     sets: tuple[str, ...] = tuple(HEADS)
 
     @property
@@ -234,7 +216,7 @@ def _pretraining(study: Study, row: str, folder: Path, data: Path, common: list[
     argv = ["--recipe", "small", *own, "--steps", str(length), "--batch-size", str(budget.pretrain.batch_size)]
     argv += ["--monitor-every", str(length), "--precision", PRETRAIN_PRECISION, "--data", str(data), *common]
     recipe = planned_recipe(argv)
-    dearer = cost.pretraining_operations(recipe) / cost.pretraining_operations(get_recipe("small"))
+    dearer = pretraining_operations(recipe) / pretraining_operations(get_recipe("small"))
     seconds = length * budget.pretrain.seconds * dearer + budget.start_seconds
     costs: dict[str, Any] = {"seconds": seconds, "disk": PRETRAIN_DISK, "num_steps": length, "recipe": recipe}
     return [Job(str(folder.relative_to(study.output)), "pretrain.py", tuple(argv), folder, ENCODER, **costs)]

@@ -9,12 +9,13 @@ from typing import Any
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import write_atomically
 from tools.finetuning import plots
-from tools.reproduction.statistics import cells, csv_text, listed, mean_and_spread, shown
+from tools.reproduction.render import cells, csv_text, listed, mean_and_spread, shown
 from tools.reproduction.study import HEADS, PICTURES, ROWS, Budget, Study, run_folder
-from tools.running.predictions import copy_numbered, drawn
+from tools.running.job import copy_numbered, drawn
 
 Values = dict[str, dict[str, list[float]]]  # column -> row -> one value per seed
 FOLDER = "pictures"
+CAPTION = "On val, in percent: mean ± standard deviation over seeds (number of seeds)."
 CSV_HEADER = ("row", "column", "mean", "spread", "n", "values")
 LOOKS = {"train_inpaint_gain": "gain (nats)", "train_match_rank1": "match rank 1", "effective_rank": "rank"}
 """What monitor.jsonl says of a pre-training, and the titles of the columns."""
@@ -115,9 +116,6 @@ def learned(output: Path, rows: Sequence[str]) -> tuple[list[str], list[list[str
             cells += [shown([look[name] for look in looks if look.get(name) is not None], 2) for name in LOOKS]
         body.append([ROWS[row].title, *cells])
     return header, body
-
-
-CAPTION = "On val, in percent: mean ± standard deviation over seeds (number of seeds)."
 
 
 def save_points(values: Values, rows: Sequence[str], path: Path) -> None:

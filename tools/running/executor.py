@@ -1,4 +1,4 @@
-"""Runs the jobs of a plan as processes, several at once: output, signals, going on. Free of torch."""
+"""Runs the jobs of a plan in its folder as processes, several at once: output, signals, going on. Free of torch."""
 
 import json
 import os
@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from pretrain.training.run_folder import write_json
+from pretrain.training.run_folder import CONFIG, LOCK, RunFolder, write_json
 from splitmask_backbones.errors import UserError
 from tools.running.job import Job
 from tools.running.output import Output
@@ -163,11 +164,15 @@ class Executor:
         python = [sys.executable]
         if self.gpus > 1 and not job.single_process:
             python += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.gpus}"]
-        argv = [*map(_from_anywhere, job.full_argv()), *self.extra]
+        # Configs of this checkout are named so that the command works in any folder.
+        ours = ("det_configs/", "seg_configs/")
+        argv = [
+            str(ROOT / text) if text.startswith(ours) and not Path(text).exists() else text for text in job.full_argv()
+        ]
         names = () if self.threads is None else ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", **dict.fromkeys(names, str(self.threads))}
         output = Output(None if self.live else self.output / LOGS / f"{job.name.replace('/', '__')}.log")
-        command = [*python, str(ROOT / "tools" / job.tool), *argv]
+        command = [*python, str(ROOT / "tools" / job.tool), *argv, *self.extra]
         return Running(job, output.start(command, job.shown(self.gpus), environment), output, time.monotonic())
 
     def _finish(self, running: Running, progress: Progress) -> JobError | None:
@@ -191,12 +196,6 @@ class Executor:
         write_json(self.output / RECORD, self.record)
 
 
-def _from_anywhere(text: str) -> str:
-    """Returns the path of a config of this checkout, so that the command works in any folder."""
-    is_ours = text.startswith(("det_configs/", "seg_configs/")) and not Path(text).exists()
-    return str(ROOT / text) if is_ours else text
-
-
 def read_object(path: Path) -> dict[str, Any]:
     """Returns a JSON object, an empty one where there is none that can be read."""
     try:
@@ -204,3 +203,55 @@ def read_object(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+@contextmanager
+def open_plan(output: Path, artefact: str, config: dict[str, Any]) -> Iterator[RunFolder]:
+    """Owns a plan's folder: a new one, or one that was begun with the same config. No --resume is asked for.
+
+    The caller writes the config of a new one as soon as its input is known to be good: a wrong input leaves nothing.
+    `artefact` names the file that only such a plan leaves; `config` has "command", "values" that decide the result, and
+    "free" ones.
+
+    Raises:
+        ValueError: the folder holds another run or other values, or is in use.
+    """
+    begun = (output / CONFIG).exists() or (output / LOCK).exists()
+    with RunFolder.open(output, resume=begun, artefact=artefact) as folder:
+        if folder.previous is not None:
+            if folder.previous.get("command") != config["command"]:
+                raise UserError(f"--output {output} holds another run ({CONFIG}): choose another folder")
+            try:
+                folder.write_config(config)  # compares
+            except UserError as error:  # here a run is resumed without the option
+                raise UserError(str(error).removeprefix("--resume: ")) from None
+        yield folder
+
+
+def run_plan(
+    executor: Executor, jobs: Sequence[Job], config: dict[str, Any], prepare: Callable[[], object] = lambda: None
+) -> int:
+    """Carries out a plan whose jobs are known from the start, `prepare` first; returns the exit code.
+
+    Raises:
+        ValueError: the folder holds something else, or `prepare` raised it, which leaves a new folder unmade.
+    """
+    with open_plan(executor.output, RECORD, config) as folder:
+        prepare()
+        folder.write_config(config)
+        folder.start()
+        return carry_out(executor, jobs)
+
+
+def carry_out(executor: Executor, jobs: Sequence[Job]) -> int:
+    """Runs the jobs of a plan; returns the exit code, and says why it is not 0."""
+    try:
+        executor.run(jobs)
+    except JobError as error:
+        if error.line is not None:
+            sys.stderr.write(f"{error.line}\n")
+        else:
+            sys.stdout.write("stopped: the same command continues from here\n")
+            sys.stdout.flush()
+        return error.code
+    return 0

@@ -19,12 +19,8 @@ REFRESH_SECONDS = 1.0
 class Progress:
     """Counts finished jobs and estimates the time left from the expected seconds of the others.
 
-    Args:
-        jobs: all of them.
-        finished: names of those that were finished before.
-        at_once: how many run at the same time.
-        spent: seconds of earlier runs, by name.
-        follow: show the running jobs and the time left; not where the jobs themselves show what they do.
+    `finished` names the jobs that were finished before, `spent` holds the seconds of earlier runs. With `follow`, the
+    running jobs and the time left are shown; not where the jobs themselves show what they do.
     """
 
     def __init__(

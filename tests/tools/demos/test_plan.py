@@ -8,15 +8,14 @@ import pytest
 
 from tests.helpers.plans import check
 from tools.demo_data import DemoData, make_demo_data
-from tools.demos.folder import open_folder
-from tools.demos.inputs import own_inputs
+from tools.demos.inputs import open_folder, own_inputs
 from tools.demos.plan import demo_jobs
 
 
 @pytest.mark.parametrize("segmentation", [True, False])
 def test_the_jobs_of_a_small_folder(tmp_path: Path, segmentation: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not segmentation:
-        monkeypatch.setattr("tools.demos.folder.MAX_CLASSES", 3)
+        monkeypatch.setattr("tools.demos.inputs.MAX_CLASSES", 3)
     data, output = make_demo_data(tmp_path / "data", DemoData(10, 3, 1, img_size=96)), tmp_path / "out"
     inputs = own_inputs(open_folder(str(data / "coco"), output / "data"), output / "data")
     assert inputs.pretrain[-4:-2] == ["--batch-size", "10"] and inputs.pretrain[-2] == "--vocab-size"

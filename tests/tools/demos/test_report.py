@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.demos import report
+from tools.demos import plan as report
 from tools.finetuning import plots
 
 

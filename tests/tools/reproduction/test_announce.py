@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tools.reproduction.announce import table_estimate
+from tools.reproduction.make import table_estimate
 from tools.running.job import Job
 
 

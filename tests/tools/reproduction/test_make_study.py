@@ -9,7 +9,7 @@ import pytest
 
 from tests.helpers.in_process import run_tool
 from tools import reproduce
-from tools.reproduction import make_study
+from tools.reproduction import make
 from tools.reproduction.study import HEADS, Study
 from tools.running.executor import Executor
 
@@ -35,7 +35,7 @@ def test_dry_run_of_the_study(data: Path, tmp_path: Path) -> None:
 def test_too_few_pictures_are_told_before_anything_runs(data: Path, tmp_path: Path) -> None:
     study = Study("cpu", data, tmp_path / "out", ("random",), 1)
     with pytest.raises(ValueError, match="holds 0 images: the study shows 4 of them"):
-        make_study.make_study(study, 1, dry_run=False)
+        make.make_study(study, 1, dry_run=False)
     assert not (tmp_path / "out").exists()
 
 
@@ -47,9 +47,9 @@ def test_what_ran_is_reported(data: Path, tmp_path: Path, monkeypatch: pytest.Mo
                 (job.folder / "results.json").write_text(json.dumps({"mIoU": 12.5}))
 
     monkeypatch.setattr(Executor, "run", pretend)
-    monkeypatch.setattr(make_study.study_report, "save_grids", lambda study: None)
-    monkeypatch.setattr(make_study.study_report, "choose_pictures", lambda study: (tmp_path / "out/pictures").mkdir())
+    monkeypatch.setattr(make.study_report, "save_grids", lambda study: None)
+    monkeypatch.setattr(make.study_report, "choose_pictures", lambda study: (tmp_path / "out/pictures").mkdir())
     study = Study("cpu", data, tmp_path / "out", ("random",), 1, sets=("camvid",))
-    assert make_study.make_study(study, 1, dry_run=False) == 0
+    assert make.make_study(study, 1, dry_run=False) == 0
     assert "| random init | - | - | 12.5 (1) | - |" in (tmp_path / "out" / "table.md").read_text()
     assert "| random init |" in capsys.readouterr().out

@@ -8,7 +8,7 @@ import pytest
 
 from splitmask_backbones.errors import UserError
 from tests.helpers.run_folders import write_detection
-from tools.reproduction.make_table import make_table, needed_sets
+from tools.reproduction.make import make_table, needed_sets
 from tools.reproduction.paper import find_table
 from tools.reproduction.plan import Planner
 from tools.reproduction.sets import Places

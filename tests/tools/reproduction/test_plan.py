@@ -15,10 +15,10 @@ from splitmask_backbones import create_encoder
 from splitmask_backbones.errors import UserError
 from tests.helpers.plans import check
 from tools.reproduction import cost
+from tools.reproduction.cost import planned_recipe, pretraining_cost
 from tools.reproduction.paper import find_table, tables
 from tools.reproduction.paper.schema import Row
 from tools.reproduction.plan import Planner, known_files, parse_files
-from tools.reproduction.planned import planned_recipe, pretraining_cost
 from tools.reproduction.sets import SETS, Places, write_list
 from tools.running.job import Job
 

@@ -12,7 +12,7 @@ from PIL import Image
 from splitmask_backbones.errors import UserError
 from tests.helpers.plans import check
 from tools.reproduction import study_report
-from tools.reproduction.statistics import mean_and_spread, shown
+from tools.reproduction.render import mean_and_spread, shown
 from tools.reproduction.study import (
     ABLATION,
     BUDGETS,

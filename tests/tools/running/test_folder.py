@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from splitmask_backbones.errors import UserError
-from tools.running.executor import Executor, JobError
-from tools.running.folder import carry_out, open_plan
+from tools.running.executor import Executor, JobError, carry_out, open_plan
 
 CONFIG = {"command": "demo", "values": {"seed": 0}, "free": {"workers": 1}}
 

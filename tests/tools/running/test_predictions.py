@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tools.running.predictions import copy_numbered, drawn, prediction_job
+from tools.running.job import copy_numbered, drawn, prediction_job
 
 
 def test_pictures_of_one_name_are_kept_apart_and_drawn_once(tmp_path: Path) -> None:

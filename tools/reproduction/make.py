@@ -1,0 +1,177 @@
+"""A table of the paper or the small study, from the plan in words to the written tables. Free of torch."""
+
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from splitmask_backbones.errors import UserError
+from splitmask_backbones.files import write_atomically
+from tools.finetuning import plots
+from tools.reproduction import cost, render, study_report
+from tools.reproduction.paper import tables
+from tools.reproduction.paper.schema import Row, Table
+from tools.reproduction.plan import Planner
+from tools.reproduction.results import fill, read_runs
+from tools.reproduction.study import LONGER, ROWS, Study, picture_jobs, study_jobs
+from tools.running.executor import Executor, run_plan
+from tools.running.job import Job
+from tools.running.progress import duration
+
+
+def needed_sets(rows: Sequence[Row]) -> list[str]:
+    """Returns the data sets that some rows are measured on, or made from."""
+    measured = [cell.measured for row in rows for cell in row.cells]
+    origins = [m.origin for m in measured if m.origin.kind in ("pretrain", "supervised")]
+    return sorted({m.data for m in measured} | {origin.data for origin in origins})
+
+
+def make_table(
+    table: Table, rows: Sequence[Row], planner: Planner, at_once: int, gpus: int, tflops: float | None, dry_run: bool
+) -> int:
+    """Prints the plan of some rows of a table, carries it out, writes the tables; returns the exit code.
+
+    `at_once` counts jobs, `gpus` the processes of torchrun; without `tflops`, a GPU reaches what the paper's did.
+
+    Raises:
+        ValueError: something is missing, or the folder holds something else.
+    """
+    output, jobs = planner.output, planner.jobs(rows)
+    title = table.title if len(rows) == len(table.rows) else f"{table.title}, row {rows[0].title}"
+    lists = [
+        f"list of the images of {name}: {file}, {'done' if file.exists() else 'written first'}"
+        for name, file in planner.lists.items()
+    ]
+    _say([title, *lists, *_command_lines(jobs, gpus)])
+    _say(table_estimate(jobs, output, tflops))
+    if planner.missing:
+        _say(["needed from you:", *(f"  {what}" for what in planner.missing)])
+    executor = Executor(output, at_once, gpus=gpus)
+    executor.check(jobs)
+    if dry_run:
+        return 0
+    if planner.missing:
+        more = f" (and {len(planner.missing) - 1} more, see the plan)" if len(planner.missing) > 1 else ""
+        raise UserError(f"{planner.missing[0]}{more}")
+    config = {"command": "reproduce", "values": {"make": "tables"}}
+    code = run_plan(executor, jobs, config, planner.write_lists)
+    if code == 0:
+        _write_tables(output, table)
+    return code
+
+
+def _write_tables(output: Path, asked: Table) -> None:
+    """Writes table.md and table.csv of everything that is finished below the folder, and prints the table asked for."""
+    runs = read_runs([output])
+    filled = [(table, fill(table, runs)[0]) for table in tables().values()]
+    filled = [(table, cells) for table, cells in filled if cells or table.name == asked.name]
+    write_atomically(output / "table.md", render.markdown(filled, []).encode())
+    write_atomically(output / "table.csv", render.comma_separated(filled, []).encode())
+    shown = [(table, cells) for table, cells in filled if table.name == asked.name]
+    if sys.stdout.isatty():
+        render.show(shown, [])
+    else:
+        sys.stdout.write(render.markdown(shown, []))
+    _say([f"tables: {output / 'table.md'}, {output / 'table.csv'}"])
+
+
+def make_study(study: Study, at_once: int, dry_run: bool) -> int:
+    """Prints the plan of a study, carries it out, writes table and pictures; returns the exit code.
+
+    Raises:
+        ValueError: data are missing, or the folder holds something else.
+    """
+    budget, output = study.budget, study.output
+    jobs = study_jobs(study)
+    _say([f"the small study, size {study.size}, {study.seeds} seeds", *_command_lines(jobs)])
+    to_do = [job for job in jobs if not job.done]
+    seconds = [job.seconds for job in to_do]
+    time = duration(max([0.0, sum(seconds) / at_once, *seconds]))
+    jobs_at_once = f"{at_once} job{'s' if at_once > 1 else ''} at once"
+    told = f"time: about {time} with {jobs_at_once}, from the seconds of a step in the budget ({budget.hardware})"
+    _say([f"{len(to_do)} of {len(jobs)} jobs to do", told, _disk(to_do, output)])
+    if LONGER in study.rows:
+        more = {data: budget.finetuning_steps(data, LONGER) - budget.finetune[data].steps for data in study.sets}
+        told = " and ".join(f"{count} on {data}" for data, count in more.items())
+        _say([f"{ROWS[LONGER].title}: as many more steps as fit in the time of a pre-training: {told}"])
+    executor = Executor(output, at_once, threads=1 if study.size == "cpu" else None)
+    executor.check(jobs)
+    if dry_run:
+        return 0
+    config = {"command": "reproduce", "values": {"make": f"study {study.size}"}}
+    code = run_plan(executor, jobs + picture_jobs(study), config, lambda: study_report.choose_pictures(study))
+    if code == 0:
+        _report(study)
+    return code
+
+
+def _report(study: Study) -> None:
+    output = study.output
+    rows = study_report.finished_rows(output, study.rows)
+    values = study_report.read_values(output, rows)
+    header, body = study_report.write_table(output, values, rows, study.budget)
+    study_report.save_points(values, rows, output / study_report.FOLDER / "points.png")
+    study_report.save_grids(study)
+    if sys.stdout.isatty():  # lengths stand in the file: a terminal is narrow
+        width = 1 + len(values)
+        plots.print_table("the small study", study_report.CAPTION, header[:width], [line[:width] for line in body])
+    else:
+        sys.stdout.write((output / "table.md").read_text(encoding="utf-8"))
+    _say([f"table: {output / 'table.md'}, pictures: {output / study_report.FOLDER}"])
+
+
+def _say(lines: Sequence[str]) -> None:
+    """Prints a paragraph."""
+    sys.stdout.write("".join(f"{line}\n" for line in lines) + "\n")
+    sys.stdout.flush()
+
+
+def _command_lines(jobs: Sequence[Job], gpus: int = 1) -> list[str]:
+    """Returns a heading and the command of each job."""
+    lines = []
+    for number, job in enumerate(jobs, start=1):
+        state = "done, skipped" if job.done else "begun, continues" if job.started else "to do"
+        lines += [f"{number}. {job.name}: {state}", f"   {job.shown(gpus)}"]
+    return lines
+
+
+def table_estimate(jobs: Sequence[Job], output: Path, tflops: float | None) -> list[str]:
+    """Returns the lines on GPU hours and disk of a table's plan, and which figures they come from."""
+    to_do = [job for job in jobs if not job.done]
+    rate = cost.paper_rate() if tflops is None else tflops * 1e12
+    hours: dict[str, float] = {}
+    for job in to_do:
+        tool = job.tool.removesuffix(".py")
+        hours[tool] = hours.get(tool, 0.0) + job.operations / rate / 3600
+    split = ", ".join(f"{tool} {_hours(value)}" for tool, value in hours.items() if value)
+    source = (
+        f"from counted operations at {rate / 1e12:.0f} TFLOP/s per GPU, what the paper's {cost.PAPER_HOURS:.1f} hours "
+        f"on {cost.PAPER_GPUS} GPUs for SplitMask, ViT-B, ImageNet, {cost.PAPER_EPOCHS} epochs come to; "
+        "--tflops F counts with what your GPU reaches"
+        if tflops is None
+        else f"from counted operations at --tflops {tflops:g} per GPU"
+    )
+    return [
+        f"{len(to_do)} of {len(jobs)} jobs to do",
+        f"GPU hours: about {_hours(sum(hours.values()))}{f' ({split})' if split else ''}, {source}",
+        _disk(to_do, output),
+    ]
+
+
+def _hours(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
+
+
+def _disk(to_do: Sequence[Job], output: Path) -> str:
+    scratch = max((job.scratch for job in to_do), default=0.0)
+    needed = sum(job.disk for job in to_do) + scratch
+    place = output.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    more = f"; {scratch / 1e9:.1f} GB of it for the features of a probe while it runs" if scratch else ""
+    line = (
+        f"disk: about {needed / 1e9:.1f} GB (two checkpoints with AdamW's moments and the result of each job, "
+        f"from parameters{more}); {free / 1e9:.1f} GB are free"
+    )
+    return f"{line}: NOT ENOUGH" if needed > free else line
