@@ -114,11 +114,6 @@ def _without_pyramid(pyramid: State, target: str) -> dict[str, str]:
     return dict.fromkeys((f"pyramid.{name}" for name in pyramid), f"{target}'s model has no pyramid")
 
 
-def _take_norm(state: State, reason: str) -> dict[str, str]:
-    """Takes the final norm out of the state; returns its names with the reason."""
-    return {name: reason for name in ("norm.weight", "norm.bias") if state.pop(name, None) is not None}
-
-
 def _without_class_token(encoder: VisionTransformer) -> VisionTransformer:
     if encoder.cls_token is None:
         return encoder
@@ -136,8 +131,7 @@ def _detectron2(encoder: VisionTransformer, pyramid: State) -> Export:
         dropped["cls_token"] = "detectron2's ViT has none: the encoder is compared without it"
     encoder = _without_class_token(encoder)
     config = encoder.config
-    state = _state_of(encoder)
-    dropped |= _take_norm(state, "detectron2's ViT has no final norm")
+    state = _state_of(encoder)  # with a final norm, which detectron2's ViT has not: its loading is lenient and names it
     if encoder.grid_size[0] != encoder.grid_size[1]:
         raise UserError(f"--to detectron2: its positions are square, the encoder's grid is {encoder.grid_size}")
     if "pos_embed" in state:  # its default expects a row for a class token in front, and ignores it
@@ -162,7 +156,6 @@ def _mmseg(encoder: VisionTransformer, pyramid: State) -> Export:
 
     config, state = encoder.config, _state_of(encoder)
     as_beit = is_beit(config)
-    norm = {"type": "LN", "eps": config["layer_norm_eps"]}
     shared: dict[str, Any] = {
         "img_size": tuple(config["img_size"]),
         "patch_size": config["patch_size"],
@@ -171,10 +164,9 @@ def _mmseg(encoder: VisionTransformer, pyramid: State) -> Export:
         "num_layers": config["depth"],
         "num_heads": config["num_heads"],
         "out_indices": config["depth"] - 1,
-        "final_norm": False,
-        "norm_cfg": norm,
+        "final_norm": config["final_norm"],
+        "norm_cfg": {"type": "LN", "eps": config["layer_norm_eps"]},
     }
-    dropped = _without_pyramid(pyramid, "mmseg") | _take_norm(state, "mmseg's maps are taken before it")
     if as_beit:
         _refuse(encoder, "mmseg", "no class token", "a shared relative-position bias", "no positions")
         _refuse(encoder, "mmseg", "positions beside the relative bias")
@@ -199,7 +191,8 @@ def _mmseg(encoder: VisionTransformer, pyramid: State) -> Export:
     state = to_mmseg(state, as_beit)
     buffers = {name: value for name, value in model.state_dict().items() if name.endswith("relative_position_index")}
     model = loaded(model, {**state, **buffers})
-    whole = {f"backbone.{name}": value for name, value in state.items()}
+    model.final_norm = False  # its maps are compared before the norm, as ours are taken
+    whole, dropped = {f"backbone.{name}": value for name, value in state.items()}, _without_pyramid(pyramid, "mmseg")
     return Export(whole, "state_dict", lambda images: model(images)[-1], MAP, encoder, dropped)
 
 

@@ -210,8 +210,9 @@ def targets(tmp_path: Path, encoder: VisionTransformer, to: str) -> Any:
     return tmp_path / f"out{suffix}"
 
 
+@pytest.mark.parametrize("norm", [True, False])
 @pytest.mark.parametrize("token", [True, False])
-def test_to_mmseg_loads_into_its_backbone(token, tmp_path):
+def test_to_mmseg_loads_into_its_backbone(token, norm, tmp_path):
     pytest.importorskip("splitmask_backbones.mmseg", reason="the extra 'segmentation' is not installed")
     from mmseg.models.backbones import VisionTransformer as MMSegViT
 
@@ -219,13 +220,16 @@ def test_to_mmseg_loads_into_its_backbone(token, tmp_path):
     state = torch.load(targets(tmp_path, encoder, "mmseg"), weights_only=True)["state_dict"]
     model = MMSegViT(
         img_size=64, embed_dims=64, num_layers=3, num_heads=1, out_indices=2, patch_bias=True, with_cls_token=token,
-        norm_cfg={"type": "LN", "eps": 1e-6},
+        norm_cfg={"type": "LN", "eps": 1e-6}, final_norm=norm,
     )  # fmt: skip
-    model.load_state_dict({name.removeprefix("backbone."): value for name, value in state.items()})
+    own = {name.removeprefix("backbone."): value for name, value in state.items()}
+    missing, unexpected = model.load_state_dict(own, strict=norm)
+    assert not missing and unexpected == ([] if norm else ["ln1.weight", "ln1.bias"])  # ours go along in any case
     model.eval()
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        torch.testing.assert_close(model(images)[-1], encoder.forward_maps(images)[-1], atol=1e-5, rtol=1e-5)
+        expected = encoder.forward_maps(images, norm_maps=norm)[-1]
+        torch.testing.assert_close(model(images)[-1], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_beit_to_mmseg_and_back(tmp_path):
@@ -237,6 +241,7 @@ def test_beit_to_mmseg_and_back(tmp_path):
     assert done.differences["target"] <= done.tolerance  # against mmseg's own BEiT
     state = torch.load(tmp_path / "out.pth", weights_only=True)["state_dict"]
     assert torch.equal(state["backbone.layers.1.gamma_2"], model.blocks[1].gamma_2)
+    assert torch.equal(state["backbone.ln1.bias"], model.norm.bias)
     name = "backbone.layers.0.attn.relative_position_bias_table"
     assert torch.equal(state[name], model.blocks[0].attn.relative_position_bias_table)
 
@@ -308,6 +313,19 @@ def test_to_detectron2_loads_into_its_vit_keys(tmp_path):
     state = torch.load(targets(tmp_path, encoder, "detectron2"), weights_only=True)["model"]
     assert state["backbone.net.pos_embed"].shape == (1, 17, 64)  # with the row of a class token, as its default wants
     assert torch.equal(state["backbone.net.blocks.1.attn.qkv.weight"], encoder.blocks[1].attn.qkv.weight)
+    assert "backbone.net.norm.weight" not in state
+
+
+def test_the_final_norm_survives_detectron2_which_has_none(tmp_path):
+    """As further keys: fvcore's checkpointer loads with strict=False and logs them."""
+    encoder = shaken(VisionTransformer(**SIZES))
+    target = targets(tmp_path, encoder, "detectron2")
+    assert torch.equal(torch.load(target, weights_only=True)["model"]["backbone.net.norm.bias"], encoder.norm.bias)
+    windows = {"window_size": 0}
+    back = convert(target, tmp_path / "back.safetensors", from_="vitdet", overrides=windows)
+    assert back.report.complete and not any("norm" in key for key in back.report.dropped)
+    images = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(back.encoder(images), encoder(images), atol=1e-5, rtol=1e-5)
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
