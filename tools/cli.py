@@ -84,7 +84,6 @@ def add_run_options(parser: argparse.ArgumentParser, intervals: bool = True) -> 
     """Adds what every training tool takes that does not change its result.
 
     Args:
-        parser: of the tool.
         intervals: whether `--save-every` and `--log-every` have defaults here; otherwise a config has them.
     """
     parser.add_argument("--resume", action="store_true", help="continue the run in --output")
@@ -136,7 +135,6 @@ def add_values(parser: argparse.ArgumentParser, recipe: type) -> None:
     """Adds one option for every value of a recipe, with choices and default in its help.
 
     Args:
-        parser: of the tool.
         recipe: a dataclass whose fields have "help" and "choices" in their metadata.
     """
     group = parser.add_argument_group("recipe values")

@@ -139,7 +139,6 @@ def open_data(
     Args:
         options: where the images are.
         domain: of DomainNet where `--domain` is omitted and ROOT holds it.
-        needed: splits.
         classes: label and name of each class, of the run that is used; by default the training images' own.
 
     Raises:
@@ -273,14 +272,9 @@ def identity_of(
     """Returns what identifies the data: fingerprints, labels and classes, and the images that cannot be read.
 
     Args:
-        data: the splits.
         before: identity of the run that is resumed: an unchanged list of files is trusted, and other data is told
             apart by their fingerprints before an image is read.
-        folder: of the run.
-        fabric: the first process alone reads.
         max_fraction: largest share of unreadable images.
-        report_path: file that names them.
-        workers: data processes.
 
     Raises:
         ValueError: more than `max_fraction` of all are missing or cannot be read.

@@ -11,7 +11,6 @@ def draw(image: Image.Image, listed: list[dict[str, Any]]) -> Image.Image:
     """Returns the picture with a bar for each class below.
 
     Args:
-        image: RGB.
         listed: `class` and `score` in 0-1.
     """
     height = max(1, round(image.height * PICTURE_WIDTH / image.width))

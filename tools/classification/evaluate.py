@@ -18,12 +18,7 @@ if TYPE_CHECKING:
 
 
 class Counts:
-    """Right predictions, images and loss, class by class.
-
-    Args:
-        num_classes: K.
-        device: of the predictions.
-    """
+    """Right predictions, images and loss, class by class."""
 
     def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
         # Rows: images, right ones, right ones among five, sum of losses. float64 counts exactly and sums well.
@@ -60,12 +55,7 @@ def evaluate(
     """Returns `{"top1", "top5", "num_images", "per_class", "loss"}` of a split; the same in every process.
 
     Args:
-        fabric: device, precision, processes.
-        classifier: on the device.
         split: images and labels.
-        classes: names.
-        crop: of the test.
-        workers: data processes.
     """
     counts = Counts(len(classes), fabric.device)
     labels = torch.tensor(split.labels, device=fabric.device)

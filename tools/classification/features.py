@@ -37,13 +37,7 @@ def extract(
     A layer's feature is the mean of the patch tokens of one of the encoder's `out_indices`, before the final norm.
 
     Args:
-        fabric: device, precision.
-        encoder: on the device, in evaluation.
-        images: of the split.
-        crop: of the test.
         path: `.npy` file, whose finished rows are not computed again; `path.json` counts them.
-        workers: data processes.
-        title: of the progress bar.
     """
     shape = (len(images), len(encoder.out_indices), encoder.embed_dim)
     counter = path.with_suffix(".json")

@@ -194,7 +194,6 @@ def read_pairs(path: Path, root: Path) -> list[Pair]:
     """Returns the pairs of a list with lines `path label` (white space or a comma between; the label has neither).
 
     Args:
-        path: the list.
         root: folder that names are made relative to; paths in the list are relative to the list's own folder.
 
     Raises:

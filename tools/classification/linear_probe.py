@@ -22,7 +22,6 @@ class LinearProbes(nn.Module):
     Args:
         mean: `(layers, C)`.
         std: `(layers, C)`, above 0.
-        num_classes: K.
     """
 
     mean: Tensor
@@ -97,10 +96,6 @@ def feature_batches(
     Args:
         features: float32 `(N, layers, C)`, may be mapped from a file.
         labels: int64 `(N,)`.
-        batch_size: at most N.
-        seed: of the order.
-        start_step: first step.
-        total_steps: of the whole training.
     """
     for keys in StepBatches(len(features), batch_size, seed, start_step, total_steps, 0, 1, 1):
         rows = np.array([index for _, index, _ in keys])

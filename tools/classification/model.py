@@ -30,7 +30,6 @@ class Classifier(nn.Module):
 
     Args:
         encoder: built with `final_norm=False`.
-        num_classes: K.
         recipe: for mixup, cutmix and label smoothing.
     """
 
@@ -95,7 +94,6 @@ def build_classifier(
 
     Args:
         recipe: of the run; its `model` counts without weights and config.
-        num_classes: K.
         weights: an encoder file; it decides the encoder.
         encoder_config: constructor arguments of an earlier run's encoder.
         model: a name that the file has to agree with.

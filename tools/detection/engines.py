@@ -50,8 +50,6 @@ def build_detector(
 
     Args:
         engine: of `choose_engine`.
-        recipe: all values.
-        num_classes: without background.
         weights: an encoder file; None for random initialisation.
         encoder_config: constructor arguments of the encoder of a trained detector: nothing is loaded, its own weights
             follow.

@@ -37,7 +37,6 @@ class DetectionTask(Task):
     Args:
         options, name, base, given: as for every task; the base is a `DetRecipe`.
         places: what the command line says about the data, as arguments of `splits.locate`.
-        engine: of the command line.
     """
 
     command, noun = "train_det", "detector"

@@ -31,9 +31,7 @@ def record_evaluation(
     earlier one stays.
 
     Args:
-        folder: of the run.
         step: finished steps.
-        results: as in results.json.
         keep: writes the model that was evaluated; called with the new line if it is the best.
         score: what lines are compared by; larger is better.
     """

@@ -28,7 +28,6 @@ def name_new_parts(report: LoadReport, model: nn.Module, encoder: nn.Module) -> 
     Args:
         report: of the encoder; keys of a pyramid that came along are in it already.
         model: a detector, segmentor or classifier.
-        encoder: the one in it that was loaded.
     """
     own = {id(parameter) for parameter in encoder.parameters()}
     has_pyramid = any(key.startswith("pyramid.") for key in report.loaded)
@@ -49,10 +48,7 @@ def tell(report: LoadReport, path: Path, title: str = "", proof: dict[str, Any] 
     """Prints the table, warns where the weights are not whole, and writes the JSON.
 
     Args:
-        report: what became of every key.
-        path: of the JSON file.
         title: line above the table; the file's name by default.
-        proof: further entries of the JSON.
     """
     from rich.console import Console
     from rich.table import Table

@@ -55,8 +55,6 @@ def find_weights(folder: Path, finished: str, best: bool = False) -> tuple[str, 
     Where the run keeps an average of its weights, that is returned.
 
     Args:
-        folder: of the run.
-        finished: file name of the finished model.
         best: take the best evaluated weights instead.
 
     Raises:
@@ -80,10 +78,7 @@ def load_strictly(model: nn.Module, tensors: dict[str, Tensor], source: str, fol
     """Puts weights into the model.
 
     Args:
-        model: of the run's recipe.
         tensors: from `find_weights`.
-        source: their name.
-        folder: of the run.
         remedy: what a user can do where they do not fit.
 
     Raises:

@@ -34,7 +34,6 @@ def add_options(parser: cli.Parser, predicts: str, intervals: bool = True) -> No
     """Adds them.
 
     Args:
-        parser: of the tool.
         predicts: what `--predict` does, "draw boxes" for one.
         intervals: whether `--save-every` and `--log-every` have defaults here; otherwise a config has them.
     """

@@ -37,12 +37,8 @@ def share_of(
     """Yields the batches of this process's share of a data set, with progress and the time left.
 
     Args:
-        fabric: processes.
         dataset: asked for by index.
-        workers: data processes.
-        title: in front of the progress.
         batch_size: items per batch; None for single ones.
-        start: items before it are skipped.
         **options: of torch's `DataLoader`.
     """
     own: Any = range(start + fabric.global_rank, len(dataset), fabric.world_size)

@@ -26,10 +26,7 @@ class Task(ABC):
     """What one fine-tuning tool brings; the skeleton calls its methods in the order in which they stand here.
 
     Args:
-        options: of the command line.
-        name: of the config or recipe.
         base: its values; has `override(given)` and what the loop reads.
-        given: values of the command line.
 
     Attributes:
         command: the tool's name, as in config.json.
@@ -116,9 +113,6 @@ class Task(ABC):
         """Returns the contents of results.json in the main process; in others anything.
 
         Args:
-            fabric: device, precision, processes.
-            model: on the device.
-            folder: of the run.
             final: whether it is the evaluation that counts, and not one on the way.
         """
 

@@ -51,10 +51,8 @@ class Executor:
     """Runs jobs below `output`; `output/steps.json` keeps what decides the result of each, and its seconds.
 
     Args:
-        output: folder of the plan.
         at_once: how many jobs run at the same time.
         threads: of torch in each job; None leaves that to torch.
-        gpus: processes of torchrun.
         live: show what the jobs say on the screen; otherwise it goes to `output/logs/`, and the progress is shown.
         extra: options of every job that change no result, such as --debug.
     """

@@ -24,9 +24,7 @@ def check_splits(
 
     Args:
         splits: of `find_split`, by "train" and "val".
-        classes: what the labels may hold.
         max_bad_fraction: share of all images that may be unreadable; their pairs are left out.
-        report: file for the unreadable ones.
 
     Raises:
         ValueError: a size that differs, a colour label, a value outside the classes, too many unreadable images, or

@@ -85,10 +85,7 @@ class SegFolder(SegPairs):
     """The pairs of a folder, unchecked, for configs of mmengine.
 
     Args:
-        data_root: the folder.
         split: "train" or "val".
-        layout, classes, palette, reduce_zero_label: as in the project's configs.
-        pipeline, test_mode: as of any data set of mmseg.
     """
 
     def __init__(

@@ -12,9 +12,7 @@ def draw_overlay(image: Image.Image, labels: np.ndarray, classes: Classes) -> Im
     """Returns the picture with its classes over it, and the legend on the right.
 
     Args:
-        image: the picture, RGB.
         labels: int `(H, W)`, values in `[0, K)`.
-        classes: names and colours.
     """
     picture = np.asarray(image, dtype=np.float32)
     colours = np.asarray(classes.palette, dtype=np.float32)[labels]

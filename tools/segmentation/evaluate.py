@@ -40,7 +40,6 @@ def summarise(intersect: torch.Tensor, union: torch.Tensor, labelled: torch.Tens
 
     Args:
         intersect, union, labelled: pixels a class, `(K,)`.
-        names: the K classes.
     """
     there = labelled > 0
     if not there.any():
@@ -62,10 +61,8 @@ def evaluate(fabric: Fabric, segmentor: Segmentor, dataset: SegPairs, use_tta: b
 
     Args:
         fabric: processes; evaluation is in float32 whatever the training was in.
-        segmentor: on the device.
         dataset: of the split, with the pipeline of the evaluation.
         use_tta: whether that pipeline yields several views of an image.
-        workers: data processes.
     """
     metric = ClassIoU()
     metric.dataset_meta = dataset.metainfo

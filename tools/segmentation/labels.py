@@ -18,7 +18,6 @@ def read_label(path: str | os.PathLike[str], label_ids: Sequence[int] = ()) -> n
     """Returns the labels of a file, int64 `(H, W)`: palette files as indices, bilevel ones as 0 and 1.
 
     Args:
-        path: the file.
         label_ids: the number of each class in the file, where that is not its index; all others become 255 (ignore).
 
     Raises:
@@ -54,10 +53,8 @@ def check_values(path: str | os.PathLike[str], values: np.ndarray, num_classes: 
     """Raises ValueError, naming file and value, unless all values are classes or 255 (ignore).
 
     Args:
-        path: for the message.
         values: of `read_label`.
         num_classes: K; allowed are 0..K-1, or with `reduce_zero_label` 0 (ignore) and 1..K.
-        reduce_zero_label: as in mmseg.
     """
     first, last = (0, num_classes) if reduce_zero_label else (0, num_classes - 1)
     wrong = values[((values < first) | (values > last)) & (values != IGNORE)]

@@ -28,7 +28,6 @@ class ClassWeightedCrossEntropy(nn.Module):
     """The mean over labelled pixels, each weighted by its class.
 
     Args:
-        class_weight: one weight a class.
         loss_weight: factor on the loss.
         loss_name: its name in the log; mmseg sums what starts with "loss".
     """

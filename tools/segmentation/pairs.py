@@ -46,7 +46,6 @@ def find_split(root: Path, split: str, layout: Layout | None = None) -> Split:
     Args:
         root: `--data`.
         split: "train" or "val".
-        layout: of the data set.
 
     Raises:
         ValueError: a folder is missing or empty, or an image or label is without its partner (they are listed).

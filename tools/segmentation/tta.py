@@ -36,11 +36,7 @@ def tta_pipeline(pipeline: list[dict[str, Any]], ratios: Sequence[float], flip: 
 
 
 class MeanOfViews(nn.Module):
-    """A segmentor whose predictions are the mean over all views; it holds the probabilities of one view at a time.
-
-    Args:
-        segmentor: an mmseg segmentor.
-    """
+    """A segmentor whose predictions are the mean over all views; it holds the probabilities of one view at a time."""
 
     def __init__(self, segmentor: nn.Module) -> None:
         super().__init__()

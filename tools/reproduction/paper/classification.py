@@ -39,11 +39,7 @@ def _table(
     """Returns a table of top-1 values.
 
     Args:
-        name: of the table.
-        title: of the table.
         rows: title and values by name; "-" where the paper has none.
-        columns: titles by key.
-        origin: encoder by row and column key.
         data: set that is fine-tuned on, None for that of the column's key.
     """
 

@@ -135,7 +135,6 @@ def encoder_of(row: str, model: str, data: str) -> Origin:
 
     Args:
         row: "random", "deit", "beit_imagenet", or a method and where it was pre-trained.
-        model: encoder.
         data: set that is fine-tuned on, and pre-trained on in the rows of a method.
     """
     if row.startswith("random"):
