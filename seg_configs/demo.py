@@ -24,8 +24,4 @@ train_pipeline = [
     dict(type="RandomFlip", prob=0.5),
     dict(type="SegPack"),
 ]
-test_pipeline = [
-    dict(type="SegImage"),
-    dict(type="SegLabel"),
-    dict(type="SegPack"),
-]
+test_pipeline = [dict(type="SegImage"), dict(type="SegLabel"), dict(type="SegPack")]

@@ -14,11 +14,7 @@ img_size = 480
 steps = 80000
 classes = "pcontext"
 reduce_zero_label = True  # 0 is "background", which the 59 classes leave out
-layout = dict(
-    images="JPEGImages",
-    labels="SegmentationClassContext",
-    names="ImageSets/SegmentationContext/{split}.txt",
-)
+layout = dict(images="JPEGImages", labels="SegmentationClassContext", names="ImageSets/SegmentationContext/{split}.txt")
 train_pipeline = [
     dict(type="SegImage"),
     dict(type="SegLabel"),

@@ -25,10 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 def save_encoder(
-    encoder: VisionTransformer,
-    path: str | Path,
-    pyramid_state: dict[str, Tensor] | None = None,
-    partial: str = "",
+    encoder: VisionTransformer, path: str | Path, pyramid_state: dict[str, Tensor] | None = None, partial: str = ""
 ) -> None:
     """Writes the encoder's parameters and constructor arguments; an existing file is replaced at once or not at all.
 

@@ -7,14 +7,7 @@ from torch import nn
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.vit import VisionTransformer
 
-NO_DECAY_NAMES = (
-    "pos_embed",
-    "cls_token",
-    "reg_token",
-    "rel_pos_h",
-    "rel_pos_w",
-    "relative_position_bias_table",
-)
+NO_DECAY_NAMES = ("pos_embed", "cls_token", "reg_token", "rel_pos_h", "rel_pos_w", "relative_position_bias_table")
 
 
 def find_encoder(model: nn.Module) -> tuple[str, VisionTransformer] | None:

@@ -38,10 +38,7 @@ def build_parser() -> cli.Parser:
     cli.add_bad_fraction(data)
     add_options(parser, "draw boxes and masks")
     parser.add_argument(
-        "--engine",
-        default="auto",
-        metavar="|".join(ENGINES),
-        help="(default auto: detectron2 if installed)",
+        "--engine", default="auto", metavar="|".join(ENGINES), help="(default auto: detectron2 if installed)"
     )
     recipe = parser.add_argument_group("recipe values as options (they win over config and key=value)")
     for name, kind in (

@@ -42,10 +42,7 @@ def lazy_config(recipe: DetRecipe) -> tuple[Any, Any, Any, Any, Any]:
 
 
 def lazy_model(
-    recipe: DetRecipe,
-    num_classes: int = 80,
-    weights: str | None = None,
-    encoder_config: dict[str, Any] | None = None,
+    recipe: DetRecipe, num_classes: int = 80, weights: str | None = None, encoder_config: dict[str, Any] | None = None
 ) -> DictConfig:
     """Returns the detector: Mask R-CNN or Cascade Mask R-CNN on the encoder and its pyramid.
 

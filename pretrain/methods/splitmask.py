@@ -93,11 +93,7 @@ class SplitMask(Method):
         self.encoder = encoder
         num_patches = encoder.grid_size[0] * encoder.grid_size[1]
         self.decoder = Decoder(
-            encoder.embed_dim,
-            encoder.config["num_heads"],
-            decoder_depth,
-            num_patches,
-            encoder.config["layer_norm_eps"],
+            encoder.embed_dim, encoder.config["num_heads"], decoder_depth, num_patches, encoder.config["layer_norm_eps"]
         )
         self.inpaint_weight, self.match_weight, self.temperature = inpaint_weight, match_weight, temperature
         self.branch_jitter = branch_jitter if match_weight else 0.0

@@ -40,11 +40,7 @@ def digest_of(tensors: dict[str, Tensor], state: str) -> str:
 
 
 def save_checkpoint(
-    folder: Path,
-    step: int,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    average: AveragedModel | None = None,
+    folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, average: AveragedModel | None = None
 ) -> Path:
     """Writes `step_XXXXXXXX.safetensors` (beside, flushed, renamed) and removes all but the newest two.
 

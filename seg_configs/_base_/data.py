@@ -6,12 +6,7 @@
 
 img_size = 512  # of the training crop
 layout = dict(  # see tools/segmentation/layout.py
-    images="images/{split}",
-    labels="annotations/{split}",
-    image_suffix="",
-    label_suffix="",
-    names="",
-    label_ids=[],
+    images="images/{split}", labels="annotations/{split}", image_suffix="", label_suffix="", names="", label_ids=[]
 )
 # Names, a data set that mmseg knows, or None: --classes, ROOT/classes.json, or ADE20K's 150 by its folder names.
 classes = None

@@ -266,10 +266,7 @@ def _windows(file: WeightsFile, state: dict[str, Tensor], overrides: dict[str, A
         found = {"use_rel_pos": True, "rel_pos_grid": sides}
         small = [i for i in tables if tables[i].shape[0] < 2 * sides[0] - 1]
         if small:
-            return found | {
-                "window_size": (tables[small[0]].shape[0] + 1) // 2,
-                "window_block_indexes": small,
-            }
+            return found | {"window_size": (tables[small[0]].shape[0] + 1) // 2, "window_block_indexes": small}
     if "window_size" not in overrides:
         raise UserError(
             f"{file.path} does not show which blocks have windows: give --set window_size=14 and "

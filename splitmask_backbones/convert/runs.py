@@ -99,8 +99,4 @@ def encoder_of(
 
 def _pretrained(values: dict[str, Any]) -> dict[str, Any]:
     """Returns the arguments of a pre-training whose config.json does not hold them."""
-    return {
-        **ENCODERS[values["model"]],
-        "img_size": values["img_size"],
-        "drop_path_rate": values.get("drop_path", 0.0),
-    }
+    return {**ENCODERS[values["model"]], "img_size": values["img_size"], "drop_path_rate": values.get("drop_path", 0.0)}

@@ -95,9 +95,7 @@ def test_overrides_mix_with_options_and_options_win() -> None:
     parser.add_argument("--resume", action="store_true")
     words, overrides = cli.take_overrides(parser, ["c.py", "lr=0.1", "--data", "a=b", "--resume", "flip=0", "--x=1"])
     assert (words, overrides) == (["c.py", "--data", "a=b", "--resume", "--x=1"], ["lr=0.1", "flip=0"])
-    args = argparse.Namespace(
-        **dict.fromkeys(OPTIONS),
-    )
+    args = argparse.Namespace(**dict.fromkeys(OPTIONS))
     args.lr = 0.5
     assert given_values(vars(args), overrides) == {"lr": 0.5, "flip": 0.0}
     args.steps = 3

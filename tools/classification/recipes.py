@@ -111,10 +111,7 @@ RECIPES: dict[str, tuple[str, ClsRecipe]] = {
     "painting": ("DomainNet Painting, 345 classes", ClsRecipe(**_TINY_SETS)),
     "sketch": ("DomainNet Sketch, 345 classes", ClsRecipe(**_TINY_SETS)),
     # The paper gives the accuracy (ViT-S 81.5, ViT-B 83.6) without settings. Ours: BEiT's for ViT-B.
-    "imagenet": (
-        "ImageNet fine-tuning",
-        ClsRecipe(lr=4e-3, layer_decay=0.65, epochs=100, warmup_fraction=20 / 100),
-    ),
+    "imagenet": ("ImageNet fine-tuning", ClsRecipe(lr=4e-3, layer_decay=0.65, epochs=100, warmup_fraction=20 / 100)),
     "imagenet_10percent": ("supervised on the balanced 10 % of ImageNet", ClsRecipe(**_SUPERVISED, epochs=3_000)),
     "imagenet_1percent": ("supervised on the balanced 1 % of ImageNet", ClsRecipe(**_SUPERVISED, epochs=30_000)),
     # Ours: the tiny sets' settings for fewer images, shorter.
@@ -126,10 +123,7 @@ RECIPES: dict[str, tuple[str, ClsRecipe]] = {
         "a few hundred images on a CPU",
         ClsRecipe(**_CPU, img_size=96, crop_scale=0.3, batch_size=32, steps=300),
     ),
-    "tiny": (
-        "a test on a CPU in seconds",
-        ClsRecipe(**_CPU, img_size=32, crop_scale=0.5, batch_size=8, steps=10),
-    ),
+    "tiny": ("a test on a CPU in seconds", ClsRecipe(**_CPU, img_size=32, crop_scale=0.5, batch_size=8, steps=10)),
 }
 
 

@@ -61,10 +61,7 @@ def quiet_warnings() -> None:
 
 
 def build_detector(
-    recipe: DetRecipe,
-    num_classes: int,
-    weights: str | Path | None = None,
-    encoder_config: dict[str, Any] | None = None,
+    recipe: DetRecipe, num_classes: int, weights: str | Path | None = None, encoder_config: dict[str, Any] | None = None
 ) -> Detectron2Detector:
     """Returns the detector of a recipe; arguments and errors as of `engines.build_detector`."""
     quiet_warnings()

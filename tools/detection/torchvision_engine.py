@@ -29,10 +29,7 @@ class TorchvisionDetector(Detector):
 
 
 def build_detector(
-    recipe: DetRecipe,
-    num_classes: int,
-    weights: str | Path | None = None,
-    encoder_config: dict[str, Any] | None = None,
+    recipe: DetRecipe, num_classes: int, weights: str | Path | None = None, encoder_config: dict[str, Any] | None = None
 ) -> TorchvisionDetector:
     """Returns the detector of a recipe; arguments and errors as of `engines.build_detector`."""
     if recipe.cascade:

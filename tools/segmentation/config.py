@@ -243,8 +243,4 @@ def _fit_head(head: dict[str, Any], num_classes: int, out_channels: int, class_w
     if not isinstance(head.get("loss_decode"), dict):
         raise UserError(f"class_weights: {head.get('type')} has no single loss_decode to be weighted: omit them")
     weight = head["loss_decode"].get("loss_weight", 1.0)
-    head["loss_decode"] = {
-        "type": "ClassWeightedCrossEntropy",
-        "class_weight": class_weights,
-        "loss_weight": weight,
-    }
+    head["loss_decode"] = {"type": "ClassWeightedCrossEntropy", "class_weight": class_weights, "loss_weight": weight}

@@ -62,11 +62,7 @@ def mmengine_values(config: dict[str, Any]) -> dict[str, Any]:
         "train_dataloader": _loader(config, classes, "train", batch_size, {"type": "InfiniteSampler", "shuffle": True}),
         "val_dataloader": val,
         "test_dataloader": copy.deepcopy(val),
-        "train_cfg": {
-            "type": "IterBasedTrainLoop",
-            "max_iters": steps,
-            "val_interval": config["eval_every"] or steps,
-        },
+        "train_cfg": {"type": "IterBasedTrainLoop", "max_iters": steps, "val_interval": config["eval_every"] or steps},
         "val_cfg": {"type": "ValLoop"},
         "test_cfg": {"type": "TestLoop"},
         "val_evaluator": {"type": "IoUMetric", "iou_metrics": ["mIoU"]},
