@@ -102,7 +102,7 @@ def prepare(
     limit = options.monitor_images or NUM_IMAGES
     trained = images
     if options.holdout:
-        from pretrain.data.holdout import split_holdout
+        from pretrain.data.sources import split_holdout
 
         trained, holdout = split_holdout(images, options.holdout)
     if not options.monitor_every or not fabric.is_global_zero:

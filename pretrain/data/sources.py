@@ -244,3 +244,20 @@ def _mode(path: str) -> int:
         return os.stat(path).st_mode
     except OSError:
         return 0
+
+
+def split_holdout(images: ImageList, share: float) -> tuple[ImageList, ImageList]:
+    """Returns the images to train on and those kept out of training, to measure on: about `share` of all.
+
+    The name alone decides about an image: the same in every run, wherever it lies and whatever lies beside it. Nearly
+    equal images, such as frames of one film, fall on both sides: there the loss on what was kept out tells less.
+
+    Raises:
+        ValueError: none is left on one side.
+    """
+    digests = {name: hashlib.sha256(os.fsencode(name)).digest() for name in images.names}
+    kept = {name for name, digest in digests.items() if int.from_bytes(digest[:8], "big") < share * 2**64}
+    if not kept or len(kept) == len(images):
+        side = "none of" if not kept else "all of"
+        raise UserError(f"--holdout {share} keeps {side} the {len(images)} images out of training: use another share")
+    return images.subset(set(images.names) - kept), images.subset(kept)

@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from splitmask_backbones.convert.keys import State, to_beit, to_hf, to_mmseg
-from splitmask_backbones.convert.pyramid_keys import TO_VITDET, translate
+from splitmask_backbones.convert.keys import TO_VITDET, State, to_beit, to_hf, to_mmseg, translate
 from splitmask_backbones.convert.references import (
     MAP,
     TOKENS,

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from splitmask_backbones.checkpoints import read_encoder_file
-from splitmask_backbones.convert.keys import to_ours
+from splitmask_backbones.convert.keys import FROM_VITDET, is_simple_pyramid, to_ours, translate
 from splitmask_backbones.convert.names import FAMILIES, PLAIN
-from splitmask_backbones.convert.pyramid_keys import FROM_VITDET, is_simple_pyramid, translate
 from splitmask_backbones.convert.read import WeightsFile
 from splitmask_backbones.convert.runs import encoder_of
 from splitmask_backbones.errors import UserError, check_choice

@@ -6,8 +6,6 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from splitmask_backbones.convert.pyramid_keys import is_simple_pyramid
-
 State = dict[str, Tensor]
 
 DROPPABLE = re.compile(
@@ -157,4 +155,54 @@ def to_hf(state: State, with_key_bias: bool) -> State:
         for part, piece in zip(("query", "key", "value"), value.chunk(3), strict=True):
             if part != "key" or kind == "weight" or with_key_bias:
                 result[ours_to_hf(f"{attention}.{part}.{kind}")] = piece.contiguous()
+    return result
+
+
+# ViTDet's simple feature pyramid and ours.
+_FIRST = {
+    "levels.0": ("simfp_2", 4),
+    "levels.1": ("simfp_3", 1),
+    "levels.2": ("simfp_4", 0),
+    "levels.3": ("simfp_5", 1),
+}
+_RESAMPLE = {
+    "levels.0.resample.0": "simfp_2.0",
+    "levels.0.resample.1": "simfp_2.1",
+    "levels.0.resample.3": "simfp_2.3",
+    "levels.1.resample.0": "simfp_3.0",
+}
+
+
+def _modules() -> dict[str, str]:
+    modules = dict(_RESAMPLE)
+    for ours, (theirs, first) in _FIRST.items():
+        modules |= {
+            f"{ours}.lateral": f"{theirs}.{first}",
+            f"{ours}.lateral_norm": f"{theirs}.{first}.norm",
+            f"{ours}.output": f"{theirs}.{first + 1}",
+            f"{ours}.output_norm": f"{theirs}.{first + 1}.norm",
+        }
+    return modules
+
+
+TO_VITDET = _modules()
+"""Modules of `SimpleFeaturePyramid` -> modules of detectron2's, below the backbone."""
+FROM_VITDET = {theirs: ours for ours, theirs in TO_VITDET.items()}
+
+
+def is_simple_pyramid(name: str) -> bool:
+    """Returns whether a key belongs to ViTDet's pyramid."""
+    return name.startswith("simfp_")
+
+
+def translate(state: dict[str, Tensor], modules: dict[str, str]) -> dict[str, Tensor]:
+    """Returns the state with its modules renamed.
+
+    Raises:
+        KeyError: a module that the other pyramid does not have.
+    """
+    result = {}
+    for name, value in state.items():
+        module, _, kind = name.rpartition(".")
+        result[f"{modules[module]}.{kind}"] = value
     return result

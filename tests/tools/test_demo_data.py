@@ -102,7 +102,7 @@ def test_the_two_layouts_hold_the_same_images(data: Path) -> None:
 
 def test_readers_of_the_tools_find_everything_and_drop_nothing(data: Path) -> None:
     from tools.detection.splits import locate, read_splits
-    from tools.segmentation.pairs import find_split
+    from tools.segmentation.layout import find_split
 
     splits = read_splits(locate(str(data / "coco")))
     assert [name for _, name in splits["train"].categories] == list(CLASSES)

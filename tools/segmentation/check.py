@@ -14,7 +14,7 @@ from pretrain.training.progress import tracked
 from splitmask_backbones.errors import UserError
 from tools.segmentation.classes import Classes
 from tools.segmentation.labels import IGNORE, check_values, read_label, to_training_labels
-from tools.segmentation.pairs import Split
+from tools.segmentation.layout import Split
 
 
 def check_splits(

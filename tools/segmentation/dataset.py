@@ -17,8 +17,7 @@ from pretrain.data.decode import read_again
 from pretrain.training.loader import sample_rng
 from tools.segmentation.classes import Classes
 from tools.segmentation.labels import read_label, to_training_labels
-from tools.segmentation.layout import make_layout
-from tools.segmentation.pairs import Split, find_split
+from tools.segmentation.layout import Split, find_split, make_layout
 
 
 @contextmanager

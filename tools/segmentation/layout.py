@@ -1,12 +1,17 @@
-"""Where a data set keeps its pairs and which numbers its label files hold: the config's `layout`. Free of torch."""
+"""Where a data set keeps its pairs (the config's `layout`), and its lists of image and label files. Opens none."""
 
 import dataclasses
+import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from pretrain.data.sources import SUFFIXES
 from splitmask_backbones.errors import UserError, check_choice
 
 SPLITS = {"train": ("train", "training"), "val": ("val", "validation", "valid")}
+LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
+NUM_LISTED = 10
 
 
 @dataclass(frozen=True)
@@ -58,3 +63,148 @@ def make_layout(value: Any) -> Layout:
             'layout: "{split}" must stand in images and labels, or in names: else train and val are the same'
         )
     return layout
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split: `image_dir / pairs[i][0]` belongs to `label_dir / pairs[i][1]`; relative posix names, sorted.
+
+    `label_ids` as in `Layout`.
+    """
+
+    image_dir: Path
+    label_dir: Path
+    pairs: list[tuple[str, str]]
+    label_ids: tuple[int, ...] = ()
+
+    def fingerprint(self) -> str:
+        """Returns the sha256 of all names and file sizes: the same wherever the folder lies."""
+        digest = hashlib.sha256()
+        for image, label in self.pairs:
+            sizes = ((self.image_dir / image).stat().st_size, (self.label_dir / label).stat().st_size)
+            digest.update(repr((image, label, sizes)).encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
+
+
+def is_ade20k(root: Path) -> bool:
+    """Returns whether the folders are named as in ADEChallengeData2016."""
+    return all(
+        (root / part / name).is_dir() for part in ("images", "annotations") for name in ("training", "validation")
+    )
+
+
+def find_split(root: Path, split: str, layout: Layout | None = None) -> Split:
+    """Returns the pairs of a split; nothing but a list of names is opened.
+
+    Args:
+        root: `--data`.
+        split: "train" or "val".
+
+    Raises:
+        ValueError: a folder is missing or empty, or an image or label is without its partner (they are listed).
+    """
+    layout = layout or Layout()
+    if not root.exists():
+        raise UserError(f"--data {root} does not exist: check the path")
+    if not root.is_dir():
+        raise UserError(f"--data {root} is not a folder: name the one that holds {_first(layout)}")
+    image_dir, label_dir = (_folder(root, template, split, layout) for template in (layout.images, layout.labels))
+    images = _by_name(image_dir, layout.image_suffix, SUFFIXES, "image")
+    labels = _by_name(label_dir, layout.label_suffix, LABEL_SUFFIXES, "label")
+    if not images:
+        searched = f"*{layout.image_suffix}" if layout.image_suffix else ", ".join(SUFFIXES)
+        raise UserError(f"{image_dir} holds no images ({searched}): check --data {root}")
+    if layout.names:
+        listed = _listed_names(root, layout.names, split)
+        absent = sorted(name for name in listed if name not in images)
+        if absent:
+            raise UserError(
+                f"{len(absent)} names in {root / _fill(layout.names, split)} have no image in {image_dir}: "
+                f"{_shown(absent)}: add the files, or take the names out"
+            )
+        images = {name: images[name] for name in listed}
+        labels = {name: file for name, file in labels.items() if name in images}
+    _require_partners(images, labels, image_dir, label_dir)
+    return Split(image_dir, label_dir, [(images[name], labels[name]) for name in sorted(images)], layout.label_ids)
+
+
+def _require_partners(images: dict[str, str], labels: dict[str, str], image_dir: Path, label_dir: Path) -> None:
+    for names, others, folder, other_folder, kind in (
+        (images, labels, image_dir, label_dir, "label"),
+        (labels, images, label_dir, image_dir, "image"),
+    ):
+        lonely = [names[name] for name in sorted(set(names) - set(others))]
+        if len(lonely) == 1:
+            what = f"{folder / lonely[0]} has no {kind} in {other_folder}: add the file, or remove its partner"
+            raise UserError(what)
+        if lonely:
+            raise UserError(
+                f"{len(lonely)} files in {folder} have no {kind} in {other_folder}: {_shown(lonely)}: "
+                "add the files, or remove their partners"
+            )
+
+
+def _shown(names: list[str]) -> str:
+    more = f" and {len(names) - NUM_LISTED} more" if len(names) > NUM_LISTED else ""
+    return ", ".join(names[:NUM_LISTED]) + more
+
+
+def _first(layout: Layout) -> str:
+    return " and ".join(f"{template.split('/')[0]}/" for template in (layout.images, layout.labels))
+
+
+def _fill(template: str, split: str) -> str:
+    return template.replace("{split}", split)
+
+
+def _folder(root: Path, template: str, split: str, layout: Layout) -> Path:
+    """Returns the folder of a split: {split} stands for its folder, whichever of the usual names that has."""
+    before, has_split, after = template.partition("{split}")
+    parent = root / before
+    if not parent.is_dir():
+        raise UserError(f"--data {root} has no folder {before}: it must hold {_first(layout)}, each with train and val")
+    if not has_split:
+        return parent
+    folders = sorted(folder for folder in parent.iterdir() if folder.is_dir())
+    exact = [folder for folder in folders if folder.name.lower() in SPLITS[split]]
+    found = exact or [folder for folder in folders if folder.name.lower().startswith(split)]
+    if not found:
+        raise UserError(f"{parent} has no folder {split}*: make {parent / split}")
+    if len(found) > 1:
+        raise UserError(
+            f"{parent} has several folders for '{split}' ({', '.join(f.name for f in found)}): keep one of them"
+        )
+    folder = found[0] / after.strip("/")
+    if not folder.is_dir():
+        raise UserError(f"--data {root} has no folder {folder.relative_to(root)}: check the config's layout")
+    return folder
+
+
+def _listed_names(root: Path, template: str, split: str) -> list[str]:
+    path = root / _fill(template, split)
+    try:
+        names = path.read_text(encoding="utf-8").split()
+    except (OSError, ValueError) as error:
+        raise UserError(f"list of names {path} cannot be read ({error}): check --data {root}") from None
+    if not names:
+        raise UserError(f"list of names {path} is empty: check --data {root}")
+    return sorted(set(names))
+
+
+def _by_name(folder: Path, suffix: str, suffixes: tuple[str, ...], kind: str) -> dict[str, str]:
+    """Returns the files of a folder and its subfolders, by what stands before the suffix."""
+    names: dict[str, str] = {}
+    for path in sorted(folder.rglob("*")):
+        if not path.is_file() or path.name.startswith("."):
+            continue
+        file = path.relative_to(folder).as_posix()
+        if suffix and file.endswith(suffix):
+            name = file.removesuffix(suffix)
+        elif not suffix and path.suffix.lower() in suffixes:
+            name = file[: -len(path.suffix)]
+        else:
+            continue
+        if name in names:
+            raise UserError(f"{folder} holds two {kind} files for '{name}' ({names[name]}, {file}): remove one of them")
+        names[name] = file
+    return names

@@ -19,7 +19,7 @@ from splitmask_backbones.errors import UserError
 from tools.segmentation.classes import Classes, find_classes
 from tools.segmentation.config import OPTIONAL, derive
 from tools.segmentation.dataset import SegFolder
-from tools.segmentation.pairs import is_ade20k
+from tools.segmentation.layout import is_ade20k
 
 
 @RUNNERS.register_module()

@@ -25,9 +25,8 @@ from tools.segmentation.config import derive
 from tools.segmentation.dataset import SegPairs
 from tools.segmentation.draw import draw_overlay
 from tools.segmentation.evaluate import evaluate
-from tools.segmentation.layout import make_layout
+from tools.segmentation.layout import Split, find_split, is_ade20k, make_layout
 from tools.segmentation.model import Segmentor, build_optimizer, build_segmentor, config_errors
-from tools.segmentation.pairs import Split, find_split, is_ade20k
 from tools.segmentation.recipe import SegRecipe
 from tools.segmentation.tta import MeanOfViews, tta_pipeline
 

@@ -4,8 +4,7 @@ import hashlib
 
 import pytest
 
-from pretrain.data.holdout import split_holdout
-from pretrain.data.sources import open_source
+from pretrain.data.sources import open_source, split_holdout
 
 
 def test_holdout_is_told_by_names(image_folder):

@@ -7,8 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pretrain.data.holdout import split_holdout
-from pretrain.data.sources import open_source
+from pretrain.data.sources import open_source, split_holdout
 from pretrain.methods.build import build_method, build_views
 from pretrain.monitoring.labelled import open_labelled
 from pretrain.monitoring.monitor import Monitor, color_rank1, effective_rank, fixed_batches, match_rank1, whole_image

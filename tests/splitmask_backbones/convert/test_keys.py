@@ -1,4 +1,4 @@
-"""splitmask_backbones.convert.keys and pyramid_keys: names of other layouts, there and back without a loss."""
+"""splitmask_backbones.convert.keys: names of other layouts, there and back without a loss."""
 
 from __future__ import annotations
 
@@ -8,8 +8,18 @@ import pytest
 import torch
 
 from splitmask_backbones import VisionTransformer, build_pyramid
-from splitmask_backbones.convert.keys import hf_to_ours, ours_to_hf, to_beit, to_hf, to_mmseg, to_ours
-from splitmask_backbones.convert.pyramid_keys import FROM_VITDET, TO_VITDET, is_simple_pyramid, translate
+from splitmask_backbones.convert.keys import (
+    FROM_VITDET,
+    TO_VITDET,
+    hf_to_ours,
+    is_simple_pyramid,
+    ours_to_hf,
+    to_beit,
+    to_hf,
+    to_mmseg,
+    to_ours,
+    translate,
+)
 
 SIZES = {"img_size": 32, "embed_dim": 32, "depth": 2, "num_heads": 2, "use_class_token": True}
 KINDS = [{}, {"layer_scale": 0.1, "positions": "none", "relative_position_bias": "per_block"}]

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from pretrain.methods.flops import flops_per_image
 from pretrain.methods.splitmask import SplitMask
 from pretrain.recipes import RECIPES, Recipe
 from pretrain.tokenizers.codebook import Tokenizer, random_projection
 from splitmask_backbones import create_encoder
 from splitmask_backbones.errors import UserError
 from tests.helpers.plans import check
+from tools.benchmarks.pretrain import flops_per_image
 from tools.reproduction import cost
 from tools.reproduction.cost import planned_recipe, pretraining_cost
 from tools.reproduction.paper import find_table, tables

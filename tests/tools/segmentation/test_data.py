@@ -13,8 +13,7 @@ from tests.helpers.seg_data import make_data
 from tools.segmentation.check import check_splits, median_frequency_weights
 from tools.segmentation.classes import Classes, find_classes, make_classes
 from tools.segmentation.labels import check_values, read_label, to_training_labels
-from tools.segmentation.layout import Layout, make_layout
-from tools.segmentation.pairs import find_split, is_ade20k
+from tools.segmentation.layout import Layout, find_split, is_ade20k, make_layout
 
 CLASSES = make_classes(["a", "b", "c"], None, False, "test")
 

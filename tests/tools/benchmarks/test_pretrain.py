@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from pretrain.methods.flops import flops_per_image
 from pretrain.methods.splitmask import SplitMask
 from pretrain.tokenizers.codebook import Tokenizer, random_projection
 from splitmask_backbones import VisionTransformer
+from tools.benchmarks.pretrain import flops_per_image
 
 
 def test_parts_equal_the_closed_form():
