@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,7 +162,7 @@ def _fit_to(
         if encoder.pos_embed is None:
             del state["pos_embed"]
             report.dropped["pos_embed"] = f"learned positions replaced by positions='{encoder.positions}'"
-        elif state["pos_embed"].shape == (1, source.num_prefix_tokens + _size(source.grid_size), source.embed_dim):
+        elif state["pos_embed"].shape == (1, source.num_prefix_tokens + math.prod(source.grid_size), source.embed_dim):
             state["pos_embed"] = _fit_positions(encoder, source, state["pos_embed"], report)
     for key in [key for key in state if key.endswith("relative_position_bias_table") and key in own]:
         state[key] = _fit_bias_table(encoder, source, key, state[key], report)
@@ -205,7 +206,3 @@ def _fit_bias_table(
     if encoder.grid_size != source.grid_size:
         report.resized[key] = f"grid {source.grid_size} to {encoder.grid_size}, spline over geometric offsets"
     return resize_bias_table(table, source.grid_size, encoder.grid_size, with_class_token)
-
-
-def _size(grid_size: tuple[int, int]) -> int:
-    return grid_size[0] * grid_size[1]

@@ -7,7 +7,7 @@ those of every other framework; this file translates names, shapes, pixels and c
 
 import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -228,7 +228,7 @@ def build_splitmask_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> SplitM
         input_format=cfg.INPUT.FORMAT,
         pixel_mean=cfg.MODEL.PIXEL_MEAN,
         pixel_std=cfg.MODEL.PIXEL_STD,
-        **_plain(chosen["OVERRIDES"]),
+        **{name: list(v) if isinstance(v, tuple) else v for name, v in chosen["OVERRIDES"].items()},
     )
 
 
@@ -238,10 +238,6 @@ def _wanted_features(cfg: CfgNode) -> list[str]:
     if one_stage is not None and one_stage in cfg.MODEL:
         return list(cfg.MODEL[one_stage].IN_FEATURES)
     return ["p2", "p3", "p4", "p5", "p6"]
-
-
-def _plain(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in overrides.items()}
 
 
 def is_encoder_file(path: str) -> bool:

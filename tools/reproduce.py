@@ -66,6 +66,7 @@ def build_parser() -> cli.Parser:
 def main(argv: list[str]) -> int:
     """Runs the tool; returns the exit code."""
     args = build_parser().parse_args(_joined(argv))
+    cli.start_log()
     name, _, row = args.table.partition("/")
     if name != STUDY and name not in tables():
         raise UserError(f"unknown table '{name}': {nearest(name, [STUDY, *tables()])}")

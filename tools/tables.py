@@ -29,6 +29,7 @@ def build_parser() -> cli.Parser:
 def main(argv: list[str]) -> int:
     """Runs the tool; returns the exit code."""
     args = build_parser().parse_args(argv)
+    cli.start_log()
     if args.format is not None:
         check_choice("--format", args.format, FORMATS)
     if args.table is not None:

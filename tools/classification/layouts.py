@@ -218,16 +218,12 @@ def _has_inat(root: Path, year: str = r"20\d\d") -> bool:
 Reader = Callable[[Path, tuple[str, ...], str | None], Listing]
 
 
-def _cars(root: Path, needed: tuple[str, ...], domain: str | None) -> Listing:
-    return Listing(root, *read_cars(root, needed))
-
-
 LAYOUTS: dict[str, tuple[Callable[[Path], bool], Reader]] = {
     "inat18": (lambda root: _has_inat(root, "2018"), partial(read_inat, year="2018")),
     "inat19": (lambda root: _has_inat(root, "2019"), partial(read_inat, year="2019")),
     "inat": (lambda root: _has_inat(root, r"20(?!18|19)\d\d"), read_inat),
     "food101": (lambda root: (root / "images").is_dir() and (root / "meta").is_dir(), read_food101),
-    "cars": (has_cars, _cars),
+    "cars": (has_cars, lambda root, needed, domain: Listing(root, *read_cars(root, needed))),
     "domainnet": (lambda root: any(root.glob("*_train.txt")), read_domainnet),
     "list": (lambda root: _split_list(root, "train") is not None, read_list),
     "folder": (lambda root: _split_folder(root, "train") is not None, read_folder),

@@ -10,7 +10,7 @@ from splitmask_backbones.errors import UserError
 from splitmask_backbones.registry import ENCODERS
 
 MIN_STEPS = 1000
-"""Updates of the linear probes where `--epochs` of few images would make fewer."""
+"""Steps of the linear probes where `--epochs` of few images would make fewer."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Finished runs as rows of the tables: which run belongs to which cell, mean and spread over seeds."""
 
 import dataclasses
-import sys
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,8 @@ from pretrain.recipes import RECIPES
 from tools.reproduction.deviations import deviations, notes
 from tools.reproduction.paper.schema import Cell, Measurement, Origin, Table
 from tools.reproduction.runs import IDENTITY, METRICS, Run, find_runs, look_at, option_text
+
+logger = logging.getLogger(__name__)
 
 UNKNOWN = "the encoder's origin is unknown: the row is that of the config's name"
 
@@ -36,7 +38,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
         runs, lambda run: (deviations(run), notes(run), describe(run), run.data_key), lambda r: r.folder
     )
     for warning in warnings + more:
-        sys.stderr.write(f"warning: {' '.join(warning.split())}\n")
+        logger.warning(" ".join(warning.split()))
     return [run for run, _ in kept]
 
 

@@ -106,7 +106,7 @@ def make_classes(names: Any, palette: Any, reduce_zero_label: bool, title: str) 
     if isinstance(palette, list | tuple) and len(palette) != len(names):
         raise UserError(
             f"{title}: the palette holds {len(palette)} colours for {len(names)} classes: "
-            "give one [r, g, b] a class, or leave the palette away"
+            "give one [r, g, b] a class, or omit the palette"
         )
     try:
         palette = [[int(value) for value in colour] for colour in palette]

@@ -38,12 +38,12 @@ FRAMEWORK = ("custom_imports", "default_scope", "norm_cfg", "runner_type")
 
 
 def config_path(name: str) -> Path:
-    """Returns the file for `CONFIG`: a path, or the name of a file in seg_configs/. Free of torch.
+    """Returns the file for `CONFIG`: a path, or a file of seg_configs/ with or without its folder. Free of torch.
 
     Raises:
         ValueError: no such file, with the nearest of seg_configs/.
     """
-    for path in (Path(name), CONFIG_FOLDER / name, CONFIG_FOLDER / f"{name}.py"):
+    for path in (Path(name), CONFIG_FOLDER.parent / name, CONFIG_FOLDER / name, CONFIG_FOLDER / f"{name}.py"):
         if path.is_file():
             return path
     known = [f"seg_configs/{path.name}" for path in CONFIG_FOLDER.glob("*.py")]

@@ -1,4 +1,4 @@
-"""The executor with fake tools: running and continuing, signals, errors, output in logs and on the screen."""
+"""The executor with fake tools: running and continuing, its folder, signals, errors, output in logs and on screen."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from splitmask_backbones.errors import UserError
 from tools.running import executor
-from tools.running.executor import Executor, JobError
+from tools.running.executor import Executor, JobError, carry_out, open_plan
 from tools.running.job import Job
 
 # A tool that writes what it was told, and does what the first of it says.
@@ -220,3 +220,44 @@ def test_live_jobs_that_die_without_a_word_are_named(fake: Path) -> None:
     with pytest.raises(JobError) as stopped:
         Executor(fake, live=True).run([job(fake, "y", "stopped")])
     assert (stopped.value.code, stopped.value.line) == (130, None)  # stopped on purpose: no error
+
+
+CONFIG = {"command": "demo", "values": {"seed": 0}, "free": {"workers": 1}}
+
+
+def test_a_plan_continues_with_the_same_values(tmp_path: Path) -> None:
+    with open_plan(tmp_path / "out", "table.md", CONFIG) as folder:
+        folder.write_config(CONFIG)
+        folder.start()
+    with open_plan(tmp_path / "out", "table.md", CONFIG | {"free": {"workers": 2}}) as folder:
+        folder.write_config(CONFIG)
+    for other, message in (
+        (CONFIG | {"values": {"seed": 1}}, "^.*out holds a run with other settings: --seed was 0 and is now 1"),
+        (CONFIG | {"command": "reproduce"}, "--output .*out holds another run"),
+    ):
+        with pytest.raises(UserError, match=message), open_plan(tmp_path / "out", "table.md", other):
+            raise AssertionError("is not opened")
+
+
+def test_a_wrong_input_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="wrong"), open_plan(tmp_path / "out", "table.md", CONFIG):
+        raise UserError("wrong")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (JobError(143, None), ("stopped: the same command continues from here\n", "")),
+        (JobError(2, "error: --lr 0 is wrong"), ("", "error: --lr 0 is wrong\n")),
+    ],
+)
+def test_exit_codes_and_lines_are_passed_on(
+    error: JobError, shown: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    def fail(self: Executor, jobs: list) -> None:
+        raise error
+
+    monkeypatch.setattr(Executor, "run", fail)
+    assert carry_out(Executor(tmp_path), []) == error.code
+    assert capsys.readouterr() == shown

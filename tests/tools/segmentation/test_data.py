@@ -319,3 +319,13 @@ def test_lr_follows_the_batch_unless_it_is_given(words, batch_size, lr):
     given = [] if batch_size is None else ["--batch-size", str(batch_size)]
     args = train_seg.parse_args(["folder_20k_vit_small", "--output", "x", *given, *words])
     assert SegRecipe.load(config_path(args.config)).override(vars(args)).lr == pytest.approx(lr)
+
+
+@pytest.mark.parametrize("name", ["demo", "demo.py", "seg_configs/demo.py"])
+def test_a_config_is_found_from_any_folder(name, tmp_path, monkeypatch):
+    from tools.segmentation.config import CONFIG_FOLDER, config_path
+
+    monkeypatch.chdir(tmp_path)
+    assert config_path(name) == CONFIG_FOLDER / "demo.py"
+    with pytest.raises(ValueError, match=r"config seg_configs/dem\.py does not exist: .*seg_configs/demo\.py"):
+        config_path("seg_configs/dem.py")
