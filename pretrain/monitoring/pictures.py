@@ -64,7 +64,7 @@ def average_patches(patches: Tensor, token_ids: Tensor, vocab_size: int) -> Tens
 
 
 @torch.no_grad()
-def save_words_picture(
+def save_token_picture(
     run_dir: str | Path, images: Sequence[str | Path], out_path: str | Path, num_rows: int = 6
 ) -> None:
     """Writes a picture with a row per image: image, its token ids, what A sees and inpaints, what B sees and inpaints.

@@ -71,9 +71,9 @@ def save_pictures(output: Path, token_images: Sequence[Path]) -> None:
         metrics = {name: plots.read_metrics(run / "metrics.jsonl") for name, run in runs.items()}
         panels[f"{model}: loss"] = {name: plots.curve(entries, "loss") for name, entries in metrics.items()}
     plots.save_curves(panels, pictures / "loss_curves.png")
-    from pretrain.monitoring.pictures import save_words_picture  # torch
+    from pretrain.monitoring.pictures import save_token_picture  # torch
 
-    save_words_picture(output / "pretrain", list(token_images), pictures / "words.png")
+    save_token_picture(output / "pretrain", list(token_images), pictures / "words.png")
 
 
 def write_table(output: Path, seconds: Callable[[str], float], note: str | None) -> None:

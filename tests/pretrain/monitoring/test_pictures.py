@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pretrain.monitoring.pictures import average_patches, save_words_picture, unpatchify
+from pretrain.monitoring.pictures import average_patches, save_token_picture, unpatchify
 from splitmask_backbones.vit import patchify
 from tools import pretrain
 
@@ -31,9 +31,9 @@ def test_picture_of_a_run(tmp_path):
     run = tmp_path / "run"
     pretrain.main([*options, "--vocab-size", "32", "--data", str(tmp_path / "images"), "--output", str(run)])
     files = sorted((tmp_path / "images").iterdir())
-    save_words_picture(run, files, tmp_path / "words.png", num_rows=2)
+    save_token_picture(run, files, tmp_path / "words.png", num_rows=2)
     picture = np.asarray(Image.open(tmp_path / "words.png").convert("RGB"))
     assert picture.shape[0] > 300
     assert picture.reshape(-1, 3).std() > 20
     with pytest.raises(ValueError, match="holds no pre-training run"):
-        save_words_picture(tmp_path, files, tmp_path / "x.png")
+        save_token_picture(tmp_path, files, tmp_path / "x.png")
