@@ -13,14 +13,11 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from pretrain.training.ema import start_at
+from pretrain.training.options import NUM_CHECKPOINTS
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import replaced_at_once
 
 logger = logging.getLogger(__name__)
-
-
-NUM_KEPT = 2
-"""Checkpoints that a run keeps, the newest ones."""
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
@@ -70,7 +67,7 @@ def save_checkpoint(
     # Newer files are damaged ones that a resume went past: they neither count nor stay.
     files = checkpoint_files(folder)
     position = files.index(path)
-    for old in [*files[: max(0, position + 1 - NUM_KEPT)], *files[position + 1 :]]:
+    for old in [*files[: max(0, position + 1 - NUM_CHECKPOINTS)], *files[position + 1 :]]:
         old.unlink()
     return path
 

@@ -7,6 +7,9 @@ WORKERS = 2
 MAX_BAD_FRACTION = 0.01
 """Defaults of the command line."""
 
+NUM_CHECKPOINTS = 2
+"""Checkpoints that a run keeps, the newest ones."""
+
 
 @dataclass(frozen=True)
 class RunOptions:

@@ -9,6 +9,7 @@ from typing import Any
 
 from det_configs.common.recipe import DetRecipe
 from pretrain.recipes import Recipe, get_recipe
+from pretrain.training.options import NUM_CHECKPOINTS
 from splitmask_backbones.registry import ENCODERS
 from tools import cli
 from tools.classification.probe_recipe import ProbeRecipe
@@ -18,7 +19,6 @@ from tools.reproduction.sets import SETS
 
 PATCH_DIM = 3 * 16 * 16
 BYTES = 4
-CHECKPOINTS_KEPT = 2
 PAPER_HOURS, PAPER_GPUS, PAPER_EPOCHS = 34.0, 16, 300
 
 # Counted with torch's FlopCounterMode on the forward pass. Mask R-CNN with the tapped pyramid at 640 x 864 (2160
@@ -93,7 +93,7 @@ def encoder_parameters(model: str) -> float:
 
 def training_bytes(parameters: float) -> float:
     """Returns the bytes that a run leaves: the newest checkpoints with AdamW's two moments, and the result."""
-    return BYTES * parameters * (3 * CHECKPOINTS_KEPT + 1)
+    return BYTES * parameters * (3 * NUM_CHECKPOINTS + 1)
 
 
 def _parsed(tool: str, argv: list[str]) -> Any:

@@ -171,7 +171,7 @@ def _disk(to_do: Sequence[Job], output: Path) -> str:
     free = shutil.disk_usage(place).free
     more = f"; {scratch / 1e9:.1f} GB of it for the features of a probe while it runs" if scratch else ""
     line = (
-        f"disk: about {needed / 1e9:.1f} GB (two checkpoints with AdamW's moments and the result of each job, "
-        f"from parameters{more}); {free / 1e9:.1f} GB are free"
+        f"disk: about {needed / 1e9:.1f} GB ({cost.NUM_CHECKPOINTS} checkpoints with AdamW's moments and the result of "
+        f"each job, from parameters{more}); {free / 1e9:.1f} GB are free"
     )
     return f"{line}: NOT ENOUGH" if needed > free else line
