@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from splitmask_backbones.vit import VisionTransformer
 from tools.detection.dataset import Target
-from tools.detection.detect import scale_boxes, to_rles
+from tools.detection.paste import scale_boxes, to_rles
 
 
 class Detector(nn.Module):

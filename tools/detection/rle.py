@@ -15,9 +15,8 @@ def parse_counts(counts: Any) -> list[int] | None:
         return None
     runs: list[int] = []
     number, shift = 0, 0
-    for (
-        char
-    ) in counts:  # as rleFrString: 5 bits a character, bit 6 says that more follow, bit 5 of the last is the sign
+    # As rleFrString: 5 bits a character, bit 6 says that more follow, bit 5 of the last is the sign.
+    for char in counts:
         code = ord(char) - 48
         if not 0 <= code < 64 or shift > 60:
             return None

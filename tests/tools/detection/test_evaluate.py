@@ -16,8 +16,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from tools.detection.coco import CocoSplit, Flaws, ImageRecord, Instance
-from tools.detection.detect import to_rles
 from tools.detection.evaluate import coco_ap, ground_truth
+from tools.detection.paste import to_rles
 
 KEYS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
