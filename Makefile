@@ -2,7 +2,7 @@
 #
 #   make venv TORCH="torch==2.11.0 torchvision==0.26.0"   another torch than the pinned one, to fit your driver
 #   make demo DATA=/path/to/coco-layout                   the demo on your own images
-#   make test TESTS="tests/tools/test_demo_data.py -k words"    some tests
+#   make test TESTS="tests/tools/test_train_det.py -k resume"    some tests
 
 PYTHON ?= python3
 VENV := .venv

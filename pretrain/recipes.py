@@ -163,7 +163,9 @@ class Recipe(CheckedRecipe):
 
 _TINY_SETS: dict[str, Any] = {"mask": "uniform", "mask_ratio": 0.75, "strong_augment": True, "epochs": 5000}
 # What a machine without a GPU can do: short runs need a higher base rate and more of their steps to warm up. Ours.
-_CPU: dict[str, Any] = {"model": "vit_tiny", "base_lr": 4e-3, "warmup_fraction": 0.1, "drop_path": 0.0}
+_CPU: dict[str, Any] = {"model": "vit_tiny", "base_lr": 4e-3, "warmup_fraction": 0.1, "drop_path": 0.0, "epochs": None}
+# The mask is the paper's for its tiny sets.
+_FEW_IMAGES = _CPU | {"mask": "uniform", "dino_outputs": 4096, "crop_scale": 0.2, "batch_size": 64}
 
 RECIPES: dict[str, tuple[str, Recipe]] = {
     "imagenet": ("ImageNet, 1,281,167 images", Recipe(epochs=300)),
@@ -180,34 +182,11 @@ RECIPES: dict[str, tuple[str, Recipe]] = {
     "sketch": ("DomainNet Sketch, 49,115 images", Recipe(**_TINY_SETS)),
     "small": (
         "a few hundred images on a CPU",
-        Recipe(
-            **_CPU,
-            vocab_size=2048,
-            mask="uniform",  # the paper's mask for its tiny sets
-            mask_ratio=0.75,
-            dino_outputs=4096,
-            img_size=128,
-            crop_scale=0.2,
-            batch_size=64,
-            epochs=None,
-            steps=1_000,
-        ),
+        Recipe(**_FEW_IMAGES, vocab_size=2048, mask_ratio=0.75, img_size=128, steps=1_000),
     ),
     "demo": (
         "the synthetic images of make demo",
-        Recipe(
-            **_CPU,
-            tokenizer="kmeans",
-            vocab_size=1024,
-            kmeans_iterations=10,
-            mask="uniform",
-            dino_outputs=4096,
-            img_size=96,
-            crop_scale=0.2,
-            batch_size=64,
-            epochs=None,
-            steps=250,
-        ),
+        Recipe(**_FEW_IMAGES, tokenizer="kmeans", vocab_size=1024, kmeans_iterations=10, img_size=96, steps=250),
     ),
     "tiny": (
         "a test on a CPU in seconds",
@@ -218,7 +197,6 @@ RECIPES: dict[str, tuple[str, Recipe]] = {
             dino_outputs=256,
             img_size=64,
             batch_size=8,
-            epochs=None,
             steps=20,
         ),
     ),

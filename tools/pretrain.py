@@ -144,7 +144,7 @@ def _readable_images(
     bad = set()
     if fabric.is_global_zero:
         print(f"{source.describe()}: checking {len(source)} images")
-        found = check_images(source.root, source.names, workers=options.workers)
+        found = check_images(source, workers=options.workers)
         report = folder.path / "bad_images.txt"
         enforce_bad_limit(len(source), found, options.max_bad_fraction, report, root=source.root)
         bad = {image.name for image in found}

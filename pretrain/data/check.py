@@ -11,7 +11,8 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from pretrain.data.decode import UnreadableImage, read_image
+from pretrain.data.decode import UnreadableImage
+from pretrain.data.sources import ImageList, printable
 from pretrain.training.progress import tracked
 from pretrain.training.signals import ignore_in_worker
 from splitmask_backbones.errors import UserError
@@ -31,28 +32,18 @@ class BadImage:
     reason: str
 
 
-def _reason(root: str, name: str) -> str | None:
-    try:
-        read_image(os.path.join(root, name))
-    except UnreadableImage as error:
-        return str(error)
-    return None
-
-
-def check_images(root: str | os.PathLike[str], names: Sequence[str], workers: int = 0) -> list[BadImage]:
-    """Returns the unreadable ones of ``root / name``, in the order of ``names``; decodes every file to its end.
+def check_images(images: ImageList, workers: int = 0) -> list[BadImage]:
+    """Returns the unreadable ones, in the order of the list; decodes every image to its end.
 
     Args:
-        root: folder that the names are relative to.
-        names: relative (or absolute) paths.
+        images: what is checked.
         workers: processes that decode; 0 and 1 decode in this one. The result is the same. Shows progress with the
             time left.
     """
-    folder = os.fspath(root)
     bad = []
     with contextlib.ExitStack() as stack:
-        reasons = _reasons(folder, names, workers, stack)
-        for name, reason in zip(names, tracked(reasons, len(names), "checking images"), strict=True):
+        reasons = _reasons(images, workers, stack)
+        for name, reason in zip(images.names, tracked(reasons, len(images), "checking images"), strict=True):
             if reason is not None:
                 bad.append(BadImage(name, reason))
     return bad
@@ -63,27 +54,42 @@ _TRY_SECONDS = 0.5  # this process measures for that long the time per image
 _POOL_PAYS_SECONDS = 6.0  # starting processes takes seconds: they import what the main script imports
 
 
-def _reasons(root: str, names: Sequence[str], workers: int, stack: contextlib.ExitStack) -> Iterator[str | None]:
+def _reasons(images: ImageList, workers: int, stack: contextlib.ExitStack) -> Iterator[str | None]:
     start = time.monotonic()
     done = 0
-    for name in names:
+    for index in range(len(images)):
         elapsed = time.monotonic() - start
         if workers > 1 and done and elapsed > _TRY_SECONDS:
-            remaining = elapsed / done * (len(names) - done)
+            remaining = elapsed / done * (len(images) - done)
             if remaining > _POOL_PAYS_SECONDS:
                 break
-        yield _reason(root, name)
+        yield _reason(index, images)
         done += 1
-    if done < len(names):
+    if done < len(images):
         # Spawned, not forked: the caller may hold torch's or faiss' threads, and a forked lock that nobody releases.
         context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(images,))
         stack.callback(pool.shutdown, wait=True, cancel_futures=True)
-        yield from pool.map(_reason, [root] * (len(names) - done), names[done:], chunksize=_CHUNK)
+        yield from pool.map(_reason, range(done, len(images)), chunksize=_CHUNK)
 
 
-def _start_worker() -> None:
+_of_worker: ImageList | None = None  # sent once to each worker, not with each image
+
+
+def _reason(index: int, images: ImageList | None = None) -> str | None:
+    images = images or _of_worker
+    assert images is not None
+    try:
+        images.decode(index)
+    except UnreadableImage as error:
+        return str(error)
+    return None
+
+
+def _start_worker(images: ImageList) -> None:
     """Leaves signals to the parent, and ends with the parent even when that is killed."""
+    global _of_worker
+    _of_worker = images
     ignore_in_worker()
     parent = multiprocessing.parent_process()
 
@@ -137,11 +143,3 @@ def enforce_bad_limit(
             f"{len(bad)} of {num_files} images ({share:.3g} %) cannot be read, more than the limit of "
             f"{100 * max_fraction:.3g} %; {first}; repair or remove them, or raise --max-bad-fraction"
         )
-
-
-def printable(name: str) -> str:
-    """Returns ``name`` as one line of valid UTF-8: backslashes, control characters and raw bytes are escaped."""
-    text = os.fsencode(name).replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
-    return "".join(
-        char if char.isprintable() or char == " " else char.encode("unicode_escape").decode() for char in text
-    )

@@ -12,8 +12,6 @@ from typing import IO
 import numpy as np
 from PIL import Image
 
-from splitmask_backbones.errors import UserError
-
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF")
 """What is read, by content: the suffix of a file plays no part. Of an animation the first frame is taken."""
 
@@ -69,19 +67,15 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
         raise UnreadableImage(_one_line(f"damaged ({error or type(error).__name__})")) from error
 
 
-def read_again(path: str | os.PathLike[str]) -> Image.Image:
-    """Returns an image, as `read_image` does, that was readable when the run started.
-
-    Raises:
-        ValueError: it is not any more.
-    """
-    try:
-        return read_image(path)
-    except UnreadableImage as error:
-        raise UserError(
-            f"{os.fspath(path)} could be read when the run started and cannot be now ({error}): restore it, then "
-            "--resume"
-        ) from None
+def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Returns `(H, W)` of what `read_image` returns, from the header of a readable file alone."""
+    with Image.open(path) as image:
+        width, height = image.size
+        try:
+            turned = image.getexif().get(_ORIENTATION_TAG, 1) in (5, 6, 7, 8)
+        except Exception:  # damaged EXIF data counts for nothing, as in read_image
+            turned = False
+    return (width, height) if turned else (height, width)
 
 
 def _open_regular(path: str | os.PathLike[str]) -> IO[bytes]:

@@ -16,8 +16,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from pretrain.data.check import printable
-from pretrain.data.decode import read_again
+from pretrain.data.decode import UnreadableImage, read_image, read_size
 from pretrain.data.lists import coco_names, read_text_list
 from splitmask_backbones.errors import UserError, nearest
 
@@ -52,13 +51,31 @@ class ImageList:
         """Returns the file of ``name``."""
         return self.root / name
 
-    def read(self, index: int) -> Image.Image:
-        """Returns the pixels of image ``index``, RGB and upright: the one way to them while a run goes on.
+    def decode(self, index: int) -> Image.Image:
+        """Returns the pixels of image ``index``, RGB and upright: the one way from a name to them.
 
         Raises:
-            ValueError: the image was readable when the run started and is not any more.
+            UnreadableImage: with the reason, without the path.
         """
-        return read_again(self.path(self.names[index]))
+        return read_image(self.path(self.names[index]))
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Returns `(H, W)` of a readable image, without decoding it."""
+        return read_size(self.path(self.names[index]))
+
+    def read(self, index: int) -> Image.Image:
+        """Returns what `decode` does, of an image that could be read when the run started.
+
+        Raises:
+            ValueError: it cannot be any more.
+        """
+        try:
+            return self.decode(index)
+        except UnreadableImage as error:
+            path = self.path(self.names[index])
+            raise UserError(
+                f"{path} could be read when the run started and cannot be now ({error}): restore it, then --resume"
+            ) from None
 
     def describe(self) -> str:
         """Returns one line: how many images, from where, read how, and what was skipped."""
@@ -198,8 +215,8 @@ def _training_folder(path: Path, has_labels: bool) -> Path | None:
     return path / found[0] if found else None
 
 
-def find_images(root: Path) -> tuple[list[str], tuple[str, ...]]:
-    """Returns the sorted names below ``root``, and notes on what was skipped.
+def find_images(root: Path, option: str = "--data") -> tuple[list[str], tuple[str, ...]]:
+    """Returns the sorted names below ``root``, and notes on what was skipped; errors name the option.
 
     Hidden files and folders are skipped (macOS' ``._x.jpg`` and thumbnail caches are not images of the user), linked
     folders are not followed (they may form loops). Links to files are taken, also broken ones: those count as
@@ -214,7 +231,7 @@ def find_images(root: Path) -> tuple[list[str], tuple[str, ...]]:
         try:
             entries = list(os.scandir(os.path.join(root, prefix)))
         except OSError as error:
-            raise UserError(f"--data: the folder {root / prefix} cannot be read: {error.strerror}") from error
+            raise UserError(f"{option}: the folder {root / prefix} cannot be read: {error.strerror}") from error
         for entry in entries:
             if entry.name.startswith("."):
                 skipped["hidden entries"] += 1
@@ -234,7 +251,7 @@ def find_images(root: Path) -> tuple[list[str], tuple[str, ...]]:
         seen = [f"{'; '.join(notes) or 'it is empty'}"]
         if other_suffixes - {""}:
             seen.append(f"suffixes found: {', '.join(sorted(other_suffixes - {''})[:8])}")
-        raise UserError(f"--data: no image in {root} ({'; '.join(seen)}): looked for {', '.join(SUFFIXES)}")
+        raise UserError(f"{option}: no image in {root} ({'; '.join(seen)}): looked for {', '.join(SUFFIXES)}")
     return sorted(names), notes
 
 
@@ -261,3 +278,11 @@ def split_holdout(images: ImageList, share: float) -> tuple[ImageList, ImageList
         side = "none of" if not kept else "all of"
         raise UserError(f"--holdout {share} keeps {side} the {len(images)} images out of training: use another share")
     return images.subset(set(images.names) - kept), images.subset(kept)
+
+
+def printable(name: str) -> str:
+    """Returns ``name`` as one line of valid UTF-8: backslashes, control characters and raw bytes are escaped."""
+    text = os.fsencode(name).replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
+    return "".join(
+        char if char.isprintable() or char == " " else char.encode("unicode_escape").decode() for char in text
+    )

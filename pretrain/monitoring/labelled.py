@@ -49,7 +49,7 @@ def open_labelled(path: str | Path, limit: int) -> Labelled:
     if not root.is_dir():
         raise UserError(f"{OPTION} {path} is not a folder: give one with a folder of images for each class")
     known, queries = (_spread(pairs, limit) for pairs in _sides(root))
-    unreadable = {image.name for image in check_images(root, [name for name, _ in known + queries])}
+    unreadable = {image.name for image in check_images(ImageList(root, [name for name, _ in known + queries]))}
     known = [(name, label) for name, label in known if name not in unreadable]
     classes = sorted({label for _, label in known})
     queries = [(name, label) for name, label in queries if name not in unreadable and label in classes]
@@ -84,10 +84,7 @@ def _sides(root: Path) -> tuple[list[Pair], list[Pair]]:
 
 def _find(root: Path, prefix: str) -> list[Pair]:
     folder = root / prefix
-    try:
-        names, _ = find_images(folder)
-    except UserError as error:
-        raise UserError(str(error).replace("--data", OPTION)) from None
+    names, _ = find_images(folder, OPTION)
     loose = [name for name in names if "/" not in name]
     if loose:
         raise UserError(

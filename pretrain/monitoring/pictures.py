@@ -10,8 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from pretrain.data.augment import PretrainAugment
-from pretrain.data.decode import read_image
 from pretrain.data.masking import split_halves
+from pretrain.data.sources import ImageList
 from pretrain.methods.splitmask import SplitMask, complement
 from pretrain.recipes import Recipe
 from pretrain.tokenizers.codebook import ImageTokenizer, Tokenizer
@@ -88,7 +88,8 @@ def save_token_picture(
         raise UserError(f"{run_dir} was trained without inpainting: there are no token ids to show")
     patch_size = method.encoder.patch_size
     augment = PretrainAugment(recipe.img_size, scale=(0.8, 1.0), flip=0.0)
-    crops = torch.stack([augment(read_image(path), sample_rng(0, 0, i)) for i, path in enumerate(images)])
+    source = ImageList(Path(), [str(path) for path in images])
+    crops = torch.stack([augment(source.read(i), sample_rng(0, 0, i)) for i in range(len(source))])
     pixels = patchify(crops.float() / 255, patch_size)
     token_ids = method.tokenizer.tokens_of(method.normalize(crops), patch_size)
     mean_patches = average_patches(pixels.flatten(0, 1), token_ids.flatten(), method.tokenizer.vocab_size)

@@ -110,6 +110,21 @@ def newest_checkpoint(folder: Path, warn: bool = True) -> tuple[dict[str, Any], 
     return None
 
 
+def restore_newest(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: AveragedModel | None, warn: bool
+) -> int:
+    """Returns the finished steps of the newest whole checkpoint after restoring it; 0 where there is none.
+
+    Raises:
+        ValueError: all are damaged, or it belongs to another model.
+    """
+    found = newest_checkpoint(folder, warn)
+    if found is None:
+        return 0
+    restore(*found, model, optimizer, average)
+    return found[0]["step"]
+
+
 def restore(
     state: dict[str, Any],
     tensors: dict[str, Tensor],

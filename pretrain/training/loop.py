@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from pretrain.training.checkpoints import newest_checkpoint, restore, save_checkpoint
+from pretrain.training.checkpoints import restore_newest, save_checkpoint
 from pretrain.training.distributed import agree, mean_over_ranks
 from pretrain.training.loader import step_batches
 from pretrain.training.metrics import MetricsLog
 from pretrain.training.options import RunOptions
-from pretrain.training.progress import ProgressLine, shown
+from pretrain.training.progress import Clock, ProgressLine, shown
 from pretrain.training.run_folder import CHECKPOINTS, RunFolder
 from pretrain.training.signals import StopSignals
 
@@ -201,13 +200,15 @@ def fit(
     checkpoints = folder.path / CHECKPOINTS
     model, wrapped_optimizer = fabric.setup(method, optimizer)
     # Only now: the optimizer's state goes where its parameters are.
-    start_step = _restore_newest(folder, method, optimizer, average, warn=fabric.is_global_zero)
+    start_step = 0
+    if folder.resumed:
+        start_step = restore_newest(checkpoints, method, optimizer, average, warn=fabric.is_global_zero)
     folder.start()
     method.train()
     log = MetricsLog(folder.path, start_step) if fabric.is_global_zero else None
     progress = ProgressLine(loop.total_steps, start_step, title) if fabric.is_global_zero else None
     saved_step = start_step
-    clock = _Clock()
+    clock = Clock()
     stop = StopSignals()
     stop_signal = 0
 
@@ -235,111 +236,66 @@ def fit(
                 batch = fabric.to_device(next(data))
             yield batch
 
-    try:
-        if progress:
-            progress.__enter__()
-        with stop:
-            stop.graceful = True
-            if is_evaluated is not None and loop.evaluates_after(start_step) and not is_evaluated(start_step):
-                evaluate_at_once(start_step)
-            data = timed(batches(start_step)) if start_step < loop.total_steps else iter(())
-            for step in range(start_step, loop.total_steps):
-                factor = lr_at(step)
-                for group in optimizer.param_groups:
-                    group["lr"] = group["peak_lr"] * factor
-                    if weight_decay_at is not None and group["weight_decay"]:
-                        group["weight_decay"] = weight_decay_at(step)
-                torch.manual_seed(step_seed(loop.seed, step, fabric.global_rank))
-
-                def approve(loss: Tensor, grad_norm: Tensor, step: int = step) -> None:
-                    nonlocal stop_signal
-                    stop_signal = agree(loss, grad_norm, stop.received, step)
-
-                values = train_step(
-                    fabric,
-                    model,
-                    wrapped_optimizer,  # type: ignore[arg-type]
-                    data,
-                    accumulate=loop.accumulate,
-                    clip_grad=loop.clip_grad,
-                    approve=approve,
-                )
-                done = step + 1
-                if average is not None:
-                    average.update_parameters(method)
-                if after_step is not None:
-                    after_step(done)
-                clock.images += loop.batch_size
-                place = {"step": done, "epoch": done / loop.steps_per_epoch, "images": done * loop.batch_size}
-                if done % loop.log_every == 0 or done == loop.total_steps:
-                    names = [name for name in metric_names if name in values]
-                    means = dict(zip(names, mean_over_ranks([values[name] for name in names]), strict=True))
-                    if log and progress:
-                        shown_values = {name: means.get(name) for name in metric_names}
-                        lr = max(group["lr"] for group in optimizer.param_groups)
-                        speed, data_share = clock.lap()
-                        entry = {**place, **shown_values, "lr": lr, "grad_norm": float(values["grad_norm"])}
-                        log.write({**entry, "images_per_second": speed}, {"data_wait_share": data_share})
-                        progress.log(done, shown_values, speed, data_share)
-                if progress:
-                    progress.advance(done)
-                if monitor is not None and log and progress and loop.monitors_after(done):
-                    with clock.stopped():
-                        seen = monitor()
-                    log.write_monitor({**place, **seen})
-                    progress.note(f"monitor at step {done}: {shown(seen)}")
-                evaluates = evaluate is not None and loop.evaluates_after(done) and not stop_signal
-                if done % loop.save_every == 0 or done == loop.total_steps or stop_signal or evaluates:
-                    save(done)
-                if evaluates:
-                    evaluate_at_once(done)
-                if stop_signal and done < loop.total_steps:
-                    raise SystemExit(128 + stop_signal)
-    finally:
-        if progress:
-            progress.__exit__()
+    with ExitStack() as stack:
         if log:
-            log.close()
+            stack.callback(log.close)
+        if progress:
+            stack.enter_context(progress)
+        stack.enter_context(stop)
+        stop.graceful = True
+        if is_evaluated is not None and loop.evaluates_after(start_step) and not is_evaluated(start_step):
+            evaluate_at_once(start_step)
+        data = timed(batches(start_step)) if start_step < loop.total_steps else iter(())
+        for step in range(start_step, loop.total_steps):
+            factor = lr_at(step)
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak_lr"] * factor
+                if weight_decay_at is not None and group["weight_decay"]:
+                    group["weight_decay"] = weight_decay_at(step)
+            torch.manual_seed(step_seed(loop.seed, step, fabric.global_rank))
+
+            def approve(loss: Tensor, grad_norm: Tensor, step: int = step) -> None:
+                nonlocal stop_signal
+                stop_signal = agree(loss, grad_norm, stop.received, step)
+
+            values = train_step(
+                fabric,
+                model,
+                wrapped_optimizer,  # type: ignore[arg-type]
+                data,
+                accumulate=loop.accumulate,
+                clip_grad=loop.clip_grad,
+                approve=approve,
+            )
+            done = step + 1
+            if average is not None:
+                average.update_parameters(method)
+            if after_step is not None:
+                after_step(done)
+            clock.images += loop.batch_size
+            place = {"step": done, "epoch": done / loop.steps_per_epoch, "images": done * loop.batch_size}
+            if done % loop.log_every == 0 or done == loop.total_steps:
+                names = [name for name in metric_names if name in values]
+                means = dict(zip(names, mean_over_ranks([values[name] for name in names]), strict=True))
+                if log and progress:
+                    shown_values = {name: means.get(name) for name in metric_names}
+                    lr = max(group["lr"] for group in optimizer.param_groups)
+                    speed, data_share = clock.lap()
+                    entry = {**place, **shown_values, "lr": lr, "grad_norm": float(values["grad_norm"])}
+                    log.write({**entry, "images_per_second": speed}, {"data_wait_share": data_share})
+                    progress.log(done, shown_values, speed, data_share)
+            if progress:
+                progress.advance(done)
+            if monitor is not None and log and progress and loop.monitors_after(done):
+                with clock.stopped():
+                    seen = monitor()
+                log.write_monitor({**place, **seen})
+                progress.note(f"monitor at step {done}: {shown(seen)}")
+            evaluates = evaluate is not None and loop.evaluates_after(done) and not stop_signal
+            if done % loop.save_every == 0 or done == loop.total_steps or stop_signal or evaluates:
+                save(done)
+            if evaluates:
+                evaluate_at_once(done)
+            if stop_signal and done < loop.total_steps:
+                raise SystemExit(128 + stop_signal)
     fabric.barrier()
-
-
-def _restore_newest(
-    folder: RunFolder, method: nn.Module, optimizer: torch.optim.Optimizer, average: AveragedModel | None, warn: bool
-) -> int:
-    """Returns the finished steps of the newest whole checkpoint after restoring it; 0 where there is none."""
-    found = newest_checkpoint(folder.path / CHECKPOINTS, warn=warn) if folder.resumed else None
-    if found is None:
-        return 0
-    state, tensors = found
-    restore(state, tensors, method, optimizer, average)
-    return state["step"]
-
-
-class _Clock:
-    """Images per second and the share of time spent waiting for data since the last lap."""
-
-    def __init__(self) -> None:
-        self.images = 0
-        self._waited = 0.0
-        self._start = time.monotonic()
-
-    def waiting(self) -> _Clock:
-        return self
-
-    def __enter__(self) -> None:
-        self._wait_start = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        self._waited += time.monotonic() - self._wait_start
-
-    @contextmanager
-    def stopped(self) -> Iterator[None]:
-        start = time.monotonic()
-        yield
-        self._start += time.monotonic() - start
-
-    def lap(self) -> tuple[float, float]:
-        elapsed = max(time.monotonic() - self._start, 1e-9)
-        result = self.images / elapsed, self._waited / elapsed
-        self.images, self._waited, self._start = 0, 0.0, time.monotonic()
-        return result

@@ -1,10 +1,11 @@
-"""What a run shows on the screen: a bar with the time left on a terminal, plain lines elsewhere."""
+"""What a run shows on the screen: a bar with the time left on a terminal, plain lines elsewhere; its speed."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
@@ -44,6 +45,39 @@ def tracked(items: Iterable[T], total: int, title: str, shown: bool = True) -> I
 def shown(values: dict[str, float | None]) -> str:
     """Returns the values that there are, with their names, for a line on the screen."""
     return "  ".join(f"{name} {value:.4g}" for name, value in values.items() if value is not None)
+
+
+class Clock:
+    """Images per second and the share of time spent waiting for data since the last lap."""
+
+    def __init__(self) -> None:
+        self.images = 0
+        self._waited = 0.0
+        self._start = time.monotonic()
+
+    def waiting(self) -> Clock:
+        """Returns a context whose time counts as waiting."""
+        return self
+
+    def __enter__(self) -> None:
+        self._wait_start = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self._waited += time.monotonic() - self._wait_start
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Within it no time passes."""
+        start = time.monotonic()
+        yield
+        self._start += time.monotonic() - start
+
+    def lap(self) -> tuple[float, float]:
+        """Returns images per second and the share of time in [0, 1], and starts again."""
+        elapsed = max(time.monotonic() - self._start, 1e-9)
+        result = self.images / elapsed, self._waited / elapsed
+        self.images, self._waited, self._start = 0, 0.0, time.monotonic()
+        return result
 
 
 class ProgressLine:

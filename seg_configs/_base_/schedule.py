@@ -20,4 +20,5 @@ log_every = 50
 save_every = 2000
 eval_every = None  # steps between evaluations: evaluations.jsonl, and the best segmentor so far is kept
 accumulate = 1  # micro-batches per step: for missing GPUs
+find_unused_parameters = False  # True: for models with parameters that a step leaves without a gradient
 ema = None  # or the decay of an average of the weights, which is evaluated and kept

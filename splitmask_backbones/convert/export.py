@@ -55,14 +55,19 @@ def export(encoder: VisionTransformer, target: str, pyramid: State) -> Export:
     Raises:
         ValueError: the encoder has something that the target cannot hold.
     """
-    makers: dict[str, Callable[[VisionTransformer, State], Export]] = {
-        "splitmask": _splitmask,
+    makers: dict[str, Callable[[VisionTransformer], Export]] = {
+        "splitmask": lambda encoder: Export(_state_of(encoder), None, encoder.forward, TOKENS, encoder, {}),
         "timm": _timm,
         "detectron2": _detectron2,
         "mmseg": _mmseg,
         "hf": _hf,
     }
-    return makers[target](encoder, pyramid)
+    made = makers[target](encoder)
+    if target == "detectron2":
+        made.state |= {f"backbone.{name}": value for name, value in translate(pyramid, TO_VITDET).items()}
+    elif target != "splitmask":  # which keeps it beside the encoder
+        made.dropped |= dict.fromkeys((f"pyramid.{name}" for name in pyramid), f"{target}'s model has no pyramid")
+    return made
 
 
 def _refuse(encoder: VisionTransformer, target: str, *features: str) -> None:
@@ -93,24 +98,15 @@ def _state_of(encoder: VisionTransformer) -> State:
     return state
 
 
-def _splitmask(encoder: VisionTransformer, pyramid: State) -> Export:
-    return Export(_state_of(encoder), None, encoder.forward, TOKENS, encoder, {})
-
-
-def _timm(encoder: VisionTransformer, pyramid: State) -> Export:
+def _timm(encoder: VisionTransformer) -> Export:
     _refuse(encoder, "timm", "windows", "decomposed relative positions")
     state, config = _state_of(encoder), encoder.config
-    dropped = _without_pyramid(pyramid, "timm")
     if config["relative_position_bias"] != "none":
         _refuse(encoder, "timm", "no class token")
         state = to_beit(state)
-        return Export(state, None, loaded(timm_beit(config), state).forward_features, TOKENS, encoder, dropped)
+        return Export(state, None, loaded(timm_beit(config), state).forward_features, TOKENS, encoder, {})
     model = timm_vit({**config, "positions": "none" if "pos_embed" not in state else "learned"})
-    return Export(state, None, loaded(model, state).forward_features, TOKENS, encoder, dropped)
-
-
-def _without_pyramid(pyramid: State, target: str) -> dict[str, str]:
-    return dict.fromkeys((f"pyramid.{name}" for name in pyramid), f"{target}'s model has no pyramid")
+    return Export(state, None, loaded(model, state).forward_features, TOKENS, encoder, {})
 
 
 def _without_class_token(encoder: VisionTransformer) -> VisionTransformer:
@@ -123,7 +119,7 @@ def _without_class_token(encoder: VisionTransformer) -> VisionTransformer:
     return loaded(bare, state)
 
 
-def _detectron2(encoder: VisionTransformer, pyramid: State) -> Export:
+def _detectron2(encoder: VisionTransformer) -> Export:
     _refuse(encoder, "detectron2", "registers", "LayerScale", "BEiT's relative-position bias")
     dropped = {}
     if encoder.cls_token is not None:
@@ -143,11 +139,10 @@ def _detectron2(encoder: VisionTransformer, pyramid: State) -> Export:
         window_block_indexes=tuple(config["window_block_indexes"]),
     )
     whole = {f"backbone.net.{name}": value for name, value in state.items()}
-    whole |= {f"backbone.{name}": value for name, value in translate(pyramid, TO_VITDET).items()}
     return Export(whole, "model", forward, MAP, encoder, dropped)
 
 
-def _mmseg(encoder: VisionTransformer, pyramid: State) -> Export:
+def _mmseg(encoder: VisionTransformer) -> Export:
     _refuse(encoder, "mmseg", "windows", "decomposed relative positions", "registers")
     need("splitmask_backbones.mmseg", "segmentation")
     from mmseg.models.backbones import BEiT
@@ -191,11 +186,11 @@ def _mmseg(encoder: VisionTransformer, pyramid: State) -> Export:
     buffers = {name: value for name, value in model.state_dict().items() if name.endswith("relative_position_index")}
     model = loaded(model, {**state, **buffers})
     model.final_norm = False  # its maps are compared before the norm, as ours are taken
-    whole, dropped = {f"backbone.{name}": value for name, value in state.items()}, _without_pyramid(pyramid, "mmseg")
-    return Export(whole, "state_dict", lambda images: model(images)[-1], MAP, encoder, dropped)
+    whole = {f"backbone.{name}": value for name, value in state.items()}
+    return Export(whole, "state_dict", lambda images: model(images)[-1], MAP, encoder, {})
 
 
-def _hf(encoder: VisionTransformer, pyramid: State) -> Export:
+def _hf(encoder: VisionTransformer) -> Export:
     _refuse(encoder, "hf", "windows", "decomposed relative positions", "registers")
     config = encoder.config
     if is_beit(config):
@@ -207,12 +202,4 @@ def _hf(encoder: VisionTransformer, pyramid: State) -> Export:
     model = hf_model(config, mean_pooling)
     hf_config = model.config
     hf_config.architectures = [type(model).__name__]
-    return Export(
-        state,
-        None,
-        hf_tokens(config, state, mean_pooling),
-        TOKENS,
-        encoder,
-        _without_pyramid(pyramid, "hf"),
-        hf_config.to_diff_dict(),
-    )
+    return Export(state, None, hf_tokens(config, state, mean_pooling), TOKENS, encoder, {}, hf_config.to_diff_dict())

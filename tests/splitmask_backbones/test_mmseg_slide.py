@@ -9,32 +9,17 @@ from torch.nn import functional
 pytest.importorskip("mmcv", reason="the extra 'segmentation' is not installed")
 pytest.importorskip("splitmask_backbones.mmseg")  # before any other import of mmseg: it puts the stub in place
 
-from mmengine.config import ConfigDict
 from mmseg.models import EncoderDecoder
-from mmseg.registry import MODELS
-from mmseg.utils import register_all_modules
 
 from splitmask_backbones.mmseg_slide import window_starts
+from tests.helpers.segmentor import tiny_segmentor
 
 WINDOW, STRIDE = (48, 64), (32, 40)
 
 
 @pytest.fixture(scope="module")
 def model():
-    register_all_modules(init_default_scope=True)
-    torch.manual_seed(0)
-    backbone = {"type": "SplitMaskViT", "encoder": "vit_tiny", "embed_dim": 24, "num_heads": 3, "depth": 2}
-    head = {"type": "UPerHead", "in_channels": [8] * 4, "in_index": [0, 1, 2, 3], "channels": 8, "num_classes": 3}
-    test_cfg = {"mode": "slide", "crop_size": WINDOW, "stride": STRIDE}
-    return MODELS.build(
-        ConfigDict(
-            type="SlidingEncoderDecoder",
-            data_preprocessor={"type": "SegDataPreProcessor"},
-            backbone={**backbone, "out_channels": 8},
-            decode_head={**head, "norm_cfg": {"type": "BN"}, "align_corners": False},
-            test_cfg=test_cfg,
-        )
-    ).eval()
+    return tiny_segmentor(WINDOW, STRIDE)
 
 
 def metas(images):

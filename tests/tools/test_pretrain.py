@@ -30,7 +30,7 @@ def test_what_a_run_writes(finished):
     assert " ".join(lines[0]) == (
         "step epoch images loss loss_inpaint loss_match token_accuracy lr grad_norm images_per_second"
     )
-    assert lines[0]["epoch"] == pytest.approx(1.0)  # floor(20 / 8) = 2 updates an epoch
+    assert lines[0]["epoch"] == pytest.approx(1.0)  # floor(20 / 8) = 2 steps an epoch
     assert 0 <= lines[0]["token_accuracy"] <= 1
     config = json.loads((finished / "config.json").read_text())
     assert config["values"]["steps"] == 6

@@ -6,10 +6,8 @@ import json
 import math
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from tests.helpers.paths import ROOT
+from tests.helpers.runs import kill_when, strict_json
 
 pytest.importorskip("timm", reason="the extra 'classification' is not installed")
 
@@ -80,11 +79,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_writes_what_the_others_write(base: Path) -> None:
     done = base / "done"
-
-    def refuse(word: str) -> None:
-        raise AssertionError(f"{word} is not JSON")
-
-    results = json.loads((done / "results.json").read_text(), parse_constant=refuse)
+    results = strict_json(done / "results.json")
     assert list(results) == ["top1", "top5", "num_images", "per_class", "loss"]
     assert (
         results["num_images"] == 12
@@ -111,12 +106,8 @@ def test_kills_and_workers_do_not_change_a_byte(base: Path, tmp_path: Path) -> N
     words = [*words_of(base, tmp_path / "killed"), "--save-every", "2"]
     words[words.index("--workers") + 1] = "2"
     process = start(*words)
-    checkpoints, deadline = tmp_path / "killed" / "checkpoints", time.monotonic() + 120
-    while not list(checkpoints.glob("step_*")) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert list(checkpoints.glob("step_*")) and not (tmp_path / "killed" / "results.json").exists()
+    kill_when(process, tmp_path / "killed" / "checkpoints", "step_*")
+    assert not (tmp_path / "killed" / "results.json").exists()
     assert main([*words, "--resume"]) == 0
     names = ("classifier.safetensors", "encoder.safetensors", "results.json", "evaluations.jsonl", "best.json")
     for name in (*names, "best.safetensors"):

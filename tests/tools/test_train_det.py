@@ -20,6 +20,7 @@ from splitmask_backbones import create_encoder, save_encoder
 from tests.helpers.det_data import write_root
 from tests.helpers.in_process import run_tool
 from tests.helpers.paths import ROOT
+from tests.helpers.runs import kill_when, strict_json
 from tools import train_det
 
 STEPS = 6
@@ -93,11 +94,7 @@ def base(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
 
 def test_a_run_writes_what_the_contract_names(base: Path) -> None:
     done = base / "done"
-
-    def refuse(word: str) -> None:
-        raise AssertionError(f"{word} is not JSON")
-
-    results = json.loads((done / "results.json").read_text(), parse_constant=refuse)
+    results = strict_json(done / "results.json")
     assert {kind: list(values) for kind, values in results.items()} == {
         kind: ["AP", "AP50", "AP75", "APs", "APm", "APl"] for kind in ("bbox", "segm")
     }
@@ -125,13 +122,8 @@ def test_kills_and_workers_do_not_change_a_byte(base: Path, tmp_path: Path) -> N
     words = [*train_words(base, tmp_path / "killed"), "--save-every", "2"]
     words[words.index("--workers") + 1] = "1"
     process = start(*words)
-    deadline = time.monotonic() + 200
-    checkpoints = tmp_path / "killed" / "checkpoints"
-    while not list(checkpoints.glob("step_*")) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert list(checkpoints.glob("step_*")) and not (tmp_path / "killed" / "results.json").exists()
+    kill_when(process, tmp_path / "killed" / "checkpoints", "step_*")
+    assert not (tmp_path / "killed" / "results.json").exists()
     code, _, err = run(*words, "--resume")
     assert code == 0, err
     for name in ("detector.safetensors", "results.json", "evaluations.jsonl", "best.safetensors", "best.json"):

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.helpers.paths import ROOT
+from tests.helpers.runs import kill_when
 from tests.helpers.seg_data import make_data
 from tests.helpers.seg_tool import command, error_of, run
 
@@ -88,11 +87,7 @@ def test_stop_and_resume_changes_nothing(data, finished, tmp_path):
     args = command("--data", data, "--weights", "none", "--output", output, "--steps", 4, "--batch-size", 2)
     args += ["--img-size", "64", "--log-every", "1", "--save-every", "1", "--workers", "2"]
     process = subprocess.Popen(args, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (output / "checkpoints/step_00000002.safetensors").exists() and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_when(process, output / "checkpoints", "step_00000002.safetensors")
     kept = sorted((output / "checkpoints").glob("step_*.safetensors"))
     (output / "results.json").unlink(missing_ok=True)
     with open(kept[-1], "ab") as file:  # a damaged newest checkpoint is named, the one before it used

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
-import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.helpers.paths import ROOT
+from tests.helpers.runs import kill_when
 from tests.helpers.seg_data import make_data
 from tests.helpers.seg_tool import TINY, command, error_of, run
 
@@ -54,11 +53,7 @@ def test_killed_after_20_of_40_and_resumed_gives_the_same_bytes(data, whole, tmp
     env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     args = command("--data", data, "--output", output, *ARGS, "--save-every", 20, "eval_every=15")
     process = subprocess.Popen(args, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (output / "checkpoints/step_00000020.safetensors").exists() and time.monotonic() < deadline:
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_when(process, output / "checkpoints", "step_00000020.safetensors")
     assert not (output / "results.json").exists()
     result = run("--data", data, "--output", output, *ARGS, "--save-every", 20, "eval_every=15", "--resume")
     assert result.returncode == 0, result.stderr

@@ -255,7 +255,7 @@ def find_unreadable(data: LabelledData, max_fraction: float, report_path: Path, 
     """
     root = next(iter(data.splits.values())).images.root
     names = sorted({name for split in data.splits.values() for name in split.images.names})
-    bad = check_images(root, names, workers=workers)
+    bad = check_images(ImageList(root, names), workers=workers)
     enforce_bad_limit(len(names), bad, max_fraction, report_path, root=root)
     return [image.name for image in bad]
 

@@ -105,6 +105,9 @@ class ClassificationTask(Task):
     def train_set(self) -> TrainingCrops:
         return TrainingCrops(self.images.splits["train"], self.recipe)
 
+    def repeats(self) -> int:
+        return self.recipe.repeats
+
     def data_report(self) -> dict[str, Any]:
         data.warn(self.images)
         return data.report(self.images)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pretrain.data.decode import UnreadableImage, read_image
+from pretrain.data.decode import UnreadableImage
 from pretrain.recipes import get_recipe
 from pretrain.training.run_folder import write_json
 from splitmask_backbones.registry import ENCODERS
@@ -96,15 +96,15 @@ def own_inputs(found: DemoFolder, work: Path) -> Inputs:
 def _readable(split: CocoSplit, count: int) -> list[Path]:
     """Returns the first `count` images of a split that can be read."""
     files: list[Path] = []
-    for image in split.images:
+    images = split.image_list()
+    for index, name in enumerate(images.names):
         if len(files) == count:
             break
-        path = split.image_dir / image.file_name
         try:
-            read_image(path)
+            images.decode(index)
         except (UnreadableImage, OSError):
             continue
-        files.append(path)
+        files.append(images.path(name))
     return files
 
 
@@ -175,10 +175,11 @@ def write_segmentation(folder: DemoFolder, root: Path) -> Path:
     for name, split in folder.splits.items():
         images, labels = partial / "images" / name, partial / "annotations" / name
         images.mkdir(parents=True)
+        source = split.image_list()
         labels.mkdir(parents=True)
         for index, record in enumerate(split.images):
             try:
-                picture = read_image(split.image_dir / record.file_name)
+                picture = source.decode(index)
             except (UnreadableImage, OSError):
                 continue
             if (picture.height, picture.width) != (record.height, record.width):

@@ -2,12 +2,12 @@
 
 import hashlib
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pretrain.data.sources import ImageList
 from splitmask_backbones.errors import UserError
 from tools.detection.coco import CocoSplit, read_coco
 
@@ -129,15 +129,14 @@ def check_split_images(
 
     paths = {name: [str(split.image_dir / image.file_name) for image in split.images] for name, split in splits.items()}
     every = [path for listed in paths.values() for path in listed]
-    bad = {item.name: item for item in check_images(os.sep, [os.path.abspath(path) for path in every], workers=workers)}
-    # abspath, because the names are joined to a root; reports name the path as the user gave it.
-    bad = {path: BadImage(path, bad[os.path.abspath(path)].reason) for path in every if os.path.abspath(path) in bad}
-    for name, split in splits.items():
-        for path, image in zip(paths[name], split.images, strict=True):
-            size = None if path in bad else _size(path)
-            if size is not None and size != (image.height, image.width):
-                reason = f"is {size[1]}x{size[0]} pixels, its annotations say {image.width}x{image.height}"
-                bad[path] = BadImage(path, reason)
+    images = ImageList(Path(), every)
+    bad = {item.name: item for item in check_images(images, workers=workers)}
+    for index, image in enumerate(image for split in splits.values() for image in split.images):
+        path = every[index]
+        size = None if path in bad else images.size(index)
+        if size is not None and size != (image.height, image.width):
+            reason = f"is {size[1]}x{size[0]} pixels, its annotations say {image.width}x{image.height}"
+            bad[path] = BadImage(path, reason)
     in_order = [bad[path] for path in dict.fromkeys(every) if path in bad]
     enforce_bad_limit(len(every), in_order, max_fraction, report_path)
     unusable = {
@@ -145,19 +144,6 @@ def check_split_images(
         for name, split in splits.items()
     }
     return unusable
-
-
-def _size(path: str) -> tuple[int, int]:
-    """Returns `(H, W)` as `read_image` would, from the header alone."""
-    from PIL import Image
-
-    with Image.open(path) as image:
-        width, height = image.size
-        try:
-            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-        except Exception:  # damaged EXIF data counts for nothing, as in read_image
-            turned = False
-    return (width, height) if turned else (height, width)
 
 
 def without(split: CocoSplit, unusable: Sequence[str]) -> None:

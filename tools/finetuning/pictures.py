@@ -7,8 +7,8 @@ from typing import Any
 
 from PIL import Image
 
-from pretrain.data.decode import UnreadableImage, read_image
-from pretrain.data.sources import SUFFIXES, ImageList
+from pretrain.data.decode import UnreadableImage
+from pretrain.data.sources import ImageList, find_images
 from pretrain.training.run_folder import write_json
 from splitmask_backbones.errors import UserError
 
@@ -51,20 +51,17 @@ def open_pictures(path: Path, output: Path) -> Pictures:
         ValueError: no picture there, or none that can be read.
     """
     root = path.parent if path.is_file() else path
-    found = (file for file in root.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-    names = sorted(file.relative_to(root).as_posix() for file in ([path] if path.is_file() else found))
-    if not names:
-        raise UserError(f"--predict {path} holds no images: name a folder with {', '.join(SUFFIXES)} files")
+    found = ImageList(root, [path.name] if path.is_file() else find_images(root, "--predict")[0])
     sizes: dict[str, tuple[int, int]] = {}
-    for name in names:
+    for index, name in enumerate(found.names):
         try:
-            image = read_image(root / name)
+            image = found.decode(index)
         except UnreadableImage as error:
-            if len(names) == 1:
+            if len(found) == 1:
                 raise UserError(f"--predict {root / name} cannot be read: {error}") from None
             logger.warning("unreadable image %s: %s", root / name, error)
             continue
         sizes[name] = (image.height, image.width)
     if not sizes:
-        raise UserError(f"--predict {path}: none of the {len(names)} images can be read")
+        raise UserError(f"--predict {path}: none of the {len(found)} images can be read")
     return Pictures(ImageList(root, list(sizes)), list(sizes.values()), output)

@@ -168,7 +168,7 @@ def _fit(
         task.optimizer(model),
         loop=loop,
         lr_at=lambda step: recipe.lr_factor(step, total_steps),
-        batches=batches_of(train_set, loop, fabric, options.workers, task.collate(), getattr(recipe, "repeats", 1)),
+        batches=batches_of(train_set, loop, fabric, options.workers, task.collate(), task.repeats()),
         folder=folder,
         metric_names=model.metric_names,
         title=task.noun,

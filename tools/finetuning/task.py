@@ -94,6 +94,10 @@ class Task(ABC):
     def train_set(self) -> Dataset[Any]:
         """Returns the training samples, asked for as `step_batches` describes; its length is that of an epoch."""
 
+    def repeats(self) -> int:
+        """Returns the appearances of an image in an epoch (repeated augmentation)."""
+        return 1
+
     def collate(self) -> Any:
         """Returns what makes a batch of samples; None for torch's own way."""
         return None

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pretrain.data.check import BadImage, enforce_bad_limit
-from pretrain.data.decode import UnreadableImage, read_image
+from pretrain.data.decode import UnreadableImage
 from pretrain.training.progress import tracked
 from splitmask_backbones.errors import UserError
 from tools.segmentation.classes import Classes
@@ -45,14 +45,15 @@ def check_splits(
 
 
 def _check_split(split: Split, name: str, classes: Classes) -> tuple[Split, list[BadImage], dict[str, Any]]:
-    num_classes = len(classes.names)
+    num_classes, images = len(classes.names), split.image_list()
 
-    def look(pair: tuple[str, str]) -> BadImage | np.ndarray:
+    def look(index: int) -> BadImage | np.ndarray:
+        pair = split.pairs[index]
         label_path = split.label_dir / pair[1]
         values = read_label(label_path, split.label_ids)
         check_values(label_path, values, num_classes, classes.reduce_zero_label)
         try:
-            width, height = read_image(split.image_dir / pair[0]).size
+            width, height = images.decode(index).size
         except UnreadableImage as error:
             return BadImage(str(split.image_dir / pair[0]), str(error))
         if (height, width) != values.shape:
@@ -71,7 +72,7 @@ def _check_split(split: Split, name: str, classes: Classes) -> tuple[Split, list
     # Threads: pillow decodes without holding the interpreter.
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         try:
-            looked = tracked(pool.map(look, split.pairs), len(split.pairs), f"checking {name}")
+            looked = tracked(pool.map(look, range(len(split.pairs))), len(split.pairs), f"checking {name}")
             for pair, found in zip(split.pairs, looked, strict=True):
                 if isinstance(found, BadImage):
                     bad.append(found)

@@ -12,26 +12,12 @@ CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "seg_configs"
 
 REQUIRED = ("model", "optim_wrapper", "schedule", "steps", "batch_size", "img_size", "train_pipeline", "test_pipeline")
 
-OPTIONAL: dict[str, Any] = {
-    "seed": 0,
-    "log_every": 50,
-    "save_every": 2000,
-    "eval_every": None,
-    "accumulate": 1,
-    "ema": None,
-    "class_weights": None,
-    "tta": {"ratios": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), "flip": True},
-    "use_tta": False,
-    "layout": None,
-    "find_unused_parameters": False,
-    "custom_hooks": None,
-    "visualizer": None,
-    "data_root": None,
-    "slide_stride": 2 / 3,
-    "classes": None,
-    "palette": None,
-    "reduce_zero_label": False,
-}
+OPTIONAL = (
+    *("seed", "log_every", "save_every", "eval_every", "accumulate", "ema", "class_weights", "find_unused_parameters"),
+    *("tta", "use_tta", "slide_stride", "layout", "classes", "palette", "reduce_zero_label"),
+    *("custom_hooks", "visualizer", "data_root"),
+)
+"""What a config may omit: then the value of seg_configs/_base_ holds, or None where that has none."""
 
 FRAMEWORK = ("custom_imports", "default_scope", "norm_cfg", "runner_type")
 """Names that mmengine's configs may hold besides; helper variables of a file start with an underscore."""
@@ -56,10 +42,8 @@ def load_config(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: it cannot be read, a required key is missing, or a name is unknown.
     """
-    from mmengine.config import Config
-
     try:
-        config = Config.fromfile(str(path), import_custom_modules=False).to_dict()
+        config = _read(path)
     except UserError:
         raise
     except Exception as error:  # a config is a program: anything can go wrong in it
@@ -75,7 +59,21 @@ def load_config(path: Path) -> dict[str, Any]:
                 f"config {path}: unknown name '{key}': {nearest(key, known)} "
                 "(a helper variable's name starts with an underscore)"
             )
-    return {**copy.deepcopy(OPTIONAL), **config}
+    return {**defaults(), **config}
+
+
+def defaults() -> dict[str, Any]:
+    """Returns the values of OPTIONAL, as seg_configs/_base_ has them."""
+    base: dict[str, Any] = {}
+    for name in ("upernet", "schedule", "data"):
+        base |= _read(CONFIG_FOLDER / "_base_" / f"{name}.py")
+    return {name: base.get(name) for name in OPTIONAL}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    from mmengine.config import Config
+
+    return Config.fromfile(str(path), import_custom_modules=False).to_dict()
 
 
 def override(config: dict[str, Any], texts: list[str]) -> None:

@@ -13,7 +13,7 @@ from mmseg.datasets import BaseSegDataset
 from mmseg.datasets.transforms import PackSegInputs
 from mmseg.registry import DATASETS, TRANSFORMS
 
-from pretrain.data.decode import read_again
+from pretrain.data.sources import ImageList
 from pretrain.training.loader import sample_rng
 from tools.segmentation.classes import Classes
 from tools.segmentation.labels import read_label, to_training_labels
@@ -48,7 +48,7 @@ class SegPairs(BaseSegDataset):
     def __init__(
         self, split: Split, classes: Classes, pipeline: list[dict[str, Any]], seed: int = 0, test_mode: bool = False
     ):
-        self.split, self.seed = split, seed
+        self.split, self.seed, self.images = split, seed, split.image_list()
         super().__init__(
             metainfo={"classes": classes.names, "palette": classes.palette},
             reduce_zero_label=classes.reduce_zero_label,
@@ -69,6 +69,10 @@ class SegPairs(BaseSegDataset):
             }
             for image, label in self.split.pairs
         ]
+
+    def get_data_info(self, idx: int) -> dict[str, Any]:
+        """Returns the entry of a pair with its `image`."""
+        return {**super().get_data_info(idx), "image": self.images.read(idx)}
 
     def __getitem__(self, key: int | tuple[int, int, int]) -> Any:
         """Returns the packed sample."""
@@ -102,18 +106,18 @@ class SegFolder(SegPairs):
         super().__init__(found, Classes(classes, palette, reduce_zero_label), pipeline, test_mode=test_mode)
 
 
-def load_image(path: str | Path) -> np.ndarray:
-    """Returns uint8 BGR `(H, W, 3)`, upright: mmseg's colour transforms and its preprocessor expect BGR."""
-    return np.ascontiguousarray(np.asarray(read_again(path))[..., ::-1])
-
-
 @TRANSFORMS.register_module()
 class SegImage(BaseTransform):
-    """Reads `img_path` with the project's own reader: adds `img` (BGR), `img_shape`, `ori_shape`."""
+    """From `image` (RGB), or the file `img_path`, which mmseg's inference gives, to `img`, `img_shape`, `ori_shape`.
+
+    `img` is uint8 BGR `(H, W, 3)`: mmseg's colour transforms and its preprocessor expect BGR.
+    """
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Returns the results with the image."""
-        image = load_image(results["img_path"])
+        results = dict(results)
+        picture = results.pop("image", None) or ImageList(Path(), [results["img_path"]]).read(0)
+        image = np.ascontiguousarray(np.asarray(picture)[..., ::-1])
         return {**results, "img": image, "img_shape": image.shape[:2], "ori_shape": image.shape[:2]}
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pretrain.data.sources import SUFFIXES
+from pretrain.data.sources import SUFFIXES, ImageList
 from splitmask_backbones.errors import UserError, check_choice
 
 SPLITS = {"train": ("train", "training"), "val": ("val", "validation", "valid")}
@@ -76,6 +76,10 @@ class Split:
     label_dir: Path
     pairs: list[tuple[str, str]]
     label_ids: tuple[int, ...] = ()
+
+    def image_list(self) -> ImageList:
+        """Returns the images of all pairs."""
+        return ImageList(self.image_dir, [image for image, _ in self.pairs])
 
     def fingerprint(self) -> str:
         """Returns the sha256 of all names and file sizes: the same wherever the folder lies."""

@@ -17,7 +17,7 @@ from mmengine.runner import Runner
 import tools.segmentation.model  # noqa: F401 (registers backbone, optimizer constructor and loss)
 from splitmask_backbones.errors import UserError
 from tools.segmentation.classes import Classes, find_classes
-from tools.segmentation.config import OPTIONAL, derive
+from tools.segmentation.config import defaults, derive
 from tools.segmentation.dataset import SegFolder
 from tools.segmentation.layout import is_ade20k
 
@@ -44,7 +44,7 @@ def mmengine_values(config: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: no `data_root`, or class weights by frequency, for which the labels have to be counted first.
     """
-    config = {**copy.deepcopy(OPTIONAL), **config}
+    config = {**defaults(), **config}
     if not config["data_root"]:
         raise UserError("data_root is missing: name the folder of the data with --cfg-options data_root=ROOT")
     if config["class_weights"] not in (None, "none"):

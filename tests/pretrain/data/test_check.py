@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from pretrain.data import check as images_module
-from pretrain.data.check import BadImage, check_images, enforce_bad_limit, printable
+from pretrain.data.check import BadImage, check_images, enforce_bad_limit
+from pretrain.data.sources import ImageList, printable
 from splitmask_backbones.errors import UserError
 from tests.helpers.image_files import smooth
 from tests.helpers.paths import ROOT as REPO
@@ -26,8 +27,9 @@ def test_quiet_about_damage_in_every_library(tmp_path):
     (tmp_path / "x.tif").write_bytes(data)
     Image.fromarray(smooth()).save(tmp_path / "y.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01\x03\0")
     code = (
-        "import sys; from pretrain.data.check import check_images;"
-        "bad = check_images(sys.argv[1], ['x.tif', 'y.jpg']); print([b.name for b in bad])"
+        "import sys; from pathlib import Path\n"
+        "from pretrain.data.check import check_images; from pretrain.data.sources import ImageList\n"
+        "bad = check_images(ImageList(Path(sys.argv[1]), ['x.tif', 'y.jpg'])); print([b.name for b in bad])"
     )
     done = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=REPO, capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "['x.tif']"
@@ -47,27 +49,29 @@ def test_check_is_in_order_and_independent_of_workers(tmp_path, monkeypatch):
     names = make_folder(tmp_path, 300, {3: b"", 150: b"text", 299: b""})
     names[10] = "missing.png"
     expected = [names[3], "missing.png", names[150], names[299]]
-    alone = check_images(tmp_path, names)
+    alone = check_images(ImageList(tmp_path, names))
     assert [bad.name for bad in alone] == expected
     assert alone[0].reason == "the file is empty (0 bytes)"
     assert alone[1].reason == "No such file or directory"
-    assert check_images(tmp_path, names, workers=2) == alone
+    assert check_images(ImageList(tmp_path, names), workers=2) == alone
     # from the second image on in other processes
     monkeypatch.setattr(images_module, "_TRY_SECONDS", 0.0)
     monkeypatch.setattr(images_module, "_POOL_PAYS_SECONDS", 0.0)
     started = []
     pool = images_module.ProcessPoolExecutor
     monkeypatch.setattr(images_module, "ProcessPoolExecutor", lambda *a, **k: started.append(a) or pool(*a, **k))
-    assert check_images(tmp_path, names, workers=2) == alone
+    assert check_images(ImageList(tmp_path, names), workers=2) == alone
     assert started == [(2,)]
-    assert check_images(tmp_path, []) == []
+    assert check_images(ImageList(tmp_path, [])) == []
 
 
 def test_check_workers_die_with_a_killed_parent(tmp_path):
     names = make_folder(tmp_path, 300, {})
     code = (
         "import os, signal, sys, threading, multiprocessing as mp\n"
+        "from pathlib import Path\n"
         "from pretrain.data import check as images\n"
+        "from pretrain.data.sources import ImageList\n"
         "images._TRY_SECONDS = images._POOL_PAYS_SECONDS = 0.0\n"
         "def kill():\n"
         "    while len(mp.active_children()) < 2: pass\n"
@@ -75,7 +79,7 @@ def test_check_workers_die_with_a_killed_parent(tmp_path):
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
         "if __name__ == '__main__':\n"
         "    threading.Timer(0.0, kill).start()\n"
-        "    images.check_images(sys.argv[1], sys.argv[2].split(',') * 40, workers=2)\n"
+        "    images.check_images(ImageList(Path(sys.argv[1]), sys.argv[2].split(',') * 40), workers=2)\n"
     )
     script = tmp_path / "script.py"
     script.write_text(code)
@@ -89,11 +93,11 @@ def test_check_workers_die_with_a_killed_parent(tmp_path):
 
 def test_progress_is_shown_only_when_it_takes_long(tmp_path, monkeypatch, capsys):
     names = make_folder(tmp_path, 20, {})
-    check_images(tmp_path, names)
+    check_images(ImageList(tmp_path, names))
     assert capsys.readouterr().out == ""
     clock = iter(range(10_000))
     monkeypatch.setattr(images_module.time, "monotonic", lambda: next(clock))
-    check_images(tmp_path, names)
+    check_images(ImageList(tmp_path, names))
     captured = capsys.readouterr()
     assert "checking images" in captured.out
     assert captured.err == ""
@@ -152,4 +156,4 @@ def test_strange_names_stay_one_line_of_utf8(tmp_path, capsys):
 def test_real_photographs():
     names = sorted(path.name for path in COCO_TINY.iterdir())[:10]
     assert len(names) == 10
-    assert check_images(COCO_TINY, names) == []
+    assert check_images(ImageList(COCO_TINY, names)) == []

@@ -50,7 +50,10 @@ def test_only_regular_files_and_links_to_them(tmp_path):
     # broken and circular links are images that are missing: they stay and are reported as unreadable
     assert source.names == ["a.png", "broken.png", "file.png", "folder.jpg/b.png", "loop.png"]
     assert "2 entries that are not regular files skipped" in source.describe()
-    assert [bad.name for bad in check_images(tmp_path, ["broken.png", "loop.png"])] == ["broken.png", "loop.png"]
+    assert [bad.name for bad in check_images(ImageList(tmp_path, ["broken.png", "loop.png"]))] == [
+        "broken.png",
+        "loop.png",
+    ]
 
 
 def test_names_that_are_not_utf8(tmp_path):

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from pretrain.methods.beit import Beit
 from pretrain.tokenizers.codebook import Tokenizer, random_projection
 from splitmask_backbones import VisionTransformer
+from tests.helpers.methods import ten_losses
 
 
 def build(**kwargs):
@@ -82,14 +83,7 @@ def test_golden_ten_steps():
     with torch.no_grad():
         for parameter in method.parameters():
             parameter.copy_(torch.from_numpy(rng.normal(scale=0.1, size=tuple(parameter.shape))))
-    optimizer = torch.optim.AdamW(method.parameters(), lr=3e-3)
-    losses = []
-    for _ in range(10):
-        loss = method(batch)["loss"]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
+    losses = ten_losses(method, batch)
     assert losses == pytest.approx(GOLDEN, rel=2e-3)
 
 

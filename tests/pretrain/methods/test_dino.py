@@ -67,7 +67,7 @@ def test_the_student_learns_and_the_teacher_follows():
     assert without == ["head.last_layer.weight_v"]  # frozen in the first epoch
     method.after_step(1)
     for (name, old), new in zip(before.items(), method.student.parameters(), strict=True):
-        expected = 0.9 * old + 0.1 * new  # of the first update: the momentum starts at 0.9
+        expected = 0.9 * old + 0.1 * new  # of the first step: the momentum starts at 0.9
         torch.testing.assert_close(dict(method.teacher.named_parameters())[name], expected)
     method.after_step(2)
     method.zero_grad()

@@ -10,6 +10,7 @@ from pretrain.methods.splitmask import SplitMask, complement
 from pretrain.tokenizers.codebook import Tokenizer, random_projection
 from splitmask_backbones import VisionTransformer
 from splitmask_backbones.vit import patchify
+from tests.helpers.methods import ten_losses
 from tests.helpers.splitmask import build, make_batch
 
 
@@ -131,14 +132,7 @@ def test_golden_ten_steps():
         "ids_a": order[:, :8],
         "ids_b": order[:, 8:],
     }
-    optimizer = torch.optim.AdamW(method.parameters(), lr=3e-3)
-    losses = []
-    for _ in range(10):
-        loss = method(batch)["loss"]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
+    losses = ten_losses(method, batch)
     assert losses[-1] < losses[0] - 0.5
     assert losses == pytest.approx(GOLDEN, rel=2e-3)
 

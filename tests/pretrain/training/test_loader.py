@@ -15,7 +15,7 @@ def test_each_epoch_is_another_permutation_without_its_rest():
     by_epoch = {}
     for epoch, index, _ in keys:
         by_epoch.setdefault(epoch, []).append(index)
-    assert sorted(by_epoch) == [0, 1, 2, 3, 4]  # floor(11 / 4) = 2 updates an epoch
+    assert sorted(by_epoch) == [0, 1, 2, 3, 4]  # floor(11 / 4) = 2 steps an epoch
     assert all(len(set(indexes)) == 8 for indexes in by_epoch.values())
     assert by_epoch[0] != by_epoch[1]
     assert batches(seed=1) != batches()

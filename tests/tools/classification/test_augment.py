@@ -70,7 +70,7 @@ def test_loading_leaves_the_global_generators_alone(images: LabelledImages) -> N
 
 
 def test_repeats_come_in_a_row_and_an_epoch_holds_its_share_of_the_images() -> None:
-    """12 images, batches of 4, 3 repeats: an epoch of 3 updates shows the first 4 of the permutation."""
+    """12 images, batches of 4, 3 repeats: an epoch of 3 steps shows the first 4 of the permutation."""
     order = np.random.default_rng([7, 0]).permutation(12).tolist()
     keys = list(StepBatches(12, 4, 7, 0, 6, 0, 1, 1, repeats=3))
     a, b, c, d = order[:4]

@@ -24,7 +24,7 @@ def test_the_best_evaluation_is_kept_and_a_resume_takes_back_later_ones(tmp_path
 
     assert [record(1, 5.0), record(2, 4.0), record(3, 5.0)] == [True, False, False] and kept() == 1
     assert record(4, 7.0) and kept() == 4
-    assert record(2, 6.0) and kept() == 2  # resumed from update 1 on
+    assert record(2, 6.0) and kept() == 2  # resumed from step 1 on
     steps = [json.loads(line)["step"] for line in (tmp_path / "evaluations.jsonl").read_text().splitlines()]
     assert steps == [1, 2] and json.loads((tmp_path / "best.json").read_text())["step"] == 2
     assert is_recorded(tmp_path, 2) and not is_recorded(tmp_path, 4)

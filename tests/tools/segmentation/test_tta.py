@@ -13,13 +13,12 @@ pytest.importorskip("mmcv", reason="the extra 'segmentation' is not installed")
 pytest.importorskip("splitmask_backbones.mmseg")  # before any other import of mmseg: it puts the stub in place
 
 from mmcv.transforms import Compose
-from mmengine.config import ConfigDict
 from mmengine.dataset import pseudo_collate
 from mmseg.models import SegTTAModel
-from mmseg.registry import MODELS
 from mmseg.utils import register_all_modules
 
 import tools.segmentation.dataset  # noqa: F401 (registers the readers)
+from tests.helpers.segmentor import tiny_segmentor
 from tools.segmentation.config import CONFIG_FOLDER, load_config
 from tools.segmentation.tta import MeanOfViews, tta_pipeline
 
@@ -36,19 +35,7 @@ def picture(tmp_path):
 
 @pytest.fixture(scope="module")
 def model():
-    register_all_modules(init_default_scope=True)
-    torch.manual_seed(0)
-    backbone = {"type": "SplitMaskViT", "encoder": "vit_tiny", "embed_dim": 24, "num_heads": 3, "depth": 2}
-    head = {"type": "UPerHead", "in_channels": [8] * 4, "in_index": [0, 1, 2, 3], "channels": 8, "num_classes": 3}
-    return MODELS.build(
-        ConfigDict(
-            type="SlidingEncoderDecoder",
-            data_preprocessor={"type": "SegDataPreProcessor", "mean": [120.0] * 3, "std": [60.0] * 3},
-            backbone={**backbone, "out_channels": 8},
-            decode_head={**head, "norm_cfg": {"type": "BN"}, "align_corners": False},
-            test_cfg={"mode": "slide", "crop_size": (48, 48), "stride": (32, 32)},
-        )
-    ).eval()
+    return tiny_segmentor((48, 48), (32, 32), mean=[120.0] * 3, std=[60.0] * 3)
 
 
 def views(pipeline, picture):
