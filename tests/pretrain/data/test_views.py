@@ -1,12 +1,17 @@
 """Views: what an item depends on, images that vanish during a run, and the items of a few images."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pretrain.data.augment import PretrainAugment
+from pretrain.data.check import check_images
+from pretrain.data.decode import UnreadableImage
 from pretrain.data.masking import beit_mask
-from pretrain.data.sources import open_source
+from pretrain.data.sources import ImageList, open_source
 from pretrain.data.views import CropAndPatches, Views, spread_items
 
 
@@ -30,6 +35,25 @@ def test_an_item_depends_on_seed_epoch_and_index(image_folder):
     assert same(item, build(image_folder)[(1, 2, 0)])
     others = views[(2, 2, 0)], views[(1, 3, 0)], build(image_folder, seed=1)[(1, 2, 0)]
     assert not any(torch.equal(item["image"], other["image"]) for other in others)
+
+
+class Painted(ImageList):
+    """Images that are not files: the name is the colour."""
+
+    def decode(self, index):
+        if self.names[index] == "none":
+            raise UnreadableImage("has no colour")
+        return Image.new("RGB", (80, 70), self.names[index])
+
+
+def test_another_source_of_pixels_is_one_class():
+    source = Painted(Path("nowhere"), ["none", "red", "white"])
+    assert [(bad.name, bad.reason) for bad in check_images(source)] == [("none", "has no colour")]
+    views = Views(source, 0, CropAndPatches(PretrainAugment(64, flip=0.0), 16, draw_ids))
+    assert views[(0, 2, 0)]["image"].unique().tolist() == [255]
+    assert views[(0, 1, 0)]["image"].flatten(1).float().mean(1).tolist() == [255, 0, 0]
+    with pytest.raises(ValueError, match="cannot be now \\(has no colour\\)"):
+        views[(0, 0, 0)]
 
 
 @pytest.mark.parametrize("content", [b"", None])
