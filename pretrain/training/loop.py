@@ -200,13 +200,12 @@ def fit(
     checkpoints = folder.path / CHECKPOINTS
     model, wrapped_optimizer = fabric.setup(method, optimizer)
     # Only now: the optimizer's state goes where its parameters are.
-    start_step = 0
-    if folder.resumed:
-        start_step = restore_newest(checkpoints, method, optimizer, average, warn=fabric.is_global_zero)
+    is_main = fabric.is_global_zero
+    start_step = restore_newest(checkpoints, method, optimizer, average, warn=is_main) if folder.resumed else 0
     folder.start()
     method.train()
-    log = MetricsLog(folder.path, start_step) if fabric.is_global_zero else None
-    progress = ProgressLine(loop.total_steps, start_step, title) if fabric.is_global_zero else None
+    log = MetricsLog(folder.path, start_step) if is_main else None
+    progress = ProgressLine(loop.total_steps, start_step, title) if is_main else None
     saved_step = start_step
     clock = Clock()
     stop = StopSignals()
@@ -214,7 +213,7 @@ def fit(
 
     def save(step: int) -> None:
         nonlocal saved_step
-        if fabric.is_global_zero and step != saved_step:
+        if is_main and step != saved_step:
             save_checkpoint(checkpoints, step, method, optimizer, average)
         saved_step = step
 
@@ -278,12 +277,12 @@ def fit(
                 names = [name for name in metric_names if name in values]
                 means = dict(zip(names, mean_over_ranks([values[name] for name in names]), strict=True))
                 if log and progress:
-                    shown_values = {name: means.get(name) for name in metric_names}
                     lr = max(group["lr"] for group in optimizer.param_groups)
                     speed, data_share = clock.lap()
-                    entry = {**place, **shown_values, "lr": lr, "grad_norm": float(values["grad_norm"])}
-                    log.write({**entry, "images_per_second": speed}, {"data_wait_share": data_share})
-                    progress.log(done, shown_values, speed, data_share)
+                    entry = place | {name: means.get(name) for name in metric_names}
+                    entry |= {"lr": lr, "grad_norm": float(values["grad_norm"]), "images_per_second": speed}
+                    log.write(entry, {"data_wait_share": data_share})
+                    progress.log(entry, data_share)
             if progress:
                 progress.advance(done)
             if monitor is not None and log and progress and loop.monitors_after(done):

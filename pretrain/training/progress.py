@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -14,6 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 T = TypeVar("T")
 SECONDS = 10.0
 """Between two lines."""
+NOT_SHOWN = ("step", "epoch", "images", "lr", "grad_norm", "images_per_second")
+"""Entries of metrics.jsonl that the line leaves out, or shows in its own way."""
 
 
 def tracked(items: Iterable[T], total: int, title: str, shown: bool = True) -> Iterator[T]:
@@ -114,9 +116,11 @@ class ProgressLine:
         """Shows a line above the bar, or between the lines."""
         self._console.print(text, highlight=False, soft_wrap=True)
 
-    def log(self, step: int, values: dict[str, float | None], images_per_second: float, data_share: float) -> None:
-        """Shows values, speed and the share of time spent waiting for data (in percent)."""
-        detail = f"{shown(values)}  {images_per_second:.1f} images/s  data wait {100 * data_share:.0f} %"
+    def log(self, entry: dict[str, Any], data_share: float) -> None:
+        """Shows a line of metrics.jsonl without NOT_SHOWN, and the share of time spent waiting for data, in [0, 1]."""
+        step = entry["step"]
+        values = shown({name: value for name, value in entry.items() if name not in NOT_SHOWN})
+        detail = f"{values}  {entry['images_per_second']:.1f} images/s  data wait {100 * data_share:.0f} %"
         self._bar.update(self._task, detail=detail)
         if not self._console.is_terminal:
             per_step = (time.monotonic() - self._started) / max(1, step - self._start_step)

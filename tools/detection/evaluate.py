@@ -126,8 +126,3 @@ def to_coco(image_id: int, found: dict[str, Any], categories: Sequence[tuple[int
             found["boxes"], found["labels"], found["scores"], found["masks"], strict=True
         )
     ]
-
-
-def best_by(entry: dict[str, Any]) -> float:
-    """Returns what detectors are compared by: mask AP plus box AP, an undefined one as 0."""
-    return sum(entry[kind]["AP"] or 0.0 for kind in ("bbox", "segm"))

@@ -20,7 +20,7 @@ from tools.detection.dataset import TrainingImages, collate
 from tools.detection.detect import detect_all
 from tools.detection.draw import draw
 from tools.detection.engines import build_detector, choose_engine
-from tools.detection.evaluate import best_by, coco_ap, to_coco
+from tools.detection.evaluate import coco_ap, to_coco
 from tools.finetuning.options import FinetuneOptions
 from tools.finetuning.pictures import Pictures
 from tools.finetuning.task import BAD_IMAGES, Task
@@ -136,7 +136,7 @@ class DetectionTask(Task):
         return results
 
     def score(self, entry: dict[str, Any]) -> float:
-        return best_by(entry)
+        return sum(entry[kind]["AP"] or 0.0 for kind in ("bbox", "segm"))
 
     def predict(self, fabric: Fabric, model: nn.Module, pictures: Pictures) -> str:
         names = [name for _, name in self.categories]

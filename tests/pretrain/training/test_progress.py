@@ -10,7 +10,8 @@ def test_a_line_per_logged_step_has_the_time_left(capsys, monkeypatch):
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     line = progress.ProgressLine(total_steps=10, start_step=2, title="train")
     now[0] = 104.0
-    line.log(4, {"loss": 0.12345, "accuracy": None}, images_per_second=8.0, data_share=0.25)
+    entry = {"step": 4, "epoch": 0.5, "images": 32, "loss": 0.12345, "accuracy": None}
+    line.log({**entry, "lr": 1e-3, "grad_norm": 2.0, "images_per_second": 8.0}, data_share=0.25)
     said = capsys.readouterr().out
     assert (
         said == "step 4/10  loss 0.1235  8.0 images/s  data wait 25 %  left 00:00:12\n"

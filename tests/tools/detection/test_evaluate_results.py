@@ -1,8 +1,8 @@
-"""From detections to COCO's result format, and what detectors are compared by."""
+"""From detections to COCO's result format."""
 
 import numpy as np
 
-from tools.detection.evaluate import best_by, to_coco
+from tools.detection.evaluate import to_coco
 
 
 def test_boxes_become_corner_width_height_and_labels_ids():
@@ -12,8 +12,3 @@ def test_boxes_become_corner_width_height_and_labels_ids():
     assert to_coco(7, found, [(3, "a"), (90, "b")]) == [
         {"image_id": 7, "category_id": 90, "bbox": [1.0, 2.0, 3.0, 6.0], "score": 0.5, "segmentation": "rle"}
     ]
-
-
-def test_the_best_has_the_largest_sum_of_both_aps():
-    assert best_by({"bbox": {"AP": 10.0}, "segm": {"AP": 7.5}}) == 17.5
-    assert best_by({"bbox": {"AP": None}, "segm": {"AP": 7.5}}) == 7.5

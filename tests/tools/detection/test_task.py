@@ -38,6 +38,12 @@ def test_recorded_values_give_the_recipe_again(tmp_path: Path) -> None:
     assert task.recorded(recorded) == task.recipe
 
 
+def test_the_best_has_the_largest_sum_of_both_aps(tmp_path: Path) -> None:
+    score = make(tmp_path, tmp_path).score
+    assert score({"bbox": {"AP": 10.0}, "segm": {"AP": 7.5}}) == 17.5
+    assert score({"bbox": {"AP": None}, "segm": {"AP": 7.5}}) == 7.5
+
+
 def test_a_resume_reads_no_image_of_unchanged_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_root(tmp_path / "root")
     task = make(tmp_path / "root", tmp_path)
