@@ -39,41 +39,52 @@ class SplitMaskRunner(Runner):
 def mmengine_values(config: dict[str, Any]) -> dict[str, Any]:
     """Returns what mmengine's runner reads: model, data loaders, loops, evaluators, schedule, hooks.
 
-    `batch_size` counts the images of all processes, as everywhere in the project.
+    `batch_size` counts the images of a step in all processes and micro-batches, as everywhere in the project; mmengine
+    counts in micro-batches ("iter"): every length is `accumulate` times as long there.
 
     Raises:
-        ValueError: no `data_root`, or class weights by frequency, for which the labels have to be counted first.
+        ValueError: no `data_root`, an average of the weights (`ema`), or class weights by frequency, for which the
+            labels have to be counted first.
     """
     config = {**defaults(), **config}
     if not config["data_root"]:
         raise UserError("data_root is missing: name the folder of the data with --cfg-options data_root=ROOT")
     if config["class_weights"] not in (None, "none"):
         raise UserError("class_weights need a count of the labels: use tools/train_seg.py, or class_weights=none")
-    root, steps = Path(config["data_root"]), config["steps"]
+    if config["ema"] is not None:
+        raise UserError("ema is that of tools/train_seg.py: use it, or ema=none with an EMAHook of mmengine")
+    root, micro = Path(config["data_root"]), config["accumulate"]
+    steps = config["steps"] * micro
     classes = find_classes(root, None, config, is_ade20k(root))
     config = derive(config, len(classes.names))
-    warmup, power = round(config["schedule"]["warmup_fraction"] * steps), config["schedule"]["power"]
+    warmup = micro * round(config["schedule"]["warmup_fraction"] * config["steps"])
+    # A step is made at the last of its micro-batches; mmengine would make the last one of all with an lr of 0.
+    decay = {"begin": warmup + micro - 1, "end": steps + micro}
     val = _loader(config, classes, "val", 1, {"type": "DefaultSampler", "shuffle": False})
-    batch_size = config["batch_size"] // int(os.environ.get("WORLD_SIZE", "1"))
-    wrapper = {**config["optim_wrapper"], "accumulative_counts": config["accumulate"]}
+    batch_size = config["batch_size"] // (micro * int(os.environ.get("WORLD_SIZE", "1")))
+    wrapper = {**config["optim_wrapper"], "accumulative_counts": micro}
     return {
         "model": config["model"],
         "optim_wrapper": wrapper,
         "train_dataloader": _loader(config, classes, "train", batch_size, {"type": "InfiniteSampler", "shuffle": True}),
         "val_dataloader": val,
         "test_dataloader": copy.deepcopy(val),
-        "train_cfg": {"type": "IterBasedTrainLoop", "max_iters": steps, "val_interval": config["eval_every"] or steps},
+        "train_cfg": {
+            "type": "IterBasedTrainLoop",
+            "max_iters": steps,
+            "val_interval": micro * (config["eval_every"] or config["steps"]),
+        },
         "val_cfg": {"type": "ValLoop"},
         "test_cfg": {"type": "TestLoop"},
         "val_evaluator": {"type": "IoUMetric", "iou_metrics": ["mIoU"]},
         "test_evaluator": {"type": "IoUMetric", "iou_metrics": ["mIoU"]},
         "param_scheduler": [
             *([{"type": "LinearLR", "start_factor": 1 / warmup, "by_epoch": False, "end": warmup}] if warmup else []),
-            {"type": "PolyLR", "power": power, "eta_min": 0.0, "by_epoch": False, "begin": warmup, "end": steps},
+            {"type": "PolyLR", "power": config["schedule"]["power"], "eta_min": 0.0, "by_epoch": False, **decay},
         ],
         "default_hooks": {
-            "logger": {"type": "LoggerHook", "interval": config["log_every"], "log_metric_by_epoch": False},
-            "checkpoint": {"type": "CheckpointHook", "by_epoch": False, "interval": config["save_every"]},
+            "logger": {"type": "LoggerHook", "interval": micro * config["log_every"], "log_metric_by_epoch": False},
+            "checkpoint": {"type": "CheckpointHook", "by_epoch": False, "interval": micro * config["save_every"]},
         },
         "log_processor": {"by_epoch": False},
         "env_cfg": {"cudnn_benchmark": False, "dist_cfg": {"backend": "nccl"}},

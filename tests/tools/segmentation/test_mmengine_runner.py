@@ -18,9 +18,13 @@ pytest.importorskip("mmcv", reason="the extra 'segmentation' is not installed")
 pytest.importorskip("splitmask_backbones.mmseg")  # before any other import of mmseg: it puts the stub in place
 
 import mmseg
+import torch
+from mmengine.optim import OptimWrapper
+from mmengine.registry import PARAM_SCHEDULERS
 
 from tools.segmentation.config import load_config
 from tools.segmentation.mmengine_runner import mmengine_values
+from tools.segmentation.recipe import SegRecipe
 
 TINY = [
     "model.backbone.embed_dim=24",
@@ -60,12 +64,34 @@ def test_mmsegs_train_py_runs_a_delta_file(data: Path, tmp_path: Path) -> None:
 def test_what_the_runner_reads_follows_from_the_config(data: Path) -> None:
     config = load_config(ROOT / "seg_configs" / "demo.py") | {"data_root": str(data), "class_weights": None}
     values = mmengine_values({**config, "steps": 50, "batch_size": 6, "accumulate": 3, "eval_every": 7})
-    assert values["train_cfg"] == {"type": "IterBasedTrainLoop", "max_iters": 50, "val_interval": 7}
+    # mmengine counts micro-batches: three of two images make a step of six.
+    assert values["train_cfg"] == {"type": "IterBasedTrainLoop", "max_iters": 150, "val_interval": 21}
     warmup, poly = values["param_scheduler"]
-    assert (warmup["end"], poly["begin"], poly["end"]) == (5, 5, 50)  # a tenth of the steps
+    assert (warmup["end"], poly["begin"], poly["end"]) == (15, 17, 153)  # a tenth of the steps
     assert values["model"]["decode_head"]["num_classes"] == 3
-    assert values["train_dataloader"]["batch_size"] == 6 and values["optim_wrapper"]["accumulative_counts"] == 3
+    assert values["train_dataloader"]["batch_size"] == 2 and values["optim_wrapper"]["accumulative_counts"] == 3
     assert values["val_dataloader"]["dataset"]["test_mode"] is True
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_the_steps_of_mmengine_are_ours(data: Path, accumulate: int) -> None:
+    """As many optimizer steps, each at the lr of `tools/train_seg.py`."""
+    recipe = SegRecipe.load(ROOT / "seg_configs" / "demo.py").override({"steps": 50, "batch_size": 6, "lr": 1.0})
+    changed = {"data_root": str(data), "class_weights": None, "accumulate": accumulate}
+    values = mmengine_values(recipe.config | changed)
+    weight = torch.nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    wrapper = OptimWrapper(optimizer, accumulative_counts=values["optim_wrapper"]["accumulative_counts"])
+    wrapper.initialize_count_status(torch.nn.Module(), 0, values["train_cfg"]["max_iters"])
+    schedulers = [PARAM_SCHEDULERS.build({**s, "optimizer": wrapper}) for s in values["param_scheduler"]]
+    rates: list[float] = []
+    optimizer.register_step_pre_hook(lambda *_: rates.append(optimizer.param_groups[0]["lr"]))
+    for _ in range(values["train_cfg"]["max_iters"]):
+        wrapper.update_params(weight.sum() * 0)
+        for scheduler in schedulers:
+            scheduler.step()
+    expected = [recipe.lr_factor(step, 50) for step in range(50)]
+    assert rates == pytest.approx(expected, abs=1e-9)
 
 
 def test_what_cannot_be_known_is_said(data: Path) -> None:
@@ -74,3 +100,5 @@ def test_what_cannot_be_known_is_said(data: Path) -> None:
         mmengine_values(config)
     with pytest.raises(ValueError, match=r"class_weights .* use tools/train_seg\.py"):
         mmengine_values({**config, "data_root": str(data)})
+    with pytest.raises(ValueError, match=r"ema .* ema=none"):
+        mmengine_values({**config, "data_root": str(data), "class_weights": None, "ema": 0.5})
