@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from splitmask_backbones.adapters import resolve_encoder
 from splitmask_backbones.errors import UserError, check_choice
-from splitmask_backbones.pixels import IMAGENET_MEAN, IMAGENET_STD
+from splitmask_backbones.imagenet_stats import IMAGENET_MEAN, IMAGENET_STD
 from splitmask_backbones.pyramid import STRIDES, build_pyramid
 from splitmask_backbones.vit import VisionTransformer
 

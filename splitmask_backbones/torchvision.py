@@ -24,7 +24,7 @@ from torchvision.ops.poolers import initLevelMapper
 
 from splitmask_backbones.adapters import resolve_encoder
 from splitmask_backbones.errors import UserError, check_choice, nearest
-from splitmask_backbones.pixels import IMAGENET_MEAN, IMAGENET_STD
+from splitmask_backbones.imagenet_stats import IMAGENET_MEAN, IMAGENET_STD
 from splitmask_backbones.pyramid import LayerNorm2d, build_pyramid
 from splitmask_backbones.vit import ARGUMENTS, VisionTransformer
 

@@ -58,7 +58,7 @@ def lazy_model(
     from detectron2.modeling.box_regression import Box2BoxTransform
 
     from splitmask_backbones.detectron2 import SplitMaskViTBackbone
-    from splitmask_backbones.pixels import IMAGENET_MEAN, IMAGENET_STD
+    from splitmask_backbones.imagenet_stats import IMAGENET_MEAN, IMAGENET_STD
 
     channels, levels = recipe.out_channels, ["p2", "p3", "p4", "p5"]
     arguments = recipe.encoder_arguments() if encoder_config is None else encoder_config

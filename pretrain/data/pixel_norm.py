@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from splitmask_backbones.pixels import IMAGENET_MEAN, IMAGENET_STD
+from splitmask_backbones.imagenet_stats import IMAGENET_MEAN, IMAGENET_STD
 
 
 class PixelNorm(nn.Module):

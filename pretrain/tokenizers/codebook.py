@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pretrain.recipes import PATCH_NORMS
 from splitmask_backbones.errors import UserError, check_choice
-from splitmask_backbones.pixels import IMAGENET_MEAN, IMAGENET_STD
+from splitmask_backbones.imagenet_stats import IMAGENET_MEAN, IMAGENET_STD
 from splitmask_backbones.vit import patchify
 
 logger = logging.getLogger(__name__)

@@ -18,8 +18,8 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from splitmask_backbones import create_encoder, save_encoder, torchvision
 from splitmask_backbones.detectron2 import SplitMaskViTBackbone, add_splitmask_config
 from splitmask_backbones.errors import UserError
+from splitmask_backbones.imagenet_stats import IMAGENET_MEAN, IMAGENET_STD
 from splitmask_backbones.param_groups import param_groups
-from splitmask_backbones.pixels import IMAGENET_MEAN, IMAGENET_STD
 from tests.helpers.det_data import write_root
 
 pytestmark = pytest.mark.detectron2

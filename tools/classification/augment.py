@@ -11,7 +11,7 @@ from timm.data.auto_augment import rand_augment_transform
 from torch import Tensor
 
 from pretrain.data.augment import PretrainAugment, color_jitter, to_tensor
-from splitmask_backbones.pixels import IMAGENET_MEAN
+from splitmask_backbones.imagenet_stats import IMAGENET_MEAN
 from tools.classification.recipes import ClsRecipe
 
 

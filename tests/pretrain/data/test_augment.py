@@ -7,7 +7,7 @@ from PIL import Image
 
 from pretrain.data.augment import PretrainAugment, crop_box, three_augment
 from splitmask_backbones.errors import UserError
-from splitmask_backbones.pixels import IMAGENET_MEAN, IMAGENET_STD
+from splitmask_backbones.imagenet_stats import IMAGENET_MEAN, IMAGENET_STD
 
 
 def photo(height: int = 90, width: int = 120) -> Image.Image:

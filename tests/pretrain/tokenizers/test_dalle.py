@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from pretrain.tokenizers.codebook import Tokenizer, random_projection
-from splitmask_backbones.pixels import IMAGENET_MEAN, IMAGENET_STD
+from splitmask_backbones.imagenet_stats import IMAGENET_MEAN, IMAGENET_STD
 from tests.helpers.paths import ROOT
 
 pytest.importorskip("transformers", reason="the extra 'convert' is not installed")
