@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pretrain.training.options import MAX_BAD_FRACTION, WORKERS
+from pretrain.training.options import MAX_BAD_FRACTION, REHEARSAL, WORKERS
 from splitmask_backbones.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ def add_run_options(parser: argparse.ArgumentParser, intervals: bool = True) -> 
         intervals: whether `--save-every` and `--log-every` have defaults here; otherwise a config has them.
     """
     parser.add_argument("--resume", action="store_true", help="continue the run in --output")
+    add_rehearse(parser)
     add_workers(parser)
     for name, default, what in (("save", 500, "checkpoint"), ("log", 20, "log")):
         shown = default if intervals else "the config's"
@@ -97,6 +98,23 @@ def add_run_options(parser: argparse.ArgumentParser, intervals: bool = True) -> 
             metavar="STEPS",
             help=f"{what} interval (default {shown})",
         )
+
+
+def add_rehearse(parser: argparse.ArgumentParser) -> None:
+    """Adds `--rehearse`."""
+    text = "make the first steps and a small evaluation only, time them, and say what the run will take"
+    parser.add_argument("--rehearse", action="store_true", help=f"{text}: DIR/rehearsal/rehearsal.json, no result")
+
+
+def rehearsal_output(output: Path, rehearse: bool, resume: bool) -> Path:
+    """Returns the folder that a command line works in: a rehearsal leaves that of the run itself free.
+
+    Raises:
+        ValueError: there is nothing to resume in a rehearsal.
+    """
+    if rehearse and resume:
+        raise UserError("--rehearse and --resume exclude each other: a rehearsal begins anew each time")
+    return output / REHEARSAL if rehearse else output
 
 
 def add_workers(parser: argparse.ArgumentParser) -> None:

@@ -13,14 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pretrain.recipes import RECIPES, Recipe, get_recipe
-from pretrain.training.options import RunOptions
+from pretrain.training.options import REHEARSAL_ENCODER, REHEARSAL_RECORD, RunOptions
 from splitmask_backbones.errors import UserError
 from tools import cli, monitoring
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lightning_fabric import Fabric
 
     from pretrain.data.sources import ImageList
+    from pretrain.training.rehearsal import Rehearsal
     from pretrain.training.run_folder import RunFolder
 
 ARTEFACT = "encoder.safetensors"
@@ -84,11 +87,16 @@ def main(argv: list[str]) -> int:
         options.check_monitoring()
     cli.start_log()
     from pretrain.data.sources import open_source
+    from pretrain.training.rehearsal import Rehearsal
     from pretrain.training.run_folder import RunFolder
     from pretrain.training.signals import StopSignals
 
-    source = open_source(options.data, options.images)
-    with StopSignals(), RunFolder.open(options.output, resume=options.resume, artefact=ARTEFACT) as folder:
+    rehearsal = Rehearsal() if options.rehearse else None
+    source, artefact = open_source(options.data, options.images), REHEARSAL_RECORD if rehearsal else ARTEFACT
+    with (
+        StopSignals(),
+        RunFolder.open(options.output, resume=options.resume, artefact=artefact, anew=options.rehearse) as folder,
+    ):
         from pretrain.training.distributed import make_fabric
 
         recipe = _recipe_of(args.recipe, named, given, folder.previous)
@@ -98,12 +106,14 @@ def main(argv: list[str]) -> int:
         options = dataclasses.replace(options, **{name: before.get(name) for name in omitted})
         recipe.check_tokenizer_weights(options.tokenizer_weights)
         fabric = make_fabric(recipe.precision)
+        if rehearsal:
+            source = source.subset(rehearsal.a_few(source.names, "train", recipe.batch_size))
         images, data = _readable_images(source, folder, options, fabric)
         folder.write_config(_config(args.recipe, recipe, options, data))
         if folder.finished:
             print(f"{folder.path / ARTEFACT} is finished: nothing to do")
             return 0
-        _train(recipe, images, folder, options, fabric)
+        _train(recipe, images, folder, options, fabric, rehearsal)
     return 0
 
 
@@ -111,7 +121,8 @@ def _options(args: argparse.Namespace) -> PretrainOptions:
     if not args.output.strip():
         raise UserError("--output is empty: name a folder")
     values = {field.name: getattr(args, field.name) for field in dataclasses.fields(PretrainOptions)}
-    return PretrainOptions(**{**values, "output": Path(args.output)})
+    output = cli.rehearsal_output(Path(args.output), args.rehearse, args.resume)
+    return PretrainOptions(**{**values, "output": output})
 
 
 def _recipe_of(name: str, named: Recipe, given: dict[str, Any], previous: dict[str, Any] | None) -> Recipe:
@@ -165,6 +176,7 @@ def _config(name: str, recipe: Recipe, options: PretrainOptions, data: dict[str,
         "values": dataclasses.asdict(recipe),
         "encoder": build_encoder(recipe).config,
         "data": data,
+        **({"rehearsal": True} if options.rehearse else {}),
         **({"--tokenizer-weights": sha256_of(options.tokenizer_weights)} if options.tokenizer_weights else {}),
         **({"--holdout": options.holdout} if options.holdout else {}),
         "free": {
@@ -177,7 +189,14 @@ def _config(name: str, recipe: Recipe, options: PretrainOptions, data: dict[str,
     }
 
 
-def _train(recipe: Recipe, images: ImageList, folder: RunFolder, options: PretrainOptions, fabric: Fabric) -> None:
+def _train(
+    recipe: Recipe,
+    images: ImageList,
+    folder: RunFolder,
+    options: PretrainOptions,
+    fabric: Fabric,
+    rehearsal: Rehearsal | None,
+) -> None:
     import torch
 
     from pretrain.methods.build import build_method, build_views
@@ -190,7 +209,7 @@ def _train(recipe: Recipe, images: ImageList, folder: RunFolder, options: Pretra
     from splitmask_backbones.registry import ENCODERS
 
     images, make_monitor = monitoring.prepare(options, images, fabric, options.workers)
-    per_epoch = steps_per_epoch(len(images), recipe.batch_size)
+    per_epoch = steps_per_epoch(rehearsal.num_images["train"] if rehearsal else len(images), recipe.batch_size)
     total_steps = recipe.total_steps(per_epoch)
     if not folder.resumed and folder.is_main:
         (folder.path / TOKENIZER_FILE).unlink(missing_ok=True)  # of a start that failed
@@ -213,6 +232,10 @@ def _train(recipe: Recipe, images: ImageList, folder: RunFolder, options: Pretra
     )
     optimizer.register_step_pre_hook(lambda *_: method.before_step())
     loop = Loop.of(recipe, options, total_steps, per_epoch, monitor_every=options.monitor_every)
+    after_step: Callable[[int], None] = method.after_step
+    if rehearsal:
+        after_step = rehearsal.after(method.after_step)
+        rehearsal.begin_training()
     end = recipe.end_weight_decay
     warmup_steps = round(recipe.warmup_fraction * total_steps)
     fit(
@@ -225,11 +248,17 @@ def _train(recipe: Recipe, images: ImageList, folder: RunFolder, options: Pretra
         folder=folder,
         metric_names=method.metric_names,
         title="pre-train",
-        after_step=method.after_step,
+        after_step=after_step,
         weight_decay_at=None if end is None else lambda step: cosine(step, total_steps, recipe.weight_decay, end),
         monitor=make_monitor and make_monitor(method, recipe),
     )
-    if fabric.is_global_zero:
+    if rehearsal:
+        if fabric.is_global_zero:
+            rehearsal.end_training(folder.path)
+            save_encoder(method.encoder, folder.path / REHEARSAL_ENCODER)
+            entry = rehearsal.record("pretrain", loop, fabric, recipe.precision, num_evaluations=0)
+            rehearsal.write(folder, entry)
+    elif fabric.is_global_zero:
         save_encoder(method.encoder, folder.path / ARTEFACT)
         print(f"wrote {folder.path / ARTEFACT}")
         monitoring.draw(folder.path)

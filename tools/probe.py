@@ -23,6 +23,7 @@ def build_parser() -> cli.Parser:
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for everything the run writes")
     parser.add_argument("--resume", action="store_true", help="continue the run in --output")
+    cli.add_rehearse(parser)
     parser.add_argument("--keep-features", action="store_true", help="leave DIR/features where it is at the end")
     cli.add_workers(parser)
     cli.add_values(parser, ProbeRecipe)
@@ -41,12 +42,13 @@ def main(argv: list[str]) -> int:
     from tools.classification.probe_run import ProbeOptions, probe
 
     options = ProbeOptions(
-        output=Path(args.output),
+        output=cli.rehearsal_output(Path(args.output), args.rehearse, args.resume),
         resume=args.resume,
         workers=args.workers,
         save_every=0,  # of the linear probes, by their length
         log_every=0,
         max_bad_fraction=args.max_bad_fraction,
+        rehearse=args.rehearse,
         weights=None if args.weights == "none" else Path(args.weights),
         places=DataOptions.of(vars(args)),
         keep_features=args.keep_features,

@@ -26,6 +26,7 @@ that you have already.
 examples:
   python tools/reproduce.py small --data ../shared/data --dry-run
   python tools/reproduce.py coco/vit_small_splitmask_coco --data COCO --gpus 8 --dry-run
+  python tools/reproduce.py coco --data COCO --rehearse
   python tools/reproduce.py finetuning --data ROOT --weights deit_small=deit.pth --weights dalle=dalle.safetensors"""
 
 
@@ -52,6 +53,10 @@ def build_parser() -> cli.Parser:
     table.add_argument("--gpus", type=cli.positive_int, metavar="N", help="processes of torchrun (default 1)")
     table.add_argument("--precision", metavar="32|bf16", help="of every training (default bf16)")
     tflops = "what one GPU reaches, as tools/benchmark.py measures it"
+    rehearse = "make every step of the plan with a few optimizer steps: seconds, memory, what is missing, no result"
+    table.add_argument("--rehearse", action="store_true", help=rehearse)
+    batch = "images of a step in a rehearsal (default: the recipe's, accumulated until it fits; without a GPU 2)"
+    table.add_argument("--rehearse-batch", type=cli.positive_int, metavar="N", help=batch)
     table.add_argument("--tflops", type=cli.positive_float, metavar="F", help=tflops)
     for tool in TOOLS:
         name = tool.replace("_", "-")
@@ -102,6 +107,8 @@ def _split(tool: str, text: str) -> list[str]:
 
 def _table(args: Any, extra: dict[str, list[str]], name: str, row: str) -> int:
     table = find_table(name)
+    if args.rehearse_batch is not None and not args.rehearse:
+        raise UserError("--rehearse-batch goes with --rehearse: add it, or omit both")
     if args.size is not None or args.rows is not None or args.sets is not None:
         raise UserError(f"--size, --rows and --sets go with {STUDY}: a row of a table is {name}/{table.rows[0].name}")
     from tools.reproduction.make import make_table, needed_sets
@@ -112,12 +119,23 @@ def _table(args: Any, extra: dict[str, list[str]], name: str, row: str) -> int:
     output, workers = Path(args.output or "runs/reproduce"), 2 if args.workers is None else args.workers
     places, files = Places(args.data, needed_sets(rows)), parse_files(args.weights)
     planner = Planner(output, places, files, args.seeds or 1, args.precision or "bf16", workers, extra)
-    return make_table(table, rows, planner, args.jobs or 1, args.gpus or 1, args.tflops, args.dry_run)
+    gpus, batch = args.gpus or 1, args.rehearse_batch
+    if args.rehearse and batch is None and not _has_gpu():
+        batch = 2 * gpus
+    return make_table(table, rows, planner, args.jobs or 1, gpus, args.tflops, args.dry_run, args.rehearse, batch)
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _study(args: Any, row: str) -> int:
-    if args.gpus is not None or args.precision is not None or args.tflops is not None:
-        raise UserError(f"--gpus, --precision and --tflops go with the tables of the paper: {STUDY} has its own")
+    given = [args.gpus, args.precision, args.tflops, args.rehearse or None, args.rehearse_batch]
+    if any(value is not None for value in given):
+        names = "--gpus, --precision, --tflops and --rehearse"
+        raise UserError(f"{names} go with the tables of the paper: {STUDY} has its own")
     if row and args.rows:
         raise UserError("--rows and a row after the slash exclude each other: give one of them")
     if args.size is not None:
@@ -131,9 +149,7 @@ def _study(args: Any, row: str) -> int:
         rows = ("random", "full", *study.ABLATION, *rows)
     size = args.size
     if size is None:
-        import torch
-
-        size = "gpu" if torch.cuda.is_available() else "cpu"
+        size = "gpu" if _has_gpu() else "cpu"
     rows = tuple(name for name in study.ROWS if name in (rows or study.BUDGETS[size].rows))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # Such a small model leaves most of a GPU idle: several jobs share it, as far as there are cores for their data.

@@ -19,6 +19,7 @@ from pretrain.training.loader import step_batches
 from pretrain.training.metrics import MetricsLog
 from pretrain.training.options import RunOptions
 from pretrain.training.progress import Clock, ProgressLine, shown
+from pretrain.training.rehearsal import STEPS
 from pretrain.training.run_folder import CHECKPOINTS, RunFolder
 from pretrain.training.signals import StopSignals
 
@@ -41,6 +42,7 @@ class Loop:
         eval_every: steps between evaluations, or None.
         monitor_every: steps between two looks of the monitor, or None.
         seed: of everything random in a step.
+        stop_after: steps that are made of `total_steps`, in a rehearsal; None for all.
     """
 
     total_steps: int
@@ -53,6 +55,7 @@ class Loop:
     eval_every: int | None = None
     monitor_every: int | None = None
     seed: int = 0
+    stop_after: int | None = None
 
     @classmethod
     def of(cls, recipe: Any, options: RunOptions, total_steps: int, steps_per_epoch: int, **intervals: Any) -> Loop:
@@ -66,8 +69,14 @@ class Loop:
             save_every=options.save_every,
             log_every=options.log_every,
             seed=recipe.seed,
+            stop_after=STEPS if options.rehearse else None,
             **{name: steps or None for name, steps in intervals.items()},
         )
+
+    @property
+    def end(self) -> int:
+        """Steps after which the training ends."""
+        return min(self.total_steps, self.stop_after or self.total_steps)
 
     def evaluates_after(self, step: int) -> bool:
         """Returns whether an evaluation belongs after so many steps; the one after the last is the caller's."""
@@ -166,7 +175,7 @@ def fit(
     weight_decay_at: Callable[[int], float] | None = None,
     monitor: Callable[[], dict[str, float | None]] | None = None,
 ) -> None:
-    """Trains `method` in place from the folder's newest checkpoint, or from the start, to `loop.total_steps`.
+    """Trains `method` in place from the folder's newest checkpoint, or from the start, to `loop.end`.
 
     The result depends on the seed, the data, the recipe and the number of threads; not on logging, saving, workers or
     on how often the run was stopped and resumed.
@@ -205,7 +214,7 @@ def fit(
     folder.start()
     method.train()
     log = MetricsLog(folder.path, start_step) if is_main else None
-    progress = ProgressLine(loop.total_steps, start_step, title) if is_main else None
+    progress = ProgressLine(loop.end, start_step, title) if is_main else None
     saved_step = start_step
     clock = Clock()
     stop = StopSignals()
@@ -244,8 +253,8 @@ def fit(
         stop.graceful = True
         if is_evaluated is not None and loop.evaluates_after(start_step) and not is_evaluated(start_step):
             evaluate_at_once(start_step)
-        data = timed(batches(start_step)) if start_step < loop.total_steps else iter(())
-        for step in range(start_step, loop.total_steps):
+        data = timed(batches(start_step)) if start_step < loop.end else iter(())
+        for step in range(start_step, loop.end):
             factor = lr_at(step)
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * factor
@@ -273,7 +282,7 @@ def fit(
                 after_step(done)
             clock.images += loop.batch_size
             place = {"step": done, "epoch": done / loop.steps_per_epoch, "images": done * loop.batch_size}
-            if done % loop.log_every == 0 or done == loop.total_steps:
+            if done % loop.log_every == 0 or done == loop.end:
                 names = [name for name in metric_names if name in values]
                 means = dict(zip(names, mean_over_ranks([values[name] for name in names]), strict=True))
                 if log and progress:
@@ -291,10 +300,10 @@ def fit(
                 log.write_monitor({**place, **seen})
                 progress.note(f"monitor at step {done}: {shown(seen)}")
             evaluates = evaluate is not None and loop.evaluates_after(done) and not stop_signal
-            if done % loop.save_every == 0 or done == loop.total_steps or stop_signal or evaluates:
+            if done % loop.save_every == 0 or done == loop.end or stop_signal or evaluates:
                 save(done)
             if evaluates:
                 evaluate_at_once(done)
-            if stop_signal and done < loop.total_steps:
+            if stop_signal and done < loop.end:
                 raise SystemExit(128 + stop_signal)
     fabric.barrier()

@@ -1,11 +1,16 @@
 """What the user says about how a run is made, and what does not change its result. Free of torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 WORKERS = 2
 MAX_BAD_FRACTION = 0.01
 """Defaults of the command line."""
+
+REHEARSAL = "rehearsal"
+"""Folder below a run's own in which it is rehearsed."""
+REHEARSAL_RECORD, REHEARSAL_ENCODER = "rehearsal.json", "rehearsal.safetensors"
+"""What a rehearsal ends with, and the encoder that it leaves for the rehearsals that need one."""
 
 NUM_CHECKPOINTS = 2
 """Checkpoints that a run keeps, the newest ones."""
@@ -22,6 +27,7 @@ class RunOptions:
         save_every: steps between checkpoints.
         log_every: steps between log lines.
         max_bad_fraction: share of the images, in [0, 1], that may be missing or unreadable.
+        rehearse: whether only the first steps are made, and timed.
     """
 
     output: Path
@@ -30,3 +36,4 @@ class RunOptions:
     save_every: int
     log_every: int
     max_bad_fraction: float
+    rehearse: bool = field(default=False, kw_only=True)

@@ -49,6 +49,16 @@ def shown(values: dict[str, float | None]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in values.items() if value is not None)
 
 
+def duration(seconds: float) -> str:
+    """Returns hours, minutes and seconds as people write them, such as 1 h 05 min."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
 class Clock:
     """Images per second and the share of time spent waiting for data since the last lap."""
 

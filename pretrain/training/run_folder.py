@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -85,13 +86,14 @@ class RunFolder:
         self._started = True
 
     @classmethod
-    def open(cls, path: str | Path, *, resume: bool, artefact: str) -> RunFolder:
+    def open(cls, path: str | Path, *, resume: bool, artefact: str, anew: bool = False) -> RunFolder:
         """Returns the folder, locked.
 
         Args:
             path: is created, with parents, for a new run.
             resume: continue the run that the folder holds.
             artefact: file name that marks a finished run, such as "encoder.safetensors".
+            anew: what an earlier run has left in the folder goes first.
 
         Raises:
             ValueError: the folder holds another run, is in use, or there is nothing to resume.
@@ -109,6 +111,8 @@ class RunFolder:
             folder._created = not path.exists()
             path.mkdir(parents=True, exist_ok=True)
             folder._lock()
+            if anew:
+                folder._clear()
         holds = [name for name in (CONFIG, CHECKPOINTS, artefact) if (path / name).exists()]
         if not resume and holds and folder.is_main:
             folder.close()
@@ -141,6 +145,13 @@ class RunFolder:
             for file in folder.iterdir() if folder.is_dir() else ():
                 if _TEMPORARY.fullmatch(file.name) and file.is_file():
                     file.unlink(missing_ok=True)
+
+    def _clear(self) -> None:
+        for entry in self.path.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            elif entry.name != LOCK:
+                entry.unlink()
 
     @property
     def finished(self) -> bool:

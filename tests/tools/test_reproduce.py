@@ -55,7 +55,7 @@ def test_dry_run_shows_the_plan_and_makes_nothing(tmp_path: Path) -> None:
         (["small", "--data", "{empty}", "--size", "cpu"], "holds no folder nuclei"),
         (["coco"], "--data ROOT is missing"),
         (["coco", "--data="], "--data is empty"),
-        (["small", "--data", "{empty}", "--gpus", "2"], "--gpus, --precision and --tflops go with the tables"),
+        (["small", "--data", "{empty}", "--gpus", "2"], "--tflops and --rehearse go with the tables"),
         (["coco", "--data", "{empty}", "--size", "cpu"], "--size, --rows and --sets go with small"),
         (["coco", "--data", "{empty}", "--precision", "16"], "unknown --precision '16'"),
         (["coco", "--data", "{empty}", "--weights", "deit=x"], "unknown --weights name 'deit': did you mean 'deit_"),

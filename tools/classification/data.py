@@ -9,7 +9,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,9 +56,14 @@ class LabelledImages:
 
     def without(self, names: set[str]) -> LabelledImages:
         """Returns the split without some images."""
-        kept = {name: label for name, label in zip(self.images.names, self.labels, strict=True) if name not in names}
-        images = ImageList(self.images.root, list(kept))
-        return LabelledImages(images, list(kept.values()), self.num_repeated, len(self) - len(kept))
+        kept = self.of([name for name in self.images.names if name not in names])
+        return replace(kept, num_unreadable=len(self) - len(kept))
+
+    def of(self, names: Sequence[str]) -> LabelledImages:
+        """Returns the split with some of its images alone, in the order of `names`."""
+        labels = dict(zip(self.images.names, self.labels, strict=True))
+        images = ImageList(self.images.root, list(names))
+        return LabelledImages(images, [labels[name] for name in names], self.num_repeated)
 
 
 @dataclass

@@ -15,7 +15,8 @@ from pretrain.monitoring.knn import knn_votes
 from pretrain.training.distributed import make_fabric
 from pretrain.training.loader import steps_per_epoch
 from pretrain.training.loop import Loop, fit
-from pretrain.training.options import RunOptions
+from pretrain.training.options import REHEARSAL_RECORD, RunOptions
+from pretrain.training.rehearsal import STEPS, Rehearsal
 from pretrain.training.run_folder import RunFolder, write_json
 from pretrain.training.schedule import warmup_cosine
 from pretrain.training.signals import StopSignals
@@ -63,13 +64,18 @@ def probe(options: ProbeOptions, recipe: ProbeRecipe, given: dict[str, Any]) -> 
     cli.start_log()
     digest = weights_digest(options.weights)
     images = data.open_data(options.places)
-    with StopSignals(), RunFolder.open(options.output, resume=options.resume, artefact=RESULTS) as folder:
+    rehearsal = Rehearsal() if options.rehearse else None
+    artefact, anew = (REHEARSAL_RECORD, True) if rehearsal else (RESULTS, False)
+    with StopSignals(), RunFolder.open(options.output, resume=options.resume, artefact=artefact, anew=anew) as folder:
         if folder.previous is not None and folder.previous.get("command") == "probe":
             recipe = ProbeRecipe(**folder.previous["values"]).override(given)
         encoder = _encoder(recipe, options.weights, given.get("model"))
         recipe = dataclasses.replace(recipe, img_size=recipe.img_size or encoder.img_size[0])
         fabric = make_fabric(recipe.precision)
         before = (folder.previous or {}).get("data")
+        if rehearsal:
+            for name, split in images.splits.items():
+                images.splits[name] = split.of(rehearsal.a_few(split.images.names, name, 0))
         identity = data.identity_of(
             images, before, folder, fabric, options.max_bad_fraction, folder.path / BAD_IMAGES, options.workers
         )
@@ -81,6 +87,7 @@ def probe(options: ProbeOptions, recipe: ProbeRecipe, given: dict[str, Any]) -> 
                 "values": dataclasses.asdict(recipe),
                 "encoder": encoder.config | {"name": encoder_name(encoder.config)},
                 "data": identity,
+                **({"rehearsal": True} if rehearsal else {}),
                 "free": {
                     "data": str(options.places.data),
                     "weights": "none" if options.weights is None else str(options.weights),
@@ -97,7 +104,14 @@ def probe(options: ProbeOptions, recipe: ProbeRecipe, given: dict[str, Any]) -> 
         write_json(folder.path / REPORT, data.report(images))
         if encoder.load_report is not None:
             tell(encoder.load_report, folder.path / LOAD_REPORT)
-        results = _Measurement(fabric, encoder, images, recipe, folder, options.workers).results()
+        measurement = _Measurement(fabric, encoder, images, recipe, folder, options.workers, rehearsal)
+        results = measurement.results()
+        if rehearsal:
+            rehearsal.end_training(folder.path)
+            shutil.rmtree(folder.path / FEATURES)
+            # The features are its one evaluation, of both splits.
+            rehearsal.write(folder, rehearsal.record("probe", measurement.loop, fabric, recipe.precision, 1))
+            return
         _plot(results["layers"], folder.path / CURVE)
         write_json(folder.path / RESULTS, mark(results, encoder.load_report))
         if not options.keep_features:
@@ -119,9 +133,11 @@ class _Measurement:
 
     def __init__(
         self, fabric: Fabric, encoder: VisionTransformer, images: data.LabelledData, recipe: ProbeRecipe,
-        folder: RunFolder, workers: int,
+        folder: RunFolder, workers: int, rehearsal: Rehearsal | None,
     ) -> None:  # fmt: skip
         self.fabric, self.recipe, self.folder, self.layers = fabric, recipe, folder, encoder.out_indices
+        self.rehearsal = rehearsal
+        self.loop = Loop(0, recipe.batch_size, 1)  # of the linear probes, none yet
         self.num_classes = len(images.classes)
         sizes = {name: len(split) for name, split in images.splits.items()}
         megabytes = sum(sizes.values()) * len(self.layers) * encoder.embed_dim * 4 / 1e6
@@ -133,11 +149,15 @@ class _Measurement:
         )
         folder.start()  # from here on --resume has something to go on with
         fabric.to_device(encoder)
+        if rehearsal:
+            rehearsal.begin_training()
         crop, place = CentralCrop(recipe.img_size, recipe.test_crop), folder.path / FEATURES
         self.features = {
             name: extract(fabric, encoder, split, crop, place / f"{name}.npy", workers, f"features, {name}")
             for name, split in images.splits.items()
         }
+        if rehearsal:
+            rehearsal.evaluated(tuple(self.features))
         self.labels = {name: torch.tensor(split.labels) for name, split in images.splits.items()}
 
     def results(self) -> dict[str, Any]:
@@ -174,19 +194,26 @@ class _Measurement:
         recipe, features, labels = self.recipe, self.features["train"], self.labels["train"]
         probes = LinearProbes(*statistics(features), self.num_classes)
         batch_size = min(recipe.batch_size, len(features))
-        per_epoch = steps_per_epoch(len(features), batch_size)
+        rehearsal = self.rehearsal
+        num_train = rehearsal.num_images["train"] if rehearsal else len(features)
+        per_epoch = steps_per_epoch(num_train, batch_size)
         total_steps = recipe.linear_steps(per_epoch)
         often = max(1, total_steps // 10)
+        self.loop = Loop(
+            total_steps, batch_size, per_epoch, save_every=often, log_every=often, seed=recipe.seed,
+            stop_after=STEPS if rehearsal else None,
+        )  # fmt: skip
         fit(
             self.fabric if recipe.precision == "32" else make_fabric("32"),  # features are float32 in any case
             probes,
             torch.optim.AdamW(param_groups(probes, recipe.lr, recipe.weight_decay), fused=False),
-            loop=Loop(total_steps, batch_size, per_epoch, save_every=often, log_every=often, seed=recipe.seed),
+            loop=self.loop,
             lr_at=lambda step: warmup_cosine(step, total_steps, 0),
             batches=lambda start: feature_batches(features, labels, batch_size, recipe.seed, start, total_steps),
             folder=self.folder,
             metric_names=probes.metric_names,
             title="linear probes",
+            after_step=rehearsal.after_step if rehearsal else None,
         )
         return probes.accuracy(self.features["val"], self.labels["val"]).tolist()
 

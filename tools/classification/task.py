@@ -84,6 +84,8 @@ class ClassificationTask(Task):
         return fabric
 
     def check_data(self, folder: RunFolder, fabric: Fabric) -> dict[str, Any]:
+        for name, split in self.images.splits.items():
+            self.images.splits[name] = split.of(self.used(name, split.images.names))
         identity = data.identity_of(
             self.images, self.previous.get("data") if self.options.trains else None, folder, fabric,
             self.options.max_bad_fraction, folder.path / BAD_IMAGES, self.options.workers,

@@ -72,6 +72,8 @@ class DetectionTask(Task):
     def check_data(self, folder: RunFolder, fabric: Fabric) -> dict[str, Any]:
         known = None if "train" in self.locations else self.categories
         self.splits = data.read_splits(self.locations, known)
+        for name, split in self.splits.items():
+            split.images = self.used(name, split.images)
         identity: dict[str, Any] = {name: data.fingerprint(split) for name, split in self.splits.items()}
         identity["categories"] = [list(category) for category in self.categories]
         before = self.previous.get("data", {})

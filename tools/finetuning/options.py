@@ -68,6 +68,8 @@ def finetune_options(given: Mapping[str, Any], noun: str) -> FinetuneOptions:
     trains = resume or not (given["eval_only"] or (predict is not None and has_run))
     if given["eval_only"] and resume:
         raise UserError("--eval-only and --resume exclude each other: --resume evaluates at its end")
+    if given["rehearse"] and (given["eval_only"] or not trains):
+        raise UserError("--rehearse goes with a training: omit --eval-only and --predict")
     if given["best"] and trains:
         raise UserError("--best goes with --eval-only or --predict of a run: it names the weights to use")
     if not trains and not has_run:
@@ -77,12 +79,13 @@ def finetune_options(given: Mapping[str, Any], noun: str) -> FinetuneOptions:
     if predict is not None and not Path(predict).exists():
         raise UserError(f"--predict {predict} does not exist: name an image or a folder of images")
     return FinetuneOptions(
-        output=output,
+        output=cli.rehearsal_output(output, given["rehearse"], resume),
         resume=resume,
         workers=given["workers"],
         save_every=given["save_every"] or 0,
         log_every=given["log_every"] or 0,
         max_bad_fraction=given["max_bad_fraction"],
+        rehearse=given["rehearse"],
         weights=None if weights in (None, "none") else Path(weights),
         eval_only=given["eval_only"],
         predict=None if predict is None else Path(predict),

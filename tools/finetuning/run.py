@@ -17,6 +17,7 @@ from torch import nn
 from pretrain.training.ema import averaged
 from pretrain.training.loader import steps_per_epoch
 from pretrain.training.loop import Loop, batches_of, fit
+from pretrain.training.options import REHEARSAL_RECORD
 from pretrain.training.run_folder import RunFolder, flatten, write_json
 from pretrain.training.signals import StopSignals
 from splitmask_backbones.checkpoints import save_encoder
@@ -52,7 +53,8 @@ def _train(task: Task) -> None:
     options = task.options
     digest = weights_digest(options.weights)
     task.find_data(SPLITS)
-    with StopSignals(), RunFolder.open(options.output, resume=options.resume, artefact=RESULTS) as folder:
+    artefact, anew = (REHEARSAL_RECORD, True) if options.rehearse else (RESULTS, False)
+    with StopSignals(), RunFolder.open(options.output, resume=options.resume, artefact=artefact, anew=anew) as folder:
         task.previous = folder.previous or {}
         task.recipe = recipe = _recipe_of(task)
         fabric = task.fabric()
@@ -66,10 +68,12 @@ def _train(task: Task) -> None:
             **task.values(),
             "encoder": model.encoder.config,
             "data": data,
+            **({"rehearsal": True} if options.rehearse else {}),
             "free": _free(options, fabric) | task.free(),
         }
         train_set: Any = task.train_set()
-        per_epoch = steps_per_epoch(len(train_set), recipe.batch_size)
+        num_images = len(train_set) if task.rehearsal is None else task.rehearsal.num_images["train"]
+        per_epoch = steps_per_epoch(num_images, recipe.batch_size)
         folder.write_config(config)
         if folder.finished:
             cli.say(folder, f"{folder.path / RESULTS} is finished: nothing to do")
@@ -161,7 +165,11 @@ def _fit(
         found = flatten(measure(step) or {})
         return {name: value for name, value in found.items() if not name.startswith("per_class.")}
 
-    loop = Loop.of(recipe, options, total_steps, per_epoch, eval_every=recipe.eval_every)
+    rehearsal = task.rehearsal
+    eval_every = None if rehearsal else recipe.eval_every
+    loop = Loop.of(recipe, options, total_steps, per_epoch, eval_every=eval_every)
+    if rehearsal:
+        rehearsal.begin_training()
     fit(
         fabric,
         model,
@@ -175,7 +183,11 @@ def _fit(
         average=average,
         evaluate=scalars,
         is_evaluated=lambda step: is_recorded(folder.path, step),
+        after_step=rehearsal.after_step if rehearsal else None,
     )
+    if rehearsal:
+        _end_rehearsal(task, fabric, kept, folder, loop, recipe.eval_every)
+        return kept
     if folder.is_main:
         save_model(folder.path / f"{task.noun}.safetensors", kept, public)
         if task.keeps_encoder:
@@ -190,6 +202,22 @@ def _fit(
         cli.say(folder, f"wrote {folder.path / RESULTS}")
     fabric.barrier()
     return kept
+
+
+def _end_rehearsal(
+    task: Task, fabric: Fabric, model: Any, folder: RunFolder, loop: Loop, eval_every: int | None
+) -> None:
+    """Evaluates what a rehearsal has trained, as the run will be, and writes rehearsal.json."""
+    rehearsal = task.rehearsal
+    assert rehearsal is not None
+    if folder.is_main:
+        rehearsal.end_training(folder.path)
+    task.measure(fabric, model, folder, final=True)
+    if not folder.is_main:
+        return
+    rehearsal.evaluated()
+    num_evaluations = 1 + ((loop.total_steps - 1) // eval_every if eval_every else 0)
+    rehearsal.write(folder, rehearsal.record(task.command, loop, fabric, task.recipe.precision, num_evaluations))
 
 
 def _load_newest(task: Task, model: nn.Module, folder: RunFolder, fabric: Fabric) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from torch import nn
 from torch.utils.data import Dataset
 
 from pretrain.training.distributed import make_fabric
+from pretrain.training.rehearsal import Rehearsal
 from pretrain.training.run_folder import RunFolder
 from splitmask_backbones.param_groups import param_groups
 from tools.finetuning.options import FinetuneOptions
@@ -19,6 +20,7 @@ from tools.finetuning.pictures import Pictures
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+T = TypeVar("T")
 BAD_IMAGES = "bad_images.txt"
 
 
@@ -36,6 +38,7 @@ class Task(ABC):
         keeps_encoder: whether encoder.safetensors is written beside the model.
         recipe: the values of this run, known once its folder is open.
         previous: config.json of the run that is resumed or used; empty for a new one.
+        rehearsal: what times it where it is one.
     """
 
     command: ClassVar[str]
@@ -48,6 +51,7 @@ class Task(ABC):
         self.options, self.name, self.base, self.given = options, name, base, given
         self.recipe: Any = base
         self.previous: dict[str, Any] = {}
+        self.rehearsal = Rehearsal() if options.rehearse else None
 
     @abstractmethod
     def find_data(self, needed: tuple[str, ...]) -> None:
@@ -64,6 +68,12 @@ class Task(ABC):
     def fabric(self) -> Fabric:
         """Returns device, precision and processes."""
         return make_fabric(self.recipe.precision)
+
+    def used(self, split: str, items: list[T]) -> list[T]:
+        """Returns what of "train" or "val" is read: all, or a few in a rehearsal."""
+        if self.rehearsal is None:
+            return items
+        return self.rehearsal.a_few(items, split, self.recipe.batch_size)
 
     @abstractmethod
     def check_data(self, folder: RunFolder, fabric: Fabric) -> dict[str, Any]:

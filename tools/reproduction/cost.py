@@ -112,7 +112,7 @@ def planned_recipe(argv: list[str]) -> Recipe:
 
 
 def pretraining_cost(argv: list[str], data: str) -> dict[str, Any]:
-    """Returns the values of a `Job` that say what a pre-training costs: recipe, num_steps, operations, disk.
+    """Returns the values of a `Job` that say what a pre-training costs: recipe, num_steps, batch_size, ...
 
     Raises:
         ValueError: what tools/pretrain.py would say about an option.
@@ -124,11 +124,17 @@ def pretraining_cost(argv: list[str], data: str) -> dict[str, Any]:
     # DINO's checkpoints hold the teacher too.
     heads = recipe.decoder_depth * 12 * dim**2 + dim * recipe.vocab_size
     disk = training_bytes(parameters + (parameters if recipe.method == "dino" else heads))
-    return {"recipe": recipe, "num_steps": steps, "operations": operations, "disk": disk}
+    return {
+        "recipe": recipe,
+        "num_steps": steps,
+        "batch_size": recipe.batch_size,
+        "operations": operations,
+        "disk": disk,
+    }
 
 
 def finetuning_cost(tool: str, argv: list[str], model: str, data: str) -> dict[str, Any]:
-    """Returns the values of a `Job` that say what a fine-tuning or probe costs: num_steps, operations, disk, scratch.
+    """Returns the values of a `Job` that say what a fine-tuning or probe costs: num_steps, batch_size, ...
 
     Raises:
         ValueError: what the tool would say about an option.
@@ -146,7 +152,7 @@ def finetuning_cost(tool: str, argv: list[str], model: str, data: str) -> dict[s
         recipe = _detection_recipe(argv) if tool == "train_det" else _classification_recipe(argv)
         steps, batch = recipe.steps or (recipe.epochs or 0) * (num_images // recipe.batch_size), recipe.batch_size
     disk = training_bytes(encoder_parameters(model) + HEAD_PARAMETERS[tool])
-    return {"num_steps": steps, "operations": operations * steps * batch, "disk": disk}
+    return {"num_steps": steps, "batch_size": batch, "operations": operations * steps * batch, "disk": disk}
 
 
 def _detection_recipe(argv: list[str]) -> DetRecipe:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pretrain.training.progress import duration
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import write_atomically
 from tools.finetuning import plots
@@ -12,11 +13,11 @@ from tools.reproduction import cost, render, study_report
 from tools.reproduction.paper import tables
 from tools.reproduction.paper.schema import Row, Table
 from tools.reproduction.plan import Planner
+from tools.reproduction.rehearse import rehearse
 from tools.reproduction.results import fill, read_runs
 from tools.reproduction.study import LONGER, ROWS, Study, picture_jobs, study_jobs
 from tools.running.executor import Executor, run_plan
 from tools.running.job import Job
-from tools.running.progress import duration
 
 
 def needed_sets(rows: Sequence[Row]) -> list[str]:
@@ -27,11 +28,20 @@ def needed_sets(rows: Sequence[Row]) -> list[str]:
 
 
 def make_table(
-    table: Table, rows: Sequence[Row], planner: Planner, at_once: int, gpus: int, tflops: float | None, dry_run: bool
+    table: Table,
+    rows: Sequence[Row],
+    planner: Planner,
+    at_once: int,
+    gpus: int,
+    tflops: float | None,
+    dry_run: bool,
+    rehearses: bool = False,
+    rehearsal_batch: int | None = None,
 ) -> int:
     """Prints the plan of some rows of a table, carries it out, writes the tables; returns the exit code.
 
     `at_once` counts jobs, `gpus` the processes of torchrun; without `tflops`, a GPU reaches what the paper's did.
+    With `rehearses` the jobs are rehearsed and not carried out, in steps of `rehearsal_batch` images.
 
     Raises:
         ValueError: something is missing, or the folder holds something else.
@@ -50,6 +60,8 @@ def make_table(
     executor.check(jobs)
     if dry_run:
         return 0
+    if rehearses:
+        return rehearse(title, jobs, planner, gpus, rehearsal_batch)
     if planner.missing:
         more = f" (and {len(planner.missing) - 1} more, see the plan)" if len(planner.missing) > 1 else ""
         raise UserError(f"{planner.missing[0]}{more}")

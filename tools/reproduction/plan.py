@@ -1,7 +1,7 @@
 """From rows of the tables to the jobs that make them, each once. Free of torch."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from splitmask_backbones.errors import UserError, check_choice
@@ -35,6 +35,11 @@ def parse_files(given: Iterable[str]) -> dict[str, Path]:
         check_choice("--weights name", name, known_files())
         files[name] = Path(path)
     return files
+
+
+def absent(name: str, file: Path) -> str:
+    """Returns what is said of a file of --weights that is not there."""
+    return f"--weights {name}={file}: the file does not exist"
 
 
 @dataclass
@@ -72,13 +77,13 @@ class Planner:
         return list(self._jobs.values())
 
     def write_lists(self) -> None:
-        """Writes the lists of images that are not there yet.
+        """Writes the lists of images that are not there yet, of the data sets that are.
 
         Raises:
             ValueError: a data set is not complete.
         """
         for name, file in self.lists.items():
-            if not file.exists():
+            if not file.exists() and self.places.missing(name) is None:
                 write_list(name, self.places.folder(name), file)
 
     def _add(self, job: Job) -> tuple[Path, tuple[str, ...]]:
@@ -86,9 +91,11 @@ class Planner:
         self._jobs.setdefault(job.name, job)
         return job.folder / ENCODER, (job.name,)
 
-    def _miss(self, what: str | None) -> None:
+    def _miss(self, what: str | None) -> tuple[str, ...]:
+        """Returns what is missing, if anything is, and keeps it in the list of all."""
         if what is not None and what not in self.missing:
             self.missing.append(what)
+        return () if what is None else (what,)
 
     def _common(self, tool: str) -> list[str]:
         precision = [] if tool == "probe" else ["--precision", self.precision]
@@ -99,7 +106,7 @@ class Planner:
         tool, setting, origin = measured.tool, measured.setting, measured.origin
         if tool == "hours":
             return
-        self._miss(self.places.missing(measured.data))
+        missing = self._miss(self.places.missing(measured.data))
         is_dense = tool in ("train_det", "train_seg")
         name = setting if is_dense else f"{setting}_from_{origin.name}"
         argv = [f"{FOLDERS[tool]}_configs/{setting}.py"] if is_dense else []
@@ -110,13 +117,21 @@ class Planner:
         for seed in seeds:
             own = [*argv, *([] if seed is None else ["--seed", str(seed)]), *self._common(tool)]
             folder = f"{FOLDERS[tool]}/{name}" + ("" if seed is None else f"_seed{seed}")
-            self._finetuning(folder, tool, own, origin.model, measured.data, needs)
+            self._finetuning(folder, tool, own, origin.model, measured.data, missing, needs)
 
     def _finetuning(
-        self, name: str, tool: str, argv: list[str], model: str, data: str, needs: tuple[str, ...] = ()
+        self,
+        name: str,
+        tool: str,
+        argv: list[str],
+        model: str,
+        data: str,
+        missing: tuple[str, ...],
+        needs: tuple[str, ...] = (),
     ) -> tuple[Path, tuple[str, ...]]:
         costs = finetuning_cost(tool, argv, model, data)
-        return self._add(Job(name, f"{tool}.py", tuple(argv), self.output / name, RESULTS, needs, **costs))
+        folder = self.output / name
+        return self._add(Job(name, f"{tool}.py", tuple(argv), folder, RESULTS, needs, missing=missing, **costs))
 
     def _encoder(self, origin: Origin) -> tuple[Path | str, tuple[str, ...]]:
         """Returns the encoder file (or "none") and the job that makes it."""
@@ -128,31 +143,37 @@ class Planner:
         if given is not None:
             return given, ()
         if origin.kind == "supervised":
-            self._miss(self.places.missing(origin.data))
+            missing = self._miss(self.places.missing(origin.data))
             argv = ["--recipe", origin.data, "--model", origin.model, *self.places.labelled(origin.data)]
             argv += ["--weights", "none", "--seed", "0", *self._common("train_cls")]
-            return self._finetuning(f"supervised/{origin.name}", "train_cls", argv, origin.model, origin.data)
+            return self._finetuning(f"supervised/{origin.name}", "train_cls", argv, origin.model, origin.data, missing)
         return self._pretrained(origin)
 
     def _given(self, name: str) -> Path | None:
         """Returns the file that --weights gives for a name."""
         given = self.files.get(name)
         if given is not None and not given.exists():
-            self._miss(f"--weights {name}={given}: the file does not exist")
+            self._miss(absent(name, given))
         return given
 
     def _converted(self, origin: Origin, given: Path | None) -> tuple[Path, tuple[str, ...]]:
+        missing: tuple[str, ...] = ()
         if given is None:
-            self._miss(f"{origin.method.upper()}'s published {origin.model}: give --weights {origin.name}=FILE")
+            missing = self._miss(
+                f"{origin.method.upper()}'s published {origin.model}: give --weights {origin.name}=FILE"
+            )
+        elif not given.exists():
+            missing = (absent(origin.name, given),)
         name = f"convert/{origin.name}"
         folder = self.output / name
         source = str(given or f"<{origin.name}>")
         argv = (source, str(folder / ENCODER), "--from", origin.method, "--model", origin.model)
         disk = BYTES * encoder_parameters(origin.model)
-        return self._add(Job(name, "convert.py", argv, folder, ENCODER, resumable=False, with_output=False, disk=disk))
+        job = Job(name, "convert.py", argv, folder, ENCODER, resumable=False, with_output=False, disk=disk)
+        return self._add(replace(job, missing=missing))
 
     def _pretrained(self, origin: Origin) -> tuple[Path, tuple[str, ...]]:
-        self._miss(self.places.missing(origin.data))
+        missing = self._miss(self.places.missing(origin.data))
         images, listed = self.places.pretraining(origin.data, self.output / "lists")
         if listed is not None:
             self.lists[origin.data] = listed
@@ -164,9 +185,10 @@ class Planner:
         if ("tokenizer", DALLE) in origin.options:
             weights = self._given(DALLE)
             if weights is None:
-                self._miss(f"DALL-E's encoder for {origin.name}: give --weights {DALLE}=FILE.safetensors")
+                missing += self._miss(f"DALL-E's encoder for {origin.name}: give --weights {DALLE}=FILE.safetensors")
             argv += ["--tokenizer-weights", str(weights or f"<{DALLE}>")]
         argv += [*images, *self._common("pretrain")]
         name = f"pretrain/{origin.name}"
         costs = pretraining_cost(argv, origin.data)
-        return self._add(Job(name, "pretrain.py", tuple(argv), self.output / name, ENCODER, **costs))
+        folder = self.output / name
+        return self._add(Job(name, "pretrain.py", tuple(argv), folder, ENCODER, missing=missing, **costs))

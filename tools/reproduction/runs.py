@@ -149,12 +149,14 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> Run | None:
-    """Returns a run, None for folders of other tools.
+    """Returns a run, None for folders of other tools and for rehearsals.
 
     Raises:
         ValueError: the run is unfinished or damaged.
     """
     folder, config = path.parent, _load(path)
+    if config.get("rehearsal"):
+        return None
     if "tool" in config:
         config = _renamed(config)
     tool = config.get("command")

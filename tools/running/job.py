@@ -35,7 +35,9 @@ class Job:
         disk: bytes that it leaves.
         scratch: bytes that it needs beside while it runs.
         num_steps: of the training, for the progress line.
+        batch_size: images of one of them; 0 where there is none.
         recipe: its values where argv names a recipe, whose values may change from one version to the next.
+        missing: what the user has to give before it can run.
     """
 
     name: str
@@ -51,7 +53,9 @@ class Job:
     disk: float = 0.0
     scratch: float = 0.0
     num_steps: int | None = None
+    batch_size: int = 0
     recipe: Recipe | None = None
+    missing: tuple[str, ...] = ()
 
     @property
     def done(self) -> bool:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from pretrain.training.progress import duration
 from tools.running.job import Job, last_step
 
 LINE_SECONDS = 60.0
@@ -91,13 +92,3 @@ class Progress:
 def _position(job: Job) -> str:
     step = last_step(job.folder) if job.num_steps else None
     return "" if step is None else f"{step}/{job.num_steps}"
-
-
-def duration(seconds: float) -> str:
-    """Returns hours, minutes and seconds as people write them, such as 1 h 05 min."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +91,7 @@ class SegmentationTask(Task):
                 f"layout.label_ids holds {len(layout.label_ids)} numbers for {len(classes.names)} classes: give one "
                 "per class"
             )
+        splits = {name: replace(split, pairs=self.used(name, split.pairs)) for name, split in splits.items()}
         identity: dict[str, Any] = {name: split.fingerprint() for name, split in splits.items()}
         identity |= {"classes": classes.names, "reduce_zero_label": classes.reduce_zero_label}
         checked: Any = (splits, {})
