@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from splitmask_backbones.vit import VisionTransformer
-from tools.detection.dataset import Target
 from tools.detection.paste import scale_boxes, to_rles
+from tools.detection.targets import Target
 
 
 class Detector(nn.Module):
