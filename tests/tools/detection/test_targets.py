@@ -11,6 +11,7 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from det_configs.common.coco import PAPER_3X
 from pretrain.training.distributed import make_fabric
@@ -179,3 +180,12 @@ def test_a_target_moves_as_a_whole() -> None:
     moved = target.to("meta")
     assert {moved.boxes.device.type, moved.labels.device.type, moved.masks.device.type} == {"meta"}
     assert target.boxes.device.type == "cpu"
+
+
+@pytest.mark.gpu
+def test_a_loader_pins_a_target() -> None:
+    target = Target(torch.zeros(1, 4), torch.tensor([1]), torch.ones(1, 2, 2, dtype=torch.uint8))
+    loader: Any = DataLoader([0], collate_fn=lambda _: [target], pin_memory=True)  # type: ignore[arg-type]
+    (pinned,) = next(iter(loader))
+    assert pinned.boxes.is_pinned() and pinned.labels.is_pinned() and pinned.masks.is_pinned()
+    assert pinned.to("cuda").boxes.is_cuda
