@@ -14,6 +14,7 @@ from splitmask_backbones.param_groups import param_groups
 from tests.helpers.groups import expected_decay, expected_layer
 from tools.detection.config import CONFIG_DIR, load_config
 from tools.detection.engines import build_detector
+from tools.detection.targets import Target
 
 PATHS = sorted(path for path in CONFIG_DIR.glob("*.py") if path.stem != "__init__")
 ENGINES = ["torchvision", pytest.param("detectron2", marks=pytest.mark.detectron2)]
@@ -50,12 +51,12 @@ def test_builds_at_full_size(path: Path, engine: str) -> None:
     assert sorted(placed) == sorted(name for name, _ in detector.named_parameters())
 
 
-def objects() -> tuple[list[torch.Tensor], list[dict[str, torch.Tensor]]]:
+def objects() -> tuple[list[torch.Tensor], list[Target]]:
     """Returns two random images with one object each."""
     masks = torch.zeros(1, 96, 96, dtype=torch.uint8)
     masks[:, 10:60, 20:80] = 1
-    target = {"boxes": torch.tensor([[20, 10, 80, 60]]), "labels": torch.tensor([1]), "masks": masks}
-    return [torch.randint(0, 256, (3, 96, 96), dtype=torch.uint8) for _ in range(2)], [target, dict(target)]
+    target = Target(torch.tensor([[20.0, 10, 80, 60]]), torch.tensor([1]), masks)
+    return [torch.randint(0, 256, (3, 96, 96), dtype=torch.uint8) for _ in range(2)], [target, target]
 
 
 @pytest.mark.parametrize("engine", ENGINES)

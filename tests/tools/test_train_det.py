@@ -165,7 +165,7 @@ def test_two_processes_check_the_images_once_and_share_the_work(base: Path, tmp_
     assert images == {10, 11, 12}  # both processes' images
 
 
-def test_bfloat16_stays_close_and_keeps_boxes_whole(base: Path, tmp_path: Path) -> None:
+def test_bfloat16_stays_close_and_rounds_no_box(base: Path, tmp_path: Path) -> None:
     words = [*train_words(base, tmp_path / "bf16"), "--precision", "bf16"]
     words[words.index("--steps") + 1] = "1"
     code, _, err = run(*words)

@@ -20,7 +20,7 @@ class Instance:
         box: x1, y1, x2, y2 in pixels, within the image.
         label: contiguous class index from 0, in order of category ids.
         segmentation: polygons within COCO's format, or an RLE of the image's size.
-        area: pixels, as annotated; COCO's small, medium, large.
+        area: pixels, as annotated, or the mask's where that cannot be; COCO's small, medium, large.
         crowd: a region of many objects: never a training target, ignored (not missed) in evaluation.
     """
 
@@ -44,7 +44,7 @@ class ImageRecord:
 
 @dataclass
 class Flaws:
-    """What was dropped: kind -> [count, first id]."""
+    """What is wrong with single annotations: kind -> [count, first id]."""
 
     kinds: dict[str, list[Any]] = field(default_factory=dict)
 
@@ -64,7 +64,7 @@ class CocoSplit:
         categories: `(id, name)` by label.
         dropped: single annotations that were left out.
         num_annotations: in the file.
-        num_clipped: usable ones whose box reached out of the image.
+        corrected: usable ones that said something impossible of the image.
     """
 
     json_path: Path
@@ -73,7 +73,7 @@ class CocoSplit:
     categories: list[tuple[int, str]]
     dropped: Flaws
     num_annotations: int
-    num_clipped: int
+    corrected: Flaws
 
     def image_list(self, records: Iterable[ImageRecord] | None = None) -> ImageList:
         """Returns the files of some of the images, or of all."""
@@ -102,7 +102,7 @@ def read_coco(
     known = own if categories is None else _same_categories(own, list(categories), path)
     images = _images(content["images"], path)
     labels = {id: label for label, (id, _) in enumerate(known)}
-    dropped, num_clipped, seen = Flaws(), 0, set()
+    dropped, corrected, seen = Flaws(), Flaws(), set()
     for entry in content["annotations"]:
         id = entry.get("id") if isinstance(entry, dict) else None
         if not _is_id(id):
@@ -118,11 +118,12 @@ def read_coco(
         if isinstance(checked, str):
             dropped.add(checked, id)
             continue
-        instance, clipped = checked
-        num_clipped += clipped
+        instance, corrections = checked
+        for kind in corrections:
+            corrected.add(kind, id)
         assert image is not None
         image.instances.append(instance)
-    split = CocoSplit(path, folder, list(images.values()), known, dropped, len(content["annotations"]), num_clipped)
+    split = CocoSplit(path, folder, list(images.values()), known, dropped, len(content["annotations"]), corrected)
     if not any(not instance.crowd for image in split.images for instance in image.instances):
         found = ", ".join(f"{count} with {kind}" for kind, (count, _) in dropped.kinds.items())
         raise UserError(
@@ -197,8 +198,8 @@ def _images(entries: list[Any], path: Path) -> dict[Any, ImageRecord]:
     return images
 
 
-def _instance(entry: dict[str, Any], image: ImageRecord, labels: dict[Any, int]) -> tuple[Instance, bool] | str:
-    """Returns the instance and whether its box was clipped, or the kind of its flaw."""
+def _instance(entry: dict[str, Any], image: ImageRecord, labels: dict[Any, int]) -> tuple[Instance, list[str]] | str:
+    """Returns the instance and what was corrected in it, or the kind of its flaw."""
     category = entry.get("category_id")
     if not _is_id(category) or category not in labels:
         return "unknown category"
@@ -216,17 +217,24 @@ def _instance(entry: dict[str, Any], image: ImageRecord, labels: dict[Any, int])
     segmentation = _segmentation(entry.get("segmentation"), image)
     if isinstance(segmentation, str):
         return segmentation
+    corrections = []
+    # Annotation tools round: only more than a pixel is worth counting.
+    if x < -1 or y < -1 or x + width > image.width + 1 or y + height > image.height + 1:
+        corrections.append("box clipped to the image")
     area: Any = entry.get("area")
-    if not _is_number(area) or not math.isfinite(area) or area <= 0:
+    is_usable = isinstance(area, int | float) and not isinstance(area, bool) and area > 0
+    if is_usable and area > image.height * image.width:
+        # An object above 1e10, the end of COCO's ranges, would count as none.
+        corrections.append("area larger than the image, that of the mask taken")
+        is_usable = False
+    if not is_usable:
         from pycocotools import mask as coco_mask
 
         area = float(coco_mask.area(to_rle(segmentation, image.height, image.width)))
         if area <= 0:
             return "no area"
-    # Annotation tools round: only more than a pixel is worth counting.
-    clipped = x < -1 or y < -1 or x + width > image.width + 1 or y + height > image.height + 1
     crowd = bool(entry.get("iscrowd", 0))
-    return Instance((x1, y1, x2, y2), labels[category], segmentation, float(area), crowd), clipped
+    return Instance((x1, y1, x2, y2), labels[category], segmentation, float(area), crowd), corrections
 
 
 def _is_number(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Images and targets as tensors: augmented for training, resized for evaluation."""
+"""Images as tensors: augmented for training, with their targets; resized for evaluation."""
 
 import numpy as np
 import torch
@@ -8,11 +8,9 @@ from torch.utils.data import Dataset
 
 from det_configs.common.recipe import DetRecipe
 from pretrain.training.loader import sample_rng
-from tools.detection.coco import CocoSplit, ImageRecord
-from tools.detection.rle import to_mask
-from tools.detection.transforms import Placement, evaluation_placement, training_placement
-
-Target = dict[str, Tensor]
+from tools.detection.coco import CocoSplit
+from tools.detection.targets import Target, make_target
+from tools.detection.transforms import evaluation_placement, training_placement
 
 
 class TrainingImages(Dataset[tuple[Tensor, Target]]):
@@ -29,7 +27,7 @@ class TrainingImages(Dataset[tuple[Tensor, Target]]):
         return len(self.records)
 
     def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, Target]:
-        """Returns uint8 `(3, H, W)` and the target: boxes int64 `(N, 4)`, labels int64 `(N,)`, masks `(N, H, W)`."""
+        """Returns uint8 `(3, H, W)` and what is to be found in it."""
         epoch, index, _ = key
         record = self.records[index]
         placement = self.place((record.height, record.width), sample_rng(self.seed, epoch, index))
@@ -45,33 +43,6 @@ def prepare(image: Image.Image, recipe: DetRecipe) -> Tensor:
 def to_tensor(pixels: np.ndarray) -> Tensor:
     """Returns uint8 `(3, H, W)` of `(H, W, 3)`."""
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
-
-
-def make_target(record: ImageRecord, placement: Placement) -> Target:
-    """Returns the objects that are left in the placed image; boxes are drawn tightly around the cropped masks.
-
-    Boxes are whole pixels, kept as int64: Fabric's bf16 precision would round floats on their way to the model.
-    Labels start at 1 (0 is the background). Crowds are left out.
-    """
-    boxes: list[tuple[int, int, int, int]] = []
-    labels: list[int] = []
-    masks: list[np.ndarray] = []
-    for instance in record.instances:
-        if instance.crowd or not placement.touches(instance.box):
-            continue
-        mask = placement.mask(to_mask(instance.segmentation, record.height, record.width))
-        rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        if not rows.size:  # cropped away, or thinner than a pixel at this scale
-            continue
-        boxes.append((int(cols[0]), int(rows[0]), int(cols[-1]) + 1, int(rows[-1]) + 1))
-        labels.append(instance.label + 1)
-        masks.append(mask)
-    shape = (0, *placement.output_size)
-    return {
-        "boxes": torch.tensor(boxes, dtype=torch.int64).reshape(-1, 4),
-        "labels": torch.tensor(labels, dtype=torch.int64),
-        "masks": torch.from_numpy(np.stack(masks) if masks else np.zeros(shape, np.uint8)),
-    }
 
 
 def collate(samples: list[tuple[Tensor, Target]]) -> tuple[list[Tensor], list[Target]]:

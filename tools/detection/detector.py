@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from splitmask_backbones.vit import VisionTransformer
-from tools.detection.dataset import Target
 from tools.detection.paste import scale_boxes, to_rles
+from tools.detection.targets import Target
 
 
 class Detector(nn.Module):
@@ -50,9 +50,11 @@ class Detector(nn.Module):
         """
         boxes, labels, scores, masks = self.found_in(image)
         boxes = scale_boxes(boxes, (image.shape[-2], image.shape[-1]), size)
+        # A box without width or height finds nothing (detectron2 drops it as well).
+        kept = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
         return {
-            "boxes": boxes.double().numpy(),
-            "labels": labels.cpu().numpy(),
-            "scores": scores.double().cpu().numpy(),
-            "masks": to_rles(masks.float().cpu(), boxes, size),
+            "boxes": boxes[kept].double().numpy(),
+            "labels": labels.cpu()[kept].numpy(),
+            "scores": scores.double().cpu()[kept].numpy(),
+            "masks": to_rles(masks.float().cpu()[kept], boxes[kept], size),
         }

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from det_configs.common.lazy import lazy_model
 from det_configs.common.recipe import DetRecipe
-from tools.detection.dataset import Target
 from tools.detection.detector import Detector
+from tools.detection.targets import Target
 
 # detectron2's names of the losses (a cascade's have a stage behind) and those of metrics.jsonl, as torchvision's.
 LOSSES = {
@@ -36,9 +36,9 @@ class Detectron2Detector(Detector):
         inputs = []
         for image, target in zip(*batch, strict=True):
             instances = Instances((image.shape[-2], image.shape[-1]))
-            instances.gt_boxes = Boxes(target["boxes"].float())
-            instances.gt_classes = target["labels"] - 1
-            instances.gt_masks = BitMasks(target["masks"].bool())
+            instances.gt_boxes = Boxes(target.boxes)
+            instances.gt_classes = target.labels - 1
+            instances.gt_masks = BitMasks(target.masks.bool())
             inputs.append({"image": image, "instances": instances})
         with EventStorage():  # detectron2's heads write statistics into one; nobody reads them here
             parts = self.model(inputs)

@@ -78,11 +78,11 @@ def _ap(truth: dict[str, Any], detections: list[Detection], kind: str, max_detec
     from faster_coco_eval import COCO, COCOeval_faster
 
     reference = COCO(truth, use_deepcopy=True)
-    # A result's area is that of its mask where it has one; for boxes COCO uses the box.
-    results = (
-        [{k: v for k, v in d.items() if k != "segmentation"} for d in detections] if kind == "bbox" else detections
-    )
-    evaluation = COCOeval_faster(reference, reference.loadRes([dict(d) for d in results]), iouType=kind)
+    # COCO's code takes the area of a result, by which it is small or large, from its box where it has one: a mask's
+    # would be that of its box. detectron2's evaluator takes the boxes away as well.
+    other = "segmentation" if kind == "bbox" else "bbox"
+    results = [{key: value for key, value in detection.items() if key != other} for detection in detections]
+    evaluation = COCOeval_faster(reference, reference.loadRes(results), iouType=kind)
     evaluation.params.maxDets = [1, 10, max_detections]
     evaluation.evaluate()
     evaluation.accumulate()

@@ -10,9 +10,13 @@ from torch import Tensor
 
 
 def scale_boxes(boxes: Tensor, size: tuple[int, int], new_size: tuple[int, int]) -> Tensor:
-    """Returns boxes `(N, 4)` x1, y1, x2, y2 of an image of `size` `(h, w)` in pixels of `new_size`: float32, CPU."""
+    """Returns boxes `(N, 4)` x1, y1, x2, y2 of an image of `size` `(h, w)` in pixels of `new_size`: float32, CPU.
+
+    They end at the image's border, which the factor alone may miss by its rounding.
+    """
     scale = torch.tensor([new_size[1] / size[1], new_size[0] / size[0]] * 2, device=boxes.device)
-    return (boxes.float() * scale).cpu()
+    limit = torch.tensor([new_size[1], new_size[0]] * 2, dtype=torch.float32)
+    return torch.minimum((boxes.float() * scale).cpu().clamp(min=0), limit)
 
 
 def to_rles(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> list[dict[str, Any]]:

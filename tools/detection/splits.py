@@ -9,7 +9,7 @@ from typing import Any
 
 from pretrain.data.sources import ImageList
 from splitmask_backbones.errors import UserError
-from tools.detection.coco import CocoSplit, read_coco
+from tools.detection.coco import CocoSplit, Flaws, read_coco
 
 logger = logging.getLogger(__name__)
 
@@ -157,10 +157,11 @@ def without(split: CocoSplit, unusable: Sequence[str]) -> None:
 
 
 def warn_about(name: str, split: CocoSplit) -> None:
-    """Writes one `warning:` line to stderr for each kind of dropped annotation."""
-    for kind, (count, first) in split.dropped.kinds.items():
-        first_id = "" if first is None else f" (first id {first})"
-        logger.warning("%s: %d annotation%s dropped: %s%s", name, count, "s" * (count > 1), kind, first_id)
+    """Writes one `warning:` line to stderr for each kind of dropped or corrected annotation."""
+    for done, flaws in (("dropped", split.dropped), ("corrected", split.corrected)):
+        for kind, (count, first) in flaws.kinds.items():
+            first_id = "" if first is None else f" (first id {first})"
+            logger.warning("%s: %d annotation%s %s: %s%s", name, count, "s" * (count > 1), done, kind, first_id)
 
 
 def report(split: CocoSplit, unusable: Sequence[str]) -> dict[str, Any]:
@@ -173,8 +174,12 @@ def report(split: CocoSplit, unusable: Sequence[str]) -> dict[str, Any]:
         "images_without_objects": sum(all(i.crowd for i in image.instances) for image in split.images),
         "annotations": split.num_annotations,
         "annotations_used": len(instances),
-        "annotations_dropped": {k: {"count": n, "first_id": id} for k, (n, id) in split.dropped.kinds.items()},
+        "annotations_dropped": _counts(split.dropped),
+        "annotations_corrected": _counts(split.corrected),
         "crowd_regions": sum(instance.crowd for instance in instances),
-        "boxes_clipped": split.num_clipped,
         "classes": len(split.categories),
     }
+
+
+def _counts(flaws: Flaws) -> dict[str, Any]:
+    return {kind: {"count": count, "first_id": first} for kind, (count, first) in flaws.kinds.items()}

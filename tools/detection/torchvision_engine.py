@@ -10,8 +10,8 @@ from splitmask_backbones.adapters import resolve_encoder
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.torchvision import mask_rcnn
 from splitmask_backbones.vit import VisionTransformer
-from tools.detection.dataset import Target
 from tools.detection.detector import Detector
+from tools.detection.targets import Target
 
 
 class TorchvisionDetector(Detector):
@@ -19,8 +19,8 @@ class TorchvisionDetector(Detector):
 
     def forward(self, batch: tuple[list[Tensor], list[Target]]) -> dict[str, Tensor]:
         images, targets = batch
-        targets = [{**target, "boxes": target["boxes"].float()} for target in targets]
-        losses = self.model([image.float() / 255 for image in images], targets)
+        named = [{"boxes": target.boxes, "labels": target.labels, "masks": target.masks} for target in targets]
+        losses = self.model([image.float() / 255 for image in images], named)
         return {"loss": sum(losses.values()), **losses}
 
     def found_in(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -1,9 +1,10 @@
-"""Where an image goes: resized, cropped, flipped, padded; the same placement for its pixels and its masks.
+"""Where an image goes: resized, cropped, flipped, padded; the same placement for its pixels, masks, polygons and boxes.
 
 Pixels and masks are resampled by PIL and NumPy on one thread, so the result depends on the random generator alone.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,22 +65,41 @@ class Placement:
         output[: self.crop_size[0], : self.crop_size[1]] = mask[rows[:, None], (cols[::-1] if self.flip else cols)]
         return output
 
-    def touches(self, box: tuple[float, float, float, float]) -> bool:
-        """Returns whether a box (x1, y1, x2, y2 in the source) reaches into the crop."""
-        scale_y, scale_x = self.scaled_size[0] / self.source_size[0], self.scaled_size[1] / self.source_size[1]
+    def points(self, points: np.ndarray) -> np.ndarray:
+        """Returns where points `(N, 2)` (x, y in pixels of the source) come to lie, float64; not only those inside."""
+        (y, x), crop_w = self.offset, self.crop_size[1]
+        placed = np.asarray(points, float) * self._scale() - (x, y)
+        if self.flip:
+            placed[:, 0] = crop_w - placed[:, 0]
+        return placed
+
+    def box(self, box: Sequence[float]) -> np.ndarray:
+        """Returns where a box (x1, y1, x2, y2 in the source) comes to lie, float64 `(4,)`, reaching outside or not."""
+        corners = self.points(np.reshape(box, (2, 2)))
+        return np.concatenate([corners.min(axis=0), corners.max(axis=0)])
+
+    def source_window(self) -> tuple[int, int, int, int]:
+        """Returns the pixels of the source that reach into the crop, as x1, y1, x2, y2."""
         (y, x), (crop_h, crop_w) = self.offset, self.crop_size
+        scale_x, scale_y = self._scale()
+        least = 1e-9  # of a pixel: rounding
         return (
-            box[0] * scale_x < x + crop_w
-            and box[2] * scale_x > x
-            and box[1] * scale_y < y + crop_h
-            and box[3] * scale_y > y
+            math.floor(x / scale_x + least),
+            math.floor(y / scale_y + least),
+            math.ceil((x + crop_w) / scale_x - least),
+            math.ceil((y + crop_h) / scale_y - least),
         )
+
+    def _scale(self) -> tuple[float, float]:
+        """Returns the factors on x and y."""
+        return self.scaled_size[1] / self.source_size[1], self.scaled_size[0] / self.source_size[0]
 
 
 def fit(size: tuple[int, int], short: float, long: float) -> tuple[int, int]:
     """Returns the largest `(H, W)` of the same shape with sides of at most `short` and `long` pixels."""
     scale = min(short / min(size), long / max(size))
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+    # Halves are rounded up, as by detectron2's ResizeShortestEdge.
+    return max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5))
 
 
 def training_placement(recipe: DetRecipe) -> Callable[[tuple[int, int], np.random.Generator], Placement]:

@@ -15,7 +15,10 @@ from tests.helpers.det_data import coco_json, write_root
 from tools.cli import start_log
 from tools.detection import splits
 from tools.detection.coco import read_coco
+from tools.detection.evaluate import coco_ap, ground_truth
 from tools.detection.rle import parse_counts, rle_flaw, to_mask
+from tools.detection.targets import make_target
+from tools.detection.transforms import Placement
 
 
 def write(tmp_path: Path, content: Any) -> Path:
@@ -76,7 +79,65 @@ def test_a_box_partly_outside_is_clipped_and_counted(tmp_path: Path) -> None:
     content["annotations"][0]["bbox"] = [-6, 40, 20, 20]
     split = read_coco(write(tmp_path, content), tmp_path)
     assert split.images[0].instances[0].box == (0, 40, 14, 48)
-    assert (split.num_clipped, split.dropped.kinds) == (1, {})
+    assert split.corrected.kinds == {"box clipped to the image": [1, 100]} and not split.dropped.kinds
+
+
+def test_training_and_evaluation_use_one_box(tmp_path: Path) -> None:
+    """A box of 1e9 around a small object; training on one box and being measured against another gave an AP of 25."""
+    content = coco_json()
+    content["annotations"][0]["bbox"][2:] = [1e9, 1e9]
+    x, y = content["annotations"][0]["bbox"][:2]
+    split = read_coco(write(tmp_path, content), tmp_path)
+    record = split.images[0]
+    size = (record.height, record.width)
+    trained = make_target(record, Placement(size, size, (0, 0), size, size)).boxes[0].tolist()
+    evaluated = ground_truth(split)["annotations"][0]["bbox"]
+    assert trained == [x, y, 64, 48] and evaluated == [x, y, 64 - x, 48 - y]
+
+
+@pytest.mark.parametrize("area", [1e18, 10**18, float("inf"), 48 * 64 + 1])
+def test_an_area_larger_than_the_image_is_that_of_the_mask(tmp_path: Path, area: float) -> None:
+    """COCO's ranges end at 1e10: no object was in one, and the AP was None."""
+    content = coco_json()
+    honest = read_coco(write(tmp_path, content), tmp_path)
+    for annotation in content["annotations"]:
+        annotation["area"] = area
+    split = read_coco(write(tmp_path, content), tmp_path)
+    count = len(content["annotations"])
+    assert split.corrected.kinds == {"area larger than the image, that of the mask taken": [count, 100]}
+    for record, expected in zip(split.images, honest.images, strict=True):
+        assert [i.area for i in record.instances] == [i.area for i in expected.instances]
+    found = [
+        {key: entry[key] for key in ("image_id", "category_id", "bbox", "segmentation")} | {"score": 0.9}
+        for entry in ground_truth(split)["annotations"]
+    ]
+    assert coco_ap(split, found)["bbox"]["AP"] == coco_ap(split, found)["segm"]["AP"] == 100
+
+
+@pytest.mark.parametrize("area", [None, 0, -3.0, float("nan"), True, "9"])
+def test_an_area_that_is_not_there_is_that_of_the_mask(tmp_path: Path, area: Any) -> None:
+    content = coco_json()
+    expected = float(content["annotations"][0]["area"])
+    content["annotations"][0]["area"] = area
+    split = read_coco(write(tmp_path, content), tmp_path)
+    assert split.images[0].instances[0].area == expected and not split.corrected.kinds
+
+
+def test_what_was_corrected_is_one_warning_and_one_entry_a_kind(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    content = coco_json()
+    for annotation in content["annotations"][2:4]:
+        annotation["bbox"][2] = 1e9
+    content["annotations"][5]["area"] = 1e18
+    split = read_coco(write(tmp_path, content), tmp_path)
+    start_log()  # as the tool does
+    splits.warn_about("train", split)
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: train: 2 annotations corrected: box clipped to the image (first id 102)",
+        "warning: train: 1 annotation corrected: area larger than the image, that of the mask taken (first id 105)",
+    ]
+    report = splits.report(split, [])
+    assert report["annotations_corrected"]["box clipped to the image"] == {"count": 2, "first_id": 102}
+    assert report["annotations_used"] == len(content["annotations"]) and report["annotations_dropped"] == {}
 
 
 def test_usable_polygons_of_an_annotation_stay(tmp_path: Path) -> None:

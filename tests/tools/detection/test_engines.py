@@ -11,6 +11,7 @@ from det_configs.common.recipe import DetRecipe
 from tools.detection import detectron2_engine, torchvision_engine
 from tools.detection.detector import Detector
 from tools.detection.engines import build_detector, choose_engine
+from tools.detection.targets import Target
 
 RECIPE = DetRecipe(
     encoder="vit_tiny", out_channels=8, box_head_width=8, mask_head_width=8, mask_head_convs=1, img_size=64,
@@ -28,7 +29,7 @@ def detector(request: pytest.FixtureRequest) -> Detector:
 def test_losses_have_the_same_names_and_add_up(detector: Detector) -> None:
     masks = torch.zeros(1, 64, 64, dtype=torch.uint8)
     masks[0, 10:40, 5:30] = 1
-    target = {"boxes": torch.tensor([[5, 10, 30, 40]]), "labels": torch.tensor([1]), "masks": masks}
+    target = Target(torch.tensor([[5.0, 10, 30, 40]]), torch.tensor([1]), masks)
     losses = detector.train()(([torch.full((3, 64, 64), 99, dtype=torch.uint8)], [target]))
     assert set(losses) == set(detector.metric_names)
     parts = sum(float(value.detach()) for name, value in losses.items() if name != "loss")

@@ -12,9 +12,9 @@ from PIL import Image
 
 from det_configs.common.recipe import DetRecipe
 from tests.helpers.det_data import write_root
-from tools.detection.coco import ImageRecord, Instance, read_coco
-from tools.detection.dataset import TrainingImages, make_target
-from tools.detection.transforms import PAD_COLOUR, Placement, evaluation_placement, fit, training_placement
+from tools.detection.coco import read_coco
+from tools.detection.dataset import TrainingImages
+from tools.detection.transforms import PAD_COLOUR, evaluation_placement, fit, training_placement
 
 LSJ = DetRecipe(img_size=64, augment="lsj", scale_range=(0.3, 2.0))
 SIZES = [(48, 64), (200, 31), (64, 64), (1, 1), (3, 500)]
@@ -52,29 +52,40 @@ def test_masks_lie_where_the_pixels_are() -> None:
     assert flips == {True, False}
 
 
-def test_boxes_are_tight_around_the_placed_masks_and_crowds_stay_out() -> None:
-    square = [[10.0, 10, 30, 10, 30, 20, 10, 20]]
-    instances = [
-        Instance((10, 10, 30, 20), 1, square, 200, crowd=False),
-        Instance((10, 10, 30, 20), 0, square, 200, crowd=True),
-        Instance((50, 40, 60, 44), 0, [[50.0, 40, 60, 40, 60, 44, 50, 44]], 40, crowd=False),
-    ]
-    record = ImageRecord(1, "x.png", 48, 64, instances)
-    doubled = Placement((48, 64), (96, 128), (10, 10), (64, 64), (64, 64), flip=False)
-    target = make_target(record, doubled)
-    assert target["boxes"].tolist() == [[10, 10, 50, 30]]  # twice the box, minus the crop's corner; the last is cut off
-    assert target["labels"].tolist() == [2]
-    assert target["masks"].shape == (1, 64, 64) and int(target["masks"].sum()) == 40 * 20
-    flipped = make_target(record, dataclasses.replace(doubled, flip=True))
-    assert flipped["boxes"].tolist() == [[14, 10, 54, 30]]
-    empty = make_target(ImageRecord(1, "x.png", 48, 64, instances[1:2]), doubled)
-    assert empty["boxes"].shape == (0, 4) and empty["masks"].shape == (0, 64, 64)
+def test_points_and_boxes_lie_where_the_pixels_are() -> None:
+    """A white rectangle on black: its box, placed, encloses the placed picture's bright part to half a pixel."""
+    picture = np.zeros((90, 120, 3), np.uint8)
+    picture[20:50, 30:80] = 255
+    place = training_placement(LSJ)
+    flips = set()
+    for seed in range(40):
+        placement = place((90, 120), np.random.default_rng(seed))
+        flips.add(placement.flip)
+        box = placement.box((30, 20, 80, 50))
+        corners = placement.points(np.array([[30, 20], [80, 50]]))
+        assert sorted(corners[:, 0]) == [box[0], box[2]] and sorted(corners[:, 1]) == [box[1], box[3]]
+        bright = placement.image(Image.fromarray(picture))[..., 0].astype(float)
+        bright[placement.crop_size[0] :] = bright[:, placement.crop_size[1] :] = 0
+        inside = np.clip(box, 0, (placement.crop_size[1], placement.crop_size[0]) * 2)
+        expected = (inside[2] - inside[0]).clip(0) * (inside[3] - inside[1]).clip(0)
+        assert bright.sum() / 255 == pytest.approx(expected, rel=0.03, abs=2), seed
+        x1, y1, x2, y2 = placement.source_window()
+        window = np.zeros((90, 120), np.uint8)
+        window[y1:y2, x1:x2] = 1
+        assert placement.mask(window).sum() == np.prod(placement.crop_size)
+        assert (x2 - x1 - 2) * placement.scaled_size[1] / 120 < placement.crop_size[1]
+        rows, cols = np.flatnonzero(bright.max(axis=1) > 127), np.flatnonzero(bright.max(axis=0) > 127)
+        if rows.size and cols.size:
+            seen = np.array([cols[0], rows[0], cols[-1] + 1, rows[-1] + 1])
+            assert np.abs(seen - inside).max() <= 1, seed
+    assert flips == {True, False}
 
 
 def test_sizes_of_multi_scale_and_evaluation() -> None:
     recipe = DetRecipe()
     assert fit((480, 640), 800, 1333) == (800, 1067)
     assert fit((300, 900), 800, 1333) == (444, 1333)
+    assert fit((400, 501), 200, 400) == (200, 251)  # 250.5, as detectron2 rounds
     assert evaluation_placement(recipe, (480, 640)).output_size == (800, 1067)
     assert evaluation_placement(recipe, (300, 900)).output_size == (444, 1333)
     assert evaluation_placement(LSJ, (480, 640)).output_size == (48, 64)
@@ -88,7 +99,7 @@ def test_a_sample_depends_on_seed_epoch_and_index_only(tmp_path: Path) -> None:
     data = TrainingImages(split, LSJ)
     image, target = data[(1, 2, 0)]
     again, target_again = TrainingImages(split, LSJ)[(1, 2, 5)]
-    assert torch.equal(image, again) and torch.equal(target["masks"], target_again["masks"])
+    assert torch.equal(image, again) and torch.equal(target.masks, target_again.masks)
     assert not torch.equal(image, data[(2, 2, 0)][0])
     other = TrainingImages(split, dataclasses.replace(LSJ, seed=1))
     assert not torch.equal(image, other[(1, 2, 0)][0])
