@@ -1,4 +1,4 @@
-"""Feature pyramids for a plain ViT: simple (ViTDet), tapped with an FPN (XCiT, SplitMask's), and the taps alone (BEiT)."""
+"""Feature pyramids for a plain ViT: simple (ViTDet), tapped with an FPN (XCiT, SplitMask), the taps alone (BEiT)."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -160,7 +160,7 @@ class SimpleFeaturePyramid(Pyramid):
 
 
 class ResampledTaps(Pyramid):
-    """Four taps resampled to strides 4, 8, 16, 32 at the encoder's width, for heads with an FPN of their own (UPerHead).
+    """Four taps resampled to strides 4, 8, 16, 32 at the encoder's width, for heads with their own FPN (UPerHead).
 
     What XCiT's and BEiT's backbones hand over, and mmseg's `Feature2Pyramid`. The norm between the two transposed
     convolutions of stride 4 is by default a LayerNorm where theirs is a synchronised BatchNorm (`norm="SyncBN"`): it
@@ -178,9 +178,8 @@ class ResampledTaps(Pyramid):
         if len(maps) != len(STRIDES):
             raise UserError(f"this pyramid needs {len(STRIDES)} maps, got {len(maps)}: set out_indices")
         parts = list(zip(maps, self.resamples, STRIDES, strict=True))[self.first :]
-        return [
-            crop_to_stride(resize(self.at_base_stride(x, image_size)), image_size, stride) for x, resize, stride in parts
-        ]
+        resized = [layers(self.at_base_stride(x, image_size)) for x, layers, _ in parts]
+        return [crop_to_stride(x, image_size, part[2]) for x, part in zip(resized, parts, strict=True)]
 
     def forward(self, maps: Sequence[Tensor], image_size: tuple[int, int]) -> list[Tensor]:
         """Returns one `(B, out_channels, ceil(H / stride), ceil(W / stride))` per stride.
