@@ -25,12 +25,20 @@ class LayerNorm2d(nn.LayerNorm):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-class SyncBatchNorm(nn.SyncBatchNorm):
-    """BatchNorm over the batch of all processes; on a CPU, where torch has no synchronised one, over its own."""
+class SyncBatchNorm(nn.BatchNorm2d):
+    """BatchNorm over the batch of all processes; on a CPU, where torch has no synchronised one, over its own.
 
-    def forward(self, x: Tensor) -> Tensor:
+    It calls torch's `SyncBatchNorm` and is none: DistributedDataParallel refuses a model that holds one on a CPU.
+    """
+
+    process_group = None  # all processes
+    _check_non_zero_input_channels = nn.SyncBatchNorm._check_non_zero_input_channels
+
+    def forward(self, input: Tensor) -> Tensor:
         """Returns `(B, C, H, W)`."""
-        return nn.modules.batchnorm._BatchNorm.forward(self, x) if x.device.type == "cpu" else super().forward(x)
+        if input.device.type == "cpu":
+            return super().forward(input)
+        return nn.SyncBatchNorm.forward(self, input)  # type: ignore[arg-type]
 
 
 def make_norm(norm: str, num_channels: int) -> nn.Module:

@@ -87,20 +87,42 @@ def test_resampled_taps_by_hand():
 def test_synchronised_norm_is_a_plain_one_on_one_process():
     torch.manual_seed(0)
     ours, plain = make_norm("SyncBN", 3), nn.BatchNorm2d(3)
-    assert isinstance(ours, nn.SyncBatchNorm)
     x = torch.randn(4, 3, 5, 6) * 2 + 1
     torch.testing.assert_close(ours(x), plain(x))
     assert ours.running_mean.abs().sum() > 0
     torch.testing.assert_close(ours.eval()(x), plain.eval()(x))
+    assert ours.state_dict().keys() == nn.SyncBatchNorm(3).state_dict().keys()
 
 
-def test_synchronised_norm_runs_among_processes_on_a_cpu(monkeypatch):
-    """torch's own refuses a CPU there: two processes over gloo would stop in the first step."""
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+def test_synchronised_norm_is_torchs_anywhere_but_on_a_cpu(monkeypatch):
+    called = []
+    torchs = nn.SyncBatchNorm.forward
+    monkeypatch.setattr(nn.SyncBatchNorm, "forward", lambda self, x: called.append(self) or torchs(self, x))
+    norm = make_norm("SyncBN", 3)
+    norm(torch.randn(2, 3, 4, 4))
+    assert called == []
+    norm = norm.to("meta")
+    assert norm(torch.randn(2, 3, 4, 4, device="meta")).shape == (2, 3, 4, 4)
+    assert called == [norm]
+
+
+@pytest.fixture
+def processes():
+    """A group of one process: what torch checks does not depend on their number."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def test_synchronised_norm_trains_among_processes_on_a_cpu(processes):
+    """Where torch's own refuses twice: DistributedDataParallel, and the first forward pass."""
     x = torch.randn(4, 3, 5, 6)
     with pytest.raises(ValueError, match="SyncBatchNorm"):
+        nn.parallel.DistributedDataParallel(nn.SyncBatchNorm(3))
+    with pytest.raises(ValueError, match="SyncBatchNorm"):
         nn.SyncBatchNorm(3)(x)
-    torch.testing.assert_close(make_norm("SyncBN", 3)(x), nn.BatchNorm2d(3)(x))
+    ours = nn.parallel.DistributedDataParallel(make_norm("SyncBN", 3))
+    torch.testing.assert_close(ours(x), nn.BatchNorm2d(3)(x))
 
 
 def test_taps_are_the_papers():
