@@ -6,6 +6,6 @@
 Meant for 8 GPUs of 40 GB, two images each, with detectron2; not run by us yet.
 """
 
-from det_configs.common.coco import PAPER_3X, experiment
+from det_configs.common.coco import PAPER_3X_BASE, experiment
 
-recipe, model, dataloader, optimizer, lr_multiplier, train = experiment(PAPER_3X, encoder="vit_base", cascade=True)
+recipe, model, dataloader, optimizer, lr_multiplier, train = experiment(PAPER_3X_BASE, cascade=True)

@@ -8,4 +8,4 @@ Meant for 8 GPUs of 24 GB, two images each, with detectron2; not run by us yet.
 
 from det_configs.common.coco import PAPER_3X, experiment
 
-recipe, model, dataloader, optimizer, lr_multiplier, train = experiment(PAPER_3X, encoder="vit_small", cascade=True)
+recipe, model, dataloader, optimizer, lr_multiplier, train = experiment(PAPER_3X, cascade=True)

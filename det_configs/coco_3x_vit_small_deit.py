@@ -9,4 +9,4 @@ ENCODER: DeiT's published weights as an encoder file of this project.
 
 from det_configs.common.coco import PAPER_3X, experiment
 
-recipe, model, dataloader, optimizer, lr_multiplier, train = experiment(PAPER_3X, encoder="vit_small")
+recipe, model, dataloader, optimizer, lr_multiplier, train = experiment(PAPER_3X)

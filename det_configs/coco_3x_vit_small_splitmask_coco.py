@@ -9,4 +9,4 @@ ENCODER: encoder.safetensors of `tools/pretrain.py --recipe coco --model vit_sma
 
 from det_configs.common.coco import PAPER_3X, experiment
 
-recipe, model, dataloader, optimizer, lr_multiplier, train = experiment(PAPER_3X, encoder="vit_small")
+recipe, model, dataloader, optimizer, lr_multiplier, train = experiment(PAPER_3X)

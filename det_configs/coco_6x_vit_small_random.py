@@ -8,4 +8,4 @@ Meant for 8 GPUs of 24 GB, two images each; not run by us yet.
 
 from det_configs.common.coco import PAPER_6X, experiment
 
-recipe, model, dataloader, optimizer, lr_multiplier, train = experiment(PAPER_6X, encoder="vit_small")
+recipe, model, dataloader, optimizer, lr_multiplier, train = experiment(PAPER_6X)

@@ -10,6 +10,6 @@ classes.json (or ROOT/classes.json, without the option) is a list of names, or {
 
 _base_ = ["./_base_/ade20k.py"]
 
-model = dict(backbone=dict(encoder="vit_small", pyramid="simple"))
+model = dict(backbone=dict(encoder="vit_small", pyramid="simple", norm="LN"), decode_head=dict(channels=512))
 steps = 20000
 eval_every = 2000

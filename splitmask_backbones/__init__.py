@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from splitmask_backbones.checkpoints import load_encoder, save_encoder
-    from splitmask_backbones.pyramid import SimpleFeaturePyramid, TappedPyramid, build_pyramid
+    from splitmask_backbones.pyramid import ResampledTaps, SimpleFeaturePyramid, TappedPyramid, build_pyramid
     from splitmask_backbones.registry import create_encoder, list_encoders
     from splitmask_backbones.vit import VisionTransformer
 
@@ -20,6 +20,7 @@ _HOME = {
     "list_encoders": "registry",
     "load_encoder": "checkpoints",
     "save_encoder": "checkpoints",
+    "ResampledTaps": "pyramid",
     "SimpleFeaturePyramid": "pyramid",
     "TappedPyramid": "pyramid",
     "build_pyramid": "pyramid",
@@ -27,6 +28,7 @@ _HOME = {
 }
 
 __all__ = [
+    "ResampledTaps",
     "SimpleFeaturePyramid",
     "TappedPyramid",
     "VisionTransformer",

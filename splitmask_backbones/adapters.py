@@ -20,13 +20,13 @@ def resolve_encoder(
     """Returns the encoder that an adapter puts under its pyramid.
 
     Without a norm on the maps it is built with `final_norm=False`, so that no parameter stays without a gradient;
-    the tapped pyramid sets `out_indices` to its four taps.
+    pyramids other than the simple one set `out_indices` to their four taps.
 
     Args:
         encoder: a name of `list_encoders()` or a ready `VisionTransformer` (then nothing else may be given); None
             with `weights` lets the file decide.
         weights: an encoder file of `save_encoder`, loaded strictly.
-        pyramid: "simple" or "tapped".
+        pyramid: "simple", "tapped" or "taps".
         **overrides: keyword arguments of `VisionTransformer`.
 
     Raises:
@@ -38,9 +38,9 @@ def resolve_encoder(
     if isinstance(encoder, VisionTransformer):
         if weights is not None or overrides:
             raise UserError("a ready encoder takes neither weights nor overrides: load_encoder(path, ...) takes both")
-        if pyramid == "tapped" and len(encoder.out_indices) != 4:
+        if pyramid != "simple" and len(encoder.out_indices) != 4:
             raise UserError(
-                f"the tapped pyramid needs 4 out_indices, the encoder has {encoder.out_indices}: "
+                f"pyramid='{pyramid}' needs 4 out_indices, the encoder has {encoder.out_indices}: "
                 f"create it with out_indices={tap_indices(encoder.depth)}"
             )
         return encoder
@@ -66,7 +66,7 @@ def resolve_encoder(
 
 
 def _for_maps(pyramid: str, depth: int, overrides: dict[str, Any]) -> dict[str, Any]:
-    out_indices = tap_indices(depth) if pyramid == "tapped" else (depth - 1,)
+    out_indices = (depth - 1,) if pyramid == "simple" else tap_indices(depth)
     derived: dict[str, Any] = {"out_indices": out_indices}
     if not overrides.get("norm_maps", False):
         derived["final_norm"] = False

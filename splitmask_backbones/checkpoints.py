@@ -103,8 +103,8 @@ def load_encoder(path: str | Path, **overrides: Any) -> VisionTransformer:
     """Returns the encoder of a file written by `save_encoder`, every parameter accounted for.
 
     The report (`encoder.load_report`, also logged) names what was not simply loaded. Overrides may change what the
-    weights allow: another `img_size` resizes learned positions, `positions="sincos"` or "none" replaces them (the
-    paper's detection protocol), `use_class_token=False` and `num_registers=0` drop the tokens,
+    weights allow: another `img_size` resizes learned positions, `positions="sincos"`, "fourier" or "none" replaces them
+    (the paper's detection protocol is "sincos"), `use_class_token=False` and `num_registers=0` drop the tokens,
     `final_norm=False` drops the norm, `use_rel_pos=True` adds tables that start at zero.
 
     Args:
@@ -164,6 +164,13 @@ def _fit_to(
             report.dropped["pos_embed"] = f"learned positions replaced by positions='{encoder.positions}'"
         elif state["pos_embed"].shape == (1, source.num_prefix_tokens + math.prod(source.grid_size), source.embed_dim):
             state["pos_embed"] = _fit_positions(encoder, source, state["pos_embed"], report)
+    for key in ("pos_proj.weight", "pos_proj.bias"):
+        if key in state and key not in own:
+            del state[key]
+            report.dropped[key] = f"fourier positions replaced by positions='{encoder.positions}'"
+        elif key in own and key not in state and source.pos_proj is None:
+            state[key] = own[key]
+            report.expected_missing[key] = "the projection of fourier positions starts at random"
     for key in [key for key in state if key.endswith("relative_position_bias_table") and key in own]:
         state[key] = _fit_bias_table(encoder, source, key, state[key], report)
     for key, value in own.items():

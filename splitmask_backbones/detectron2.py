@@ -46,8 +46,8 @@ class SplitMaskViTBackbone(Backbone):
         encoder: a name of `list_encoders()` or a ready `VisionTransformer`; by default that of `weights`, else
             vit_small.
         weights: an encoder file, loaded strictly; a name that contradicts it is an error.
-        pyramid: "simple" or "tapped".
-        out_channels: channels of every level.
+        pyramid: "simple", "tapped" or "taps".
+        out_channels: channels of every level; with "taps" they have the encoder's width, whatever is given.
         out_features: consecutive names out of p2 .. p7; levels finer than the first are not built.
         norm: of the pyramid: "LN", "BN", "SyncBN" or "none".
         square_pad: side in pixels to which every batch is padded (ViTDet's large-scale jitter); 0 for none.
@@ -95,7 +95,7 @@ class SplitMaskViTBackbone(Backbone):
             finest_stride=strides[0],
         )
         self._out_feature_strides = dict(zip(self._out_features, strides, strict=True))
-        self._out_feature_channels = dict.fromkeys(self._out_features, out_channels)
+        self._out_feature_channels = dict.fromkeys(self._out_features, self.pyramid.out_channels)
         self._square_pad = square_pad
         self.to_encoder_pixels = _pixel_conversion(input_format, pixel_mean, pixel_std)
 

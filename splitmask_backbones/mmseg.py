@@ -48,8 +48,8 @@ class SplitMaskViT(BaseModule):
 
     Args:
         encoder: a name such as "vit_small", or a ready `VisionTransformer`; None lets the weights file decide.
-        pyramid: "simple" or "tapped".
-        out_channels: channels of each map.
+        pyramid: "simple", "tapped" or "taps".
+        out_channels: channels of each map; with "taps" they have the encoder's width, whatever is given.
         init_cfg: `dict(type='Pretrained', checkpoint=FILE)` with an encoder file, as for any mmseg backbone.
         weights: the same file, as in the other adapters.
         norm: of the pyramid: "LN", "BN", "SyncBN" or "none".
@@ -87,7 +87,7 @@ class SplitMaskViT(BaseModule):
         self._is_init = True
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Returns four maps `(B, out_channels, ceil(H / stride), ceil(W / stride))` of images `(B, 3, H, W)`."""
+        """Returns four maps `(B, C, ceil(H / stride), ceil(W / stride))` of images `(B, 3, H, W)`."""
         return tuple(self.pyramid(self.encoder.forward_maps(x), image_size=(x.shape[-2], x.shape[-1])))
 
 

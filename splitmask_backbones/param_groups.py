@@ -40,7 +40,7 @@ def layer_of(name: str, depth: int) -> int:
         ValueError: a name that no rule covers.
     """
     head, _, rest = name.partition(".")
-    if head in ("patch_embed", "pos_embed", "cls_token", "reg_token"):
+    if head in ("patch_embed", "pos_embed", "pos_proj", "cls_token", "reg_token"):
         return 0
     if head == "blocks":
         return int(rest.partition(".")[0]) + 1

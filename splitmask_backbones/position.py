@@ -1,10 +1,14 @@
-"""Positions: resizing learned tables, fixed sin-cos tables, and ViTDet's decomposed relative positions."""
+"""Positions: resizing learned tables, sin-cos tables of MAE and of XCiT, and ViTDet's decomposed relative positions."""
+
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-POSITION_KINDS = ("learned", "sincos", "none")
+POSITION_KINDS = ("learned", "sincos", "fourier", "none")
+FOURIER_CHANNELS = 64
+"""Of `fourier_features`: XCiT's 32 per axis."""
 POSITION_RESIZES = ("antialias", "plain")
 
 
@@ -56,6 +60,31 @@ def sincos_pos_embed(
     col_part = torch.cat([cols.sin(), cols.cos()], dim=1)[None].expand(grid_size[0], -1, -1)
     table = torch.cat([col_part, row_part], dim=2).flatten(0, 1).float()
     return F.pad(table, (0, 0, num_prefix_tokens, 0))[None]
+
+
+def fourier_features(grid_size: tuple[int, int], device: torch.device | str | None = None) -> Tensor:
+    """Returns the sines and cosines of positions relative to the image, which XCiT (and DETR) projects to tokens.
+
+    Row i of H is at the angle `2 pi (i + 1) / H`, so that the last row is at 2 pi in an image of any size; channel pair
+    k of an axis holds sine and cosine of `angle / 10000 ** (k / 16)`. The first half encodes the row, the second the
+    column.
+
+    Args:
+        grid_size: `(H, W)` in patches.
+        device: where they are made.
+
+    Returns:
+        float64 `(H * W, FOURIER_CHANNELS)`, patches row by row.
+    """
+    pairs = FOURIER_CHANNELS // 4
+    omega = 1.0 / 10000 ** (torch.arange(pairs, dtype=torch.float64, device=device) / pairs)
+    rows, cols = (
+        2 * math.pi * torch.arange(1, size + 1, dtype=torch.float64, device=device)[:, None] / size * omega
+        for size in grid_size
+    )
+    row_part, col_part = (torch.stack([x.sin(), x.cos()], dim=2).flatten(1) for x in (rows, cols))
+    row_part, col_part = row_part[:, None].expand(-1, grid_size[1], -1), col_part[None].expand(grid_size[0], -1, -1)
+    return torch.cat([row_part, col_part], dim=2).flatten(0, 1)
 
 
 def relative_table(table: Tensor, size: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Feature pyramids for a plain ViT: the simple one (ViTDet) and the tapped one with FPN (XCiT, SplitMask's)."""
+"""Feature pyramids for a plain ViT: simple (ViTDet), tapped with an FPN (XCiT, SplitMask), the taps alone (BEiT)."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from splitmask_backbones.errors import UserError, check_choice
 from splitmask_backbones.vit import VisionTransformer
 
 STRIDES = (4, 8, 16, 32)
-PYRAMIDS = ("simple", "tapped")
+PYRAMIDS = ("simple", "tapped", "taps")
 NORMS = ("LN", "BN", "SyncBN", "none")
 
 
@@ -25,10 +25,26 @@ class LayerNorm2d(nn.LayerNorm):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+class SyncBatchNorm(nn.BatchNorm2d):
+    """BatchNorm over the batch of all processes; on a CPU, where torch has no synchronised one, over its own.
+
+    It calls torch's `SyncBatchNorm` and is none: DistributedDataParallel refuses a model that holds one on a CPU.
+    """
+
+    process_group = None  # all processes
+    _check_non_zero_input_channels = nn.SyncBatchNorm._check_non_zero_input_channels
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Returns `(B, C, H, W)`."""
+        if input.device.type == "cpu":
+            return super().forward(input)
+        return nn.SyncBatchNorm.forward(self, input)  # type: ignore[arg-type]
+
+
 def make_norm(norm: str, num_channels: int) -> nn.Module:
     """Returns the norm of a map `(B, C, H, W)`: "LN" over channels, "BN", "SyncBN" over all processes, or "none"."""
     check_choice("norm", norm, NORMS)
-    kinds = {"LN": LayerNorm2d, "BN": nn.BatchNorm2d, "SyncBN": nn.SyncBatchNorm}
+    kinds = {"LN": LayerNorm2d, "BN": nn.BatchNorm2d, "SyncBN": SyncBatchNorm}
     return kinds[norm](num_channels) if norm in kinds else nn.Identity()
 
 
@@ -57,17 +73,18 @@ def crop_to_stride(x: Tensor, image_size: tuple[int, int], stride: int) -> Tenso
 
 
 class Pyramid(nn.Module):
-    """What both pyramids share: arguments, strides, sizes, extra levels.
+    """What all pyramids share: arguments, strides, sizes, extra levels.
 
     Args:
         embed_dim: channels of the encoder's maps.
         patch_size: their stride in pixels.
-        out_channels: channels of every level.
+        out_channels: channels of every level; `ResampledTaps` has `embed_dim` whatever is given.
         num_extra_levels: coarser levels at strides 64, 128, ...
         norm: "LN" (ViTDet's), "BN", "SyncBN" or "none".
         finest_stride: 4, or 8, 16, 32 where finer maps are not needed (RetinaNet).
 
     Attributes:
+        out_channels: channels of every level.
         strides: pixels per cell of each map that is returned, fine to coarse.
         first: how many of STRIDES are omitted at the fine end; their layers do not exist.
     """
@@ -150,17 +167,27 @@ class SimpleFeaturePyramid(Pyramid):
         return self.with_extra_levels([crop_to_stride(level(x), image_size, stride) for level, stride in levels])
 
 
-class TappedPyramid(Pyramid):
-    """Four taps resampled to strides 4, 8, 16, 32, then an FPN (XCiT; SplitMask App. A).
+class ResampledTaps(Pyramid):
+    """Four taps resampled to strides 4, 8, 16, 32 at the encoder's width, for heads with their own FPN (UPerHead).
 
-    The norm between the two transposed convolutions of stride 4 is by default a LayerNorm where XCiT has a
-    synchronised BatchNorm: it does not depend on the batch, which is small in detection.
+    What XCiT's and BEiT's backbones hand over, and mmseg's `Feature2Pyramid`. The norm between the two transposed
+    convolutions of stride 4 is by default a LayerNorm where theirs is a synchronised BatchNorm (`norm="SyncBN"`): it
+    does not depend on the batch.
     """
 
     def _build(self, embed_dim: int, norm: str) -> None:
+        self.out_channels = embed_dim
+        self._build_resamples(embed_dim, norm)
+
+    def _build_resamples(self, embed_dim: int, norm: str) -> None:
         self.resamples = self._each(lambda stride: resample(embed_dim, self.base_stride / stride, True, norm)[0])
-        self.laterals = self._each(lambda _: nn.Conv2d(embed_dim, self.out_channels, 1))
-        self.outputs = self._each(lambda _: nn.Conv2d(self.out_channels, self.out_channels, 3, padding=1))
+
+    def _resampled(self, maps: Sequence[Tensor], image_size: tuple[int, int]) -> list[Tensor]:
+        if len(maps) != len(STRIDES):
+            raise UserError(f"this pyramid needs {len(STRIDES)} maps, got {len(maps)}: set out_indices")
+        parts = list(zip(maps, self.resamples, STRIDES, strict=True))[self.first :]
+        resized = [layers(self.at_base_stride(x, image_size)) for x, layers, _ in parts]
+        return [crop_to_stride(x, image_size, part[2]) for x, part in zip(resized, parts, strict=True)]
 
     def forward(self, maps: Sequence[Tensor], image_size: tuple[int, int]) -> list[Tensor]:
         """Returns one `(B, out_channels, ceil(H / stride), ceil(W / stride))` per stride.
@@ -169,13 +196,21 @@ class TappedPyramid(Pyramid):
             maps: the encoder's four maps in order of depth, each `(B, embed_dim, ceil(H / p), ceil(W / p))`.
             image_size: `(H, W)` of the images in pixels.
         """
-        if len(maps) != len(STRIDES):
-            raise UserError(f"the tapped pyramid needs {len(STRIDES)} maps, got {len(maps)}: set out_indices")
-        parts = list(zip(maps, self.resamples, self.laterals, STRIDES, strict=True))[self.first :]
-        laterals = [
-            lateral(crop_to_stride(resize(self.at_base_stride(x, image_size)), image_size, stride))
-            for x, resize, lateral, stride in parts
-        ]
+        return self.with_extra_levels(self._resampled(maps, image_size))
+
+
+class TappedPyramid(ResampledTaps):
+    """The resampled taps under an FPN, for detectors (XCiT; SplitMask App. A)."""
+
+    def _build(self, embed_dim: int, norm: str) -> None:
+        self._build_resamples(embed_dim, norm)
+        self.laterals = self._each(lambda _: nn.Conv2d(embed_dim, self.out_channels, 1))
+        self.outputs = self._each(lambda _: nn.Conv2d(self.out_channels, self.out_channels, 3, padding=1))
+
+    def forward(self, maps: Sequence[Tensor], image_size: tuple[int, int]) -> list[Tensor]:
+        """Returns one `(B, out_channels, ceil(H / stride), ceil(W / stride))` per stride; arguments as above."""
+        taps = self._resampled(maps, image_size)
+        laterals = [conv(x) for conv, x in zip(self.laterals[self.first :], taps, strict=True)]
         for i in range(len(laterals) - 2, -1, -1):  # top-down
             above = F.interpolate(laterals[i + 1], scale_factor=2.0, mode="nearest")
             laterals[i] = laterals[i] + above[..., : laterals[i].shape[-2], : laterals[i].shape[-1]]
@@ -189,7 +224,7 @@ def tap_indices(depth: int) -> tuple[int, int, int, int]:
         ValueError: fewer than four blocks.
     """
     if depth < len(STRIDES):
-        raise UserError(f"the tapped pyramid needs an encoder of at least 4 blocks, got {depth}: use pyramid='simple'")
+        raise UserError(f"taps need an encoder of at least 4 blocks, got {depth}: use pyramid='simple'")
     third, half = max(1, depth // 3), max(2, depth // 2)
     return third - 1, half - 1, max(half, 2 * depth // 3 - 1), depth - 1
 
@@ -201,14 +236,14 @@ def build_pyramid(
     num_extra_levels: int = 0,
     norm: str = "LN",
     finest_stride: int = 4,
-) -> SimpleFeaturePyramid | TappedPyramid:
-    """Returns the pyramid `kind` ("simple" or "tapped") that fits the encoder; the rest as `Pyramid`.
+) -> Pyramid:
+    """Returns the pyramid `kind` ("simple", "tapped" or "taps") that fits the encoder; the rest as `Pyramid`.
 
     Raises:
         ValueError: unknown kind, norm or stride.
     """
     check_choice("pyramid", kind, PYRAMIDS)
-    cls = SimpleFeaturePyramid if kind == "simple" else TappedPyramid
+    cls: type[Pyramid] = {"simple": SimpleFeaturePyramid, "tapped": TappedPyramid, "taps": ResampledTaps}[kind]
     pyramid = cls(encoder.embed_dim, encoder.patch_size, out_channels, num_extra_levels, norm, finest_stride)
     _load_pyramid(pyramid, encoder)
     return pyramid

@@ -54,7 +54,7 @@ class SplitMaskBackbone(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.pyramid = build_pyramid(pyramid, encoder, out_channels, num_extra_levels, norm)
-        self.out_channels = out_channels
+        self.out_channels = self.pyramid.out_channels
         self.strides = tuple(self.pyramid.strides)
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
@@ -82,8 +82,8 @@ def backbone(
         encoder: a name of `list_encoders()` or a ready `VisionTransformer`; by default that of `weights`,
             else vit_small.
         weights: an encoder file, loaded strictly; a name that contradicts it is an error.
-        pyramid: "simple" or "tapped".
-        out_channels: channels of every level.
+        pyramid: "simple", "tapped" or "taps".
+        out_channels: channels of every level; with "taps" they have the encoder's width, whatever is given.
         num_extra_levels: levels coarser than stride 32, 0 to 2.
         norm: of the pyramid: "LN", "BN", "SyncBN" or "none".
         **overrides: keyword arguments of `VisionTransformer`.
@@ -157,8 +157,8 @@ def mask_rcnn(
         encoder: as in `backbone`.
         weights: as in `backbone`; they are the encoder's, heads start at random.
         num_classes: classes, background included.
-        pyramid: "simple" or "tapped".
-        out_channels: channels of the pyramid.
+        pyramid: "simple", "tapped" or "taps".
+        out_channels: as in `backbone`.
         anchor_sizes: pixels, one per level.
         aspect_ratios: height over width.
         pyramid_norm: "LN", "BN", "SyncBN" or "none".
@@ -186,6 +186,7 @@ def mask_rcnn(
     options = {name: value for name, value in kwargs.items() if name not in ARGUMENTS}
     check_choice("mask_head_norm", mask_head_norm, ("none", "LN"))
     net = backbone(encoder, weights, pyramid, out_channels, norm=pyramid_norm, **overrides)
+    out_channels = net.out_channels
     if len(anchor_sizes) != len(net.strides):
         raise UserError(f"anchor_sizes {tuple(anchor_sizes)} must hold one size per level: {len(net.strides)}")
     options.setdefault("image_mean", list(IMAGENET_MEAN))

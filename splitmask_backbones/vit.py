@@ -13,11 +13,13 @@ from torch.utils.checkpoint import checkpoint
 
 from splitmask_backbones.errors import UserError, check_choice, nearest
 from splitmask_backbones.position import (
+    FOURIER_CHANNELS,
     POSITION_KINDS,
     POSITION_RESIZES,
     attend_fused,
     attend_in_full,
     decomposed_bias,
+    fourier_features,
     resize_pos_embed,
     sincos_pos_embed,
 )
@@ -204,7 +206,8 @@ class VisionTransformer(nn.Module):
         drop_path_rate: stochastic depth of the last block; grows linearly from 0 at the first.
         use_class_token: puts one learned token in front.
         num_registers: learned tokens after the class token.
-        positions: "learned", "sincos" (fixed, any grid) or "none".
+        positions: "learned", "sincos" (MAE's fixed table, counted in patches), "fourier" (XCiT's: sines and cosines
+            relative to the image's size, through a learned projection) or "none".
         position_resize: "antialias" or "plain" bicubic for grids other than that of `img_size`.
         window_size: patches per side of the attention windows.
         window_block_indexes: blocks whose attention is windowed; the others are global.
@@ -279,6 +282,7 @@ class VisionTransformer(nn.Module):
         num_positions = self.num_prefix_tokens + self.grid_size[0] * self.grid_size[1]
         learned = positions == "learned"
         self.pos_embed = nn.Parameter(torch.zeros(1, num_positions, embed_dim)) if learned else None
+        self.pos_proj = nn.Linear(FOURIER_CHANNELS, embed_dim) if positions == "fourier" else None
         windowed = set(self.window_block_indexes) if window_size else set()
         bias_rows = num_rows(self.grid_size, use_class_token)
         shared = relative_position_bias == "shared"
@@ -343,10 +347,11 @@ class VisionTransformer(nn.Module):
         """Initialises with a normal of std 0.02 for matrices, tokens and positions (cut at +-2), zeros for biases.
 
         The paper names 0.02 alone, by way of BEiT. BEiT's own code cuts at one standard deviation (0.011 is left of the
-        0.02) and divides the last matrices of block l by sqrt(2 l): that is not done here.
+        0.02) and divides the last matrices of block l by sqrt(2 l): that is not done here. The projection of "fourier"
+        positions keeps torch's own initialisation, as in XCiT.
         """
         for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Conv2d):
+            if isinstance(module, nn.Linear | nn.Conv2d) and module is not self.pos_proj:
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
@@ -370,6 +375,11 @@ class VisionTransformer(nn.Module):
             weight = self.patch_embed.proj.weight
             table = sincos_pos_embed(grid_size, self.embed_dim, self.num_prefix_tokens, weight.device)
             return table.to(weight.dtype)
+        if self.pos_proj is not None:
+            weight, bias = self.pos_proj.weight, self.pos_proj.bias
+            # In float64, which autocast leaves alone, for the reason given in `embed`.
+            table = F.linear(fourier_features(grid_size, weight.device), weight.double(), bias.double())
+            return F.pad(table.to(weight.dtype), (0, 0, self.num_prefix_tokens, 0))[None]
         return None
 
     def embed(self, x: Tensor, ids_keep: Tensor | None = None) -> tuple[Tensor, tuple[int, int]]:

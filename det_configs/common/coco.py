@@ -1,5 +1,9 @@
 """The protocols that the COCO configs share: SplitMask's (Table 3; Swin's values) and ViTDet's.
 
+Where the paper is silent ("as in XCiT", "Swin's hyper-parameters"), the value is that of the first author's detection
+code, which is XCiT's. One is a choice, because the paper says no more than "sinusoidal": positions="sincos" is MAE's
+fixed table, positions="fourier" what XCiT has, sines relative to the image's size through a learned projection.
+
 The number of GPUs changes neither batch nor lr: batch_size counts the images of all of them (--batch-size), and the lr
 follows it linearly unless it is given. Too few GPUs for a batch: accumulate=N.
 """
@@ -11,10 +15,26 @@ from det_configs.common.lazy import lazy_config
 from det_configs.common.recipe import DetRecipe
 
 # Everything else of the protocol is a default of DetRecipe: 36 epochs, AdamW 1e-4, 480-800 pixels, ...
-PAPER_3X = DetRecipe(pyramid="tapped", positions="sincos")
+PAPER_3X = DetRecipe(
+    encoder="vit_small",
+    pyramid="tapped",
+    # Between the transposed convolutions, as XCiT. accumulate=N makes its batch N times smaller: "LN" does not mind.
+    pyramid_norm="SyncBN",
+    # MAE's: "sinusoidal" in the plain sense, and nothing to learn in 36 epochs that pre-training has not seen.
+    positions="sincos",
+    # XCiT's for its model of this width and depth; it drops every block at this rate, here the last one has it.
+    drop_path=0.05,
+    # "Multi-scale training" is, in Swin's and in XCiT's code alike, DETR's: every second image is cropped on the way.
+    crop=0.5,
+)
+
+# XCiT has no model of ViT-B's width and depth: BEiT's drop path.
+PAPER_3X_BASE = dataclasses.replace(PAPER_3X, encoder="vit_base", drop_path=0.1)
 
 # The length of the longer schedule is not published: 6x is ours, with the last 9 and 3 epochs of 3x at its end.
-PAPER_6X = dataclasses.replace(PAPER_3X, epochs=72, milestones=(63 / 72, 69 / 72))
+LONGER: dict[str, Any] = {"epochs": 72, "milestones": (63 / 72, 69 / 72)}
+PAPER_6X = dataclasses.replace(PAPER_3X, **LONGER)
+PAPER_6X_BASE = dataclasses.replace(PAPER_3X_BASE, **LONGER)
 
 # Li et al. 2022 for ViT-B, as detectron2's projects/ViTDet has it; for ViT-S the same values are ours.
 VITDET = DetRecipe(

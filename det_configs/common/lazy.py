@@ -168,6 +168,8 @@ def lazy_data(recipe: DetRecipe) -> DictConfig:
     from detectron2.evaluation import COCOEvaluator
     from omegaconf import OmegaConf
 
+    from det_configs.common.lazy_crop import RandomCrop
+
     size, (low, high) = recipe.img_size, recipe.scale_range
     if recipe.augment == "lsj":
         train = [
@@ -178,7 +180,17 @@ def lazy_data(recipe: DetRecipe) -> DictConfig:
     else:
         sides = tuple(range(round(low * size), round(high * size) + 1, 32))
         long_side = round(recipe.max_long_side * size)
-        train = [L(T.ResizeShortestEdge)(short_edge_length=sides, sample_style="choice", max_size=long_side)]
+
+        def resize(short_sides: tuple[int, ...]) -> DictConfig:
+            return L(T.ResizeShortestEdge)(short_edge_length=short_sides, sample_style="choice", max_size=long_side)
+
+        train = [resize(sides)]
+        if recipe.crop:
+            crop = L(RandomCrop)(
+                crop_type="absolute_range", crop_size=tuple(round(f * size) for f in recipe.crop_range)
+            )
+            before = [resize(tuple(round(factor * size) for factor in recipe.crop_scales)), crop]
+            train.insert(0, L(T.RandomApply)(tfm_or_aug=L(T.AugmentationList)(augs=before), prob=recipe.crop))
         test_long_side = long_side
     flip = L(T.RandomFlip)(prob=recipe.flip, horizontal=True)
     dataloader = OmegaConf.create()

@@ -20,7 +20,9 @@ class DetRecipe(CheckedRecipe):
     encoder: str = value("vit_small", "encoder, must be that of --weights", choices=tuple(ENCODERS))
     pyramid: str = value("simple", "feature pyramid", choices=("simple", "tapped"))
     out_channels: int = value(256, "channels of the pyramid", low=1)
-    positions: str | None = value(None, "replaces the encoder's positions", choices=("learned", "sincos", "none"))
+    positions: str | None = value(
+        None, "replaces the encoder's positions", choices=("learned", "sincos", "fourier", "none")
+    )
     drop_path: float = value(0.1, "stochastic depth of the encoder", low=0, high=0.99)
     window_size: int = value(0, "patches per side of the windows of windowed blocks", low=0)
     window_block_indexes: tuple[int, ...] = value((), "blocks with windowed attention, the others are global", low=0)
@@ -52,6 +54,9 @@ class DetRecipe(CheckedRecipe):
     augment: str = value("multiscale", "large-scale jitter or multi-scale", choices=("lsj", "multiscale"))
     scale_range: tuple[float, ...] = value((0.6, 1.0), "random factor on the size of --img-size", low=0.01, high=10)
     max_long_side: float = value(1333 / 800, "longest side over img_size in 'multiscale'", low=1)
+    crop: float = value(0.0, "probability that 'multiscale' resizes, crops and resizes again (DETR)", low=0, high=1)
+    crop_scales: tuple[float, ...] = value((0.5, 0.625, 0.75), "short side before the crop over img_size", low=0.01)
+    crop_range: tuple[float, ...] = value((0.48, 0.75), "random side of the crop over img_size", low=0.01)
     flip: float = value(0.5, "probability of a horizontal flip", low=0, high=1)
     # optimisation
     batch_size: int = value(16, "images per step over all processes and micro-batches", low=1)
@@ -81,8 +86,14 @@ class DetRecipe(CheckedRecipe):
             raise UserError(f"anchor_sizes {self.anchor_sizes} must hold 5 sizes, one per level")
         if not self.aspect_ratios:
             raise UserError("aspect_ratios must hold at least one ratio, such as 1.0")
-        if len(self.scale_range) != 2 or self.scale_range[0] > self.scale_range[1]:
-            raise UserError(f"scale_range {self.scale_range} must be two factors, the smaller one first: 0.8,1.25")
+        for name in ("scale_range", "crop_range"):
+            given = getattr(self, name)
+            if len(given) != 2 or given[0] > given[1]:
+                raise UserError(f"{name} {given} must be two factors, the smaller one first: 0.8,1.25")
+        if not self.crop_scales:
+            raise UserError("crop_scales must hold at least one factor, such as 0.5")
+        if self.crop and self.augment != "multiscale":
+            raise UserError(f"crop={self.crop} needs augment=multiscale: 'lsj' crops by itself")
         if list(self.milestones) != sorted(self.milestones):
             raise UserError(f"milestones {self.milestones} must increase")
         if bool(self.window_size) != bool(self.window_block_indexes):

@@ -10,6 +10,7 @@ seed = 0
 schedule = dict(warmup_fraction=1500 / 160000, power=1.0)
 optim_wrapper = dict(
     type="OptimWrapper",
+    # lr and decay_rate are BEiT's for encoders that saw no labels; mmseg's MAE config has 1e-4.
     optimizer=dict(type="AdamW", lr=7e-4, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05),
     constructor="SplitMaskLayerDecay",
     paramwise_cfg=dict(decay_rate=0.65),

@@ -1,7 +1,7 @@
 """UperNet on the encoder and its pyramid, BEiT's protocol.
 
-Filled in late by tools/train_seg.py: `num_classes`, `in_channels` (from the backbone's `out_channels`), the size that
-crops are padded to and the sliding window (both from `img_size`).
+Filled in late by tools/train_seg.py: `num_classes`, `in_channels` (the backbone's `out_channels`, with pyramid="taps"
+the encoder's width), the size that crops are padded to and the sliding window (both from `img_size`).
 """
 
 # The second one and the runner serve mmseg's own tools/train.py, with PYTHONPATH=. and --cfg-options data_root=ROOT.
@@ -20,7 +20,9 @@ model = dict(
         pad_val=0,
         seg_pad_val=255,
     ),
-    backbone=dict(type="SplitMaskViT", encoder="vit_base", pyramid="simple", out_channels=256, drop_path_rate=0.1),
+    backbone=dict(
+        type="SplitMaskViT", encoder="vit_base", pyramid="simple", out_channels=256, norm="LN", drop_path_rate=0.1
+    ),
     decode_head=dict(
         type="UPerHead",
         in_channels=[256, 256, 256, 256],

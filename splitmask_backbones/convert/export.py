@@ -22,7 +22,6 @@ from splitmask_backbones.convert.references import (
 )
 from splitmask_backbones.convert.vitdet import vitdet_map
 from splitmask_backbones.errors import UserError
-from splitmask_backbones.position import sincos_pos_embed
 from splitmask_backbones.vit import VisionTransformer
 
 
@@ -91,10 +90,13 @@ def _refuse(encoder: VisionTransformer, target: str, *features: str) -> None:
 
 
 def _state_of(encoder: VisionTransformer) -> State:
-    """Returns the encoder's parameters, with sin-cos positions written out for the grid of its img_size."""
+    """Returns the encoder's parameters, with positions that are computed written out for the grid of its img_size."""
     state = {name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()}
-    if encoder.positions == "sincos":
-        state["pos_embed"] = sincos_pos_embed(encoder.grid_size, encoder.embed_dim, encoder.num_prefix_tokens)
+    if encoder.positions in ("sincos", "fourier"):
+        state = {name: value for name, value in state.items() if not name.startswith("pos_proj.")}
+        table = encoder.position_table(encoder.grid_size)
+        assert table is not None
+        state["pos_embed"] = table.detach().cpu()
     return state
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from det_configs.common.coco import PAPER_3X, PAPER_6X, VITDET, experiment
+from det_configs.common.coco import PAPER_3X, PAPER_3X_BASE, PAPER_6X, PAPER_6X_BASE, VITDET, experiment
 from det_configs.common.lazy import COCO_IMAGES, lazy_config
 from det_configs.common.recipe import DetRecipe
 from det_configs.common.tiny import TINY
@@ -27,11 +27,12 @@ def drops(recipe: DetRecipe, total_steps: int) -> list[int]:
 
 
 def test_the_longer_schedule_ends_as_the_published_one() -> None:
-    for recipe, epochs in ((PAPER_3X, 36), (PAPER_6X, 72)):
+    for recipe, epochs in ((PAPER_3X, 36), (PAPER_6X, 72), (PAPER_3X_BASE, 36), (PAPER_6X_BASE, 72)):
         total = recipe.total_steps(EPOCH)
         assert total == epochs * EPOCH
         assert drops(recipe, total) == [total - 9 * EPOCH, total - 3 * EPOCH]
-    assert dataclasses.replace(PAPER_6X, epochs=36, milestones=PAPER_3X.milestones) == PAPER_3X
+    for longer, short in ((PAPER_6X, PAPER_3X), (PAPER_6X_BASE, PAPER_3X_BASE)):
+        assert dataclasses.replace(longer, epochs=36, milestones=short.milestones) == short
 
 
 def test_vitdets_protocol_is_that_of_its_project() -> None:
@@ -66,7 +67,7 @@ def test_detectron2s_trainer_gets_the_recipes_schedule(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "fvcore.common.param_scheduler", stand_in)
     monkeypatch.delitem(sys.modules, "det_configs.common.lazy_schedule", raising=False)
     module = importlib.import_module("det_configs.common.lazy_schedule")
-    monkeypatch.delitem(sys.modules, "det_configs.common.lazy_schedule")
+    del sys.modules["det_configs.common.lazy_schedule"]  # monkeypatch would put the one with the stand-in back
     for recipe in (PAPER_3X, TINY):
         schedule = module.RecipeSchedule(dataclasses.asdict(recipe), max_iter=90)
         assert schedule.recipe == recipe

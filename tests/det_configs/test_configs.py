@@ -11,6 +11,7 @@ import torch
 
 from det_configs.common.recipe import DetRecipe
 from splitmask_backbones.param_groups import param_groups
+from splitmask_backbones.pyramid import LayerNorm2d, SyncBatchNorm
 from tests.helpers.groups import expected_decay, expected_layer
 from tools.detection.config import CONFIG_DIR, load_config
 from tools.detection.engines import build_detector
@@ -94,6 +95,45 @@ def test_rows_of_table_3_differ_from_the_protocol_in_the_encoder_alone() -> None
     assert dataclasses.replace(longer, epochs=36, milestones=(27 / 36, 33 / 36)) == load_config(
         "coco_3x_vit_small_random"
     )
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_parts_of_the_paper_that_are_choices(engine: str) -> None:
+    recipe = load_config("coco_3x_vit_small_splitmask_coco").override(SMALL)
+    for values, kind in (({}, SyncBatchNorm), ({"pyramid_norm": "LN", "positions": "fourier"}, LayerNorm2d)):
+        detector = build_detector(engine, recipe.override(values), 2)
+        assert isinstance(detector.model.backbone.pyramid.resamples[0][1], kind)
+        assert (detector.encoder.pos_proj is not None) == ("positions" in values)
+
+
+@pytest.mark.detectron2
+def test_detectron2s_own_loader_crops_as_ours() -> None:
+    """The augmentations of the LazyConfig: how often, to which sizes, and where an object goes."""
+    import detectron2.data.transforms as T
+    import numpy as np
+    from detectron2.config import instantiate
+
+    from det_configs.common.lazy import lazy_data
+
+    recipe = load_config("coco_3x_vit_small_splitmask_coco")
+    augmentations = instantiate(lazy_data(recipe).train.mapper).augmentations
+    np.random.seed(0)  # noqa: NPY002 (detectron2 draws from it)
+    num_crops = 0
+    for _ in range(60):
+        given = T.AugInput(np.zeros((480, 640, 3), np.uint8), boxes=np.array([[100.0, 50, 400, 300]]))
+        transforms = augmentations(given)
+        height, width = given.image.shape[:2]
+        assert min(height, width) <= 800 and max(height, width) <= 1333 and min(height, width) >= 480
+        cuts = [t for t in transforms.transforms if type(t).__name__ == "ShiftingCrop"]
+        num_crops += len(cuts)
+        for cut in cuts:
+            assert 384 <= cut.w <= 600 and 384 <= cut.h <= 600
+        polygon = np.array([[100.0, 50], [400, 50], [400, 300]])
+        (moved,) = transforms.apply_polygons([polygon.copy()])  # without shapely
+        corners = transforms.apply_coords(polygon.copy())
+        assert np.allclose(moved, corners)
+        assert np.allclose([moved[:, 0].min(), moved[:, 1].min()], given.boxes[0, :2])
+    assert 18 <= num_crops <= 42
 
 
 @pytest.mark.detectron2

@@ -33,6 +33,17 @@ def test_the_published_protocol() -> None:
     assert (recipe.pyramid, recipe.positions) == ("tapped", "sincos")
 
 
+def test_what_the_paper_leaves_open_is_xcits() -> None:
+    """detection/configs/xcit/mask_rcnn_xcit_small_12_p16_3x_coco.py of its code; ViT-B has no counterpart there."""
+    small, base = (load_config(f"coco_3x_vit_{size}_splitmask_coco") for size in ("small", "base"))
+    for recipe in (small, base):
+        assert (recipe.pyramid_norm, recipe.crop) == ("SyncBN", 0.5)
+        assert [round(recipe.img_size * factor) for factor in recipe.crop_scales] == [400, 500, 600]
+        assert [round(recipe.img_size * factor) for factor in recipe.crop_range] == [384, 600]
+    assert (small.drop_path, base.drop_path) == (0.05, 0.1)
+    assert dataclasses.replace(base, encoder="vit_small", drop_path=0.05) == small
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -45,6 +56,9 @@ def test_the_published_protocol() -> None:
         ({"encoder": "vit_huge"}, "unknown encoder 'vit_huge'"),
         ({"anchor_sizes": (8, 16)}, "5 sizes"),
         ({"scale_range": (2.0, 1.0)}, "smaller one first"),
+        ({"crop_range": (0.5,)}, "crop_range .* smaller one first"),
+        ({"crop_scales": ()}, "at least one factor"),
+        ({"crop": 0.5, "augment": "lsj"}, "crop=0.5 needs augment=multiscale"),
         ({"milestones": (0.9, 0.5)}, "must increase"),
         ({"steps": 5}, "exclude each other"),
         ({"batch_size": 6, "accumulate": 4}, "multiple of accumulate"),
@@ -68,6 +82,7 @@ def test_steps_and_epochs_replace_each_other() -> None:
     [
         ("lr", "1e-3", 1e-3),
         ("positions", "none", None),
+        ("positions", "fourier", "fourier"),
         ("clip_grad", "none", None),
         ("grad_checkpointing", "yes", True),
         ("anchor_sizes", "8,16,32,64,128", (8, 16, 32, 64, 128)),

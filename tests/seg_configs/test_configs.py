@@ -91,11 +91,29 @@ def test_rows_are_beits_protocol_and_differ_in_the_encoder_alone() -> None:
     assert round(whole["schedule"]["warmup_fraction"] * whole["steps"]) == 1500
     test_cfg = {key: derived["model"]["test_cfg"][key] for key in ("mode", "crop_size", "stride")}
     assert test_cfg == {"mode": "slide", "crop_size": (512, 512), "stride": (341, 341)}
+    assert (whole["optim_wrapper"]["optimizer"]["lr"], whole["model"]["backbone"]["drop_path_rate"]) == (7e-4, 0.1)
     for path in ROWS:
         config = load_config(path)
         config["model"]["backbone"]["encoder"] = "vit_base"
         config["use_tta"] = False
         assert config == whole, path.stem
+
+
+def test_rows_have_the_neck_and_heads_of_mmsegs_own_beit_config(tmp_path: Path) -> None:
+    (tmp_path / "theirs.py").write_text("_base_ = ['mmseg::_base_/models/upernet_beit.py']\n")
+    theirs = Config.fromfile(str(tmp_path / "theirs.py")).model.to_dict()
+    ours = derive(load_config(CONFIG_FOLDER / "ade20k_160k_vit_base_splitmask_ade20k.py"), 150)["model"]
+    for head in ("decode_head", "auxiliary_head"):
+        # Ours becomes synchronised where there are several GPUs.
+        assert (theirs[head].pop("norm_cfg")["type"], ours[head].pop("norm_cfg")["type"]) == ("SyncBN", "BN")
+        assert theirs[head] == ours[head]
+    with torch.device("meta"):
+        backbone, neck = MODELS.build(ours["backbone"]), MODELS.build(theirs["neck"])
+    assert backbone.encoder.out_indices == tuple(theirs["backbone"]["out_indices"]) == (3, 5, 7, 11)
+    shapes = [[p.shape for p in module.parameters()] for module in (backbone.pyramid, neck)]
+    assert shapes[0] == shapes[1] and len(shapes[0]) == 8
+    kinds = [{type(m).__name__ for m in module.modules()} for module in (backbone.pyramid, neck)]
+    assert all("SyncBatchNorm" in names for names in kinds)
 
 
 def test_published_numbers_stand_in_the_head_comments() -> None:

@@ -191,7 +191,7 @@ def test_the_encoder_sees_the_pixels_it_was_trained_on(encoder_file):
             torch.testing.assert_close(value, plain(normalised[None])[name], atol=2e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize("pyramid", ["simple", "tapped"])
+@pytest.mark.parametrize("pyramid", ["simple", "tapped", "taps"])
 @pytest.mark.parametrize("size", [(64, 64), (75, 101)])
 def test_same_maps_as_the_other_adapters(encoder_file, pyramid, size):
     ours = SplitMaskViTBackbone(weights=encoder_file, pyramid=pyramid, out_channels=8).eval()
@@ -212,7 +212,7 @@ def test_same_maps_as_the_other_adapters(encoder_file, pyramid, size):
 
 
 @pytest.mark.parametrize("norm", ["LN", "BN", "SyncBN", "none"])
-@pytest.mark.parametrize("pyramid", ["simple", "tapped"])
+@pytest.mark.parametrize("pyramid", ["simple", "tapped", "taps"])
 def test_norms_and_chosen_levels(norm, pyramid):
     torch.manual_seed(0)
     kwargs = {"encoder": "vit_tiny", "pyramid": pyramid, "norm": norm, "out_channels": 8, **SMALL}

@@ -42,11 +42,12 @@ def segmentor():
     )
 
 
-@pytest.mark.parametrize("pyramid", ["simple", "tapped"])
+@pytest.mark.parametrize("pyramid", ["simple", "tapped", "taps"])
 @pytest.mark.parametrize("size", [(64, 64), (50, 90)])
 def test_four_maps_at_the_four_strides(pyramid, size):
     maps = build(pyramid=pyramid)(torch.randn(2, 3, *size))
-    assert [tuple(m.shape) for m in maps] == [(2, 8, -(-size[0] // s), -(-size[1] // s)) for s in (4, 8, 16, 32)]
+    width = 24 if pyramid == "taps" else 8  # the encoder's, or out_channels
+    assert [tuple(m.shape) for m in maps] == [(2, width, -(-size[0] // s), -(-size[1] // s)) for s in (4, 8, 16, 32)]
 
 
 def test_maps_equal_those_of_encoder_and_pyramid():
@@ -58,7 +59,7 @@ def test_maps_equal_those_of_encoder_and_pyramid():
         torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("pyramid", ["simple", "tapped"])
+@pytest.mark.parametrize("pyramid", ["simple", "tapped", "taps"])
 def test_every_parameter_gets_a_gradient(pyramid):
     backbone = build(pyramid=pyramid)
     sum(m.square().mean() for m in backbone(torch.randn(1, 3, 64, 64))).backward()
@@ -76,7 +77,7 @@ def test_pretrained_weights_are_loaded_and_survive_init_weights(tmp_path):
     assert all(torch.equal(encoder.state_dict()[key], value) for key, value in state.items())
 
 
-@pytest.mark.parametrize("pyramid", ["simple", "tapped"])
+@pytest.mark.parametrize("pyramid", ["simple", "tapped", "taps"])
 @pytest.mark.parametrize("size", [(64, 64), (75, 101)])
 @torch.no_grad()
 def test_same_maps_as_torchvisions_adapter(tmp_path, pyramid, size):
@@ -93,7 +94,7 @@ def test_same_maps_as_torchvisions_adapter(tmp_path, pyramid, size):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("pyramid", ["simple", "tapped"])
+@pytest.mark.parametrize("pyramid", ["simple", "tapped", "taps"])
 @pytest.mark.parametrize(("norm", "kind"), [("BN", "BatchNorm2d"), ("SyncBN", "SyncBatchNorm"), ("none", None)])
 def test_norm_of_the_pyramid(pyramid, norm, kind):
     kinds = {type(module).__name__ for module in build(pyramid=pyramid, norm=norm).pyramid.modules()}

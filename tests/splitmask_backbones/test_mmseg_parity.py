@@ -1,5 +1,7 @@
 """The encoder under UperNet against mmseg's own backbones with converted weights: logits, and ten steps of training.
 
+Under the tapped pyramid mmseg's backbone takes the encoder's place; the taps alone are compared with mmseg's own neck.
+
 mmseg's own is right where the image has the size of the position table, and for BEiT with a table in each block: the
 shared table of BEiT's pre-trained files is what mmseg drops.
 """
@@ -33,7 +35,7 @@ VIT_KEYS = [
     (r"ffn\.layers\.1", "mlp.fc2"),
     (r"gamma_(\d)$", r"ls\1.gamma"),
 ]
-KINDS = ["VisionTransformer", "MAE", "BEiT"]
+KINDS = [(kind, pyramid) for kind in ("VisionTransformer", "MAE", "BEiT") for pyramid in ("tapped", "taps")]
 
 
 @MODELS.register_module()
@@ -52,14 +54,15 @@ class TheirsUnderOurPyramid(torch.nn.Module):
         return tuple(self.pyramid(self.encoder(x), (x.shape[2], x.shape[3])))
 
 
-def segmentor(backbone):
+def segmentor(backbone, width=8, **parts):
     register_all_modules(init_default_scope=True)
-    head = {"type": "UPerHead", "in_channels": [8] * 4, "in_index": [0, 1, 2, 3], "channels": 8, "num_classes": 3}
+    head = {"type": "UPerHead", "in_channels": [width] * 4, "in_index": [0, 1, 2, 3], "channels": 8, "num_classes": 3}
     return MODELS.build(
         ConfigDict(
             type="EncoderDecoder",
             data_preprocessor={"type": "SegDataPreProcessor"},
             backbone=backbone,
+            **parts,
             decode_head={**head, "norm_cfg": {"type": "BN"}, "align_corners": False, "dropout_ratio": 0.0},
             test_cfg={"mode": "whole"},
         )
@@ -82,7 +85,13 @@ def renamed(state, kind):
     return found
 
 
-def pair(kind):
+def taps_of(neck):
+    """Returns the state of mmseg's Feature2Pyramid under the names of the taps."""
+    levels = (neck.upsample_4x, neck.upsample_2x)
+    return {f"resamples.{i}.{name}": value for i in (0, 1) for name, value in levels[i].state_dict().items()}
+
+
+def pair(kind, pyramid):
     """Returns a segmentor on mmseg's backbone, one on ours, with the same weights."""
     torch.manual_seed(0)
     sizes = {"img_size": (SIZE, SIZE), "embed_dims": DIM, "num_layers": DEPTH, "num_heads": HEADS}
@@ -92,8 +101,13 @@ def pair(kind):
         theirs_cfg["patch_bias"] = True
     if kind == "BEiT":
         theirs_cfg["init_values"] = 0.1
-    theirs = segmentor({"type": "TheirsUnderOurPyramid", "backbone": theirs_cfg})
-    for name, parameter in theirs.backbone.encoder.named_parameters():
+    if pyramid == "taps":
+        theirs = segmentor(theirs_cfg, DIM, neck={"type": "Feature2Pyramid", "embed_dim": DIM})
+        their_encoder, resamples = theirs.backbone, taps_of(theirs.neck)
+    else:
+        theirs = segmentor({"type": "TheirsUnderOurPyramid", "backbone": theirs_cfg})
+        their_encoder, resamples = theirs.backbone.encoder, theirs.backbone.pyramid.state_dict()
+    for name, parameter in their_encoder.named_parameters():
         if kind == "MAE" and ("relative_position" in name or "gamma" in name):
             # MAE itself has neither; mmseg's, zeros and 0.1 at the start, would become something in training.
             torch.nn.init.constant_(parameter, float("gamma" in name)).requires_grad_(False)
@@ -106,16 +120,17 @@ def pair(kind):
         {
             "type": "SplitMaskViT",
             "encoder": "vit_tiny",
-            "pyramid": "tapped",
+            "pyramid": pyramid,
             "out_channels": 8,
+            "norm": "SyncBN" if pyramid == "taps" else "LN",
             "use_class_token": True,
             "position_resize": "plain",
             **arguments,
-        }
+        },
+        DIM if pyramid == "taps" else 8,
     )
-    state = renamed(theirs.backbone.encoder.state_dict(), kind)
-    ours.backbone.encoder.load_state_dict(state, strict=True)
-    ours.backbone.pyramid.load_state_dict(theirs.backbone.pyramid.state_dict())
+    ours.backbone.encoder.load_state_dict(renamed(their_encoder.state_dict(), kind), strict=True)
+    ours.backbone.pyramid.load_state_dict(resamples)
     ours.decode_head.load_state_dict(theirs.decode_head.state_dict())
     return theirs, ours
 
@@ -127,20 +142,20 @@ def batch(step):
     return torch.randn(2, 3, SIZE, SIZE, generator=generator), samples
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "pyramid"), KINDS)
 @torch.no_grad()
-def test_same_logits(kind):
-    theirs, ours = (model.eval() for model in pair(kind))
+def test_same_logits(kind, pyramid):
+    theirs, ours = (model.eval() for model in pair(kind, pyramid))
     images, _ = batch(0)
     expected = theirs(images)
     assert expected.std() > 0.1  # a comparison of zeros would tell nothing
     torch.testing.assert_close(ours(images), expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_same_loss_for_ten_steps(kind):
+@pytest.mark.parametrize(("kind", "pyramid"), KINDS)
+def test_same_loss_for_ten_steps(kind, pyramid):
     losses = []
-    for model in pair(kind):
+    for model in pair(kind, pyramid):
         model.train()
         parameters = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.SGD(parameters, lr=0.01, momentum=0.9)

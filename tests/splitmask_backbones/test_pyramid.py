@@ -1,23 +1,24 @@
-"""Strides, sizes and the arithmetic of both pyramids."""
+"""Strides, sizes and the arithmetic of the pyramids."""
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from splitmask_backbones import VisionTransformer, build_pyramid
-from splitmask_backbones.pyramid import tap_indices
+from splitmask_backbones.pyramid import make_norm, tap_indices
 
 TINY = {"embed_dim": 32, "depth": 6, "num_heads": 2, "img_size": 64, "final_norm": False}
 
 
 def build(kind, patch_size=16, extra=1):
     torch.manual_seed(0)
-    taps = {"out_indices": tap_indices(6)} if kind == "tapped" else {}
+    taps = {"out_indices": tap_indices(6)} if kind != "simple" else {}
     encoder = VisionTransformer(**TINY, patch_size=patch_size, **taps)
     return encoder, build_pyramid(kind, encoder, 8, extra)
 
 
-@pytest.mark.parametrize("kind", ["simple", "tapped"])
+@pytest.mark.parametrize("kind", ["simple", "tapped", "taps"])
 @pytest.mark.parametrize("size", [(64, 64), (100, 90), (33, 129), (16, 17), (1, 1)])
 @pytest.mark.parametrize("patch_size", [8, 14, 16, 32])
 def test_every_level_has_ceil_rows(kind, size, patch_size):
@@ -25,11 +26,11 @@ def test_every_level_has_ceil_rows(kind, size, patch_size):
     maps = pyramid(encoder.forward_maps(torch.randn(1, 3, *size)), size)
     expected = [(-(-size[0] // stride), -(-size[1] // stride)) for stride in (4, 8, 16, 32, 64)]
     assert [tuple(m.shape[-2:]) for m in maps] == expected
-    assert {m.shape[1] for m in maps} == {8}
+    assert {m.shape[1] for m in maps} == {pyramid.out_channels} == {32 if kind == "taps" else 8}
     assert pyramid.strides == (4, 8, 16, 32, 64)
 
 
-@pytest.mark.parametrize("kind", ["simple", "tapped"])
+@pytest.mark.parametrize("kind", ["simple", "tapped", "taps"])
 def test_every_parameter_gets_a_gradient(kind):
     encoder, pyramid = build(kind)
     sum(m.square().sum() for m in pyramid(encoder.forward_maps(torch.randn(1, 3, 64, 64)), (64, 64))).backward()
@@ -69,6 +70,59 @@ def test_tapped_pyramid_is_a_top_down_fpn():
         expected.insert(0, top)
     for out, conv, e in zip(maps, pyramid.outputs, expected, strict=True):
         torch.testing.assert_close(out, conv(e), atol=1e-5, rtol=1e-4)
+
+
+def test_resampled_taps_by_hand():
+    _, pyramid = build("taps", extra=0)
+    taps = [torch.randn(1, 32, 4, 4) for _ in range(4)]
+    first, norm1, _, last = pyramid.resamples[0]
+    up = F.conv_transpose2d(taps[0], first.weight, first.bias, stride=2)
+    up = F.conv_transpose2d(F.gelu(norm(up, norm1)), last.weight, last.bias, stride=2)
+    twice = F.conv_transpose2d(taps[1], pyramid.resamples[1][0].weight, pyramid.resamples[1][0].bias, stride=2)
+    expected = [up, twice, taps[2], F.max_pool2d(taps[3], 2)]
+    for out, e in zip(pyramid(taps, (64, 64)), expected, strict=True):
+        torch.testing.assert_close(out, e, atol=1e-5, rtol=1e-4)
+
+
+def test_synchronised_norm_is_a_plain_one_on_one_process():
+    torch.manual_seed(0)
+    ours, plain = make_norm("SyncBN", 3), nn.BatchNorm2d(3)
+    x = torch.randn(4, 3, 5, 6) * 2 + 1
+    torch.testing.assert_close(ours(x), plain(x))
+    assert ours.running_mean.abs().sum() > 0
+    torch.testing.assert_close(ours.eval()(x), plain.eval()(x))
+    assert ours.state_dict().keys() == nn.SyncBatchNorm(3).state_dict().keys()
+
+
+def test_synchronised_norm_is_torchs_anywhere_but_on_a_cpu(monkeypatch):
+    called = []
+    torchs = nn.SyncBatchNorm.forward
+    monkeypatch.setattr(nn.SyncBatchNorm, "forward", lambda self, x: called.append(self) or torchs(self, x))
+    norm = make_norm("SyncBN", 3)
+    norm(torch.randn(2, 3, 4, 4))
+    assert called == []
+    norm = norm.to("meta")
+    assert norm(torch.randn(2, 3, 4, 4, device="meta")).shape == (2, 3, 4, 4)
+    assert called == [norm]
+
+
+@pytest.fixture
+def processes():
+    """A group of one process: what torch checks does not depend on their number."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def test_synchronised_norm_trains_among_processes_on_a_cpu(processes):
+    """Where torch's own refuses twice: DistributedDataParallel, and the first forward pass."""
+    x = torch.randn(4, 3, 5, 6)
+    with pytest.raises(ValueError, match="SyncBatchNorm"):
+        nn.parallel.DistributedDataParallel(nn.SyncBatchNorm(3))
+    with pytest.raises(ValueError, match="SyncBatchNorm"):
+        nn.SyncBatchNorm(3)(x)
+    ours = nn.parallel.DistributedDataParallel(make_norm("SyncBN", 3))
+    torch.testing.assert_close(ours(x), nn.BatchNorm2d(3)(x))
 
 
 def test_taps_are_the_papers():

@@ -68,7 +68,7 @@ def test_anchors_lie_on_the_strides_in_float32() -> None:
     assert start == len(anchors)
 
 
-@pytest.mark.parametrize("kind", ["simple", "tapped"])
+@pytest.mark.parametrize("kind", ["simple", "tapped", "taps"])
 @pytest.mark.parametrize("box_head", ["2fc", "4conv1fc"])
 def test_every_parameter_gets_a_gradient_and_a_group(kind: str, box_head: str) -> None:
     torch.manual_seed(0)

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.helpers.in_process import run_tool
 from tests.helpers.paths import ROOT
 from tests.helpers.runs import kill_when
 from tests.helpers.seg_data import make_data
 from tests.helpers.seg_tool import TINY, command, error_of, run
+from tools import train_seg
 
 pytest.importorskip("mmcv", reason="the extra 'segmentation' is not installed")
 pytest.importorskip("splitmask_backbones.mmseg")  # before any other import of mmseg: it puts the stub in place
@@ -184,3 +186,25 @@ def test_a_label_of_another_size(tmp_path):
     Image.fromarray(np.zeros((10, 12), np.uint8)).save(root / "annotations/train/2.png")
     line = error_of(run("--data", root, "--output", tmp_path / "run", *ARGS))
     assert "2.jpg is 80 x 72 pixels" in line and "12 x 10" in line
+
+
+OLD_NECK = ["model.backbone.pyramid=tapped", "model.backbone.norm=LN", "model.backbone.out_channels=8"]
+
+
+@pytest.mark.parametrize(
+    ("neck", "has_fpn"), [([], False), (OLD_NECK, True)], ids=["the row's", "as recorded before the row changed"]
+)
+def test_a_row_of_the_ade20k_table_is_evaluated_with_the_neck_it_was_trained_with(data, tmp_path, neck, has_fpn):
+    row = "seg_configs/ade20k_160k_vit_base_splitmask_ade20k.py"
+    small = ["model.backbone.encoder=vit_tiny", "model.backbone.embed_dim=24", "model.backbone.depth=4"]
+    small += ["model.decode_head.channels=8", "model.auxiliary_head.channels=8"]
+    output = tmp_path / "run"
+    args = ["--weights", "none", "--steps", 1, "--batch-size", 2, "--img-size", 64, "--workers", 0]
+    result = run_tool(train_seg.main, row, *small, *neck, "--data", data, "--output", output, *args)
+    assert result.returncode == 0, result.stderr
+    names = set(state(output / "segmentor.safetensors"))
+    assert any(".pyramid.laterals." in name for name in names) == has_fpn
+    before = (output / "results.json").read_bytes()
+    result = run_tool(train_seg.main, row, "--data", data, "--output", output, "--eval-only", "--workers", 0)
+    assert result.returncode == 0, result.stderr
+    assert (output / "results.json").read_bytes() == before

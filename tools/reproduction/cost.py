@@ -23,11 +23,11 @@ PAPER_HOURS, PAPER_GPUS, PAPER_EPOCHS = 34.0, 16, 300
 
 # Counted with torch's FlopCounterMode on the forward pass. Mask R-CNN with the tapped pyramid at 640 x 864 (2160
 # patches, the mean size of the 480-800 px training): pyramid and RPN 209 GFLOPs, box head with 512 RoIs 14, mask head
-# with at most 128 of them 131. UperNet at 512 px: pyramid 63, heads 426.
+# with at most 128 of them 131. UperNet at 512 px, ViT-B: taps 29, heads 971.
 DET_PATCHES, DET_PER_PATCH, DET_ROIS = 2160, 209e9 / 2160, 145e9
-SEG_PATCHES, SEG_HEADS = 1024, 489e9
+SEG_PATCHES, SEG_HEADS = 1024, 1000e9
 # Parameters around the encoder, counted in the same models.
-HEAD_PARAMETERS = {"train_det": 22.1e6, "train_seg": 39.0e6, "train_cls": 0.0}
+HEAD_PARAMETERS = {"train_det": 22.1e6, "train_seg": 76.8e6, "train_cls": 0.0}
 SEG_STEPS, SEG_BATCH = 160_000, 16  # the paper's; tools/train_seg.py's configs need mmseg to be read
 DINO_LOCAL_CROPS, DINO_LOCAL_SHARE = 8, 36 / 196  # small crops have 96 of 224 px
 

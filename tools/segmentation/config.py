@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from splitmask_backbones.errors import UserError, check_choice, nearest
+from splitmask_backbones.registry import ENCODERS
 from tools.segmentation.layout import make_layout
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "seg_configs"
@@ -212,7 +213,7 @@ def derive(config: dict[str, Any], num_classes: int, class_weights: list[float] 
     """
     config = copy.deepcopy(config)
     model, size = config["model"], config["img_size"]
-    out_channels = model["backbone"].get("out_channels", 256)
+    out_channels = _map_channels(model["backbone"])
     for head in (model["decode_head"], model.get("auxiliary_head")):
         for part in head if isinstance(head, list) else [head] if head else []:
             _fit_head(part, num_classes, out_channels, class_weights)
@@ -224,6 +225,21 @@ def derive(config: dict[str, Any], num_classes: int, class_weights: list[float] 
         if transform["type"] == "RandomCrop":
             transform["crop_size"] = (size, size)
     return config
+
+
+def _map_channels(backbone: dict[str, Any]) -> int:
+    """Returns the channels of the backbone's maps: the encoder's width with pyramid="taps", else `out_channels`."""
+    if backbone.get("pyramid") != "taps":
+        return backbone.get("out_channels", 256)
+    if backbone.get("embed_dim"):
+        return backbone["embed_dim"]
+    if backbone.get("encoder") in ENCODERS:
+        return ENCODERS[backbone["encoder"]]["embed_dim"]
+    if backbone.get("encoder") is not None or not backbone.get("init_cfg"):
+        return 0  # building the backbone says what is wrong
+    from splitmask_backbones.checkpoints import read_encoder_file  # torch
+
+    return read_encoder_file(backbone["init_cfg"]["checkpoint"]).config["embed_dim"]
 
 
 def _fit_head(head: dict[str, Any], num_classes: int, out_channels: int, class_weights: list[float] | None) -> None:

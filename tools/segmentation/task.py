@@ -106,14 +106,15 @@ class SegmentationTask(Task):
         class_weights = None
         if config["class_weights"] == "median_frequency" and "train" in self.counts:
             class_weights = median_frequency_weights(self.counts["train"])
-        self.config = derive(config, len(self.classes.names), class_weights)
-        backbone = self.config["model"]["backbone"]
+        backbone = config["model"]["backbone"]
         if weights is not None:
-            backbone["init_cfg"] = {"type": "Pretrained", "checkpoint": str(weights)}
+            backbone = backbone | {"init_cfg": {"type": "Pretrained", "checkpoint": str(weights)}}
         if encoder_config is not None:
             kept = {key: backbone[key] for key in ("type", "pyramid", "out_channels", "norm") if key in backbone}
             # The run's arguments win over all of the name's.
-            self.config["model"]["backbone"] = kept | {"encoder": "vit_tiny", **encoder_config}
+            backbone = kept | {"encoder": "vit_tiny", **encoder_config}
+        config = config | {"model": config["model"] | {"backbone": backbone}}
+        self.config = derive(config, len(self.classes.names), class_weights)
         return build_segmentor(self.config["model"])
 
     def values(self) -> dict[str, Any]:

@@ -348,7 +348,7 @@ def test_the_final_norm_survives_detectron2_which_has_none(tmp_path):
     grid=st.integers(2, 4),
     patch=st.sampled_from([8, 14, 16]),
     depth=st.integers(1, 3),
-    positions=st.sampled_from(["learned", "sincos", "none"]),
+    positions=st.sampled_from(["learned", "sincos", "fourier", "none"]),
     token=st.booleans(),
     registers=st.integers(0, 2),
     scale=st.sampled_from([None, 0.5]),

@@ -93,6 +93,65 @@ def test_sizes_of_multi_scale_and_evaluation() -> None:
     assert min(short) >= 480 and max(short) <= 800 and min(short) < 500 and max(short) > 780
 
 
+def first_sizes(size: tuple[int, int], placement: Placement) -> list[tuple[tuple[int, int], list[float]]]:
+    """Returns the sizes of 400, 500, 600 pixels from which the crop can have been cut, with its place and sides."""
+    found = []
+    for short in (400, 500, 600):
+        first = fit(size, short, 1333)
+        factors = [f / s for f, s in zip(first, placement.scaled_size, strict=True)]
+        sides = [*placement.offset, *placement.crop_size]
+        place = [side * factors[i % 2] for i, side in enumerate(sides)]
+        if all(abs(value - round(value)) < 1e-6 for value in place):
+            found.append((first, place))
+    return found
+
+
+@pytest.mark.parametrize("size", [(480, 640), (640, 427), (300, 900), (50, 40)])
+def test_resize_crop_resize_is_xcits(size: tuple[int, int]) -> None:
+    """Short side 400, 500 or 600; a crop of 384-600 pixels a side, as far as there are; short side 480-800."""
+    place = training_placement(DetRecipe(crop=1.0))
+    for seed in range(60):
+        placement = place(size, np.random.default_rng(seed))
+        ((first, (top, left, height, width)), *_) = first_sizes(size, placement)
+        assert min(first[0], 384) - 1e-6 <= height <= min(first[0], 600) + 1e-6
+        assert min(first[1], 384) - 1e-6 <= width <= min(first[1], 600) + 1e-6
+        assert 0 <= top <= first[0] - height + 1e-6 and 0 <= left <= first[1] - width + 1e-6
+        assert placement.output_size == placement.crop_size
+        assert 480 <= min(placement.output_size) <= 800 and max(placement.output_size) <= 1333
+
+
+def test_resize_crop_resize_in_one_step_puts_pixels_and_masks_where_three_steps_do() -> None:
+    rows, cols = np.mgrid[:240, :320]
+    picture = np.stack([rows, cols * 0.7, (rows + cols) * 0.4], axis=2).astype(np.uint8)  # smooth: no blur shows
+    disc = ((rows - 120) ** 2 + (cols - 150) ** 2 < 70**2).astype(np.uint8)
+    place = training_placement(DetRecipe(crop=1.0))
+    for seed in range(8):
+        placement = place((240, 320), np.random.default_rng(seed))
+        ((first, numbers), *_) = first_sizes((240, 320), placement)
+        top, left, height, width = (round(number) for number in numbers)
+        box = (left, top, left + width, top + height)
+
+        def three_steps(pixels: np.ndarray, first=first, box=box, placement=placement) -> np.ndarray:
+            image = Image.fromarray(pixels).resize(first[::-1], Image.Resampling.BILINEAR).crop(box)
+            moved = np.asarray(image.resize(placement.output_size[::-1], Image.Resampling.BILINEAR))
+            return moved[:, ::-1] if placement.flip else moved
+
+        found = placement.image(Image.fromarray(picture)).astype(int)
+        assert np.abs(found - three_steps(picture)).max() <= 2
+        differs = (placement.mask(disc) != (three_steps(disc * 255) > 127)).mean()
+        assert differs < 0.005
+
+
+def test_as_many_images_are_cropped_as_the_recipe_says_and_none_by_default() -> None:
+    def cropped(recipe: DetRecipe) -> float:
+        place = training_placement(recipe)
+        placed = [place((480, 640), np.random.default_rng(seed)) for seed in range(400)]
+        return sum(placement.scaled_size != placement.output_size for placement in placed) / 400
+
+    assert cropped(DetRecipe()) == 0
+    assert cropped(DetRecipe(crop=0.5)) == pytest.approx(0.5, abs=0.08)
+
+
 def test_a_sample_depends_on_seed_epoch_and_index_only(tmp_path: Path) -> None:
     root = write_root(tmp_path / "root")
     split = read_coco(root / "annotations" / "instances_train.json", root / "train")

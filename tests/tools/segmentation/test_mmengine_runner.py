@@ -19,11 +19,13 @@ pytest.importorskip("splitmask_backbones.mmseg")  # before any other import of m
 
 import mmseg
 import torch
+from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from mmengine.registry import PARAM_SCHEDULERS
 
+from splitmask_backbones.pyramid import ResampledTaps
 from tools.segmentation.config import load_config
-from tools.segmentation.mmengine_runner import mmengine_values
+from tools.segmentation.mmengine_runner import SplitMaskRunner, mmengine_values
 from tools.segmentation.recipe import SegRecipe
 
 TINY = [
@@ -59,6 +61,27 @@ def test_mmsegs_train_py_runs_a_delta_file(data: Path, tmp_path: Path) -> None:
     assert re.search(r"Iter\(train\) \[2/2\].* loss: [0-9.]+", said), said[-3000:]
     assert re.search(r"Iter\(val\) \[4/4\].* mIoU: [0-9.]+", said), said[-3000:]
     assert (tmp_path / "work" / "iter_2.pth").exists()
+
+
+def test_the_runner_builds_and_trains_a_row_of_the_ade20k_table(data: Path, tmp_path: Path) -> None:
+    config = Config.fromfile(str(ROOT / "seg_configs" / "ade20k_160k_vit_base_splitmask_ade20k.py"))
+    backbone = {"encoder": "vit_tiny", "embed_dim": 24, "num_heads": 3, "depth": 4, "img_size": 64}
+    head = {"channels": 8}
+    config.merge_from_dict(
+        {
+            "model": {"backbone": backbone, "decode_head": head, "auxiliary_head": head},
+            "data_root": str(data), "work_dir": str(tmp_path / "work"), "eval_every": 5,
+            "img_size": 64, "steps": 1, "batch_size": 2, "log_every": 1,
+        }
+    )  # fmt: skip
+    runner = SplitMaskRunner.from_cfg(config)
+    runner._train_dataloader.update(num_workers=0, persistent_workers=False)
+    pyramid = runner.model.backbone.pyramid
+    assert type(pyramid) is ResampledTaps
+    assert runner.model.decode_head.in_channels == [24] * 4 and runner.model.auxiliary_head.in_channels == 24
+    before = {name: value.clone() for name, value in pyramid.state_dict().items()}
+    runner.train()
+    assert [name for name, value in pyramid.state_dict().items() if torch.equal(before[name], value)] == []
 
 
 def test_what_the_runner_reads_follows_from_the_config(data: Path) -> None:

@@ -19,10 +19,12 @@ pytest.importorskip("splitmask_backbones.mmseg")  # before any other import of m
 
 from mmengine.dataset import pseudo_collate
 from mmengine.structures import PixelData
+from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import nn
 
 from pretrain.training.distributed import make_fabric
+from splitmask_backbones import create_encoder, save_encoder
 from tools.finetuning.options import FinetuneOptions
 from tools.segmentation.config import config_path, derive
 from tools.segmentation.evaluate import evaluate
@@ -80,6 +82,20 @@ def test_the_optimizer_is_the_configs(segmentor: Segmentor, recipe: SegRecipe) -
         build_optimizer(segmentor, {**recipe.config["optim_wrapper"], "accumulative_counts": 2})
     with pytest.raises(ValueError, match="does not build a segmentor"):
         build_segmentor({"type": "NoSuchSegmentor"})
+
+
+def test_heads_on_the_taps_take_the_encoders_width_wherever_it_is_said(recipe: SegRecipe, tmp_path: Path) -> None:
+    save_encoder(create_encoder("vit_tiny", embed_dim=36, depth=4), tmp_path / "encoder.safetensors")
+    file = {"type": "Pretrained", "checkpoint": str(tmp_path / "encoder.safetensors")}
+    for backbone, width in (
+        ({"encoder": "vit_small"}, 384),
+        ({"encoder": "vit_tiny", "embed_dim": 24}, 24),
+        ({"encoder": None, "init_cfg": file}, 36),
+    ):
+        model = {**recipe.config["model"], "backbone": {"type": "SplitMaskViT", "pyramid": "taps", **backbone}}
+        derived = derive({**recipe.config, "model": model}, 3)["model"]
+        assert derived["decode_head"]["in_channels"] == [width] * 4
+        assert {x.shape[1] for x in MODELS.build(derived["backbone"])(torch.zeros(1, 3, 32, 32))} == {width}
 
 
 def test_miou_by_hand(tmp_path: Path) -> None:
