@@ -23,6 +23,7 @@ def build_parser() -> cli.Parser:
     parser.add_argument("--img-size", type=cli.positive_int, metavar="P", help=text)
     parser.add_argument("--batch-size", type=cli.positive_int, metavar="N", help="images (default 32; backbone: 1)")
     parser.add_argument("--steps", type=cli.positive_int, default=5, metavar="N", help="measured steps (default 5)")
+    cli.add_device(parser)
     parser.add_argument("--precision", default="32", metavar="32|bf16", help="default 32")
     return parser
 
@@ -38,11 +39,12 @@ def main(argv: list[str]) -> int:
 
         values = {name: getattr(args, name) for name in ("model", "img_size", "batch_size", "precision", "steps")}
         given = {name: value for name, value in values.items() if value is not None}
-        pretrain_step(Recipe().override({"batch_size": 32, **given}), args.steps)
+        pretrain_step(Recipe().override({"batch_size": 32, **given}), args.steps, args.device)
     else:
         from tools.benchmarks.backbone import compare_backbones
 
-        compare_backbones(args.model, args.img_size or 512, args.batch_size or 1, args.steps, args.precision)
+        size, batch_size = args.img_size or 512, args.batch_size or 1
+        compare_backbones(args.model, size, batch_size, args.steps, args.precision, args.device)
     return 0
 
 

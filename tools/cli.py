@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pretrain.training.options import MAX_BAD_FRACTION, REHEARSAL, WORKERS
+from pretrain.training.options import DEVICES, MAX_BAD_FRACTION, REHEARSAL, WORKERS
 from splitmask_backbones.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ def add_run_options(parser: argparse.ArgumentParser, intervals: bool = True) -> 
     """
     parser.add_argument("--resume", action="store_true", help="continue the run in --output")
     add_rehearse(parser)
+    add_device(parser)
     add_workers(parser)
     for name, default, what in (("save", 500, "checkpoint"), ("log", 20, "log")):
         shown = default if intervals else "the config's"
@@ -115,6 +116,18 @@ def rehearsal_output(output: Path, rehearse: bool, resume: bool) -> Path:
     if rehearse and resume:
         raise UserError("--rehearse and --resume exclude each other: a rehearsal begins anew each time")
     return output / REHEARSAL if rehearse else output
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Adds `--device`."""
+    text = "where to compute (default auto: a GPU if there is one)"
+    parser.add_argument("--device", type=_device, default="auto", metavar="|".join(DEVICES), help=text)
+
+
+def _device(text: str) -> str:
+    if text not in DEVICES:
+        raise argparse.ArgumentTypeError(f"unknown device '{text}': {nearest(text, DEVICES)}")
+    return text
 
 
 def add_workers(parser: argparse.ArgumentParser) -> None:

@@ -105,11 +105,11 @@ def main(argv: list[str]) -> int:
         omitted = [name for name in KEPT if getattr(options, name) is None]
         options = dataclasses.replace(options, **{name: before.get(name) for name in omitted})
         recipe.check_tokenizer_weights(options.tokenizer_weights)
-        fabric = make_fabric(recipe.precision)
+        fabric = make_fabric(recipe.precision, options.device)
         if rehearsal:
             source = source.subset(rehearsal.a_few(source.names, "train", recipe.batch_size))
         images, data = _readable_images(source, folder, options, fabric)
-        folder.write_config(_config(args.recipe, recipe, options, data))
+        folder.write_config(_config(args.recipe, recipe, options, data, fabric))
         if folder.finished:
             print(f"{folder.path / ARTEFACT} is finished: nothing to do")
             return 0
@@ -164,7 +164,9 @@ def _readable_images(
     return source.subset([name for name in source.names if name not in bad]), data
 
 
-def _config(name: str, recipe: Recipe, options: PretrainOptions, data: dict[str, Any]) -> dict[str, Any]:
+def _config(
+    name: str, recipe: Recipe, options: PretrainOptions, data: dict[str, Any], fabric: Fabric
+) -> dict[str, Any]:
     import torch
 
     from pretrain.methods.build import build_encoder
@@ -183,7 +185,8 @@ def _config(name: str, recipe: Recipe, options: PretrainOptions, data: dict[str,
             **{key: getattr(options, key) for key in FREE},
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
-            "processes": int(os.environ.get("WORLD_SIZE", "1")),
+            "processes": fabric.world_size,
+            "device": fabric.device.type,
             "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
         },
     }

@@ -24,6 +24,7 @@ def build_parser() -> cli.Parser:
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for everything the run writes")
     parser.add_argument("--resume", action="store_true", help="continue the run in --output")
     cli.add_rehearse(parser)
+    cli.add_device(parser)
     parser.add_argument("--keep-features", action="store_true", help="leave DIR/features where it is at the end")
     cli.add_workers(parser)
     cli.add_values(parser, ProbeRecipe)
@@ -49,6 +50,7 @@ def main(argv: list[str]) -> int:
         log_every=0,
         max_bad_fraction=args.max_bad_fraction,
         rehearse=args.rehearse,
+        device=args.device,
         weights=None if args.weights == "none" else Path(args.weights),
         places=DataOptions.of(vars(args)),
         keep_features=args.keep_features,

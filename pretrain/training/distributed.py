@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from pretrain.training.options import DEVICES
 from splitmask_backbones.errors import UserError, check_choice
 
 if TYPE_CHECKING:
@@ -26,33 +27,40 @@ PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}
 _FAILED = "splitmask_failed"
 
 
-def make_fabric(precision: str = "32", find_unused_parameters: bool = False) -> Fabric:
+def make_fabric(precision: str = "32", device: str = "auto", find_unused_parameters: bool = False) -> Fabric:
     """Returns a launched Fabric: one process, or all of torchrun's with DDP (gloo on CPUs).
 
     Args:
         precision: "32" or "bf16" (mixed: weights and optimizer stay in float32).
+        device: of `DEVICES`; "auto" is a GPU where there is one.
         find_unused_parameters: for models of which a step may leave parameters without a gradient.
 
     Raises:
-        ValueError: unknown precision, or more processes on this machine than GPUs.
+        ValueError: unknown precision or device, no GPU, or more processes on this machine than GPUs.
     """
     from lightning_fabric import Fabric
     from lightning_fabric.strategies import DDPStrategy
 
     check_choice("precision", precision, PRECISIONS)
+    check_choice("--device", device, DEVICES)
+    if device == "cuda" and not torch.cuda.is_available():
+        built = torch.version.cuda
+        why = "torch was installed without CUDA" if built is None else f"torch (CUDA {built}) finds none"
+        raise UserError(f"--device cuda: there is no GPU to use ({why}): install a driver, or use --device cpu")
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning_fabric")
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if torch.cuda.is_available() and local > torch.cuda.device_count():
+    num_gpus = 0 if device == "cpu" else torch.cuda.device_count()
+    if 0 < num_gpus < local:
         raise UserError(
-            f"--nproc-per-node={local} starts more processes than this machine has GPUs ({torch.cuda.device_count()}): "
-            f"use --nproc-per-node={torch.cuda.device_count()}"
+            f"--nproc-per-node={local} starts more processes than this machine has GPUs ({num_gpus}): "
+            f"use --nproc-per-node={num_gpus}, or --device cpu"
         )
     # The first process alone checks the images and makes the codebook while the others wait.
     ddp: Any = DDPStrategy(timeout=timedelta(hours=12), find_unused_parameters=find_unused_parameters)
     fabric = Fabric(
-        accelerator="auto",
+        accelerator=device,
         devices=local,
         num_nodes=world_size // local,
         strategy=ddp if world_size > 1 else "auto",

@@ -96,6 +96,7 @@ def step_batches(
     accumulate: int = 1,
     collate_fn: Callable[[list[Any]], Any] | None = None,
     repeats: int = 1,
+    pin_memory: bool = False,
 ) -> Iterator[Any]:
     """Returns this rank's micro-batches from `start_step` on, `accumulate` of them per step.
 
@@ -105,6 +106,7 @@ def step_batches(
         batch_size: global batch size.
         workers: data processes; 0 loads in this one.
         repeats: appearances of an image in an epoch, see `StepBatches`.
+        pin_memory: for a GPU, which copies from such memory while the CPU goes on.
 
     Raises:
         ValueError: the batch does not divide, or is larger than the data set.
@@ -115,7 +117,7 @@ def step_batches(
         batch_sampler=sampler,
         num_workers=workers,
         collate_fn=collate_fn,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pin_memory,
         worker_init_fn=start_worker if workers else None,
         prefetch_factor=4 if workers else None,
     )

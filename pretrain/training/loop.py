@@ -109,6 +109,7 @@ def batches_of(
         accumulate=loop.accumulate,
         collate_fn=collate_fn,
         repeats=repeats,
+        pin_memory=fabric.device.type == "cuda",
     )
 
 

@@ -12,6 +12,8 @@ REHEARSAL = "rehearsal"
 REHEARSAL_RECORD, REHEARSAL_ENCODER = "rehearsal.json", "rehearsal.safetensors"
 """What a rehearsal ends with, and the encoder that it leaves for the rehearsals that need one."""
 
+DEVICES = ("auto", "cpu", "cuda")
+
 NUM_CHECKPOINTS = 2
 """Checkpoints that a run keeps, the newest ones."""
 
@@ -28,6 +30,7 @@ class RunOptions:
         log_every: steps between log lines.
         max_bad_fraction: share of the images, in [0, 1], that may be missing or unreadable.
         rehearse: whether only the first steps are made, and timed.
+        device: of `DEVICES`.
     """
 
     output: Path
@@ -37,3 +40,4 @@ class RunOptions:
     log_every: int
     max_bad_fraction: float
     rehearse: bool = field(default=False, kw_only=True)
+    device: str = field(default="auto", kw_only=True)

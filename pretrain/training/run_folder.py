@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import math
 import os
 import re
@@ -13,6 +14,8 @@ from typing import Any
 
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import write_atomically
+
+logger = logging.getLogger(__name__)
 
 CONFIG = "config.json"
 LOCK = ".lock"
@@ -185,6 +188,10 @@ class RunFolder:
                 f"--resume: {self.path} holds a run with other settings: {listed}: "
                 "use the old values, or start anew in another --output"
             )
+        devices = [entry.get("free", {}).get("device") for entry in (self.previous, config)]
+        if self.is_main and not self.finished and None not in devices and devices[0] != devices[1]:
+            what = "the bytes will not be those of one device"
+            logger.warning("--resume on another device (%s, now %s): %s", *devices, what)
 
     def close(self, failed: bool = False) -> None:
         """Releases the lock. After a failure before the first step, leaves no run behind: the folder can be used."""

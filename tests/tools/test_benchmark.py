@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from concurrent.futures import Future
+
 import pytest
 import torch
 
@@ -29,7 +32,7 @@ def test_a_step_runs(precision, dtype, monkeypatch):
     case = backbone.CASES["windows, relative positions (ViTDet)"]
     module = backbone.build("ours", "vit_tiny", 64, **case)
     monkeypatch.setattr(backbone, "build", lambda *args, **kwargs: module)
-    step = backbone.make_step("ours", "vit_tiny", 64, 1, precision, case)
+    step = backbone.make_step("ours", "vit_tiny", 64, 1, precision, "cpu", case)
     dtypes, gradients = set(), {}
     module.vit.blocks[0].mlp.fc1.register_forward_hook(lambda layer, args, output: dtypes.add(output.dtype))
     for name, parameter in module.named_parameters():
@@ -53,9 +56,65 @@ def test_calls_are_timed_in_turns():
 
 def test_the_pretraining_benchmark_prints_its_share(capsys, monkeypatch):
     monkeypatch.setattr(pretrain, "PRODUCT_SIZE", {"cpu": 64, "cuda": 64})
-    pretrain.pretrain_step(Recipe(model="vit_tiny", img_size=64, batch_size=2, vocab_size=64), 1)
+    pretrain.pretrain_step(Recipe(model="vit_tiny", img_size=64, batch_size=2, vocab_size=64), 1, "cpu")
     shown = capsys.readouterr().out
     assert "GFLOPs per image" in shown and "share of the matrix-product rate: " in shown
+
+
+def test_a_model_without_room_is_a_cell_of_the_table(monkeypatch):
+    def no_room(*args):
+        raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    class Pool:  # in this process, where the pretended error is
+        def __init__(self, *args):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *args):
+            return False
+
+        def submit(self, call, *args):
+            future = Future()
+            try:
+                future.set_result(call(*args))
+            except RuntimeError as error:
+                future.set_exception(error)
+            return future
+
+    monkeypatch.setattr(backbone, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(backbone, "_peak_of", no_room)
+    assert backbone.peak_memory("ours") is None
+    monkeypatch.setattr(backbone, "_peak_of", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        backbone.peak_memory("ours")
+    assert backbone.compared({"ours": 2e6, "detectron2": None}, 1e6, "{:.0f}") == ["2", "no memory", "-"]
+    assert backbone.compared({"ours": 2e6, "detectron2": 4e6}, 1e6, "{:.0f}") == ["2", "4", "0.50"]
+
+
+def test_two_models_that_do_not_fit_together_are_timed_one_after_the_other():
+    held = set()
+
+    class Step:
+        def __init__(self, name):
+            held.add(name)
+            self.name = name
+            if len(held) > 1:
+                held.discard(name)
+                raise torch.OutOfMemoryError("no room")
+
+        def __call__(self):
+            pass
+
+        def __del__(self):
+            held.discard(self.name)
+
+    makers = {name: functools.partial(Step, name) for name in ("a", "b")}
+    assert set(backbone.fastest(makers, 1, "cpu")) == {"a", "b"}
+    held.add("other")
+    with pytest.raises(torch.OutOfMemoryError):
+        backbone.fastest({"a": makers["a"]}, 1, "cpu")
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,18 @@
 
 import multiprocessing
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from pretrain.training.distributed import make_fabric
 from splitmask_backbones import create_encoder
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.registry import ENCODERS
@@ -23,7 +25,7 @@ WINDOW_BLOCKS = {12: (0, 1, 3, 4, 6, 7, 9, 10), 24: tuple(i for i in range(24) i
 """Blocks with windows by depth: four global ones, evenly spaced (ViTDet)."""
 
 HEADER = ("blocks", "ours s", "detectron2 s", "time ratio", "ours MB", "detectron2 MB", "memory ratio")
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+NO_ROOM = "no memory"
 CASES = {
     "global": {"windows": False, "rel_pos": False},
     "global, relative positions": {"windows": False, "rel_pos": True},
@@ -63,15 +65,15 @@ class LastMap(nn.Module):
 
 
 def make_step(
-    whose: str, model: str, img_size: int, batch_size: int, precision: str, case: dict[str, bool]
+    whose: str, model: str, img_size: int, batch_size: int, precision: str, device: str, case: dict[str, bool]
 ) -> Callable[[], None]:
     """Returns a call that runs forward and backward once."""
     torch.manual_seed(0)
-    module = build(whose, model, img_size, **case).to(DEVICE)
-    images = torch.randn(batch_size, 3, img_size, img_size, device=DEVICE)
+    module = build(whose, model, img_size, **case).to(device)
+    images = torch.randn(batch_size, 3, img_size, img_size, device=device)
 
     def step() -> None:
-        with torch.autocast(DEVICE, torch.bfloat16) if precision == "bf16" else nullcontext():
+        with torch.autocast(device, torch.bfloat16) if precision == "bf16" else nullcontext():
             loss = module(images).float().square().mean()
         loss.backward()
         module.zero_grad(set_to_none=True)
@@ -79,10 +81,10 @@ def make_step(
     return step
 
 
-def _peak_of(*arguments: Any) -> int:
+def _peak_of(whose: str, *arguments: Any) -> int:
     """In a fresh process: returns the bytes that one step adds at its peak to what the model needs itself."""
-    step = make_step(*arguments)
-    if DEVICE == "cuda":
+    step = make_step(whose, *arguments)
+    if arguments[-2] == "cuda":
         step()
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
@@ -100,18 +102,37 @@ def _status(name: str) -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
-def peak_memory(*arguments: Any) -> int:
-    """Returns the bytes of one step's peak above the memory before it, measured in a process of its own."""
+def peak_memory(*arguments: Any) -> int | None:
+    """Returns the bytes of one step's peak above those before it, in a process of its own; None: no room for it."""
     try:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             return pool.submit(_peak_of, *arguments).result()
-    except BrokenProcessPool:
-        raise UserError(
-            f"the {arguments[0]} model did not fit into memory: use a smaller --img-size or --batch-size"
-        ) from None
+    except (BrokenProcessPool, MemoryError):  # a CPU's process is killed
+        return None
+    except RuntimeError as error:
+        if "out of memory" not in str(error).lower() and "can't allocate" not in str(error).lower():
+            raise
+        return None
 
 
-def compare_backbones(model: str, img_size: int, batch_size: int, num_steps: int, precision: str) -> None:
+def fastest(steps: Mapping[str, Callable[[], Callable[[], None]]], num_steps: int, device: str) -> dict[str, float]:
+    """Returns the least seconds of each step by name, in turns; one after the other where they do not fit together.
+
+    Args:
+        steps: what makes each.
+    """
+    try:
+        made = {name: make() for name, make in steps.items()}
+        return {name: min(values) for name, values in in_turns(made, num_steps, device).items()}
+    except torch.OutOfMemoryError:
+        if len(steps) < 2:
+            raise
+    return {name: fastest({name: make}, num_steps, device)[name] for name, make in steps.items()}
+
+
+def compare_backbones(
+    model: str, img_size: int, batch_size: int, num_steps: int, precision: str, device: str = "auto"
+) -> None:
     """Prints a table: seconds and bytes of both in every case, and their ratios.
 
     Raises:
@@ -124,15 +145,22 @@ def compare_backbones(model: str, img_size: int, batch_size: int, num_steps: int
             "the backbone benchmark compares with detectron2, which is not installed (PyPI does not hold it): "
             "install it from its repository"
         ) from None
-    device = torch.cuda.get_device_name() if DEVICE == "cuda" else "cpu"
-    title = f"{model}, {img_size} px, batch {batch_size}, {precision}, {device}, {torch.get_num_threads()} threads"
+    device = make_fabric(precision, device).device.type
+    where = torch.cuda.get_device_name() if device == "cuda" else "cpu"
+    title = f"{model}, {img_size} px, batch {batch_size}, {precision}, {where}, {torch.get_num_threads()} threads"
     rows = []
     for name, case in CASES.items():
-        steps = {who: make_step(who, model, img_size, batch_size, precision, case) for who in ("ours", "detectron2")}
-        best = {who: min(values) for who, values in in_turns(steps, num_steps, DEVICE).items()}
-        del steps
-        peaks = {who: peak_memory(who, model, img_size, batch_size, precision, case) for who in best}
-        times = [*(f"{best[who]:.3f}" for who in best), f"{best['ours'] / best['detectron2']:.2f}"]
-        memory = [*(f"{peaks[who] / 1e6:.0f}" for who in peaks), f"{peaks['ours'] / peaks['detectron2']:.2f}"]
-        rows.append([name, *times, *memory])
+        arguments = (model, img_size, batch_size, precision, device, case)
+        # Before this process holds a model of its own, which would take the room.
+        peaks = {who: peak_memory(who, *arguments) for who in ("ours", "detectron2")}
+        makers = {who: partial(make_step, who, *arguments) for who, peak in peaks.items() if peak is not None}
+        times = fastest(makers, num_steps, device)
+        rows.append([name, *compared(times, 1.0, "{:.3f}"), *compared(peaks, 1e6, "{:.0f}")])
     print_table(f"forward + backward: {title}", "", HEADER, rows)
+
+
+def compared(values: Mapping[str, float | None], unit: float, form: str) -> list[str]:
+    """Returns the cells of ours, detectron2's and their ratio; what did not fit into memory says so."""
+    ours, theirs = (values.get(who) for who in ("ours", "detectron2"))
+    cells = [NO_ROOM if value is None else form.format(value / unit) for value in (ours, theirs)]
+    return [*cells, "-" if ours is None or theirs is None else f"{ours / theirs:.2f}"]

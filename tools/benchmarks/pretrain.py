@@ -20,9 +20,9 @@ PRODUCT_SIZE = {"cpu": 2048, "cuda": 8192}
 """Sides of the square matrices that are multiplied."""
 
 
-def pretrain_step(recipe: Recipe, num_steps: int) -> None:
+def pretrain_step(recipe: Recipe, num_steps: int, device: str) -> None:
     """Prints FLOPs by part, images/s, and the share of the matrix-product rate measured between the steps."""
-    fabric = make_fabric(recipe.precision)
+    fabric = make_fabric(recipe.precision, device)
     encoder = build_encoder(recipe)
     codebook = random_projection(recipe.vocab_size, 3 * encoder.patch_size**2, 0)
     method = SplitMask(encoder, Tokenizer(codebook, recipe.patch_norm))

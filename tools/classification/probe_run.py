@@ -71,7 +71,7 @@ def probe(options: ProbeOptions, recipe: ProbeRecipe, given: dict[str, Any]) -> 
             recipe = ProbeRecipe(**folder.previous["values"]).override(given)
         encoder = _encoder(recipe, options.weights, given.get("model"))
         recipe = dataclasses.replace(recipe, img_size=recipe.img_size or encoder.img_size[0])
-        fabric = make_fabric(recipe.precision)
+        fabric = make_fabric(recipe.precision, options.device)
         before = (folder.previous or {}).get("data")
         if rehearsal:
             for name, split in images.splits.items():
@@ -94,6 +94,7 @@ def probe(options: ProbeOptions, recipe: ProbeRecipe, given: dict[str, Any]) -> 
                     "workers": options.workers,
                     "torch": torch.__version__,
                     "threads": torch.get_num_threads(),
+                    "device": fabric.device.type,
                 },
             }
         )
@@ -204,7 +205,7 @@ class _Measurement:
             stop_after=STEPS if rehearsal else None,
         )  # fmt: skip
         fit(
-            self.fabric if recipe.precision == "32" else make_fabric("32"),  # features are float32 in any case
+            make_fabric("32", self.fabric.device.type),  # features are float32 in any case
             probes,
             torch.optim.AdamW(param_groups(probes, recipe.lr, recipe.weight_decay), fused=False),
             loop=self.loop,

@@ -86,6 +86,7 @@ def finetune_options(given: Mapping[str, Any], noun: str) -> FinetuneOptions:
         log_every=given["log_every"] or 0,
         max_bad_fraction=given["max_bad_fraction"],
         rehearse=given["rehearse"],
+        device=given["device"],
         weights=None if weights in (None, "none") else Path(weights),
         eval_only=given["eval_only"],
         predict=None if predict is None else Path(predict),

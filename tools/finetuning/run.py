@@ -113,6 +113,7 @@ def _free(options: FinetuneOptions, fabric: Fabric) -> dict[str, Any]:
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "processes": fabric.world_size,
+        "device": fabric.device.type,
     }
 
 

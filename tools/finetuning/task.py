@@ -67,7 +67,7 @@ class Task(ABC):
 
     def fabric(self) -> Fabric:
         """Returns device, precision and processes."""
-        return make_fabric(self.recipe.precision)
+        return make_fabric(self.recipe.precision, self.options.device)
 
     def used(self, split: str, items: list[T]) -> list[T]:
         """Returns what of "train" or "val" is read: all, or a few in a rehearsal."""

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from mmengine.config import ConfigDict
 from mmengine.logging import MMLogger
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
@@ -126,7 +127,7 @@ def build_segmentor(model: dict[str, Any]) -> Segmentor:
         built = MODELS.build(ConfigDict(model))
         torch.empty((), dtype=torch.int64).random_()  # mmengine's runner drew a seed here: heads start as under it
         built.init_weights()
-    if is_together() and torch.cuda.is_available():
+    if is_together() and dist.get_backend() != dist.Backend.GLOO:
         built = nn.SyncBatchNorm.convert_sync_batchnorm(built)
     return Segmentor(built)
 

@@ -71,7 +71,7 @@ class SegmentationTask(Task):
         return SegRecipe.recorded(config)
 
     def fabric(self) -> Fabric:
-        return make_fabric(self.recipe.precision, self.recipe.find_unused_parameters)
+        return make_fabric(self.recipe.precision, self.options.device, self.recipe.find_unused_parameters)
 
     @property
     def classes(self) -> Classes:

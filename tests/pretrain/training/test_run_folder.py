@@ -149,3 +149,21 @@ def test_a_value_that_a_later_version_added_is_no_other_setting(tmp_path):
         folder.write_config({"values": {"lr": 0.1, "ema": None}})
         with pytest.raises(ValueError, match=r"--ema was \(absent\) and is now 0\.9"):
             folder.write_config({"values": {"lr": 0.1, "ema": 0.9}})
+
+
+def test_another_device_is_told_but_not_refused(tmp_path, caplog):
+    with RunFolder.open(tmp_path, resume=False, artefact="e") as folder:
+        folder.write_config({"values": {}, "free": {"device": "cuda"}})
+    with RunFolder.open(tmp_path, resume=True, artefact="e") as folder:
+        folder.write_config({"values": {}, "free": {"device": "cuda"}})
+        assert not caplog.records
+        folder.write_config({"values": {}, "free": {"device": "cpu"}})
+    assert "another device (cuda, now cpu)" in caplog.text
+
+
+def test_what_begins_anew_finds_an_empty_folder(tmp_path):
+    with RunFolder.open(tmp_path, resume=False, artefact="e") as folder:
+        folder.write_config({"values": {}})
+    (tmp_path / "checkpoints/old").mkdir(parents=True)
+    with RunFolder.open(tmp_path, resume=False, artefact="e", anew=True) as folder:
+        assert [path.name for path in tmp_path.iterdir()] == [".lock"] and folder.previous is None

@@ -51,6 +51,15 @@ def test_a_rank_that_fails_ends_all_at_once_with_one_line(phase, tmp_path):
     assert time.monotonic() - started < 25  # torchrun alone would wait for 30 s, and the start takes some too
 
 
+def test_a_gpu_that_is_not_there_is_an_error_of_the_user(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="--device cuda: there is no GPU to use"):
+        distributed.make_fabric(device="cuda")
+    with pytest.raises(ValueError, match="unknown --device 'gpu'"):
+        distributed.make_fabric(device="gpu")
+    assert distributed.make_fabric(device="cpu").device.type == "cpu"
+
+
 def test_more_processes_than_gpus_is_an_error_of_the_user(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)

@@ -14,7 +14,7 @@ from det_configs.common.recipe import DetRecipe
 from tests.helpers.det_data import write_root
 from tools.detection.coco import read_coco
 from tools.detection.dataset import TrainingImages
-from tools.detection.transforms import PAD_COLOUR, evaluation_placement, fit, training_placement
+from tools.detection.transforms import PAD_COLOUR, Placement, evaluation_placement, fit, training_placement
 
 LSJ = DetRecipe(img_size=64, augment="lsj", scale_range=(0.3, 2.0))
 SIZES = [(48, 64), (200, 31), (64, 64), (1, 1), (3, 500)]
