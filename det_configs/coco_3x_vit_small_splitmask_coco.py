@@ -5,6 +5,7 @@
 
 Meant for 8 GPUs of 24 GB, two images each; not run by us yet.
 ENCODER: encoder.safetensors of `tools/pretrain.py --recipe coco --model vit_small --data COCO/train2017`.
+Sinusoidal positions are MAE's table here; positions=fourier takes XCiT's (see common/coco.py).
 """
 
 from det_configs.common.coco import PAPER_3X, experiment

@@ -114,6 +114,7 @@ def test_detectron2s_own_loader_crops_as_ours() -> None:
     from detectron2.config import instantiate
 
     from det_configs.common.lazy import lazy_data
+    from det_configs.common.lazy_crop import ShiftingCrop
 
     recipe = load_config("coco_3x_vit_small_splitmask_coco")
     augmentations = instantiate(lazy_data(recipe).train.mapper).augmentations
@@ -124,7 +125,7 @@ def test_detectron2s_own_loader_crops_as_ours() -> None:
         transforms = augmentations(given)
         height, width = given.image.shape[:2]
         assert min(height, width) <= 800 and max(height, width) <= 1333 and min(height, width) >= 480
-        cuts = [t for t in transforms.transforms if type(t).__name__ == "ShiftingCrop"]
+        cuts = [t for t in transforms.transforms if isinstance(t, ShiftingCrop)]
         num_crops += len(cuts)
         for cut in cuts:
             assert 384 <= cut.w <= 600 and 384 <= cut.h <= 600
