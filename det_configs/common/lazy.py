@@ -201,7 +201,7 @@ def lazy_data(recipe: DetRecipe) -> DictConfig:
             augmentations=[flip, *train],
             image_format="RGB",
             use_instance_mask=True,
-            recompute_boxes=recipe.augment == "lsj",
+            recompute_boxes=recipe.augment == "lsj" or recipe.crop > 0,  # a box that is cut is drawn anew
         ),
         total_batch_size=recipe.batch_size,
         num_workers=4,
