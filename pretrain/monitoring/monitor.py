@@ -144,7 +144,7 @@ class Monitor:
     def __call__(self) -> dict[str, float | None]:
         """Returns the numbers, and the `seconds` that they took."""
         start = time.monotonic()
-        with in_evaluation(self.method), self.fabric.autocast():
+        with in_evaluation(self.method):
             values = self._of_method("train")
             if "holdout" in self._views:
                 values |= {name: value for name, value in self._of_method("holdout").items() if "holdout_" in name}
@@ -164,7 +164,9 @@ class Monitor:
         sizes = []
         for batch in self._batches(f"{side} crops", self._views[side], self._limit):
             sizes.append(len(next(iter(batch.values()))))
-            for name, value in self.method.observe(batch).items():
+            with self.fabric.autocast():  # what is measured of these is computed as it comes, in float32
+                observed = self.method.observe(batch)
+            for name, value in observed.items():
                 seen.setdefault(name, []).append(value.float() if value.is_floating_point() else value)
         values: dict[str, float | None] = {}
         for name, parts in seen.items():
@@ -191,7 +193,9 @@ class Monitor:
         views = self._whole[kind]
         rows = []
         for batch in self._batches(f"{kind} whole", views, self._limit if kind == "train" else len(views)):
-            maps = self.method.encoder.forward_maps(self._normalize.to(batch["image"].device)(batch["image"]), False)
+            with self.fabric.autocast():
+                image = self._normalize.to(batch["image"].device)(batch["image"])
+                maps = self.method.encoder.forward_maps(image, False)
             rows.append(maps[-1].float().mean(dim=(2, 3)).cpu())
         return torch.cat(rows)
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from pretrain.data.sources import open_source, split_holdout
 from pretrain.methods.build import build_method, build_views
+from pretrain.monitoring import monitor as monitor_module
 from pretrain.monitoring.labelled import open_labelled
 from pretrain.monitoring.monitor import Monitor, color_rank1, effective_rank, fixed_batches, match_rank1, whole_image
 from pretrain.recipes import get_recipe
@@ -95,6 +96,32 @@ def test_a_look_changes_nothing_and_is_repeatable(method, image_folder, tmp_path
     assert 1 < seen["effective_rank"] <= 6  # 7 images at most
     assert seen["knn_accuracy"] == 1.0  # of three colours
     assert all(isinstance(value, float | int) for value in seen.values())
+
+
+def test_under_bf16_only_the_model_is_rounded(image_folder, tmp_path, monkeypatch):
+    """Cosines between nearly equal descriptors and features are compared in float32, whatever made these."""
+    images, labelled = open_source(image_folder), open_labelled(labelled_folder(tmp_path / "l", COLOURS), 50)
+    built, monitor, _ = build("splitmask", images, tmp_path, labelled=labelled, fabric=make_fabric("bf16"))
+    rounded = {}
+
+    def watch(owner, name):
+        original = getattr(owner, name)
+
+        def watched(*args):
+            rounded[name] = torch.is_autocast_enabled("cpu")
+            return original(*args)
+
+        monkeypatch.setattr(owner, name, watched)
+
+    for owner, names in (
+        (built, ["observe"]),
+        (built.encoder, ["forward_maps"]),
+        (monitor_module, ["match_rank1", "color_rank1", "effective_rank", "knn_votes"]),
+    ):
+        for name in names:
+            watch(owner, name)
+    monitor()
+    assert {name for name, low in rounded.items() if low} == {"observe", "forward_maps"} and len(rounded) == 6
 
 
 @pytest.mark.parametrize("method", ["splitmask", "beit"])
