@@ -4,7 +4,7 @@ import dataclasses
 import json
 from typing import Any
 
-from pretrain.recipes import RECIPES, REFERENCE_BATCH
+from pretrain.recipes import BEFORE, RECIPES, REFERENCE_BATCH
 from pretrain.training.run_folder import flatten
 from splitmask_backbones.errors import UserError
 from tools.classification.probe_recipe import ProbeRecipe
@@ -85,7 +85,7 @@ def _compare(got: dict[str, Any], want: dict[str, Any], apart: tuple[str, ...] =
 def _of_pretraining(config: dict[str, Any]) -> list[str]:
     if config.get("command") != "pretrain" or config.get("recipe") not in RECIPES:
         return []
-    name, got = str(config["recipe"]), config["values"]
+    name, got = str(config["recipe"]), {**BEFORE, **config["values"]}
     # A method may bring values of its own along.
     want = dataclasses.asdict(RECIPES[name][1].override({key: got[key] for key in ("method", "model") if key in got}))
     found = _length(got, want) + _values(got, want, (*APART, *IDENTITY, "model", "method"))

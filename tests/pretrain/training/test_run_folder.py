@@ -149,3 +149,16 @@ def test_a_value_that_a_later_version_added_is_no_other_setting(tmp_path):
         folder.write_config({"values": {"lr": 0.1, "ema": None}})
         with pytest.raises(ValueError, match=r"--ema was \(absent\) and is now 0\.9"):
             folder.write_config({"values": {"lr": 0.1, "ema": 0.9}})
+
+
+def test_what_an_old_run_did_not_record_is_what_it_did(tmp_path):
+    with open_folder(tmp_path) as folder:
+        folder.assume({"clip": "all"})  # nothing to resume: no effect
+        folder.write_config({"values": {"lr": 0.1}})
+    with open_folder(tmp_path, resume=True) as folder:
+        folder.assume({"clip": "all", "lr": 0.5})
+        assert folder.previous["values"] == {"clip": "all", "lr": 0.1}
+        folder.write_config({"values": {"lr": 0.1, "clip": "all"}})
+        with pytest.raises(ValueError, match=r"--clip was all and is now each"):
+            folder.write_config({"values": {"lr": 0.1, "clip": "each"}})
+    assert json.loads((tmp_path / "config.json").read_text())["values"] == {"lr": 0.1}
