@@ -14,6 +14,7 @@ REFERENCE_BATCH = 2048
 METHODS = ("splitmask", "beit", "dino")
 
 METHOD_VALUES: dict[str, dict[str, Any]] = {
+    "beit": {"rescale_residuals": True},
     # DINO's published settings: lr 5e-4 at batch 256, down to 1e-6, weight decay 0.04 up to 0.4, large crops from 0.4;
     # its code clips the gradient of one parameter at a time.
     "dino": {
@@ -25,11 +26,14 @@ METHOD_VALUES: dict[str, dict[str, Any]] = {
         "crop_scale_max": 1.0,
         "strong_augment": False,
         "clip_per_parameter": True,
-    }
+    },
 }
-"""What choosing a method changes in any recipe, unless it is given. BEiT takes SplitMask's, as in the paper."""
+"""What choosing a method changes in any recipe, unless it is given.
 
-BEFORE: dict[str, Any] = {"clip_per_parameter": False}
+BEiT takes SplitMask's settings, as in the paper, and begins as its own code lets it begin.
+"""
+
+BEFORE: dict[str, Any] = {"clip_per_parameter": False, "rescale_residuals": False}
 """What a run did whose config.json does not know these values yet."""
 
 PATCH_NORMS = ("none", "mean", "pixel_mean", "channel_mean")
@@ -94,6 +98,7 @@ class Recipe(CheckedRecipe):
     clip_grad: float = value(3.0, "largest gradient norm", low=ABOVE_ZERO)
     clip_per_parameter: bool = value(False, "of each parameter by itself, not of all together (dino)")
     drop_path: float = value(0.1, "stochastic depth of the encoder", low=0, high=BELOW_ONE)
+    rescale_residuals: bool = value(False, "last matrices of block l begin divided by sqrt(2 l) (beit)")
     freeze_patch_embed: bool = value(False, "the patch embedding stays as initialised (MoCo v3)")
     seed: int = value(0, "seed of everything random", low=0, high=2**62)
     precision: str = value("32", "bf16 is mixed precision", choices=("32", "bf16"))

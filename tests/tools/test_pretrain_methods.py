@@ -79,6 +79,7 @@ def test_settings_of_the_baselines():
         assert beit.peak_lr == get_recipe(name).peak_lr and beit.uses_tokens and not dino.uses_tokens
         assert (dino.weight_decay, dino.end_weight_decay, dino.crop_scale) == (0.04, 0.4, 0.4)
         assert dino.peak_lr == pytest.approx(5e-4 * dino.batch_size / 256)
+        assert beit.rescale_residuals and not dino.rescale_residuals and not get_recipe(name).rescale_residuals
         assert dino.clip_per_parameter and not beit.clip_per_parameter and not get_recipe(name).clip_per_parameter
         assert dino.peak_lr * dino.end_lr_factor == pytest.approx(1e-6 * dino.batch_size / 2048)
     given = get_recipe("small").override({"method": "dino", "base_lr": 1.0, "crop_scale": 0.3})
