@@ -53,6 +53,7 @@ def _train(task: Task) -> None:
     digest = weights_digest(options.weights)
     task.find_data(SPLITS)
     with StopSignals(), RunFolder.open(options.output, resume=options.resume, artefact=RESULTS) as folder:
+        folder.assume(task.before)
         task.previous = folder.previous or {}
         task.recipe = recipe = _recipe_of(task)
         fabric = task.fabric()

@@ -8,6 +8,7 @@ from pretrain.recipes import BEFORE, RECIPES, REFERENCE_BATCH
 from pretrain.training.run_folder import flatten
 from splitmask_backbones.errors import UserError
 from tools.classification.probe_recipe import ProbeRecipe
+from tools.classification.recipes import BEFORE as BEFORE_CLS
 from tools.classification.recipes import get_recipe
 from tools.detection.config import load_config
 from tools.reproduction.runs import IDENTITY, Run
@@ -129,7 +130,8 @@ def _of_segmentation(run: Run) -> list[str]:
 
 
 def _of_classification(run: Run) -> list[str]:
-    return _compare(run.values, dataclasses.asdict(get_recipe(run.setting)), (*APART, "model"))
+    got = {**BEFORE_CLS, **run.values}
+    return _compare(got, dataclasses.asdict(get_recipe(run.setting)), (*APART, "model"))
 
 
 def _of_probe(run: Run) -> list[str]:
