@@ -7,6 +7,7 @@ from pretrain.data.pixel_norm import PixelNorm
 from pretrain.methods.base import Method
 from pretrain.methods.branch_colors import colors, jitter_colors
 from pretrain.methods.losses import TokenHead, info_nce, token_accuracy
+from pretrain.methods.swaps import fixed_cycle, swap_contents
 from pretrain.tokenizers.codebook import ImageTokenizer
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.vit import Block, VisionTransformer, gather_tokens
@@ -114,17 +115,18 @@ class SplitMask(Method):
         """Returns decoder outputs for all positions: normalised `(B, 3, H, W)`, int64 `(B, K)` -> `(B, N, C)`."""
         return self.decoder(self.encode(image, ids), ids)
 
-    def _inpaint(self, image: Tensor, ids: Tensor, decoded: Tensor) -> dict[str, Tensor]:
+    def _inpaint(self, image: Tensor, ids: Tensor, decoded: Tensor, order: Tensor | None = None) -> dict[str, Tensor]:
         """Returns `loss_inpaint`, and `targets` and `predictions` int64 `(R,)` of the patches that are not in `ids`.
 
-        Nothing without inpainting.
+        With `order`, the answer for the i-th of them is that for the `order[i]`-th. Nothing without inpainting.
         """
         if self.tokenizer is None or self.head is None:
             return {}
         tokens = self.tokenizer.tokens_of(image, self.encoder.patch_size).repeat(2, 1)  # (2B, N)
         hidden = complement(ids, tokens.shape[1])
         targets = tokens.gather(1, hidden).flatten()
-        loss, predictions = self.head.loss(gather_tokens(decoded, hidden).flatten(0, 1), targets)
+        answers = gather_tokens(decoded, hidden if order is None else hidden[:, order])
+        loss, predictions = self.head.loss(answers.flatten(0, 1), targets)
         return {"loss_inpaint": loss, "targets": targets, "predictions": predictions}
 
     @torch.no_grad()
@@ -132,18 +134,24 @@ class SplitMask(Method):
         """Returns what a monitor looks at: of both branches, and with inpainting more.
 
         `descriptor_a`, `descriptor_b` `(B, C)`; `color_a`, `color_b`, the `colors` of what each sees;
-        `loss_inpaint` 0-dim, `loss_moved` 0-dim (the same with each observed token in the place of the next one),
-        `targets` and `predictions` int64 `(R,)`. Changes nothing and waits for no other process.
+        `loss_inpaint` 0-dim, the same with each crop's answers in each other's hidden places (`loss_swapped_answers`)
+        and with the contents of its observed patches in each other's places (`loss_swapped_contents`), and `targets`
+        and `predictions` int64 `(R,)`. Changes nothing and waits for no other process.
         """
         image, ids = self.normalize(batch["image"]), torch.cat([batch["ids_a"], batch["ids_b"]])
-        tokens = self.encode(torch.cat([image, image]), ids)
-        decoded = self.decoder(tokens, ids)
+        branches = torch.cat([image, image])
+        decoded = self.decode(branches, ids)
         descriptor_a, descriptor_b = decoded.mean(dim=1).chunk(2)
         color_a, color_b = (colors(image, batch[f"ids_{branch}"], self.encoder.patch_size) for branch in "ab")
         seen = {"descriptor_a": descriptor_a, "descriptor_b": descriptor_b, "color_a": color_a, "color_b": color_b}
         if found := self._inpaint(image, ids, decoded):
-            moved = self._inpaint(image, ids, self.decoder(tokens, ids.roll(1, dims=1)))
-            seen |= {**found, "loss_moved": moved["loss_inpaint"]}
+            order = fixed_cycle(decoded.shape[1] - ids.shape[1], ids.device)
+            swapped = self.decode(swap_contents(branches, ids, self.encoder.patch_size), ids)
+            seen |= {
+                **found,
+                "loss_swapped_answers": self._inpaint(image, ids, decoded, order)["loss_inpaint"],
+                "loss_swapped_contents": self._inpaint(image, ids, swapped)["loss_inpaint"],
+            }
         return seen
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -96,10 +96,12 @@ class Monitor:
     training (`holdout_*`): its loss, `token_accuracy`, `inpaint_gain`, `match_rank1`. The gain is the entropy of the
     targets minus the inpainting loss, in nats: below 0 a constant guess of how often each token id occurs would do
     better, and nothing has been learned from what surrounds a patch. (The guess knows the shares in these very crops:
-    of a few dozen it has an edge.) `position_gain` (of SplitMask) is by how much that loss rises where the decoder gets
-    each token in the place of another: at 0 no more is used than what a crop is like as a whole. `color_rank1` (of
-    SplitMask) is the `match_rank1` of the colours that the branches see: where matching gets little further, it has
-    learned colours, and `branch_jitter` takes them away. Token ids: how many are used, the entropy in bits and the
+    of a few dozen it has an edge.) Two more (of SplitMask) are by how much that loss rises when things change places
+    within a crop, in a fixed random cycle. `query_gain`: the answers for the hidden places; at 0 the same is said of
+    all, and no more is used than what a crop is like as a whole. `neighbour_gain`: the contents of the observed places,
+    for encoder and decoder alike; at 0 it does not matter what lies where. `color_rank1` (of SplitMask) is the
+    `match_rank1` of the colours that the branches see: where matching gets little further, it has learned colours, and
+    `branch_jitter` takes them away. Token ids: how many are used, the entropy in bits and the
     share of the most frequent, of the targets and of the predictions on training images. Of the encoder's last block,
     averaged over the patches of whole images: `effective_rank` on training images, and `knn_accuracy` (cosine, 20
     neighbours) on labelled ones.
@@ -179,8 +181,9 @@ class Monitor:
             found = {name: token_statistics(these, int(these.max()) + 1) for name, these in ids.items()}
             if (loss := values.get(f"{side}_loss_inpaint")) is not None:  # DINO's targets are not token ids
                 values[f"{side}_inpaint_gain"] = math.log(2) * found["targets"].entropy_bits - loss
-                if (moved := values.pop(f"{side}_loss_moved", None)) is not None:
-                    values[f"{side}_position_gain"] = moved - loss
+                for name, swapped in (("query", "answers"), ("neighbour", "contents")):
+                    if (other := values.pop(f"{side}_loss_swapped_{swapped}", None)) is not None:
+                        values[f"{side}_{name}_gain"] = other - loss
             for name, statistics in found.items():
                 values |= {f"{name}_{key}": value for key, value in asdict(statistics).items() if key != "num_patches"}
         if "descriptor_a" in rows:
