@@ -33,9 +33,10 @@ METHOD_VALUES: dict[str, dict[str, Any]] = {
 BEiT takes SplitMask's settings, as in the paper, and begins as its own code lets it begin.
 """
 
-BEFORE: dict[str, Any] = {"clip_per_parameter": False, "rescale_residuals": False}
+BEFORE: dict[str, Any] = {"clip_per_parameter": False, "rescale_residuals": False, "position_init": "normal"}
 """What a run did whose config.json does not know these values yet."""
 
+POSITION_INITS = ("normal", "sincos")
 PATCH_NORMS = ("none", "mean", "pixel_mean", "channel_mean")
 TOKENIZERS = ("random_projection", "random_patches", "kmeans", "dalle")
 _TOKENS = ("tokenizer", "vocab_size", "patch_norm", "kmeans_patches", "kmeans_iterations")
@@ -98,6 +99,7 @@ class Recipe(CheckedRecipe):
     clip_grad: float = value(3.0, "largest gradient norm", low=ABOVE_ZERO)
     clip_per_parameter: bool = value(False, "of each parameter by itself, not of all together (dino)")
     drop_path: float = value(0.1, "stochastic depth of the encoder", low=0, high=BELOW_ONE)
+    position_init: str = value("normal", "how the encoder's learned positions begin", choices=POSITION_INITS)
     rescale_residuals: bool = value(False, "last matrices of block l begin divided by sqrt(2 l) (beit)")
     freeze_patch_embed: bool = value(False, "the patch embedding stays as initialised (MoCo v3)")
     seed: int = value(0, "seed of everything random", low=0, high=2**62)

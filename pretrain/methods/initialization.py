@@ -1,10 +1,12 @@
-"""How an encoder begins, beside the truncated normals that it is made with."""
+"""How an encoder begins where it does not with the truncated normals that it is made with."""
 
 import math
 from typing import Any
 
 import torch
 
+from splitmask_backbones.errors import UserError
+from splitmask_backbones.position import sincos_pos_embed
 from splitmask_backbones.vit import VisionTransformer
 
 
@@ -19,3 +21,19 @@ def rescale_residuals(encoder: VisionTransformer) -> None:
     for number, block in enumerate(blocks, start=1):
         for layer in (block.attn.proj, block.mlp.fc2):
             layer.weight /= math.sqrt(2 * number)
+
+
+@torch.no_grad()
+def begin_with_sincos(encoder: VisionTransformer) -> None:
+    """Fills the learned table of the patches with MAE's sines and cosines, in place; it is still learned.
+
+    Their RMS is 0.71, that of the patch embedding at the start 0.70; of a truncated normal it is 0.02, and moves to
+    0.023 in some hundred steps. Prefix tokens have no place: their rows stay as they are.
+
+    Raises:
+        ValueError: the encoder has no learned positions.
+    """
+    if encoder.pos_embed is None:
+        raise UserError(f"positions={encoder.positions!r} are not learned: only learned ones begin as sincos")
+    prefix = encoder.num_prefix_tokens
+    encoder.pos_embed[:, prefix:] = sincos_pos_embed(encoder.grid_size, encoder.embed_dim)
