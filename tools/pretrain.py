@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pretrain.recipes import RECIPES, Recipe, get_recipe
+from pretrain.recipes import BEFORE, RECIPES, Recipe, get_recipe
 from pretrain.training.options import REHEARSAL_ENCODER, REHEARSAL_RECORD, RunOptions
 from splitmask_backbones.errors import UserError
 from tools import cli, monitoring
@@ -99,6 +99,7 @@ def main(argv: list[str]) -> int:
     ):
         from pretrain.training.distributed import make_fabric
 
+        folder.assume(BEFORE)
         recipe = _recipe_of(args.recipe, named, given, folder.previous)
         before = (folder.previous or {}).get("free", {})
         options.check_monitoring(before.get("monitor_every"))
@@ -234,7 +235,14 @@ def _train(
         param_groups(method, recipe.peak_lr, recipe.weight_decay), betas=(0.9, recipe.beta2), fused=False
     )
     optimizer.register_step_pre_hook(lambda *_: method.before_step())
-    loop = Loop.of(recipe, options, total_steps, per_epoch, monitor_every=options.monitor_every)
+    loop = Loop.of(
+        recipe,
+        options,
+        total_steps,
+        per_epoch,
+        clip_per_parameter=recipe.clip_per_parameter,
+        monitor_every=options.monitor_every,
+    )
     after_step: Callable[[int], None] = method.after_step
     if rehearsal:
         after_step = rehearsal.after(method.after_step)
