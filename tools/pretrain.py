@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _path  # noqa: F401
 import argparse
+import contextlib
 import dataclasses
 import logging
 import os
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 ARTEFACT = "encoder.safetensors"
 KEPT = ("tokenizer_weights", *monitoring.OPTIONS)
 """Options beside the recipe's that a resume keeps where they are omitted."""
-FREE = ("data", "workers", "save_every", "log_every", "max_bad_fraction", *KEPT)
+FREE = ("data", "cache", "workers", "save_every", "log_every", "max_bad_fraction", *KEPT)
 """Options that a resume may change."""
 
 logger = logging.getLogger("tools.pretrain")
@@ -43,11 +44,13 @@ class PretrainOptions(monitoring.MonitorOptions, RunOptions):
         data: image folder, text list, COCO json, or ADE20K root.
         images: image folder of a COCO json.
         tokenizer_weights: safetensors of DALL-E's encoder.
+        cache: where decoded images are kept: a folder, or one of cache.AUTO and cache.OFF.
     """
 
     data: str
     images: str | None
     tokenizer_weights: str | None
+    cache: str
 
 
 def build_parser() -> cli.Parser:
@@ -69,6 +72,8 @@ def build_parser() -> cli.Parser:
     )
     parser.add_argument("--images", metavar="ROOT", help="image folder of a COCO json")
     parser.add_argument("--tokenizer-weights", metavar="FILE", help="safetensors of DALL-E's encoder")
+    cache = "keep decoded images in DIR, or in the user's own cache folder (auto); the result is the same (default off)"
+    parser.add_argument("--cache", default="off", metavar="auto|off|DIR", help=cache)
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for everything the run writes")
     cli.add_run_options(parser)
     cli.add_bad_fraction(parser)
@@ -145,24 +150,41 @@ def _readable_images(
     source: ImageList, folder: RunFolder, options: PretrainOptions, fabric: Fabric
 ) -> tuple[ImageList, dict[str, Any]]:
     """Returns the images that decode to the end, and what identifies the data; a resume trusts an unchanged list."""
-    from pretrain.data.check import check_images, enforce_bad_limit
+    from pretrain.data.cache import OFF, attach
 
     data: dict[str, Any] = {"num_files": len(source), "fingerprint": source.fingerprint()}
     before = (folder.previous or {}).get("data", {})
-    if before:  # other data is told apart by write_config, before an image is read
-        bad = set(before["unreadable"])
-        data["unreadable"] = before["unreadable"]
-        return source.subset([name for name in source.names if name not in bad]), data
-    bad = set()
-    if fabric.is_global_zero:
+    bad = set(before.get("unreadable", []))
+    place = OFF if options.rehearse or folder.finished else options.cache
+    # Other data than the run's is told apart by write_config, before an image is read.
+    if fabric.is_global_zero and (not before or place != OFF and before["fingerprint"] == data["fingerprint"]):
         print(f"{source.describe()}: checking {len(source)} images")
-        found = check_images(source, workers=options.workers)
-        report = folder.path / "bad_images.txt"
-        enforce_bad_limit(len(source), found, options.max_bad_fraction, report, root=source.root)
-        bad = {image.name for image in found}
-    bad = fabric.broadcast(bad)
+        found, place = _check(source, place, options, folder.path / "bad_images.txt")
+        bad = bad or found
+    bad, place = fabric.broadcast((bad, place))
     data["unreadable"] = sorted(bad)
-    return source.subset([name for name in source.names if name not in bad]), data
+    images = source if place == OFF else attach(source, place)
+    return images.subset([name for name in source.names if name not in bad]), data
+
+
+def _check(source: ImageList, place: str, options: PretrainOptions, report: Path) -> tuple[set[str], str]:
+    """Returns the images that cannot be read, and where the others are cached: there is not always room."""
+    from pretrain.data.cache import AUTO, OFF, filling
+    from pretrain.data.check import check_images, enforce_bad_limit
+
+    with contextlib.ExitStack() as stack:
+        images = source
+        try:
+            if place != OFF:
+                images = stack.enter_context(filling(source, place, options.workers))
+        except UserError as error:
+            if place != AUTO:
+                raise
+            logger.warning("%s", error)
+            place = OFF
+        found = check_images(images, workers=options.workers)
+    enforce_bad_limit(len(source), found, options.max_bad_fraction, report, root=source.root)
+    return {image.name for image in found}, place
 
 
 def _config(

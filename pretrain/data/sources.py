@@ -11,7 +11,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
@@ -59,6 +59,14 @@ class ImageList:
         """
         return read_image(self.path(self.names[index]))
 
+    def check(self, index: int) -> None:
+        """Decodes image ``index`` to its end.
+
+        Raises:
+            UnreadableImage: as `decode`.
+        """
+        self.decode(index)
+
     def size(self, index: int) -> tuple[int, int]:
         """Returns `(H, W)` of a readable image, without decoding it."""
         return read_size(self.path(self.names[index]))
@@ -103,7 +111,7 @@ class ImageList:
         unknown = wanted.difference(self.names)
         if unknown:
             raise ValueError(f"{min(unknown)!r} is not one of the {len(self)} images in {self.root}")
-        return ImageList(self.root, [name for name in self.names if name in wanted], self.kind, self.notes)
+        return replace(self, names=[name for name in self.names if name in wanted])
 
 
 def open_source(data: str | os.PathLike[str], images: str | os.PathLike[str] | None = None) -> ImageList:

@@ -52,6 +52,27 @@ def test_bytes_do_not_depend_on_workers_intervals_or_place(finished, images, tmp
     assert (tmp_path / "run/encoder.safetensors").read_bytes() == (finished / "encoder.safetensors").read_bytes()
 
 
+def test_bytes_are_the_same_from_a_cache(finished, images, tmp_path, monkeypatch):
+    cache = ["--cache", tmp_path / "cache"]
+    for output, workers in (("filling", 0), ("filled", 2)):
+        result = run("--data", images, "--output", tmp_path / output, *OPTIONS, *cache, "--workers", workers)
+        assert result.returncode == 0, result.stderr
+        made = tmp_path / output / "encoder.safetensors"
+        assert made.read_bytes() == (finished / "encoder.safetensors").read_bytes()
+    shutil.rmtree(tmp_path / "cache")  # a resume fills it again
+    (tmp_path / "filled/encoder.safetensors").unlink()
+    shutil.rmtree(tmp_path / "filled/checkpoints")
+    result = run("--data", images, "--output", tmp_path / "filled", *OPTIONS, *cache, "--resume")
+    assert result.returncode == 0 and list((tmp_path / "cache").glob("*/pixels.u8")), result.stderr
+    assert made.read_bytes() == (finished / "encoder.safetensors").read_bytes()
+    monkeypatch.setattr("pretrain.data.cache._SPARE", 1 << 60)
+    refused = run("--data", images, "--output", tmp_path / "x", *OPTIONS, "--cache", tmp_path / "other")
+    assert "--cache off" in error_of(refused)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    result = run("--data", images, "--output", tmp_path / "auto", *OPTIONS, "--cache", "auto")  # goes on without
+    assert result.returncode == 0 and "warning: the cache in" in result.stderr
+
+
 def test_another_seed_gives_other_bytes(finished, images, tmp_path):
     assert run("--data", images, "--output", tmp_path / "run", *OPTIONS, "--seed", 1).returncode == 0
     assert (tmp_path / "run/encoder.safetensors").read_bytes() != (finished / "encoder.safetensors").read_bytes()
