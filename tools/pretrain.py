@@ -253,6 +253,9 @@ def _train(
         f"{len(images)} images, {total_steps} steps of {recipe.batch_size} "
         f"({total_steps / per_epoch:.1f} epochs), peak lr {recipe.peak_lr:.3g}, {recipe.model}, {fabric.device}"
     )
+    cached = method if recipe.accumulate > 1 and recipe.grad_cache and method.couples else None
+    if cached is not None:
+        print(f"{recipe.accumulate} micro-batches a step, matched among all of them: one forward pass more for each")
     optimizer = torch.optim.AdamW(
         param_groups(method, recipe.peak_lr, recipe.weight_decay), betas=(0.9, recipe.beta2), fused=False
     )
@@ -284,6 +287,7 @@ def _train(
         after_step=after_step,
         weight_decay_at=None if end is None else lambda step: cosine(step, total_steps, recipe.weight_decay, end),
         monitor=make_monitor and make_monitor(method, recipe),
+        cached=cached,
     )
     if rehearsal:
         if fabric.is_global_zero:
