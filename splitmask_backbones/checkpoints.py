@@ -39,7 +39,7 @@ def save_encoder(
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
     tensors |= {f"{PYRAMID}{name}": value.contiguous() for name, value in (pyramid_state or {}).items()}
     metadata = {"config": json.dumps(encoder.config, sort_keys=True), **({"partial": partial} if partial else {})}
-    write_atomically(path, save(tensors, metadata=metadata))
+    write_atomically(Path(path).expanduser(), save(tensors, metadata=metadata))
 
 
 @dataclass
@@ -65,7 +65,7 @@ def read_encoder_file(path: str | Path) -> EncoderFile:
     Raises:
         ValueError: no such file, not a safetensors file, damaged, or without the `config` of `save_encoder`.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.exists():
         raise UserError(f"weights file {path} does not exist: check the path")
     if not path.is_file():

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pretrain.training.run_folder import RunFolder
 
 ARTEFACT = "encoder.safetensors"
-KEPT = ("tokenizer_weights", *monitoring.OPTIONS)
+KEPT = ("tokenizer_weights", "include", "exclude", *monitoring.OPTIONS)
 """Options beside the recipe's that a resume keeps where they are omitted."""
 FREE = ("data", "cache", "workers", "save_every", "log_every", "max_bad_fraction", *KEPT)
 """Options that a resume may change."""
@@ -43,12 +43,16 @@ class PretrainOptions(monitoring.MonitorOptions, RunOptions):
     Attributes:
         data: image folder, text list, COCO json, or ADE20K root.
         images: image folder of a COCO json.
+        include: globs of the images to take; None for all.
+        exclude: globs of images to leave out.
         tokenizer_weights: safetensors of DALL-E's encoder.
         cache: where decoded images are kept: a folder, or one of cache.AUTO and cache.OFF.
     """
 
     data: str
     images: str | None
+    include: list[str] | None
+    exclude: list[str] | None
     tokenizer_weights: str | None
     cache: str
 
@@ -71,6 +75,9 @@ def build_parser() -> cli.Parser:
         "--data", required=True, metavar="PATH", help="image folder, text list, COCO json, or ADE20K root"
     )
     parser.add_argument("--images", metavar="ROOT", help="image folder of a COCO json")
+    for name, what in (("include", "take only images"), ("exclude", "leave out images")):
+        text = f"{what} whose path or file name matches; may be repeated"
+        parser.add_argument(f"--{name}", action="append", metavar="GLOB", help=text)
     parser.add_argument("--tokenizer-weights", metavar="FILE", help="safetensors of DALL-E's encoder")
     cache = "keep decoded images in DIR, or in the user's own cache folder (auto); the result is the same (default off)"
     parser.add_argument("--cache", default="off", metavar="auto|off|DIR", help=cache)
@@ -97,7 +104,7 @@ def main(argv: list[str]) -> int:
     from pretrain.training.signals import StopSignals
 
     rehearsal = Rehearsal() if options.rehearse else None
-    source, artefact = open_source(options.data, options.images), REHEARSAL_RECORD if rehearsal else ARTEFACT
+    artefact = REHEARSAL_RECORD if rehearsal else ARTEFACT
     with (
         StopSignals(),
         RunFolder.open(options.output, resume=options.resume, artefact=artefact, anew=options.rehearse) as folder,
@@ -111,6 +118,10 @@ def main(argv: list[str]) -> int:
         omitted = [name for name in KEPT if getattr(options, name) is None]
         options = dataclasses.replace(options, **{name: before.get(name) for name in omitted})
         recipe.check_tokenizer_weights(options.tokenizer_weights)
+        # Runs of earlier versions took label files and evaluation images for images.
+        automatic = folder.previous is None or before.get("labels_left_out", False)
+        include, exclude = options.include or [], options.exclude or []
+        source = open_source(options.data, options.images, include, exclude, automatic)
         fabric = make_fabric(recipe.precision, options.device)
         if rehearsal:
             source = source.subset(rehearsal.a_few(source.names, "train", recipe.batch_size))
@@ -206,6 +217,7 @@ def _config(
         **({"--holdout": options.holdout} if options.holdout else {}),
         "free": {
             **{key: getattr(options, key) for key in FREE},
+            "labels_left_out": True,
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
             "processes": fabric.world_size,

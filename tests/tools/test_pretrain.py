@@ -9,6 +9,7 @@ import subprocess
 import time
 
 import pytest
+from PIL import Image
 
 from tests.helpers.pretrain_tool import OPTIONS, command, error_of, run
 
@@ -71,6 +72,25 @@ def test_bytes_are_the_same_from_a_cache(finished, images, tmp_path, monkeypatch
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     result = run("--data", images, "--output", tmp_path / "auto", *OPTIONS, "--cache", "auto")  # goes on without
     assert result.returncode == 0 and "warning: the cache in" in result.stderr
+
+
+def test_images_are_chosen_by_globs_and_a_resume_keeps_them(images, tmp_path):
+    shutil.copytree(images, tmp_path / "data/images")
+    (tmp_path / "data/masks").mkdir()
+    files = sorted(path for path in (tmp_path / "data/images").rglob("*.*") if path.is_file())
+    for path in files[:3]:
+        Image.new("L", (8, 8)).save(tmp_path / f"data/masks/{path.stem}.png")
+    output = tmp_path / "run"
+    words = ["--data", tmp_path / "data", "--output", output, *OPTIONS, "--batch-size", 2]
+    result = run(*words, "--exclude", files[0].name)
+    assert result.returncode == 0, result.stderr
+    assert "3 label files left out (masks)" in result.stdout and "left out by --exclude" in result.stdout
+    config = json.loads((output / "config.json").read_text())
+    assert config["free"]["exclude"] == [files[0].name]
+    assert run(*words, "--resume").returncode == 0  # without the option: it is kept
+    assert "num_files" in error_of(run(*words, "--resume", "--exclude", "nothing"))
+    assert "--include *.gif leaves none" in error_of(run(*words[:3], tmp_path / "new", *OPTIONS, "--include", "*.gif"))
+    assert not (tmp_path / "new").exists()
 
 
 def test_another_seed_gives_other_bytes(finished, images, tmp_path):
