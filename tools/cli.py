@@ -81,6 +81,17 @@ positive_float = _number(float, lambda value: 0 < value < float("inf"), "a posit
 fraction = _number(float, lambda value: 0 <= value <= 1, "between 0 and 1")
 
 
+def value_range(text: str) -> tuple[float, float]:
+    """Parses LOW,HIGH for argparse."""
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        low = high = 0.0
+    if not low < high < float("inf") or low == -float("inf"):
+        raise argparse.ArgumentTypeError(f"must be two increasing numbers with a comma between, got '{text}'")
+    return low, high
+
+
 def boolean(text: str) -> bool:
     """Parses true or false for argparse."""
     if text.lower() not in ("true", "false", "yes", "no", "1", "0"):

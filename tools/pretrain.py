@@ -45,6 +45,7 @@ class PretrainOptions(monitoring.MonitorOptions, RunOptions):
         images: image folder of a COCO json.
         include: globs of the images to take; None for all.
         exclude: globs of images to leave out.
+        range: values of images with more than 8 bits that become 0 and 255; None for those of the data.
         tokenizer_weights: safetensors of DALL-E's encoder.
         cache: where decoded images are kept: a folder, or one of cache.AUTO and cache.OFF.
     """
@@ -53,6 +54,7 @@ class PretrainOptions(monitoring.MonitorOptions, RunOptions):
     images: str | None
     include: list[str] | None
     exclude: list[str] | None
+    range: tuple[float, float] | None
     tokenizer_weights: str | None
     cache: str
 
@@ -78,6 +80,8 @@ def build_parser() -> cli.Parser:
     for name, what in (("include", "take only images"), ("exclude", "leave out images")):
         text = f"{what} whose path or file name matches; may be repeated"
         parser.add_argument(f"--{name}", action="append", metavar="GLOB", help=text)
+    text = "values that become 0 and 255 where images have more than 8 bits (default: percentiles of the data)"
+    parser.add_argument("--range", type=cli.value_range, metavar="LOW,HIGH", help=text)
     parser.add_argument("--tokenizer-weights", metavar="FILE", help="safetensors of DALL-E's encoder")
     cache = "keep decoded images in DIR, or in the user's own cache folder (auto); the result is the same (default off)"
     parser.add_argument("--cache", default="off", metavar="auto|off|DIR", help=cache)
@@ -118,11 +122,12 @@ def main(argv: list[str]) -> int:
         omitted = [name for name in KEPT if getattr(options, name) is None]
         options = dataclasses.replace(options, **{name: before.get(name) for name in omitted})
         recipe.check_tokenizer_weights(options.tokenizer_weights)
+        fabric = make_fabric(recipe.precision, options.device)
         # Runs of earlier versions took label files and evaluation images for images.
         automatic = folder.previous is None or before.get("labels_left_out", False)
         include, exclude = options.include or [], options.exclude or []
         source = open_source(options.data, options.images, include, exclude, automatic)
-        fabric = make_fabric(recipe.precision, options.device)
+        source = _with_range(source, options.range, folder.previous, fabric)
         if rehearsal:
             source = source.subset(rehearsal.a_few(source.names, "train", recipe.batch_size))
         images, data = _readable_images(source, folder, options, fabric)
@@ -157,6 +162,31 @@ def _recipe_of(name: str, named: Recipe, given: dict[str, Any], previous: dict[s
     return old.override(given)
 
 
+def _with_range(
+    source: ImageList, given: tuple[float, float] | None, previous: dict[str, Any] | None, fabric: Fabric
+) -> ImageList:
+    """Returns the images with the range of values that becomes 8 bits, and says so where there are more."""
+    from pretrain.data.value_range import NUM_IMAGES, range_of_images
+
+    if previous is not None and given is None:
+        kept = previous["data"].get("value_range")
+        return source if kept is None else dataclasses.replace(source, value_range=tuple(kept))
+    value_range = given
+    if fabric.is_global_zero:
+        found = range_of_images(source, given)
+        if found is None and given is not None:
+            logger.warning("--range has no effect: no image that was looked at has more than 8 bits")
+        elif found is not None:
+            measured, levels, count = found
+            value_range = given or measured
+            logger.warning(
+                "%d of %d images looked at have more than 8 bits: values from %g to %g become 0 to 255 (%d levels are "
+                "left; --range LOW,HIGH decides otherwise)",
+                count, min(len(source), NUM_IMAGES), *value_range, levels,
+            )  # fmt: skip
+    return dataclasses.replace(source, value_range=fabric.broadcast(value_range))
+
+
 def _readable_images(
     source: ImageList, folder: RunFolder, options: PretrainOptions, fabric: Fabric
 ) -> tuple[ImageList, dict[str, Any]]:
@@ -164,6 +194,7 @@ def _readable_images(
     from pretrain.data.cache import OFF, attach
 
     data: dict[str, Any] = {"num_files": len(source), "fingerprint": source.fingerprint()}
+    data |= {} if source.value_range is None else {"value_range": list(source.value_range)}
     before = (folder.previous or {}).get("data", {})
     bad = set(before.get("unreadable", []))
     place = OFF if options.rehearse or folder.finished else options.cache

@@ -172,7 +172,7 @@ def cache_folder(images: ImageList, place: str) -> Path:
     """
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     home = Path(base).expanduser() / "splitmask_backbones" if place == AUTO else Path(place).expanduser()
-    digest = hashlib.sha256(os.fsencode(images.root.absolute()))
+    digest = hashlib.sha256(os.fsencode(images.root.absolute()) + repr(images.value_range).encode())
     for name in images.names:
         digest.update(b"\0" + os.fsencode(name))
     return home / digest.hexdigest()[:20]
@@ -182,7 +182,7 @@ def attach(images: ImageList, place: str) -> CachedImages:
     """Returns a list that reads from the cache that another process has made, if it did."""
     folder = cache_folder(images, place)
     cache = PixelCache(folder, images.names) if (folder / "index.npy").exists() else None
-    return CachedImages(images.root, images.names, images.kind, images.notes, cache)
+    return CachedImages(images.root, images.names, images.kind, images.notes, images.value_range, cache)
 
 
 @contextlib.contextmanager

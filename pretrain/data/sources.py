@@ -19,6 +19,7 @@ from PIL import Image
 from pretrain.data.decode import UnreadableImage, read_image, read_size
 from pretrain.data.lists import coco_names, read_text_list
 from pretrain.data.selection import select
+from pretrain.data.value_range import ValueRange
 from splitmask_backbones.errors import UserError, nearest
 
 SUFFIXES = (".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -38,12 +39,14 @@ class ImageList:
             lies.
         kind: what the source was recognised as, in words.
         notes: what was skipped, in words.
+        value_range: how more than 8 bits become 8; None for the range of each image by itself.
     """
 
     root: Path
     names: list[str]
     kind: str = "image list"
     notes: tuple[str, ...] = ()
+    value_range: ValueRange | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -58,7 +61,7 @@ class ImageList:
         Raises:
             UnreadableImage: with the reason, without the path.
         """
-        return read_image(self.path(self.names[index]))
+        return read_image(self.path(self.names[index]), self.value_range)
 
     def check(self, index: int) -> None:
         """Decodes image ``index`` to its end.
