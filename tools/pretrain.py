@@ -166,7 +166,7 @@ def _with_range(
     source: ImageList, given: tuple[float, float] | None, previous: dict[str, Any] | None, fabric: Fabric
 ) -> ImageList:
     """Returns the images with the range of values that becomes 8 bits, and says so where there are more."""
-    from pretrain.data.value_range import NUM_IMAGES, range_of_images
+    from pretrain.data.deep_images import NUM_IMAGES, range_of_images
 
     if previous is not None and given is None:
         kept = previous["data"].get("value_range")

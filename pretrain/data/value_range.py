@@ -9,8 +9,6 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL import Image
 
-    from pretrain.data.sources import ImageList
-
 ValueRange = tuple[float, float]
 """The value that becomes 0, and the one that becomes 255; those beyond become the nearer of the two."""
 
@@ -22,9 +20,6 @@ NO_DATA = (-9999.0, -32768.0)
 """Values that geodata have where nothing was measured, beside those that are not finite or beyond 1e30."""
 _GDAL_NODATA = 42113
 """TIFF tag with the file's own such value, as text."""
-
-NUM_IMAGES, NUM_VALUES = 64, 20_000
-"""Images of a data set whose values are looked at, evenly spread, and values of each."""
 
 
 def is_deep(image: Image.Image) -> bool:
@@ -70,28 +65,3 @@ def to_8_bits(values: np.ndarray, there: np.ndarray, value_range: ValueRange | N
     low, high = range_of(values[there]) if value_range is None else value_range
     gray = np.where(there, values, low).astype(np.float64)
     return np.rint((np.clip(gray, low, high) - low) * (255.0 / (high - low))).astype(np.uint8)
-
-
-def range_of_images(images: ImageList, given: ValueRange | None = None) -> tuple[ValueRange, int, int] | None:
-    """Returns the range of a data set, the grey levels that it leaves, and how many of the images looked at are deep.
-
-    None where none of them has more than 8 bits; `given` is taken in place of what is measured.
-    """
-    from pretrain.data.decode import UnreadableImage, read_deep
-
-    count = min(len(images), NUM_IMAGES)
-    found: list[np.ndarray] = []
-    for number in range(count):
-        name = images.names[number * len(images) // count]
-        try:
-            values = read_deep(images.path(name))
-        except (OSError, UnreadableImage):  # counted later
-            continue
-        if values is not None and values.size:
-            found.append(values[:: -(-values.size // NUM_VALUES)])
-    if not found:
-        return None
-    together = np.concatenate(found)
-    value_range = given or range_of(together)
-    levels = np.unique(to_8_bits(together, np.ones(together.shape, bool), value_range))
-    return value_range, len(levels), len(found)
