@@ -12,6 +12,7 @@ from torch import Tensor
 from splitmask_backbones.checkpoints import save_encoder
 from splitmask_backbones.convert.export import Export, export
 from splitmask_backbones.convert.families import Source, read_source
+from splitmask_backbones.convert.hf_models import processor_for
 from splitmask_backbones.convert.names import TARGETS
 from splitmask_backbones.convert.read import read_weights
 from splitmask_backbones.convert.references import TOKENS, Forward, reference_of
@@ -172,6 +173,10 @@ def _write(destination: Path, to: str, made: Export, read: Source) -> None:
             weights.mkdir()
             text = json.dumps(made.hf_config, indent=2, sort_keys=True, default=str)
             (weights / "config.json").write_text(text + "\n", encoding="utf-8")
+            processor = processor_for(made.encoder.config, read.pixel_stats)
+            if processor is not None:
+                text = json.dumps(processor, indent=2, sort_keys=True)
+                (weights / "preprocessor_config.json").write_text(text + "\n", encoding="utf-8")
             weights /= "model.safetensors"
         if to != "hf" and destination.suffix == ".pth":
             with open(weights, "wb") as file:  # torch would write the name of a path into the file

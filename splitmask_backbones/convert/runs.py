@@ -11,6 +11,7 @@ from splitmask_backbones.registry import ENCODERS
 
 FINISHED = (
     "model.safetensors",
+    "pytorch_model.bin",
     "encoder.safetensors",
     "detector.safetensors",
     "segmentor.safetensors",
@@ -51,6 +52,12 @@ def file_of(folder: Path, step: int | None, best: bool) -> Path:
     for candidate in (*(folder / name for name in FINISHED), *reversed(checkpoints)):
         if candidate.is_file():
             return candidate
+    shards = sorted(folder.glob("*.index.json"))
+    if shards:
+        raise UserError(
+            f"{folder} holds weights in several files ({shards[0].name}), which are not read: save them as one with "
+            "save_pretrained(max_shard_size='100GB')"
+        )
     raise UserError(f"{folder} is a folder without {', '.join(FINISHED)} or checkpoints: name a file")
 
 
