@@ -100,6 +100,8 @@ def _check_shapes(file: WeightsFile, state: dict[str, Tensor]) -> None:
         shape = tuple(state[name].shape)
         if len(shape) != count or 0 in shape:
             raise UserError(f"{file.path}: {name} has the shape {shape}, a plain ViT's has {count} dimensions")
+        if count == 3 and (shape[0], shape[2]) != (1, state["patch_embed.proj.weight"].shape[0]):
+            raise UserError(f"{file.path}: {name} has the shape {shape}, a plain ViT's is (1, tokens, width)")
     for name, value in state.items():
         if not value.is_floating_point() or not bool(value.isfinite().all()):
             raise UserError(

@@ -241,6 +241,11 @@ def test_a_file_without_positions_is_said(caplog, tmp_path):
         ("norm.bias", torch.full((64,), float("nan")), r"norm\.bias is no tensor of finite numbers"),
         ("patch_embed.proj.weight", torch.zeros(64, 3, 2, 16, 16), "has the shape .64, 3, 2, 16, 16."),
         ("pos_embed", torch.zeros(64), r"pos_embed has the shape .64,."),
+        (
+            "pos_embed",
+            torch.zeros(2, 4, 64),
+            r"pos_embed has the shape .2, 4, 64., a plain ViT's is .1, tokens, width.",
+        ),
         ("norm.weight", torch.zeros(64, dtype=torch.int64), r"norm\.weight is no tensor of finite numbers"),
     ],
 )
