@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -74,7 +74,9 @@ def read_encoder_file(path: str | Path) -> EncoderFile:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # of a damaged header: SafetensorError, but torch's errors as well
         raise UserError(
             f"weights file {path} is not a readable safetensors file ({error}): it is damaged or of another format; "
             "copy it again, or turn other formats into ours with tools/convert.py"
@@ -91,10 +93,16 @@ def read_encoder_file(path: str | Path) -> EncoderFile:
         if "command" in config:  # written by a fine-tuning tool
             raise UserError(f"it is a whole model of {config['command']}: name an encoder.safetensors")
         check_arguments(config)
+        blocks = {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
+        if config.get("depth", len(blocks)) != len(blocks):  # before a model of that depth is built
+            raise ValueError(f"depth {config['depth']}, but the file holds {len(blocks)} blocks")
         with torch.device("meta"):
             source = VisionTransformer(**config)
-    except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:
-        raise UserError(f"weights file {path} holds an unusable encoder config ({error})") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # any value may stand in it
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(f"weights file {path} holds an unusable encoder config ({reason})") from None
     pyramid = {key.removeprefix(PYRAMID): tensors.pop(key) for key in list(tensors) if key.startswith(PYRAMID)}
     return EncoderFile(source.config, tensors, pyramid, metadata.get("partial", ""))
 
