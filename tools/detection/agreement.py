@@ -156,8 +156,8 @@ def _compare_boxes(objects: Objects, split: CocoSplit, with_masks: bool, doubts:
     if no_mask.any() and outside[no_mask].mean() > OUTSIDE:
         for name, boxes in _readings(objects, relative=False).items():
             low, high = boxes[:, :2], boxes[:, 2:]
-            inside = np.concatenate([low >= -1, high <= objects.sides + 1, high > low], axis=1).all(axis=1)
-            if inside[no_mask].mean() >= 0.99:
+            inside = np.concatenate([low >= -1, high <= objects.sides + 1, high > low], axis=1)
+            if np.all(inside[no_mask], axis=1).mean() >= 0.99:
                 row = int(np.flatnonzero(no_mask & outside)[0])
                 raise UserError(
                     f"{split.json_path}: {(no_mask & outside).sum()} of {no_mask.sum()} boxes reach out of their "
