@@ -18,14 +18,14 @@ from PIL import Image
 from safetensors.torch import save
 
 from pretrain.data.decode import UnreadableImage, read_image
-from pretrain.data.lists import coco_names, read_text_list
+from pretrain.data.lists import coco_names, read_lines, read_text_list
 from splitmask_backbones import VisionTransformer, load_encoder, save_encoder
 from splitmask_backbones.convert.conversion import convert
 from splitmask_backbones.convert.hf_config import check_fields, encoder_arguments
 from splitmask_backbones.convert.read import read_weights
 from splitmask_backbones.errors import UserError
 from tests.helpers.image_files import smooth
-from tools.classification.layouts import read_lines, read_pairs
+from tools.classification.layouts import read_pairs
 from tools.detection.coco import read_coco
 from tools.detection.config import load_config as load_det_config
 from tools.segmentation.classes import read_classes
