@@ -69,7 +69,10 @@ def read_encoder_file(path: str | Path) -> EncoderFile:
     if not path.exists():
         raise UserError(f"weights file {path} does not exist: check the path")
     if not path.is_file():
-        raise UserError(f"weights {path} is not a file: name the encoder.safetensors in it")
+        raise UserError(
+            f"weights {path} is not a file: name the encoder.safetensors in it, or turn a "
+            "folder of Hugging Face or timm into one with tools/convert.py"
+        )
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}

@@ -27,6 +27,8 @@ FOREIGN: dict[str, tuple[str, str]] = {
         r"blocks\.0\.(mlp\.(fc1_g|w3|ffn_ln)|attn\.(inner_attn_ln|q_proj))\.|(^|\.)rope\.freqs_cos$",
         "a gated MLP (SwiGLU) and rotary positions",
     ),
+    "mmseg or mmpretrain": (r"(^|\.)layers\.0\.ln1\.weight$", "names of its own, which are written but not read"),
+    "torchvision": (r"(^|\.)encoder_layer_0\.ln_1\.weight$", "names of its own"),
     "Swin": (r"(^|\.)layers\.0\.blocks\.0\.", "four stages with windows that shift"),
 }
 """Name -> what its keys match, and why it is refused. A family comes before those whose names it shares."""

@@ -1,6 +1,7 @@
 """Reads any weights file without running anything that is in it."""
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def read_weights(path: str | Path, step: int | None = None, best: bool = False) 
     """
     path = Path(path)
     if not path.exists():
-        raise UserError(f"{path} does not exist: check the path")
+        raise UserError(f"{path} does not exist: {_remedy(str(path))}")
     if path.is_dir():
         path = file_of(path, step, best)
     elif step is not None or best:
@@ -74,6 +75,16 @@ def read_weights(path: str | Path, step: int | None = None, best: bool = False) 
     file.run = run_of(path, file.metadata)
     _read_configs(file)
     return file
+
+
+def _remedy(name: str) -> str:
+    if re.match(r"https?:/", name):
+        return "download it first, files alone are read"
+    if re.fullmatch(r"[\w-]+/[\w.-]+", name) and not Path(name).parent.exists():
+        return (
+            f"check the path; a model of the Hugging Face hub is downloaded first: hf download {name} --local-dir DIR"
+        )
+    return "check the path"
 
 
 def _plain(path: Path, name: str, value: Tensor) -> Tensor:

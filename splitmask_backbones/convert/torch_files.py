@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import os
 import pickle
 import re
 import threading
@@ -17,8 +18,18 @@ import torch
 from splitmask_backbones.errors import UserError
 
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
+_OTHERS = {
+    b"\x1f\x8b": "is compressed (gzip): unpack it first",
+    b"BZh": "is compressed (bzip2): unpack it first",
+    b"\xfd7zXZ": "is compressed (xz): unpack it first",
+    b"\x89HDF": "is an HDF5 file, as Keras writes it: convert it to PyTorch with its authors' tool first",
+    b"GGUF": "is a GGUF file of quantized weights: take the original's",
+}
+"""First bytes -> what the file is."""
 _ONE_AT_A_TIME = threading.Lock()
 """The list of types that torch may load is one for the process."""
+if hasattr(os, "register_at_fork"):  # a child forked while another thread reads must not wait for that thread
+    os.register_at_fork(after_in_child=lambda: globals().update(_ONE_AT_A_TIME=threading.Lock()))
 
 
 def load_torch(path: Path) -> Any:
@@ -57,6 +68,14 @@ def _check_archive(path: Path) -> None:
         ) from None
     if broken is not None:
         raise UserError(f"{path} is damaged (the checksum of {broken} is wrong): copy it again")
+    if any(name.endswith(".npy") for name in names):
+        raise UserError(
+            f"{path} is a NumPy archive, as Google publishes ViTs: load it with timm (checkpoint_path), and torch.save "
+            "the model's state_dict()"
+        )
+    if not any(name.endswith("data.pkl") for name in names):
+        first = names[0] if names else "nothing"
+        raise UserError(f"{path} is a zip archive of other files ({first}): unpack it, and name the weights in it")
     if any(name.endswith("constants.pkl") for name in names):
         raise UserError(
             f"{path} is a TorchScript program and no file of tensors: load it with torch.jit.load where you trust it, "
@@ -68,6 +87,9 @@ def _what(start: bytes) -> str:
     """Returns what a file is that torch has not written, from its first bytes, as the rest of a sentence."""
     if start.startswith(b"version https://git-lfs"):
         return "is a Git LFS pointer and not the file itself: run git lfs pull"
+    for magic, said in _OTHERS.items():
+        if start.startswith(magic):
+            return said
     head = start.lstrip().lower()
     if head.startswith((b"<!doctype", b"<html", b"<?xml")):
         return "is a web page, probably of a failed download: download the file itself"

@@ -24,6 +24,8 @@ PUBLISHED = {
              "visual.transformer.resblocks.0.attn.in_proj_weight", "logit_scale"],
     "EVA-02": [FIRST, "pos_embed", "blocks.0.attn.inner_attn_ln.weight", "blocks.0.mlp.w3.weight", "rope.freqs_cos"],
     "DINOv2 of giant size": [FIRST, "pos_embed", "blocks.0.0.mlp.w12.weight", "blocks.0.0.mlp.w3.weight"],
+    "mmseg or mmpretrain": ["backbone.patch_embed.projection.weight", "backbone.layers.0.ln1.weight"],
+    "torchvision": ["conv_proj.weight", "class_token", "encoder.layers.encoder_layer_0.ln_1.weight"],
 }  # fmt: skip
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import threading
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save
 
+from splitmask_backbones.convert import torch_files
 from splitmask_backbones.convert.read import read_weights
 from splitmask_backbones.convert.torch_files import load_torch
 from splitmask_backbones.errors import UserError
@@ -44,6 +48,8 @@ def refusal(path: Path, content: bytes) -> str:
         ),
         (b"\n<!DOCTYPE html><html>", "is a web page, probably of a failed download"),
         (b"\xff\xd8\xff\xe0\x00\x10JFIF", "begins with the bytes ff d8 ff e0"),
+        (b"\x1f\x8b\x08\x00abc", "is compressed (gzip): unpack it first"),
+        (b"\x89HDF\r\n\x1a\n", "is an HDF5 file, as Keras writes it"),
         (b"PK\x03\x04 and no more", "is damaged or cut off"),
         (b"\x80\x02]q\x00.", "is not a readable weights file"),
         (b"\x80\x04\x95", "is not a readable weights file"),
@@ -69,6 +75,40 @@ def test_torchscript_is_named(tmp_path):
     torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "a.pt")
     with pytest.raises(UserError, match="is a TorchScript program and no file of tensors: load it with torch.jit.load"):
         load_torch(tmp_path / "a.pt")
+
+
+def test_other_archives_are_named(tmp_path):
+    np.savez(tmp_path / "a.npz", kernel=np.zeros(3))
+    with pytest.raises(UserError, match=r"is a NumPy archive, as Google publishes ViTs: load it with timm"):
+        load_torch(tmp_path / "a.npz")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("weights/dino.pth", b"abc")
+    with pytest.raises(UserError, match=r"is a zip archive of other files \(weights/dino\.pth\): unpack it"):
+        load_torch(tmp_path / "a.zip")
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("facebook/dinov2-small", "hf download facebook/dinov2-small --local-dir DIR"),
+        ("https://example.org/a.pth", "download it first"),
+        ("weights.pth", "does not exist: check the path$"),
+    ],
+)
+def test_names_that_are_no_files(name, match, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=match):
+        read_weights(name)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_child_does_not_wait_for_the_parents_thread(tmp_path):
+    (tmp_path / "a.pth").write_bytes(saved(STATE))
+    with torch_files._ONE_AT_A_TIME:
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if torch_files._ONE_AT_A_TIME.acquire(timeout=5) else 1)
+        assert os.waitpid(child, 0)[1] == 0
 
 
 def test_a_flipped_bit_among_the_weights_is_found(tmp_path):
