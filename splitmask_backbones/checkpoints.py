@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,11 @@ logger = logging.getLogger(__name__)
 
 
 def save_encoder(
-    encoder: VisionTransformer, path: str | Path, pyramid_state: dict[str, Tensor] | None = None, partial: str = ""
+    encoder: VisionTransformer,
+    path: str | Path,
+    pyramid_state: dict[str, Tensor] | None = None,
+    partial: str = "",
+    lineage: Sequence[dict[str, str]] = (),
 ) -> None:
     """Writes the encoder's parameters and constructor arguments; an existing file is replaced at once or not at all.
 
@@ -35,10 +40,12 @@ def save_encoder(
         path: a `.safetensors` file; the folder must exist.
         pyramid_state: parameters of a `SimpleFeaturePyramid` that go with it, for adapters to load.
         partial: what is missing in it; every later report warns with this sentence.
+        lineage: the files that training began from, the oldest first: name, sha256 and family of each.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
     tensors |= {f"{PYRAMID}{name}": value.contiguous() for name, value in (pyramid_state or {}).items()}
     metadata = {"config": json.dumps(encoder.config, sort_keys=True), **({"partial": partial} if partial else {})}
+    metadata |= {"lineage": json.dumps(list(lineage))} if lineage else {}
     write_atomically(Path(path).expanduser(), save(tensors, metadata=metadata))
 
 
@@ -51,12 +58,14 @@ class EncoderFile:
         tensors: the encoder's parameters.
         pyramid: those of a `SimpleFeaturePyramid`: of a converted ViTDet detector, else none.
         partial: what is missing in it, as a sentence; "" for nothing.
+        lineage: as of `save_encoder`.
     """
 
     config: dict[str, Any]
     tensors: dict[str, Tensor]
     pyramid: dict[str, Tensor]
     partial: str
+    lineage: list[dict[str, str]]
 
 
 def read_encoder_file(path: str | Path) -> EncoderFile:
@@ -107,7 +116,16 @@ def read_encoder_file(path: str | Path) -> EncoderFile:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(f"weights file {path} holds an unusable encoder config ({reason})") from None
     pyramid = {key.removeprefix(PYRAMID): tensors.pop(key) for key in list(tensors) if key.startswith(PYRAMID)}
-    return EncoderFile(source.config, tensors, pyramid, metadata.get("partial", ""))
+    return EncoderFile(source.config, tensors, pyramid, metadata.get("partial", ""), _lineage(metadata))
+
+
+def _lineage(metadata: dict[str, str]) -> list[dict[str, str]]:
+    """Returns what a file says of where it comes from; nothing where that cannot be read: no weight depends on it."""
+    try:
+        found = json.loads(metadata.get("lineage", "[]"))
+    except ValueError:
+        return []
+    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
 
 
 def load_encoder(path: str | Path, **overrides: Any) -> VisionTransformer:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pretrain.training.run_folder import RunFolder
 
 ARTEFACT = "encoder.safetensors"
-KEPT = ("tokenizer_weights", "include", "exclude", *monitoring.OPTIONS)
+KEPT = ("init", "tokenizer_weights", "include", "exclude", *monitoring.OPTIONS)
 """Options beside the recipe's that a resume keeps where they are omitted."""
 FREE = ("data", "cache", "workers", "save_every", "log_every", "max_bad_fraction", *KEPT)
 """Options that a resume may change."""
@@ -61,6 +61,8 @@ def build_parser() -> cli.Parser:
     parser.add_argument("--tokenizer-weights", metavar="FILE", help="safetensors of DALL-E's encoder")
     cache = "keep decoded images in DIR, or in the user's own cache folder (auto); the result is the same (default off)"
     parser.add_argument("--cache", default="off", metavar="auto|off|DIR", help=cache)
+    text = "begin with these weights: any encoder file or folder that tools/convert.py reads"
+    parser.add_argument("--init", metavar="FILE", help=text)
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for everything the run writes")
     cli.add_run_options(parser)
     cli.add_bad_fraction(parser)
@@ -91,6 +93,7 @@ def main(argv: list[str]) -> int:
     ):
         from pretrain.training.distributed import make_fabric
         from tools.pretraining.images import readable_images, with_range
+        from tools.pretraining.start import prepare_start
 
         folder.assume(BEFORE)
         recipe = _recipe_of(args.recipe, named, given, folder.previous)
@@ -108,11 +111,12 @@ def main(argv: list[str]) -> int:
         if rehearsal:
             source = source.subset(rehearsal.a_few(source.names, "train", recipe.batch_size))
         images, data = readable_images(source, folder, options, fabric)
-        folder.write_config(_config(args.recipe, recipe, options, data, fabric))
+        init, digest = prepare_start(args.init, folder)
+        folder.write_config(_config(args.recipe, recipe, options, data, fabric, init, digest))
         if folder.finished:
             print(f"{folder.path / ARTEFACT} is finished: nothing to do")
             return 0
-        _train(recipe, images, folder, options, fabric, rehearsal)
+        _train(recipe, images, folder, options, fabric, rehearsal, init)
     return 0
 
 
@@ -140,7 +144,13 @@ def _recipe_of(name: str, named: Recipe, given: dict[str, Any], previous: dict[s
 
 
 def _config(
-    name: str, recipe: Recipe, options: PretrainOptions, data: dict[str, Any], fabric: Fabric
+    name: str,
+    recipe: Recipe,
+    options: PretrainOptions,
+    data: dict[str, Any],
+    fabric: Fabric,
+    init: Path | None,
+    init_digest: str | None,
 ) -> dict[str, Any]:
     import torch
 
@@ -151,10 +161,11 @@ def _config(
         "command": "pretrain",
         "recipe": name,
         "values": dataclasses.asdict(recipe),
-        "encoder": build_encoder(recipe).config,
+        "encoder": build_encoder(recipe, init).config,
         "data": data,
         **({"rehearsal": True} if options.rehearse else {}),
         **({"--tokenizer-weights": sha256_of(options.tokenizer_weights)} if options.tokenizer_weights else {}),
+        **({"--init": init_digest} if init else {}),
         **({"--holdout": options.holdout} if options.holdout else {}),
         "free": {
             **{key: getattr(options, key) for key in FREE},
@@ -175,6 +186,7 @@ def _train(
     options: PretrainOptions,
     fabric: Fabric,
     rehearsal: Rehearsal | None,
+    init: Path | None,
 ) -> None:
     import torch
 
@@ -186,6 +198,7 @@ def _train(
     from splitmask_backbones import save_encoder
     from splitmask_backbones.param_groups import param_groups
     from splitmask_backbones.registry import ENCODERS
+    from tools.pretraining.start import lineage_of
 
     images, make_monitor = monitoring.prepare(options, images, fabric, options.workers)
     per_epoch = steps_per_epoch(rehearsal.num_images["train"] if rehearsal else len(images), recipe.batch_size)
@@ -199,6 +212,7 @@ def _train(
         folder.path,
         options.workers,
         options.tokenizer_weights,
+        init,
         total_steps=total_steps,
         steps_per_epoch=per_epoch,
     )
@@ -245,11 +259,11 @@ def _train(
     if rehearsal:
         if fabric.is_global_zero:
             rehearsal.end_training(folder.path)
-            save_encoder(method.encoder, folder.path / REHEARSAL_ENCODER)
+            save_encoder(method.encoder, folder.path / REHEARSAL_ENCODER, lineage=lineage_of(init))
             entry = rehearsal.record("pretrain", loop, fabric, recipe.precision, num_evaluations=0)
             rehearsal.write(folder, entry)
     elif fabric.is_global_zero:
-        save_encoder(method.encoder, folder.path / ARTEFACT)
+        save_encoder(method.encoder, folder.path / ARTEFACT, lineage=lineage_of(init))
         print(f"wrote {folder.path / ARTEFACT}")
         monitoring.draw(folder.path)
         for advice in monitoring.advise(folder.path, recipe.branch_jitter):

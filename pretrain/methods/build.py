@@ -13,7 +13,7 @@ from pretrain.data.sources import ImageList
 from pretrain.data.views import CropAndPatches, Views
 from pretrain.methods.base import Method
 from pretrain.methods.beit import Beit
-from pretrain.methods.initialization import begin_with_sincos, rescale_residuals
+from pretrain.methods.initialization import begin_with_sincos, encoder_from, rescale_residuals
 from pretrain.methods.splitmask import SplitMask
 from pretrain.recipes import Recipe
 from pretrain.tokenizers.build import build_tokenizer, measure_tokenizer, sample_token_ids, token_prior
@@ -43,9 +43,17 @@ def _halves(mask: str, ratio: float, grid_size: tuple[int, int], rng: np.random.
     return {"ids_a": ids_a, "ids_b": ids_b}
 
 
-def build_encoder(recipe: Recipe) -> VisionTransformer:
-    """Returns the recipe's encoder, initialised from its seed. DINO's has the class token that DINO learns with."""
+def build_encoder(recipe: Recipe, init: Path | None = None) -> VisionTransformer:
+    """Returns the recipe's encoder, initialised from its seed. DINO's has the class token that DINO learns with.
+
+    Args:
+        init: an encoder file whose weights it begins with instead.
+    """
     torch.manual_seed(recipe.seed)
+    if init is not None:
+        encoder = encoder_from(init, recipe)
+        encoder.patch_embed.requires_grad_(not recipe.freeze_patch_embed)
+        return encoder
     extra = {"use_class_token": True, "position_resize": "plain"} if recipe.method == "dino" else {}
     encoder = create_encoder(recipe.model, img_size=recipe.img_size, drop_path_rate=recipe.drop_path, **extra)
     if recipe.position_init == "sincos":
@@ -62,6 +70,7 @@ def build_method(
     folder: Path,
     workers: int,
     tokenizer_weights: str | Path | None = None,
+    init: Path | None = None,
     *,
     total_steps: int,
     steps_per_epoch: int,
@@ -74,18 +83,19 @@ def build_method(
         folder: keeps a codebook that is made from the data.
         workers: data processes for that.
         tokenizer_weights: of DALL-E's encoder.
+        init: as of `build_encoder`.
         total_steps, steps_per_epoch: for methods with schedules of their own (DINO).
 
     Raises:
         ValueError: what `build_tokenizer` raises.
     """
-    encoder = build_encoder(recipe)
+    encoder = build_encoder(recipe, init)
     if recipe.method == "dino":
         from pretrain.methods.dino import Dino
 
         return Dino(
             encoder,
-            build_encoder(recipe),
+            build_encoder(recipe, init),
             num_outputs=recipe.dino_outputs,
             momentum=recipe.teacher_momentum,
             temperature=recipe.teacher_temperature,

@@ -1,12 +1,16 @@
 """How an encoder begins where it does not with the truncated normals that it is made with."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from pretrain.recipes import Recipe
+from splitmask_backbones.checkpoints import load_encoder, read_encoder_file
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.position import sincos_pos_embed
+from splitmask_backbones.registry import ENCODERS, encoder_name
 from splitmask_backbones.vit import VisionTransformer
 
 
@@ -37,3 +41,38 @@ def begin_with_sincos(encoder: VisionTransformer) -> None:
         raise UserError(f"positions={encoder.positions!r} are not learned: only learned ones begin as sincos")
     prefix = encoder.num_prefix_tokens
     encoder.pos_embed[:, prefix:] = sincos_pos_embed(encoder.grid_size, encoder.embed_dim)
+
+
+def encoder_from(path: Path, recipe: Recipe) -> VisionTransformer:
+    """Returns the encoder of a file as the recipe trains on from it: positions at the grid of its crops.
+
+    Prefix tokens go, because a method of patches has no use for them; DINO keeps a class token.
+
+    Raises:
+        ValueError: it is of another size than the recipe's model, or cannot be trained by its method.
+    """
+    has_token = recipe.method == "dino"
+    file = read_encoder_file(path)
+    sizes = ENCODERS[recipe.model]
+    if any(file.config[key] != size for key, size in sizes.items()):
+        name = encoder_name(file.config) or "of no size that has a name"
+        raise UserError(f"--init: the encoder is {name}, and --model is {recipe.model}: use the --model of the file")
+    if recipe.method == "splitmask" and (file.config["use_rel_pos"] or file.config["relative_position_bias"] != "none"):
+        raise UserError(
+            "--init: the encoder has relative positions, and SplitMask's encoder sees half of the patches: use "
+            "--method beit, or an encoder without them"
+        )
+    if has_token and not file.config["use_class_token"]:
+        raise UserError("--init: the encoder has no class token, which DINO learns with: use another --method")
+    encoder = load_encoder(
+        path,
+        img_size=recipe.img_size,
+        drop_path_rate=recipe.drop_path,
+        use_class_token=has_token,
+        num_registers=0,
+        window_size=0,
+        window_block_indexes=(),
+        final_norm=True,
+        out_indices=(sizes["depth"] - 1,),
+    )
+    return encoder

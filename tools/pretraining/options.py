@@ -17,6 +17,7 @@ class PretrainOptions(monitoring.MonitorOptions, RunOptions):
         exclude: globs of images to leave out.
         range: values of images with more than 8 bits that become 0 and 255; None for those of the data.
         tokenizer_weights: safetensors of DALL-E's encoder.
+        init: encoder file or folder to begin with; None for random initialisation.
         cache: where decoded images are kept: a folder, or one of cache.AUTO and cache.OFF.
     """
 
@@ -26,4 +27,5 @@ class PretrainOptions(monitoring.MonitorOptions, RunOptions):
     exclude: list[str] | None
     range: tuple[float, float] | None
     tokenizer_weights: str | None
+    init: str | None
     cache: str
