@@ -145,6 +145,27 @@ def add_bad_fraction(group: argparse._ActionsContainer) -> None:
         metavar="F",
         help=f"largest share of images that are missing or unreadable (default {MAX_BAD_FRACTION})",
     )
+    add_max_pixels(group)
+
+
+def add_max_pixels(group: argparse._ActionsContainer) -> None:
+    """Adds `--max-pixels`, which takes effect where it is parsed: data processes inherit it."""
+    group.add_argument(
+        "--max-pixels",
+        action=_MaxPixels,
+        type=positive_int,
+        metavar="N",
+        help="largest image that is read, in pixels (default 89478485, Pillow's limit); each data process takes about "
+        "11 bytes a pixel, and tiles of a mosaic are mostly better",
+    )
+
+
+class _MaxPixels(argparse.Action):
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        from pretrain.data.pixel_limit import set_pixel_limit
+
+        set_pixel_limit(values)
+        setattr(namespace, self.dest, values)
 
 
 def take_overrides(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[list[str], list[str]]:
@@ -153,7 +174,7 @@ def take_overrides(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[li
     overrides: list[str] = []
     is_value = False
     for item in argv:
-        if not is_value and re.match(r"[A-Za-z_][\w.]*=", item) and not Path(item).exists():
+        if not is_value and re.match(r"[A-Za-z_][\w.\-\[\]]*\s*=", item) and not Path(item).exists():
             overrides.append(item)
             continue
         rest.append(item)
