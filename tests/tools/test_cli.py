@@ -23,6 +23,29 @@ def test_nearest():
     assert "choose from a, b" in nearest("zzz", ["b", "a"])
 
 
+@pytest.mark.parametrize(
+    ("name", "best"),
+    [
+        ("optimizer.lr", "lr"),  # did you mean 'img_size'?
+        ("Optimizer.LR", "lr"),
+        ("lr.x", "lr"),
+        ("solver.base_lr", "lr"),
+        ("learning_rate", "lr"),
+        ("train.batch_size", "batch_size"),
+        ("anchor_sizes.0", "anchor_sizes"),
+        ("rois_per_img", "rois_per_image"),
+        ("scale_rnge", "scale_range"),
+    ],
+)
+def test_the_nearest_of_a_dotted_name_ends_as_it_does(name, best):
+    names = ["lr", "img_size", "batch_size", "scale_range", "anchor_sizes", "rois_per_image", "positions", "encoder"]
+    assert nearest(name, names).startswith(f"did you mean '{best}'?")
+    dotted = ["optim_wrapper.optimizer.lr", "model.decode_head.num_classes", "log_every", "steps", "test_pipeline.1"]
+    assert nearest("lr.x", dotted).startswith("did you mean 'optim_wrapper.optimizer.lr'?")
+    assert nearest("model.decode_head.nclasses", dotted).startswith("did you mean 'model.decode_head.num_classes'?")
+    assert nearest("steps.1", dotted).startswith("did you mean 'steps'?")
+
+
 def parser():
     parser = cli.Parser(prog="tool")
     parser.add_argument("--steps", type=cli.positive_int)

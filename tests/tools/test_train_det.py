@@ -315,6 +315,8 @@ def test_help_and_option_errors_come_without_torch(inputs: Path) -> None:
         (["det_configs/nuclei_tiney.py"], "did you mean 'det_configs/nuclei_tiny.py'"),
         (["demo", "--wieghts", "none"], "did you mean '--weights'"),
         (["demo", "rois_per_img=3"], "did you mean 'rois_per_image'"),
+        (["demo", "optimizer.lr=1"], "unknown recipe value 'optimizer.lr': did you mean 'lr'?"),
+        (["demo", "model-x[0] = 1"], "unknown recipe value 'model-x[0]'"),
         (["demo", "rois_per_image=x"], "expected an integer"),
         (["demo", "--engine", "torchvision", "cascade=true"], "cascade=true needs --engine detectron2"),
         (["demo", "window_size=14"], "window_size=14 and window_block_indexes=() go together"),

@@ -70,7 +70,9 @@ def test_values_outside_of_the_classes_are_listed_with_the_mapping(tmp_path):
 def test_everything_ignored_names_the_numbers():
     with pytest.raises(ValueError, match=r"every pixel .* of val is ignored \(the files hold 255 \(100 %\)\)"):
         check_found_values("val", "labels", Counter({255: 9}), classes_of("a", "b"), ())
-    with pytest.raises(ValueError, match=r"every pixel .* of val is ignored \(the files hold 0 \(90 %\), 255 \(10 %\)\)"):
+    with pytest.raises(
+        ValueError, match=r"every pixel .* of val is ignored \(the files hold 0 \(90 %\), 255 \(10 %\)\)"
+    ):
         check_found_values("val", "labels", Counter({0: 9, 255: 1}), classes_of("a", "b", reduce_zero_label=True), ())
 
 
@@ -79,7 +81,9 @@ def test_what_is_mostly_ignored_or_absent_is_a_word_with_its_number():
     check_found_values("train", "labels", found, classes, (7, 8, 9))
     lines = doubts("train", found, classes, (7, 8, 9))
     assert lines[0].startswith("no pixel of 'c' (9) in train")
-    assert lines[1].startswith("60 % of the label pixels of train are ignored (they hold 3 (66.7 %), 255 (33.3 %)): lay")
+    assert lines[1].startswith(
+        "60 % of the label pixels of train are ignored (they hold 3 (66.7 %), 255 (33.3 %)): lay"
+    )
     assert ignored_values(found, classes, (7, 8, 9)) == {"3": 40, "255": 20}
     assert doubts("train", Counter({0: 30, 1: 20, 2: 10, 255: 5}), classes, ()) == []
     zero = classes_of("a", "b", reduce_zero_label=True)
