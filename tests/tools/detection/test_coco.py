@@ -274,6 +274,32 @@ def test_a_root_is_found_under_both_names(tmp_path: Path) -> None:
         splits.locate(str(tmp_path))
 
 
+def test_the_layouts_of_roboflow_and_cvat_are_found(tmp_path: Path) -> None:
+    root = write_root(tmp_path / "roboflow")
+    for name, folder in (("train", "train"), ("val", "valid")):
+        (root / name).rename(root / folder)
+        (root / "annotations" / f"instances_{name}.json").rename(root / folder / "_annotations.coco.json")
+    found = splits.locate(str(root))
+    assert found["val"] == splits.Location(root / "valid" / "_annotations.coco.json", root / "valid")
+    assert len(splits.read_splits(found)["train"].images) == 6
+    root = write_root(tmp_path / "cvat")
+    (root / "images").mkdir()
+    for name in ("train", "val"):
+        (root / name).rename(root / "images" / name)
+    found = splits.locate(str(root))
+    assert found["train"] == splits.Location(root / "annotations/instances_train.json", root / "images/train")
+
+
+@pytest.mark.parametrize(
+    ("file", "kind"), [("train/a.xml", "Pascal VOC or CVAT XML"), ("labels/train/a.txt", "YOLO text")]
+)
+def test_annotations_of_another_format_in_a_root_are_named(tmp_path: Path, file: str, kind: str) -> None:
+    (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / file).write_text("x")
+    with pytest.raises(UserError, match=f"has no train split: .* holds {kind} files: export as COCO"):
+        splits.locate(str(tmp_path))
+
+
 def test_images_missing_or_of_another_size_follow_the_limit(tmp_path: Path, capsys: Any) -> None:
     root = write_root(tmp_path / "root")
     (root / "train" / "001.png").unlink()
