@@ -14,7 +14,9 @@ REFERENCE_BATCH = 2048
 METHODS = ("splitmask", "beit", "dino")
 
 METHOD_VALUES: dict[str, dict[str, Any]] = {
-    # DINO's published settings: lr 5e-4 at batch 256, down to 1e-6, weight decay 0.04 up to 0.4, large crops from 0.4.
+    "beit": {"rescale_residuals": True},
+    # DINO's published settings: lr 5e-4 at batch 256, down to 1e-6, weight decay 0.04 up to 0.4, large crops from 0.4;
+    # its code clips the gradient of one parameter at a time.
     "dino": {
         "base_lr": 4e-3,
         "end_lr_factor": 1e-6 / 4e-3,
@@ -23,14 +25,28 @@ METHOD_VALUES: dict[str, dict[str, Any]] = {
         "crop_scale": 0.4,
         "crop_scale_max": 1.0,
         "strong_augment": False,
-    }
+        "clip_per_parameter": True,
+    },
 }
-"""What choosing a method changes in any recipe, unless it is given. BEiT takes SplitMask's, as in the paper."""
+"""What choosing a method changes in any recipe, unless it is given.
 
+BEiT takes SplitMask's settings, as in the paper, and begins as its own code lets it begin.
+"""
+
+BEFORE: dict[str, Any] = {
+    "clip_per_parameter": False,
+    "rescale_residuals": False,
+    "position_init": "normal",
+    "grad_cache": False,
+}
+"""What a run did whose config.json does not know these values yet."""
+
+POSITION_INITS = ("normal", "sincos")
 PATCH_NORMS = ("none", "mean", "pixel_mean", "channel_mean")
 TOKENIZERS = ("random_projection", "random_patches", "kmeans", "dalle")
 _TOKENS = ("tokenizer", "vocab_size", "patch_norm", "kmeans_patches", "kmeans_iterations")
-_SPLIT = ("mask", "mask_ratio", "decoder_depth", "inpaint_weight", "match_weight", "temperature", "branch_jitter")
+_MATCH = ("match_weight", "temperature", "branch_jitter", "grad_cache")
+_SPLIT = ("mask", "mask_ratio", "decoder_depth", "inpaint_weight", *_MATCH)
 _TEACHER = ("local_crops", "dino_outputs", "teacher_momentum", "teacher_temperature", "teacher_warmup")
 UNUSED = {
     "splitmask": _TEACHER,
@@ -75,10 +91,11 @@ class Recipe(CheckedRecipe):
     batch_size: int = value(2048, "images per step over all processes and accumulated micro-batches", low=1)
     accumulate: int = value(
         1,
-        "micro-batches per step; plain accumulation does not enlarge the set of negatives of the matching loss: "
-        "they come from the micro-batch (over all processes)",
+        "micro-batches per step; with grad_cache the matching loss finds its negatives in all of them, without it in "
+        "the micro-batch alone (over all processes)",
         low=1,
     )
+    grad_cache: bool = value(True, "with accumulate: all images of the step are negatives, for one more forward pass")
     lr: float | None = value(None, "peak learning rate; by default base_lr x batch_size / 2048", low=ABOVE_ZERO)
     base_lr: float = value(1.5e-3, "peak learning rate at batch 2048", low=ABOVE_ZERO)
     end_lr_factor: float = value(1e-5 / 1.5e-3, "last learning rate over the peak", low=0, high=1)
@@ -87,7 +104,10 @@ class Recipe(CheckedRecipe):
     end_weight_decay: float | None = value(None, "last weight decay of a cosine; by default constant", low=0)
     beta2: float = value(0.999, "AdamW second beta", low=0, high=BELOW_ONE)
     clip_grad: float = value(3.0, "largest gradient norm", low=ABOVE_ZERO)
+    clip_per_parameter: bool = value(False, "of each parameter by itself, not of all together (dino)")
     drop_path: float = value(0.1, "stochastic depth of the encoder", low=0, high=BELOW_ONE)
+    position_init: str = value("normal", "how the encoder's learned positions begin", choices=POSITION_INITS)
+    rescale_residuals: bool = value(False, "last matrices of block l begin divided by sqrt(2 l) (beit)")
     freeze_patch_embed: bool = value(False, "the patch embedding stays as initialised (MoCo v3)")
     seed: int = value(0, "seed of everything random", low=0, high=2**62)
     precision: str = value("32", "bf16 is mixed precision", choices=("32", "bf16"))
@@ -114,7 +134,8 @@ class Recipe(CheckedRecipe):
             raise UserError(f"--branch-jitter {self.branch_jitter} has no effect with --match-weight 0: omit it")
         if self.mask == "block" and self.mask_ratio != 0.5:
             raise UserError(f"--mask block splits in halves: --mask-ratio {self.mask_ratio} needs --mask uniform")
-        if self.match_weight and self.batch_size // self.accumulate < 2:
+        negatives = self.batch_size if self.grad_cache else self.batch_size // self.accumulate
+        if self.match_weight and negatives < 2:
             raise UserError("the matching loss needs other images in the batch: use --batch-size 2 or more")
 
     @staticmethod

@@ -347,8 +347,8 @@ class VisionTransformer(nn.Module):
         """Initialises with a normal of std 0.02 for matrices, tokens and positions (cut at +-2), zeros for biases.
 
         The paper names 0.02 alone, by way of BEiT. BEiT's own code cuts at one standard deviation (0.011 is left of the
-        0.02) and divides the last matrices of block l by sqrt(2 l): that is not done here. The projection of "fourier"
-        positions keeps torch's own initialisation, as in XCiT.
+        0.02), which is not done here, and divides the last matrices of block l by sqrt(2 l), which is an option of
+        pre-training. The projection of "fourier" positions keeps torch's own initialisation, as in XCiT.
         """
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv2d) and module is not self.pos_proj:

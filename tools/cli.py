@@ -38,7 +38,7 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see {self.prog} --help")
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        argv = list(sys.argv[1:] if args is None else args)
+        argv = [with_home(given) for given in (sys.argv[1:] if args is None else args)]
         for given in argv:  # before argparse complains about what is missing because of the misspelt name
             option = given.split("=")[0]
             looks_like_one = option.startswith("--") and option != "--" or re.match(r"-[A-Za-z]", option)
@@ -48,6 +48,14 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             raise UserError(f"'{unknown[0]}' is one argument too many; see {self.prog} --help")
         return parsed
+
+
+def with_home(given: str) -> str:
+    """Returns an argument with `~` and `~name` in front of a path as the folder that they stand for.
+
+    A shell does that only at the beginning of a word: not in --output=~/run, NAME=~/file or FILE.json+~/images.
+    """
+    return re.sub(r"(?<![^=+])~[\w.-]*(?=/|$)", lambda match: os.path.expanduser(match[0]), given)
 
 
 def _number(kind: type, fits: Callable[[Any], bool] = lambda value: True, rule: str = "") -> Callable[[str], Any]:
@@ -71,6 +79,17 @@ positive_int = _number(int, lambda value: value >= 1, "at least 1")
 non_negative_int = _number(int, lambda value: value >= 0, "at least 0")
 positive_float = _number(float, lambda value: 0 < value < float("inf"), "a positive number")
 fraction = _number(float, lambda value: 0 <= value <= 1, "between 0 and 1")
+
+
+def value_range(text: str) -> tuple[float, float]:
+    """Parses LOW,HIGH for argparse."""
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        low = high = 0.0
+    if not low < high < float("inf") or low == -float("inf"):
+        raise argparse.ArgumentTypeError(f"must be two increasing numbers with a comma between, got '{text}'")
+    return low, high
 
 
 def boolean(text: str) -> bool:
@@ -137,7 +156,7 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
 
 
 def add_bad_fraction(group: argparse._ActionsContainer) -> None:
-    """Adds `--max-bad-fraction`."""
+    """Adds `--max-bad-fraction` and `--max-pixels`."""
     group.add_argument(
         "--max-bad-fraction",
         type=fraction,
@@ -145,27 +164,18 @@ def add_bad_fraction(group: argparse._ActionsContainer) -> None:
         metavar="F",
         help=f"largest share of images that are missing or unreadable (default {MAX_BAD_FRACTION})",
     )
-    add_max_pixels(group)
+    text = "largest image that is read, in pixels (default 89478485, Pillow's limit); each data process takes about 11 "
+    text += "bytes a pixel, and tiles of a mosaic are mostly better"
+    group.add_argument("--max-pixels", type=_max_pixels, metavar="N", help=text)
 
 
-def add_max_pixels(group: argparse._ActionsContainer) -> None:
-    """Adds `--max-pixels`, which takes effect where it is parsed: data processes inherit it."""
-    group.add_argument(
-        "--max-pixels",
-        action=_MaxPixels,
-        type=positive_int,
-        metavar="N",
-        help="largest image that is read, in pixels (default 89478485, Pillow's limit); each data process takes about "
-        "11 bytes a pixel, and tiles of a mosaic are mostly better",
-    )
+def _max_pixels(text: str) -> int:
+    """Parses and sets the limit: data processes inherit it, however they are started."""
+    from pretrain.data.pixel_limit import set_pixel_limit
 
-
-class _MaxPixels(argparse.Action):
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        from pretrain.data.pixel_limit import set_pixel_limit
-
-        set_pixel_limit(values)
-        setattr(namespace, self.dest, values)
+    pixels: int = positive_int(text)
+    set_pixel_limit(pixels)
+    return pixels
 
 
 def take_overrides(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[list[str], list[str]]:

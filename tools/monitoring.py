@@ -33,7 +33,12 @@ PANELS = {
         "train_color_rank1",
     ),
     "entropy of the token ids, bits": ("targets_entropy_bits", "predictions_entropy_bits"),
-    "gains of inpainting, nats": ("train_inpaint_gain", "holdout_inpaint_gain", "train_position_gain"),
+    "gains of inpainting, nats": (
+        "train_inpaint_gain",
+        "holdout_inpaint_gain",
+        "train_query_gain",
+        "train_neighbour_gain",
+    ),
     "effective rank of the features": ("effective_rank",),
     "kNN accuracy": ("knn_accuracy",),
 }

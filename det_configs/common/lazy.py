@@ -205,7 +205,8 @@ def lazy_data(recipe: DetRecipe) -> DictConfig:
             augmentations=[flip, *train],
             image_format="RGB",
             use_instance_mask=recipe.masks,
-            recompute_boxes=recipe.masks and recipe.augment == "lsj",
+            # A box that a crop cuts is drawn anew.
+            recompute_boxes=recipe.masks and (recipe.augment == "lsj" or recipe.crop > 0),
         ),
         total_batch_size=recipe.batch_size,
         num_workers=4,

@@ -13,6 +13,7 @@ from pretrain.data.sources import ImageList
 from pretrain.data.views import CropAndPatches, Views
 from pretrain.methods.base import Method
 from pretrain.methods.beit import Beit
+from pretrain.methods.initialization import begin_with_sincos, rescale_residuals
 from pretrain.methods.splitmask import SplitMask
 from pretrain.recipes import Recipe
 from pretrain.tokenizers.build import build_tokenizer, measure_tokenizer, sample_token_ids, token_prior
@@ -47,6 +48,10 @@ def build_encoder(recipe: Recipe) -> VisionTransformer:
     torch.manual_seed(recipe.seed)
     extra = {"use_class_token": True, "position_resize": "plain"} if recipe.method == "dino" else {}
     encoder = create_encoder(recipe.model, img_size=recipe.img_size, drop_path_rate=recipe.drop_path, **extra)
+    if recipe.position_init == "sincos":
+        begin_with_sincos(encoder)
+    if recipe.rescale_residuals:
+        rescale_residuals(encoder)
     encoder.patch_embed.requires_grad_(not recipe.freeze_patch_embed)
     return encoder
 

@@ -96,10 +96,12 @@ class Monitor:
     training (`holdout_*`): its loss, `token_accuracy`, `inpaint_gain`, `match_rank1`. The gain is the entropy of the
     targets minus the inpainting loss, in nats: below 0 a constant guess of how often each token id occurs would do
     better, and nothing has been learned from what surrounds a patch. (The guess knows the shares in these very crops:
-    of a few dozen it has an edge.) `position_gain` (of SplitMask) is by how much that loss rises where the decoder gets
-    each token in the place of another: at 0 no more is used than what a crop is like as a whole. `color_rank1` (of
-    SplitMask) is the `match_rank1` of the colours that the branches see: where matching gets little further, it has
-    learned colours, and `branch_jitter` takes them away. Token ids: how many are used, the entropy in bits and the
+    of a few dozen it has an edge.) Two more (of SplitMask) are by how much that loss rises when things change places
+    within a crop, in a fixed random cycle. `query_gain`: the answers for the hidden places; at 0 the same is said of
+    all, and no more is used than what a crop is like as a whole. `neighbour_gain`: the contents of the observed places,
+    for encoder and decoder alike; at 0 it does not matter what lies where. `color_rank1` (of SplitMask) is the
+    `match_rank1` of the colours that the branches see: where matching gets little further, it has learned colours, and
+    `branch_jitter` takes them away. Token ids: how many are used, the entropy in bits and the
     share of the most frequent, of the targets and of the predictions on training images. Of the encoder's last block,
     averaged over the patches of whole images: `effective_rank` on training images, and `knn_accuracy` (cosine, 20
     neighbours) on labelled ones.
@@ -144,7 +146,7 @@ class Monitor:
     def __call__(self) -> dict[str, float | None]:
         """Returns the numbers, and the `seconds` that they took."""
         start = time.monotonic()
-        with in_evaluation(self.method), self.fabric.autocast():
+        with in_evaluation(self.method):
             values = self._of_method("train")
             if "holdout" in self._views:
                 values |= {name: value for name, value in self._of_method("holdout").items() if "holdout_" in name}
@@ -164,7 +166,9 @@ class Monitor:
         sizes = []
         for batch in self._batches(f"{side} crops", self._views[side], self._limit):
             sizes.append(len(next(iter(batch.values()))))
-            for name, value in self.method.observe(batch).items():
+            with self.fabric.autocast():  # what is measured of these is computed as it comes, in float32
+                observed = self.method.observe(batch)
+            for name, value in observed.items():
                 seen.setdefault(name, []).append(value.float() if value.is_floating_point() else value)
         values: dict[str, float | None] = {}
         for name, parts in seen.items():
@@ -177,8 +181,9 @@ class Monitor:
             found = {name: token_statistics(these, int(these.max()) + 1) for name, these in ids.items()}
             if (loss := values.get(f"{side}_loss_inpaint")) is not None:  # DINO's targets are not token ids
                 values[f"{side}_inpaint_gain"] = math.log(2) * found["targets"].entropy_bits - loss
-                if (moved := values.pop(f"{side}_loss_moved", None)) is not None:
-                    values[f"{side}_position_gain"] = moved - loss
+                for name, swapped in (("query", "answers"), ("neighbour", "contents")):
+                    if (other := values.pop(f"{side}_loss_swapped_{swapped}", None)) is not None:
+                        values[f"{side}_{name}_gain"] = other - loss
             for name, statistics in found.items():
                 values |= {f"{name}_{key}": value for key, value in asdict(statistics).items() if key != "num_patches"}
         if "descriptor_a" in rows:
@@ -191,7 +196,9 @@ class Monitor:
         views = self._whole[kind]
         rows = []
         for batch in self._batches(f"{kind} whole", views, self._limit if kind == "train" else len(views)):
-            maps = self.method.encoder.forward_maps(self._normalize.to(batch["image"].device)(batch["image"]), False)
+            with self.fabric.autocast():
+                image = self._normalize.to(batch["image"].device)(batch["image"])
+                maps = self.method.encoder.forward_maps(image, False)
             rows.append(maps[-1].float().mean(dim=(2, 3)).cpu())
         return torch.cat(rows)
 

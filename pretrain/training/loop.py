@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from pretrain.training.progress import Clock, ProgressLine, shown
 from pretrain.training.rehearsal import STEPS
 from pretrain.training.run_folder import CHECKPOINTS, RunFolder
 from pretrain.training.signals import StopSignals
+from pretrain.training.step import Coupling, step_seed, train_step
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -36,6 +35,7 @@ class Loop:
         batch_size: images per step, over all processes and accumulated micro-batches.
         steps_per_epoch: steps per epoch.
         clip_grad: largest gradient norm, or None.
+        clip_per_parameter: whether that is the norm of each parameter's gradient.
         accumulate: micro-batches per step.
         save_every: steps between checkpoints.
         log_every: steps between log lines.
@@ -49,6 +49,7 @@ class Loop:
     batch_size: int
     steps_per_epoch: int
     clip_grad: float | None = None
+    clip_per_parameter: bool = False
     accumulate: int = 1
     save_every: int = 1000
     log_every: int = 50
@@ -58,13 +59,23 @@ class Loop:
     stop_after: int | None = None
 
     @classmethod
-    def of(cls, recipe: Any, options: RunOptions, total_steps: int, steps_per_epoch: int, **intervals: Any) -> Loop:
+    def of(
+        cls,
+        recipe: Any,
+        options: RunOptions,
+        total_steps: int,
+        steps_per_epoch: int,
+        *,
+        clip_per_parameter: bool = False,
+        **intervals: Any,
+    ) -> Loop:
         """Returns the loop of a recipe; intervals of 0 are none."""
         return cls(
             total_steps=total_steps,
             batch_size=recipe.batch_size,
             steps_per_epoch=steps_per_epoch,
             clip_grad=recipe.clip_grad or None,
+            clip_per_parameter=clip_per_parameter,
             accumulate=recipe.accumulate,
             save_every=options.save_every,
             log_every=options.log_every,
@@ -113,51 +124,6 @@ def batches_of(
     )
 
 
-def step_seed(seed: int, step: int, rank: int) -> int:
-    """Returns the torch seed of one step: with it, no random state needs to be stored for an exact resume."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()[:7], "big")
-
-
-def train_step(
-    fabric: Fabric,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batches: Iterator[Any],
-    *,
-    accumulate: int = 1,
-    clip_grad: float | None = None,
-    approve: Callable[[Tensor, Tensor], None] | None = None,
-) -> dict[str, Tensor]:
-    """Makes one optimizer step; returns the mean of the model's named values and `grad_norm`: 0-dim, float32.
-
-    Reads and writes nothing but weights, gradients and the optimizer's state.
-
-    Args:
-        fabric: that `model` and `optimizer` were set up with.
-        model: `model(batch)` returns named 0-dim tensors, "loss" among them.
-        optimizer: of the model's parameters.
-        batches: micro-batches on the device; `accumulate` of them are taken.
-        accumulate: micro-batches per step.
-        clip_grad: largest gradient norm, or None.
-        approve: called with loss and gradient norm before the weights move; what it raises leaves them as they were.
-    """
-    values: dict[str, Tensor] = {}
-    for micro in range(accumulate):
-        batch = next(batches)
-        with fabric.no_backward_sync(model, enabled=micro < accumulate - 1):  # type: ignore[arg-type]
-            found = model(batch)
-            fabric.backward(found["loss"] / accumulate)
-        for name, value in found.items():
-            values[name] = values.get(name, 0.0) + value.detach().float() / accumulate
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    values["grad_norm"] = torch.nn.utils.clip_grad_norm_(parameters, clip_grad or math.inf)
-    if approve is not None:
-        approve(values["loss"], values["grad_norm"])
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return values
-
-
 def fit(
     fabric: Fabric,
     method: nn.Module,
@@ -175,6 +141,7 @@ def fit(
     after_step: Callable[[int], None] | None = None,
     weight_decay_at: Callable[[int], float] | None = None,
     monitor: Callable[[], dict[str, float | None]] | None = None,
+    cached: Coupling | None = None,
 ) -> None:
     """Trains `method` in place from the folder's newest checkpoint, or from the start, to `loop.end`.
 
@@ -200,6 +167,7 @@ def fit(
         weight_decay_at: weight decay for a step (0-based) of the groups that have one.
         monitor: returns what goes into monitor.jsonl after steps `loop.monitor_every` apart and after the last;
             called in the main process alone, before the state is saved: a resume finds each line it needs.
+        cached: as of `train_step`.
 
     Raises:
         ValueError: the loss or gradient is not finite (the step is not made, earlier checkpoints stay).
@@ -274,7 +242,9 @@ def fit(
                 data,
                 accumulate=loop.accumulate,
                 clip_grad=loop.clip_grad,
+                clip_per_parameter=loop.clip_per_parameter,
                 approve=approve,
+                cached=cached,
             )
             done = step + 1
             if average is not None:

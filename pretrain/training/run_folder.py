@@ -161,6 +161,11 @@ class RunFolder:
         """Whether the run's final artefact exists."""
         return (self.path / self.artefact).exists()
 
+    def assume(self, values: dict[str, Any]) -> None:
+        """Adds to the `values` of the run that is resumed those that a later version records, as they were before."""
+        if self.previous is not None and "values" in self.previous:
+            self.previous["values"] = {**values, **self.previous["values"]}
+
     def write_config(self, config: dict[str, Any]) -> None:
         """Writes config.json, or checks on a resume that nothing that affects the result has changed.
 

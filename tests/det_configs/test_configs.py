@@ -114,7 +114,7 @@ def test_detectron2s_own_loader_crops_as_ours() -> None:
     from detectron2.config import instantiate
 
     from det_configs.common.lazy import lazy_data
-    from det_configs.common.lazy_crop import ShiftingCrop
+    from det_configs.common.lazy_crop import CuttingCrop
 
     recipe = load_config("coco_3x_vit_small_splitmask_coco")
     augmentations = instantiate(lazy_data(recipe).train.mapper).augmentations
@@ -125,15 +125,16 @@ def test_detectron2s_own_loader_crops_as_ours() -> None:
         transforms = augmentations(given)
         height, width = given.image.shape[:2]
         assert min(height, width) <= 800 and max(height, width) <= 1333 and min(height, width) >= 480
-        cuts = [t for t in transforms.transforms if isinstance(t, ShiftingCrop)]
+        cuts = [t for t in transforms.transforms if isinstance(t, CuttingCrop)]
         num_crops += len(cuts)
         for cut in cuts:
             assert 384 <= cut.w <= 600 and 384 <= cut.h <= 600
         polygon = np.array([[100.0, 50], [400, 50], [400, 300]])
-        (moved,) = transforms.apply_polygons([polygon.copy()])  # without shapely
-        corners = transforms.apply_coords(polygon.copy())
-        assert np.allclose(moved, corners)
-        assert np.allclose([moved[:, 0].min(), moved[:, 1].min()], given.boxes[0, :2])
+        moved = transforms.apply_polygons([polygon.copy()])  # without shapely
+        if not cuts:
+            assert np.allclose(moved[0], transforms.apply_coords(polygon.copy()))
+        for part in moved:
+            assert (part >= -1e-6).all() and (part <= (width + 1e-6, height + 1e-6)).all()
     assert 18 <= num_crops <= 42
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.helpers.methods import METHODS
 from tests.helpers.pretrain_tool import ENCODER, OPTIONS, error_of, run, state_of
-from tools.monitoring import advise
+from tools.monitoring import advise, draw
 
 
 def looks_of(folder):
@@ -64,6 +64,23 @@ def test_advice_follows_the_last_look(look, said, tmp_path):
     assert len(advice) == len(said) and all(part in line for part, line in zip(said, advice, strict=True))
     assert advise(tmp_path, 0.4) == [line for line in advice if "colours" not in line]
     assert advise(tmp_path / "nothing", 0.0) == []
+
+
+def test_a_file_that_an_earlier_version_began_is_drawn(tmp_path, monkeypatch):
+    """Its lines have another gain than today's: their other numbers are drawn, and today's from where they begin."""
+    panels = {}
+    monkeypatch.setattr("tools.monitoring.save_curves", lambda found, path: panels.update(found))
+    old = {"step": 1, "train_inpaint_gain": 0.1, "train_position_gain": 0.0}
+    new = {"step": 2, "train_inpaint_gain": 0.2, "train_query_gain": 0.3, "train_neighbour_gain": 0.05}
+    (tmp_path / "monitor.jsonl").write_text(f"{json.dumps(old)}\n{json.dumps(new)}\n")
+    draw(tmp_path)
+    (curves,) = panels.values()
+    assert curves == {
+        "train inpaint gain": ([1, 2], [0.1, 0.2]),
+        "train query gain": ([2], [0.3]),
+        "train neighbour gain": ([2], [0.05]),
+    }
+    assert advise(tmp_path, 0.0) == []
 
 
 def test_images_kept_out(images, tmp_path):

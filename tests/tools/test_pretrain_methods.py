@@ -35,6 +35,29 @@ def test_a_run_and_an_exact_resume(method, images, tmp_path):
     assert state_of(tmp_path / "again") == state_of(tmp_path / "whole")
 
 
+def test_dino_clips_one_parameter_at_a_time_and_an_older_run_all_together(images, tmp_path):
+    """A clip that always bites: the two ways are told apart by the bytes, and a run goes on in the way it began."""
+    pytest.importorskip("lightly", reason="the extra 'dino' is not installed")
+    words = ["--data", images, "--method", "dino", *OPTIONS, "--clip-grad", "0.01"]
+    whole = {}
+    for name, more in (("own", []), ("old", ["--clip-per-parameter", "false"])):
+        result = run(*words, *more, "--output", tmp_path / name)
+        assert result.returncode == 0, result.stderr
+        whole[name] = (tmp_path / name / ENCODER).read_bytes()
+    assert whole["own"] != whole["old"]
+
+    old = tmp_path / "old"  # as an earlier version left it, killed between the steps 4 and 6
+    config = json.loads((old / "config.json").read_text())
+    del config["values"]["clip_per_parameter"]
+    (old / "config.json").write_text(json.dumps(config))
+    (old / ENCODER).unlink()
+    (old / "checkpoints/step_00000006.safetensors").unlink()
+    said = "--clip-per-parameter was False and is now True"
+    assert said in error_of(run(*words, "--clip-per-parameter", "true", "--output", old, "--resume"))
+    assert run(*words, "--output", old, "--resume").returncode == 0
+    assert (old / ENCODER).read_bytes() == whole["old"]
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -56,6 +79,8 @@ def test_settings_of_the_baselines():
         assert beit.peak_lr == get_recipe(name).peak_lr and beit.uses_tokens and not dino.uses_tokens
         assert (dino.weight_decay, dino.end_weight_decay, dino.crop_scale) == (0.04, 0.4, 0.4)
         assert dino.peak_lr == pytest.approx(5e-4 * dino.batch_size / 256)
+        assert beit.rescale_residuals and not dino.rescale_residuals and not get_recipe(name).rescale_residuals
+        assert dino.clip_per_parameter and not beit.clip_per_parameter and not get_recipe(name).clip_per_parameter
         assert dino.peak_lr * dino.end_lr_factor == pytest.approx(1e-6 * dino.batch_size / 2048)
     given = get_recipe("small").override({"method": "dino", "base_lr": 1.0, "crop_scale": 0.3})
     assert (given.base_lr, given.crop_scale) == (1.0, 0.3)

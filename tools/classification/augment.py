@@ -1,4 +1,4 @@
-"""Images as a classifier sees them: random crops, RandAugment and colours in training, one central crop in tests."""
+"""Images as a classifier sees them: random crops, RandAugment or colours in training, one central crop in tests."""
 
 import math
 import random
@@ -35,12 +35,12 @@ class TrainAugment:
     """Turns an image into a training crop: `(PIL image, generator) -> uint8 (3, img_size, img_size)`, RGB.
 
     RandomResizedCrop and flip as in pre-training, then timm's RandAugment ("increasing" operations, as DeiT and BEiT
-    run it: `rand-mM-mstdS-inc1`), then colour jitter (brightness, contrast, saturation).
+    run it: `rand-mM-mstdS-inc1`), then colour jitter (brightness, contrast, saturation) where the recipe `jitters`.
     """
 
     def __init__(self, recipe: ClsRecipe) -> None:
         self.crop = PretrainAugment(recipe.img_size, scale=(recipe.crop_scale, 1.0), flip=recipe.flip)
-        self.color_jitter = recipe.color_jitter
+        self.color_jitter = recipe.color_jitter if recipe.jitters else 0.0
         self.randaugment = None
         if recipe.randaugment > 0:
             self.randaugment = rand_augment_transform(

@@ -10,6 +10,9 @@ from pretrain.training.schedule import warmup_cosine
 from splitmask_backbones.errors import UserError, check_choice
 from splitmask_backbones.registry import ENCODERS
 
+BEFORE: dict[str, Any] = {"force_color_jitter": True}
+"""What a run did whose config.json does not know these values yet."""
+
 DOMAINS = ("clipart", "painting", "sketch")
 """The DomainNet sets that the paper uses; a recipe each."""
 
@@ -18,9 +21,8 @@ DOMAINS = ("clipart", "painting", "sketch")
 class ClsRecipe(CheckedRecipe):
     """Every value that decides what fine-tuning computes; by default those that all rows of App. E share.
 
-    The paper lists colour jitter beside RandAugment. timm, whose training script the paper's line of work uses, leaves
-    the jitter away where RandAugment is on; here both are applied, as the paper writes: `--color-jitter 0` is timm's
-    reading.
+    The paper lists colour jitter of 0.4 beside RandAugment, as the options of DeiT's training script do. There timm
+    leaves the jitter away where RandAugment is on, and so it is here: `--force-color-jitter true` applies both.
     """
 
     model: str = value("vit_small", "encoder of --weights none; a weights file decides itself", choices=tuple(ENCODERS))
@@ -28,7 +30,10 @@ class ClsRecipe(CheckedRecipe):
     img_size: int = value(224, "side of the crop in pixels", low=8, high=4096)
     crop_scale: float = value(0.08, "least share of the image's area in a training crop", low=0.001, high=1)
     flip: float = value(0.5, "probability of a horizontal flip", low=0, high=1)
-    color_jitter: float = value(0.4, "strength of brightness, contrast and saturation changes", low=0, high=1)
+    color_jitter: float = value(
+        0.4, "strength of brightness, contrast and saturation changes where RandAugment is off", low=0, high=1
+    )
+    force_color_jitter: bool = value(False, "colour jitter after RandAugment as well")
     randaugment: float = value(9.0, "magnitude of RandAugment (2 operations); 0 switches it off", low=0, high=10)
     randaugment_std: float = value(0.5, "spread of its magnitude", low=0, high=10)
     repeats: int = value(1, "appearances of an image in an epoch (repeated augmentation); 1 for none", low=1, high=16)
@@ -71,6 +76,11 @@ class ClsRecipe(CheckedRecipe):
         return f"--{name.replace('_', '-')} {given}"
 
     @property
+    def jitters(self) -> bool:
+        """Whether colours are jittered: with RandAugment only where it is forced, as in timm."""
+        return self.color_jitter > 0 and (self.randaugment == 0 or self.force_color_jitter)
+
+    @property
     def mixes(self) -> bool:
         """Whether images of a batch are mixed."""
         return self.mixup > 0 or self.cutmix > 0
@@ -95,7 +105,6 @@ _CPU: dict[str, Any] = {
     "layer_decay": 0.75,
     "warmup_fraction": 0.1,
     "randaugment": 5.0,
-    "color_jitter": 0.2,
     "mixup": 0.0,
     "cutmix": 0.0,
     "drop_path": 0.0,

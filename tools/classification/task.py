@@ -21,7 +21,7 @@ from tools.classification.dataset import TrainingCrops, central_batches
 from tools.classification.draw import draw
 from tools.classification.evaluate import evaluate
 from tools.classification.model import Classifier, build_classifier
-from tools.classification.recipes import DOMAINS, ClsRecipe
+from tools.classification.recipes import BEFORE, DOMAINS, ClsRecipe
 from tools.finetuning.options import FinetuneOptions
 from tools.finetuning.pictures import Pictures
 from tools.finetuning.task import BAD_IMAGES, Task
@@ -43,6 +43,7 @@ class ClassificationTask(Task):
     command, noun, name_key = "train_cls", "classifier", "recipe"
     remedy = "omit options that change the model"
     keeps_encoder = True
+    before = BEFORE
 
     def __init__(
         self, options: FinetuneOptions, name: str, base: ClsRecipe, given: dict[str, Any], places: DataOptions

@@ -55,6 +55,7 @@ def _train(task: Task) -> None:
     task.find_data(SPLITS)
     artefact, anew = (REHEARSAL_RECORD, True) if options.rehearse else (RESULTS, False)
     with StopSignals(), RunFolder.open(options.output, resume=options.resume, artefact=artefact, anew=anew) as folder:
+        folder.assume(task.before)
         task.previous = folder.previous or {}
         task.recipe = recipe = _recipe_of(task)
         fabric = task.fabric()

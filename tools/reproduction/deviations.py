@@ -4,10 +4,11 @@ import dataclasses
 import json
 from typing import Any
 
-from pretrain.recipes import RECIPES, REFERENCE_BATCH
+from pretrain.recipes import BEFORE, RECIPES, REFERENCE_BATCH
 from pretrain.training.run_folder import flatten
 from splitmask_backbones.errors import UserError
 from tools.classification.probe_recipe import ProbeRecipe
+from tools.classification.recipes import BEFORE as BEFORE_CLS
 from tools.classification.recipes import get_recipe
 from tools.detection.config import load_config
 from tools.reproduction.runs import IDENTITY, Run
@@ -85,7 +86,7 @@ def _compare(got: dict[str, Any], want: dict[str, Any], apart: tuple[str, ...] =
 def _of_pretraining(config: dict[str, Any]) -> list[str]:
     if config.get("command") != "pretrain" or config.get("recipe") not in RECIPES:
         return []
-    name, got = str(config["recipe"]), config["values"]
+    name, got = str(config["recipe"]), {**BEFORE, **config["values"]}
     # A method may bring values of its own along.
     want = dataclasses.asdict(RECIPES[name][1].override({key: got[key] for key in ("method", "model") if key in got}))
     found = _length(got, want) + _values(got, want, (*APART, *IDENTITY, "model", "method"))
@@ -129,7 +130,8 @@ def _of_segmentation(run: Run) -> list[str]:
 
 
 def _of_classification(run: Run) -> list[str]:
-    return _compare(run.values, dataclasses.asdict(get_recipe(run.setting)), (*APART, "model"))
+    got = {**BEFORE_CLS, **run.values}
+    return _compare(got, dataclasses.asdict(get_recipe(run.setting)), (*APART, "model"))
 
 
 def _of_probe(run: Run) -> list[str]:

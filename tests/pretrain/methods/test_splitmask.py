@@ -1,5 +1,7 @@
 """The method: what each branch may see, what it predicts, and its two losses against a naive statement."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -141,15 +143,24 @@ GOLDEN = [4.5852, 4.5639, 4.5418, 4.5155, 4.4815, 4.4253, 4.3136, 4.1319, 3.9646
 
 
 def test_weights_begin_as_the_paper_family_has_them():
-    """Truncated normals of std 0.02 (BEiT, MAE), biases of zero; larger ones drown the encoder's features."""
+    """Truncated normals of std 0.02 (BEiT, MAE), biases of zero; larger ones drown the encoder's features.
+
+    The decoder's positions are as large as what they are added to.
+    """
     torch.manual_seed(0)
     encoder = VisionTransformer(img_size=64, embed_dim=96, depth=1, num_heads=2)
     prior = torch.randn(64)
     method = SplitMask(encoder, Tokenizer(random_projection(64, 768, 0)), prior=prior)
     linear = [module for module in method.decoder.modules() if isinstance(module, torch.nn.Linear)]
     assert len(linear) == 2 * 4  # qkv, proj, fc1 and fc2 of each of two blocks
-    for weight in (*(module.weight for module in (*linear, method.head)), method.decoder.pos_embed):
+    for weight in (module.weight for module in (*linear, method.head)):
         assert weight.std().item() == pytest.approx(0.02, rel=0.1) and abs(weight.mean().item()) < 0.002
+    rows = [[y, x] for y in range(4) for x in range(4)]
+    waves = [10000 ** (-k / 24) for k in range(24)]
+    table = [[wave(n * w) for n in (x, y) for wave in (math.sin, math.cos) for w in waves] for y, x in rows]
+    torch.testing.assert_close(method.decoder.pos_embed.detach(), torch.tensor([table]))
+    assert method.decoder.pos_embed.requires_grad
+    assert method.decoder.pos_embed.square().mean().sqrt().item() == pytest.approx(0.5**0.5)
     assert method.decoder.mask_token.std().item() == pytest.approx(0.02, rel=0.4)  # 96 numbers
     assert all(module.bias.abs().max() == 0 for module in linear)
     assert torch.equal(method.head.bias, prior)

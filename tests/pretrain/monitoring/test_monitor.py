@@ -9,6 +9,8 @@ from PIL import Image
 
 from pretrain.data.sources import open_source, split_holdout
 from pretrain.methods.build import build_method, build_views
+from pretrain.methods.swaps import fixed_cycle
+from pretrain.monitoring import monitor as monitor_module
 from pretrain.monitoring.labelled import open_labelled
 from pretrain.monitoring.monitor import Monitor, color_rank1, effective_rank, fixed_batches, match_rank1, whole_image
 from pretrain.recipes import get_recipe
@@ -97,6 +99,32 @@ def test_a_look_changes_nothing_and_is_repeatable(method, image_folder, tmp_path
     assert all(isinstance(value, float | int) for value in seen.values())
 
 
+def test_under_bf16_only_the_model_is_rounded(image_folder, tmp_path, monkeypatch):
+    """Cosines between nearly equal descriptors and features are compared in float32, whatever made these."""
+    images, labelled = open_source(image_folder), open_labelled(labelled_folder(tmp_path / "l", COLOURS), 50)
+    built, monitor, _ = build("splitmask", images, tmp_path, labelled=labelled, fabric=make_fabric("bf16"))
+    rounded = {}
+
+    def watch(owner, name):
+        original = getattr(owner, name)
+
+        def watched(*args):
+            rounded[name] = torch.is_autocast_enabled("cpu")
+            return original(*args)
+
+        monkeypatch.setattr(owner, name, watched)
+
+    for owner, names in (
+        (built, ["observe"]),
+        (built.encoder, ["forward_maps"]),
+        (monitor_module, ["match_rank1", "color_rank1", "effective_rank", "knn_votes"]),
+    ):
+        for name in names:
+            watch(owner, name)
+    monitor()
+    assert {name for name, low in rounded.items() if low} == {"observe", "forward_maps"} and len(rounded) == 6
+
+
 @pytest.mark.parametrize("method", ["splitmask", "beit"])
 def test_numbers_equal_those_of_the_losses(method, image_folder, tmp_path):
     images = open_source(image_folder)
@@ -113,7 +141,9 @@ def test_numbers_equal_those_of_the_losses(method, image_folder, tmp_path):
     constant = -shares.double().log().mean().item()
     assert seen["train_inpaint_gain"] == pytest.approx(constant - values["loss_inpaint"].item(), rel=1e-4)
     assert seen["train_inpaint_gain"] < 0  # not trained
-    assert "train_loss_moved" not in seen and ("train_position_gain" in seen) == (method == "splitmask")
+    gains = {"train_query_gain", "train_neighbour_gain"}
+    assert (gains & set(seen)) == (gains if method == "splitmask" else set())
+    assert not any("swapped" in name for name in seen)
     whole = torch.stack([whole_image(64, images.read(i * 12 // 7), None)["image"] for i in range(7)])
     with torch.no_grad():
         built.encoder.norm = torch.nn.Identity()
@@ -131,32 +161,58 @@ def test_dino_is_seen_as_its_loss_states_it(image_folder, tmp_path):
         assert seen["train_loss_large"] == pytest.approx(built.eval()(batch)["loss"].item(), rel=1e-5)
 
 
-def test_position_gain_is_what_the_places_of_the_tokens_are_worth(image_folder, tmp_path):
+def test_gains_of_places_equal_a_loop_over_crops(image_folder, tmp_path):
+    """One crop and branch at a time: answers in each other's place, and pixels in each other's place."""
     built, monitor, recipe = build("splitmask", open_source(image_folder), tmp_path)
-    with torch.no_grad():
-        built.decoder.pos_embed.zero_()  # then only which tokens there are can count, not where
-        for block in built.decoder.blocks:
-            block.attn.proj.weight.mul_(20)
-    assert monitor()["train_position_gain"] == pytest.approx(0, abs=1e-5)
+    built.eval()
     with torch.no_grad():
         built.decoder.pos_embed.normal_()
+        built.encoder.pos_embed.normal_()
         built.head.weight.mul_(10)
+        for block in (*built.encoder.blocks, *built.decoder.blocks):
+            block.attn.proj.weight.mul_(20)
     (batch,) = fixed_batches(build_views(recipe, open_source(image_folder), 16), 7, 0)
-    built.eval()
-    losses = []
-    for shift in (0, 1):
-        total = 0.0
-        for i in range(7):  # one crop and branch at a time
-            image = built.normalize(batch["image"][i : i + 1])
-            words = built.tokenizer.tokens_of(image, 16)[0]
-            for side in "ab":
-                ids = batch[f"ids_{side}"][i : i + 1]
-                with torch.no_grad():
-                    tokens = built.encoder(image, ids)
-                    places = torch.cat([ids[:, -shift:], ids[:, :-shift]], dim=1) if shift else ids
-                    logits = built.head(built.decoder(tokens, places))[0]
-                hidden = [n for n in range(16) if n not in ids[0].tolist()]
-                total += torch.nn.functional.cross_entropy(logits[hidden], words[hidden]).item() / 14
-        losses.append(total)
-    gain = monitor()["train_position_gain"]
-    assert gain == pytest.approx(losses[1] - losses[0], abs=1e-4) and abs(gain) > 1e-3
+    order, total = fixed_cycle(8).tolist(), {"plain": 0.0, "answers": 0.0, "contents": 0.0}
+    for i in range(7):
+        image = built.normalize(batch["image"][i : i + 1])
+        words = built.tokenizer.tokens_of(image, 16)[0]
+        for side in "ab":
+            ids = batch[f"ids_{side}"][i].tolist()
+            hidden = [n for n in range(16) if n not in ids]
+            mixed = image.clone()
+            for k, place in enumerate(ids):
+                (y, x), (v, u) = divmod(place, 4), divmod(ids[order[k]], 4)
+                block = image[..., 16 * v : 16 * v + 16, 16 * u : 16 * u + 16]
+                mixed[..., 16 * y : 16 * y + 16, 16 * x : 16 * x + 16] = block
+            with torch.no_grad():
+                plain, other = (built.head(built.decode(x, torch.tensor([ids])))[0] for x in (image, mixed))
+            answers = [hidden[order[k]] for k in range(8)]
+            for name, logits in (("plain", plain[hidden]), ("answers", plain[answers]), ("contents", other[hidden])):
+                total[name] += torch.nn.functional.cross_entropy(logits, words[hidden]).item() / 14
+    seen = monitor()
+    for name, swapped in (("query", "answers"), ("neighbour", "contents")):
+        gain = seen[f"train_{name}_gain"]
+        assert gain == pytest.approx(total[swapped] - total["plain"], abs=1e-4) and abs(gain) > 1e-3
+
+
+def test_without_positions_places_are_worth_nothing(image_folder, tmp_path):
+    """What a place is worth comes from the decoder's table for the answers, from either for the observed patches."""
+    built, monitor, _ = build("splitmask", open_source(image_folder), tmp_path)
+
+    def gains():
+        seen = monitor()
+        return seen["train_query_gain"], seen["train_neighbour_gain"]
+
+    with torch.no_grad():
+        built.head.weight.mul_(20)
+        for block in (*built.encoder.blocks, *built.decoder.blocks):
+            block.attn.proj.weight.mul_(20)
+        built.decoder.pos_embed.zero_()
+        built.encoder.pos_embed.zero_()
+        assert gains() == pytest.approx((0, 0), abs=1e-4)
+        built.encoder.pos_embed.normal_()
+        query, neighbour = gains()
+        assert query == pytest.approx(0, abs=1e-4) and abs(neighbour) > 1e-3
+        built.encoder.pos_embed.zero_()
+        built.decoder.pos_embed.normal_()
+        assert min(abs(gain) for gain in gains()) > 1e-3

@@ -1,37 +1,16 @@
-"""The training loop: a step by hand, where a resumed state lies, evaluations that are owed, golden losses."""
+"""The training loop: where a resumed state lies, evaluations that are owed, golden losses."""
 
 import json
 
 import pytest
 import torch
-from torch import nn
 
 from pretrain.training.checkpoints import save_checkpoint
 from pretrain.training.distributed import make_fabric
 from pretrain.training.ema import averaged
-from pretrain.training.loop import Loop, fit, step_seed, train_step
+from pretrain.training.loop import Loop, fit
 from pretrain.training.run_folder import CHECKPOINTS, RunFolder
-
-
-class Toy(nn.Module):
-    """A linear regression with noise on its input, so that a step depends on torch's generator."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.layer = nn.Linear(3, 2)
-
-    def forward(self, batch):
-        noisy = batch["x"] + 0.1 * torch.randn_like(batch["x"])
-        return {"loss": (self.layer(noisy) - batch["y"]).square().mean()}
-
-
-def batches(start, total=40):
-    generator = torch.Generator().manual_seed(7)
-    made = [
-        {"x": torch.randn(4, 3, generator=generator), "y": torch.randn(4, 2, generator=generator)} for _ in range(total)
-    ]
-    return iter(made[start:])
+from tests.helpers.toy import Toy, batches
 
 
 def run(path, *, steps=6, resume=False, **kwargs):
@@ -58,42 +37,6 @@ def losses(path):
     return [json.loads(line)["loss"] for line in (path / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_a_step_is_forward_backward_clip_and_the_optimizer():
-    """Against the same written out, with two micro-batches and a clip that bites."""
-    fabric, ours, theirs = make_fabric(), Toy(), Toy()
-    model, wrapped = fabric.setup(ours, torch.optim.SGD(ours.parameters(), lr=0.5))
-    data = list(batches(0))[:2]
-    torch.manual_seed(3)
-    values = train_step(fabric, model, wrapped, iter(data), accumulate=2, clip_grad=0.2)
-    torch.manual_seed(3)
-    expected = [theirs(batch)["loss"] for batch in data]
-    (sum(expected) / 2).backward()
-    norm = torch.cat([p.grad.flatten() for p in theirs.parameters()]).norm()
-    assert norm > 0.2
-    with torch.no_grad():
-        for parameter in theirs.parameters():
-            parameter -= 0.5 * parameter.grad * 0.2 / (norm + 1e-6)
-    torch.testing.assert_close(values["loss"], torch.stack(expected).mean().detach())
-    torch.testing.assert_close(values["grad_norm"], norm)
-    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
-        torch.testing.assert_close(a, b)
-        assert a.grad is None
-
-
-def test_a_step_that_is_not_approved_leaves_the_weights():
-    fabric, method = make_fabric(), Toy()
-    model, wrapped = fabric.setup(method, torch.optim.SGD(method.parameters(), lr=0.5))
-    before = method.layer.weight.detach().clone()
-
-    def refuse(loss, grad_norm):
-        assert loss.dim() == grad_norm.dim() == 0
-        raise ValueError("no")
-
-    with pytest.raises(ValueError, match="no"):
-        train_step(fabric, model, wrapped, batches(0), approve=refuse)
-    assert torch.equal(method.layer.weight, before)
-
-
 def test_golden_losses(tmp_path):
     """Ten fixed steps: whoever changes a number here changes the bytes of every run."""
     run(tmp_path / "run", steps=10)
@@ -108,11 +51,6 @@ def test_stopped_and_resumed_equals_whole(tmp_path):
     for a, b in zip(whole.parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b)
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
-
-
-def test_the_seed_of_a_step_depends_on_all_three():
-    seeds = {step_seed(seed, step, rank) for seed in range(3) for step in range(3) for rank in range(3)}
-    assert len(seeds) == 27 and max(seeds) < 2**63
 
 
 class OnAnotherDevice:

@@ -167,3 +167,16 @@ def test_what_begins_anew_finds_an_empty_folder(tmp_path):
     (tmp_path / "checkpoints/old").mkdir(parents=True)
     with RunFolder.open(tmp_path, resume=False, artefact="e", anew=True) as folder:
         assert [path.name for path in tmp_path.iterdir()] == [".lock"] and folder.previous is None
+
+
+def test_what_an_old_run_did_not_record_is_what_it_did(tmp_path):
+    with open_folder(tmp_path) as folder:
+        folder.assume({"clip": "all"})  # nothing to resume: no effect
+        folder.write_config({"values": {"lr": 0.1}})
+    with open_folder(tmp_path, resume=True) as folder:
+        folder.assume({"clip": "all", "lr": 0.5})
+        assert folder.previous["values"] == {"clip": "all", "lr": 0.1}
+        folder.write_config({"values": {"lr": 0.1, "clip": "all"}})
+        with pytest.raises(ValueError, match=r"--clip was all and is now each"):
+            folder.write_config({"values": {"lr": 0.1, "clip": "each"}})
+    assert json.loads((tmp_path / "config.json").read_text())["values"] == {"lr": 0.1}

@@ -22,7 +22,7 @@ from tools.classification.data import DataOptions, LabelledImages, open_data
 from tools.classification.dataset import TrainingCrops
 from tools.classification.recipes import get_recipe
 
-STRONG = {"randaugment": 9.0, "color_jitter": 0.4, "img_size": 32, "repeats": 3}
+STRONG = {"randaugment": 9.0, "force_color_jitter": True, "img_size": 32, "repeats": 3}
 
 
 @pytest.fixture(scope="module")
@@ -140,3 +140,26 @@ def test_colour_jitter_changes_colours_only(tmp_path: Path) -> None:
     )
     level = int(jittered[0, 0, 0])
     assert 60 <= level <= 140 and level != 100 and bool((jittered == level).all())
+
+
+@pytest.mark.parametrize("randaugment", [0.0, 9.0])
+@pytest.mark.parametrize("forced", [False, True])
+def test_colours_are_jittered_where_timm_jitters_them(randaugment: float, forced: bool) -> None:
+    """By default not on top of RandAugment: timm's own choice of transforms, from the same options."""
+    from timm.data.transforms_factory import transforms_imagenet_train
+    from torchvision.transforms import ColorJitter
+
+    values = {"randaugment": randaugment, "force_color_jitter": forced, "crop_scale": 1.0, "flip": 0.0, "img_size": 32}
+    recipe = get_recipe("inat19").override(values)
+    theirs = transforms_imagenet_train(
+        32, color_jitter=recipe.color_jitter, force_color_jitter=forced,
+        auto_augment=f"rand-m{randaugment:g}-mstd0.5-inc1" if randaugment else None,
+    )  # fmt: skip
+    jitters = any(isinstance(transform, ColorJitter) for transform in theirs.transforms)
+    assert jitters == (randaugment == 0 or forced)
+    image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8))
+    with_, without = (
+        TrainAugment(recipe.override({"color_jitter": strength}))(image, np.random.default_rng(3))
+        for strength in (0.4, 0.0)
+    )
+    assert torch.equal(with_, without) != jitters

@@ -21,6 +21,7 @@ def test_the_papers_settings(name: str) -> None:
     assert (recipe.img_size, recipe.epochs, recipe.batch_size, recipe.weight_decay) == (224, 300, 1024, 0.05)
     assert (recipe.label_smoothing, recipe.drop_path, recipe.flip) == (0.1, 0.1, 0.5)
     assert (recipe.mixup, recipe.cutmix, recipe.color_jitter, recipe.test_crop) == (0.8, 1.0, 0.4, 0.875)
+    assert not recipe.jitters  # RandAugment takes its place, as in timm
     own = (recipe.lr, recipe.layer_decay, recipe.randaugment, recipe.randaugment_std)
     assert own == ((1.4e-4, 1.0, 7, 0.5) if name in LARGE else (4e-3, 0.65, 9, 0.5))
     assert (recipe.repeats > 1) == (name in LARGE)

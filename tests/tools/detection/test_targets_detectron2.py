@@ -30,20 +30,27 @@ class Recorded:
 
 
 def placement_of(transforms: Any, size: tuple[int, int]) -> Placement:
-    """Returns ours of detectron2's transforms: a flip, a resize and, in large-scale jitter, a crop and a padding."""
-    steps: dict[str, Any] = {}
+    """Returns ours of detectron2's transforms: a flip, then a resize, a crop and padding, or resize, crop, resize."""
+    from fvcore.transforms.transform import CropTransform
+
+    steps: list[Any] = []
     for transform in transforms.transforms:
-        for step in getattr(transform, "transforms", [transform]):
-            steps[type(step).__name__] = step
-    flip, resize = "HFlipTransform" in steps, steps["ResizeTransform"]
-    scaled = (resize.new_h, resize.new_w)
-    if "CropTransform" not in steps:
+        steps += getattr(transform, "transforms", [transform])
+    flip = any(type(step).__name__ == "HFlipTransform" for step in steps)
+    resizes = [step for step in steps if type(step).__name__ == "ResizeTransform"]
+    cuts = [step for step in steps if isinstance(step, CropTransform)]
+    scaled = resizes[0].new_h, resizes[0].new_w
+    if not cuts:
         return Placement(size, scaled, (0, 0), scaled, scaled, flip)
-    cut, side = steps["CropTransform"], (steps["CropTransform"].h, steps["CropTransform"].w)
-    crop = min(scaled[0], side[0]), min(scaled[1], side[1])
+    (cut,) = cuts
+    crop = min(scaled[0], cut.h), min(scaled[1], cut.w)
     # Theirs is flipped first, ours last.
     left = scaled[1] - crop[1] - cut.x0 if flip else cut.x0
-    return Placement(size, scaled, (int(cut.y0), int(left)), crop, side, flip)
+    if len(resizes) == 1:
+        return Placement(size, scaled, (int(cut.y0), int(left)), crop, (cut.h, cut.w), flip)
+    output = resizes[1].new_h, resizes[1].new_w
+    y, x = output[0] / crop[0], output[1] / crop[1]
+    return Placement(size, (scaled[0] * y, scaled[1] * x), (cut.y0 * y, left * x), output, output, flip)
 
 
 def mapper_of(config: str) -> Any:
@@ -76,11 +83,12 @@ def test_targets_are_those_of_detectron2s_mapper(shared_data: Path, config: str)
     split, entries = real_split(shared_data)
     mapper = mapper_of(config)
     np.random.seed(0)  # noqa: NPY002 (detectron2's augmentations draw from it)
-    flips, num_boxes, num_cut, num_pixels, num_wrong = set(), 0, 0, 0, 0
+    flips, crops, num_boxes, num_cut, num_pixels, num_wrong = set(), set(), 0, 0, 0, 0
     for record, entry in zip(split.images, entries, strict=True):
         theirs = mapper(entry)["instances"]
         placement = placement_of(mapper.augmentations.drawn, (record.height, record.width))
         flips.add(placement.flip)
+        crops.add(placement.scaled_size != placement.crop_size)
         ours = make_target(record, placement)
         masks = [rasterised(polygons, placement.output_size) for polygons in theirs.gt_masks.polygons]
         seen = [index for index, mask in enumerate(masks) if mask.any()]  # ours without a pixel are left out
@@ -93,11 +101,9 @@ def test_targets_are_those_of_detectron2s_mapper(shared_data: Path, config: str)
             num_wrong += int((mask != expected).sum())
             num_pixels += int(expected.sum())
     assert flips == {True, False} and num_boxes > 100
-    if jitters:
-        assert num_cut >= 5  # boxes that the crop has changed by more than clipping
-        assert num_wrong < 1e-4 * num_pixels  # theirs are cut before they are drawn, ours while
-    else:
-        assert num_wrong == 0
+    assert True in crops and (jitters or False in crops)
+    assert num_cut >= 5  # boxes that the crop has changed by more than clipping
+    assert num_wrong < 1e-4 * num_pixels  # theirs are cut before they are drawn, ours while
 
 
 def rasterised(polygons: list[np.ndarray], size: tuple[int, int]) -> np.ndarray:
