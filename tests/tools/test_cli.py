@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from pretrain.data.pixel_limit import VARIABLE
 from splitmask_backbones.errors import UserError, nearest
 from tests.helpers.paths import TOOLS
 from tools import cli
@@ -117,3 +119,16 @@ def test_a_tilde_is_the_home_folder_wherever_a_path_begins(monkeypatch):
     parser = cli.Parser(prog="tool")
     parser.add_argument("--output")
     assert parser.parse_args(["--output", "~/run"]).output == "/somewhere/me/run"
+
+
+def test_the_limit_of_pixels_holds_for_processes_that_are_started(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # both are put back after the test
+    monkeypatch.setenv(VARIABLE, "")
+    parser = cli.Parser(prog="tools/x.py")
+    cli.add_bad_fraction(parser)
+    with pytest.raises(UserError, match="--max-pixels.*must be at least 1"):
+        parser.parse_args(["--max-pixels", "0"])
+    assert parser.parse_args(["--max-pixels", "5000"]).max_pixels == 5000
+    code = "from pretrain.data.pixel_limit import apply_pixel_limit; print(apply_pixel_limit())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=TOOLS.parent, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "5000" and Image.MAX_IMAGE_PIXELS == 5000
