@@ -221,6 +221,16 @@ def warn_about(name: str, split: CocoSplit) -> None:
         )  # fmt: skip
 
 
+def warn_about_shared(splits: dict[str, CocoSplit]) -> None:
+    """Writes a `warning:` line for images that both splits hold."""
+    files = [{str(split.image_dir / image.file_name) for image in split.images} for split in splits.values()]
+    shared = sorted(set.intersection(*files)) if len(files) > 1 else []
+    if shared:
+        logger.warning(
+            "%d images are both training and val images, %s for one: the AP will be too high", len(shared), shared[0]
+        )
+
+
 def report(split: CocoSplit, unusable: Sequence[str]) -> dict[str, Any]:
     """Returns the entry of a split in data_report.json."""
     instances = [instance for image in split.images for instance in image.instances]

@@ -92,6 +92,7 @@ class DetectionTask(Task):
             return {}
         for name, split in self.splits.items():
             data.warn_about(name, split)
+        data.warn_about_shared(self.splits)
         counts = ", ".join(f"{len(split.images)} {name}" for name, split in self.splits.items())
         cli.say(folder, f"checking {counts} images")
         options = self.options
