@@ -67,13 +67,13 @@ def read_coco(
     path, folder = Path(json_path), Path(image_dir)
     if not folder.is_dir():
         raise UserError(f"image folder {folder} does not exist or is not a folder: check the path")
-    with _without_collector():
+    with without_collector():
         return _read(path, folder, categories, with_masks)
 
 
 @contextmanager
-def _without_collector() -> Iterator[None]:
-    """Within it Python looks for no cycles: again and again through all that is read, a third of the time for none."""
+def without_collector() -> Iterator[None]:
+    """Within it Python looks for no cycles: it would, again and again in all that is read, for a third of the time."""
     was_on = gc.isenabled()
     gc.disable()
     try:

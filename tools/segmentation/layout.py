@@ -177,9 +177,9 @@ def _folder(root: Path, template: str, split: str, layout: Layout) -> Path:
     before, has_split, after = template.partition("{split}")
     parent = root / before
     if not parent.is_dir():
-        found = sorted(folder.name for folder in root.iterdir() if folder.is_dir())[:NUM_LISTED]
+        seen = sorted(folder.name for folder in root.iterdir() if folder.is_dir())[:NUM_LISTED]
         raise UserError(
-            f"--data {root} has no folder {before} (found: {', '.join(found) or 'none'}): it must hold "
+            f"--data {root} has no folder {before} (found: {', '.join(seen) or 'none'}): it must hold "
             f"{_first(layout)}, each with train and val; layout.images=... and layout.labels=... name other folders"
         )
     if not has_split:
