@@ -132,12 +132,24 @@ WEIGHTS = {
 }
 
 
-@fuzz
+@settings(fuzz, max_examples=120)
 @given(data=st.data(), name=st.sampled_from(list(WEIGHTS)))
 def test_damaged_weights(tmp_path_factory, data, name):
     path = tmp_path_factory.mktemp("weights") / name
     path.write_bytes(data.draw(damaged(WEIGHTS[name])))
     says_one_sentence(read_weights, path)
+
+
+@settings(fuzz, max_examples=120)
+@given(content=damaged(WEIGHTS["zip.pth"]))
+def test_damaged_weights_are_refused_or_the_same(tmp_path_factory, content):
+    """Where the format has checksums no damage gives other weights (the other formats have none)."""
+    path = tmp_path_factory.mktemp("weights") / "a.pth"
+    path.write_bytes(content)
+    if refusal_of(read_weights, path) is None:
+        found, expected = read_weights(path).tensors, state_of()
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
 @fuzz

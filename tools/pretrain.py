@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import _path  # noqa: F401
 import argparse
-import contextlib
 import dataclasses
 import logging
 import os
 import platform
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pretrain.recipes import BEFORE, RECIPES, Recipe, get_recipe
-from pretrain.training.options import REHEARSAL_ENCODER, REHEARSAL_RECORD, RunOptions
+from pretrain.training.options import REHEARSAL_ENCODER, REHEARSAL_RECORD
 from splitmask_backbones.errors import UserError
 from tools import cli, monitoring
+from tools.pretraining.options import PretrainOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,29 +33,6 @@ FREE = ("data", "cache", "workers", "save_every", "log_every", "max_bad_fraction
 """Options that a resume may change."""
 
 logger = logging.getLogger("tools.pretrain")
-
-
-@dataclass(frozen=True)
-class PretrainOptions(monitoring.MonitorOptions, RunOptions):
-    """What the command line says beside the values of the recipe.
-
-    Attributes:
-        data: image folder, text list, COCO json, or ADE20K root.
-        images: image folder of a COCO json.
-        include: globs of the images to take; None for all.
-        exclude: globs of images to leave out.
-        range: values of images with more than 8 bits that become 0 and 255; None for those of the data.
-        tokenizer_weights: safetensors of DALL-E's encoder.
-        cache: where decoded images are kept: a folder, or one of cache.AUTO and cache.OFF.
-    """
-
-    data: str
-    images: str | None
-    include: list[str] | None
-    exclude: list[str] | None
-    range: tuple[float, float] | None
-    tokenizer_weights: str | None
-    cache: str
 
 
 def build_parser() -> cli.Parser:
@@ -114,6 +90,7 @@ def main(argv: list[str]) -> int:
         RunFolder.open(options.output, resume=options.resume, artefact=artefact, anew=options.rehearse) as folder,
     ):
         from pretrain.training.distributed import make_fabric
+        from tools.pretraining.images import readable_images, with_range
 
         folder.assume(BEFORE)
         recipe = _recipe_of(args.recipe, named, given, folder.previous)
@@ -127,10 +104,10 @@ def main(argv: list[str]) -> int:
         automatic = folder.previous is None or before.get("labels_left_out", False)
         include, exclude = options.include or [], options.exclude or []
         source = open_source(options.data, options.images, include, exclude, automatic)
-        source = _with_range(source, options.range, folder.previous, fabric)
+        source = with_range(source, options.range, folder.previous, fabric)
         if rehearsal:
             source = source.subset(rehearsal.a_few(source.names, "train", recipe.batch_size))
-        images, data = _readable_images(source, folder, options, fabric)
+        images, data = readable_images(source, folder, options, fabric)
         folder.write_config(_config(args.recipe, recipe, options, data, fabric))
         if folder.finished:
             print(f"{folder.path / ARTEFACT} is finished: nothing to do")
@@ -160,73 +137,6 @@ def _recipe_of(name: str, named: Recipe, given: dict[str, Any], previous: dict[s
     if "epochs" in given and old.steps is not None or "steps" in given and old.epochs is not None:
         return named.override(given)
     return old.override(given)
-
-
-def _with_range(
-    source: ImageList, given: tuple[float, float] | None, previous: dict[str, Any] | None, fabric: Fabric
-) -> ImageList:
-    """Returns the images with the range of values that becomes 8 bits, and says so where there are more."""
-    from pretrain.data.deep_images import NUM_IMAGES, range_of_images
-
-    if previous is not None and given is None:
-        kept = previous["data"].get("value_range")
-        return source if kept is None else dataclasses.replace(source, value_range=tuple(kept))
-    value_range = given
-    if fabric.is_global_zero:
-        found = range_of_images(source, given)
-        if found is None and given is not None:
-            logger.warning("--range has no effect: no image that was looked at has more than 8 bits")
-        elif found is not None:
-            measured, levels, count = found
-            value_range = given or measured
-            logger.warning(
-                "%d of %d images looked at have more than 8 bits: values from %g to %g become 0 to 255 (%d levels are "
-                "left; --range LOW,HIGH decides otherwise)",
-                count, min(len(source), NUM_IMAGES), *value_range, levels,
-            )  # fmt: skip
-    return dataclasses.replace(source, value_range=fabric.broadcast(value_range))
-
-
-def _readable_images(
-    source: ImageList, folder: RunFolder, options: PretrainOptions, fabric: Fabric
-) -> tuple[ImageList, dict[str, Any]]:
-    """Returns the images that decode to the end, and what identifies the data; a resume trusts an unchanged list."""
-    from pretrain.data.cache import OFF, attach
-
-    data: dict[str, Any] = {"num_files": len(source), "fingerprint": source.fingerprint()}
-    data |= {} if source.value_range is None else {"value_range": list(source.value_range)}
-    before = (folder.previous or {}).get("data", {})
-    bad = set(before.get("unreadable", []))
-    place = OFF if options.rehearse or folder.finished else options.cache
-    # Other data than the run's is told apart by write_config, before an image is read.
-    if fabric.is_global_zero and (not before or place != OFF and before["fingerprint"] == data["fingerprint"]):
-        print(f"{source.describe()}: checking {len(source)} images")
-        found, place = _check(source, place, options, folder.path / "bad_images.txt")
-        bad = bad or found
-    bad, place = fabric.broadcast((bad, place))
-    data["unreadable"] = sorted(bad)
-    images = source if place == OFF else attach(source, place)
-    return images.subset([name for name in source.names if name not in bad]), data
-
-
-def _check(source: ImageList, place: str, options: PretrainOptions, report: Path) -> tuple[set[str], str]:
-    """Returns the images that cannot be read, and where the others are cached: there is not always room."""
-    from pretrain.data.cache import AUTO, OFF, filling
-    from pretrain.data.check import check_images, enforce_bad_limit
-
-    with contextlib.ExitStack() as stack:
-        images = source
-        try:
-            if place != OFF:
-                images = stack.enter_context(filling(source, place, options.workers))
-        except UserError as error:
-            if place != AUTO:
-                raise
-            logger.warning("%s", error)
-            place = OFF
-        found = check_images(images, workers=options.workers)
-    enforce_bad_limit(len(source), found, options.max_bad_fraction, report, root=source.root)
-    return {image.name for image in found}, place
 
 
 def _config(

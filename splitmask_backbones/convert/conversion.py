@@ -49,6 +49,23 @@ class Conversion:
     tolerance: float
 
 
+@contextmanager
+def _plain_settings() -> Iterator[None]:
+    """Proves in float32 on the CPU whatever the caller has set (autocast, another dtype or device), and sets it back.
+
+    The caller's random numbers are left alone.
+    """
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.autocast("cpu", enabled=False):
+            with torch.device("cpu"):
+                yield
+    finally:
+        torch.set_default_dtype(dtype)
+
+
+@_plain_settings()
 def convert(
     source: str | Path,
     destination: str | Path,

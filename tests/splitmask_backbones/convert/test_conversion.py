@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from functools import partial
 from pathlib import Path
@@ -140,6 +141,33 @@ def test_dinov2_registers_have_no_positions(tmp_path):
     chunked = {name.replace("blocks.", "blocks.0."): value for name, value in content.items()}
     torch.save(chunked, tmp_path / "chunks.pth")
     assert convert(tmp_path / "chunks.pth", tmp_path / "c.safetensors").differences["source"] <= 1e-5
+
+
+@pytest.mark.parametrize("setting", ["autocast", "float64", "inference", "meta"])
+def test_settings_of_the_caller_do_not_weaken_the_proof(setting, tmp_path):
+    """Under autocast both models used to be compared in bfloat16, on the meta device not at all."""
+    torch.save(plain().state_dict(), tmp_path / "in.pth")
+    before = torch.random.get_rng_state()
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64 if setting == "float64" else default)
+    try:
+        with contextlib.ExitStack() as stack:
+            if setting == "autocast":
+                stack.enter_context(torch.autocast("cpu", torch.bfloat16))
+            if setting == "inference":
+                stack.enter_context(torch.inference_mode())
+            if setting == "meta":
+                stack.enter_context(torch.device("meta"))
+            done = convert(tmp_path / "in.pth", tmp_path / "out.safetensors")
+            assert torch.is_autocast_enabled("cpu") == (setting == "autocast")
+        assert torch.get_default_dtype() == (torch.float64 if setting == "float64" else default)
+    finally:
+        torch.set_default_dtype(default)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    parameter = done.encoder.norm.weight
+    assert parameter.dtype == torch.float32 and parameter.device.type == "cpu" and not parameter.is_inference()
+    encoder = load_encoder(tmp_path / "out.safetensors")
+    assert all(torch.equal(value, done.encoder.state_dict()[name]) for name, value in encoder.state_dict().items())
 
 
 def test_deit_iii_calls_its_scales_as_beit_does(tmp_path):

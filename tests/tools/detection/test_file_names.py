@@ -37,6 +37,7 @@ def repaired(folder: Path, *names: str) -> list[str]:
         "s3://bucket/sub/a 1.jpg",
         "/data/local-files/?d=sub%5Ca%201.jpg",
         "/data/upload/3/1a2b3c4d-a 1.jpg",
+        "file:" + "///C:/data/a%201.jpg",
     ],
 )
 def test_the_one_file_that_fits_is_taken(tmp_path: Path, name: str) -> None:

@@ -1,0 +1,69 @@
+"""What tools/pretrain.py makes of its images: an unchanged list is trusted, a range of values is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pretrain.data.cache import OFF, CachedImages
+from pretrain.data.sources import open_source
+from pretrain.training.distributed import make_fabric
+from tools import pretrain
+from tools.pretraining import images, options
+from tools.pretraining.images import readable_images, with_range
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "data").mkdir()
+    for number in range(3):
+        values = np.full((8, 8), 1000 * number, np.uint16)
+        values[0] = np.arange(8) * 100
+        Image.fromarray(values).save(tmp_path / f"data/{number}.png")
+    (tmp_path / "data/bad.png").write_bytes(b"no image")
+    return tmp_path / "data"
+
+
+def run_options(tmp_path: Path, **values: Any) -> options.PretrainOptions:
+    argv = ["--recipe", "tiny", "--data", "x", "--output", str(tmp_path), "--workers", "0", "--max-bad-fraction", "1"]
+    parsed = vars(pretrain.build_parser().parse_args(argv)) | values
+    return options.PretrainOptions(**{name: parsed[name] for name in options.PretrainOptions.__dataclass_fields__})
+
+
+def test_a_list_is_checked_once_and_trusted_while_it_is_the_same(folder, tmp_path, monkeypatch) -> None:
+    source, fabric = open_source(folder), make_fabric(device="cpu")
+    run: Any = SimpleNamespace(path=tmp_path, previous=None, finished=False)
+    found, data = readable_images(source, run, run_options(tmp_path), fabric)
+    assert found.names == ["0.png", "1.png", "2.png"] and data["unreadable"] == ["bad.png"]
+    run.previous = {"data": data}
+    monkeypatch.setattr(images, "check_images", lambda *args, **options: pytest.fail("checked again"))
+    again, same = readable_images(source, run, run_options(tmp_path), fabric)
+    assert again.names == found.names and same == data
+
+
+def test_a_cache_is_filled_again_by_a_resume_but_not_for_a_finished_run(folder, tmp_path) -> None:
+    source, fabric = open_source(folder), make_fabric(device="cpu")
+    run: Any = SimpleNamespace(path=tmp_path, previous=None, finished=False)
+    _, data = readable_images(source, run, run_options(tmp_path), fabric)
+    cached = run_options(tmp_path, cache=str(tmp_path / "cache"))
+    run.previous = {"data": data}
+    found, _ = readable_images(source, run, cached, fabric)
+    assert isinstance(found, CachedImages) and found.cache is not None and all(map(found.cache.has, found.names))
+    run.finished = True
+    assert not isinstance(readable_images(source, run, cached, fabric)[0], CachedImages)
+    assert run_options(tmp_path).cache == OFF
+
+
+def test_the_range_is_measured_given_or_that_of_the_run(folder, caplog) -> None:
+    source, fabric = open_source(folder), make_fabric(device="cpu")
+    measured = with_range(source, None, None, fabric).value_range
+    assert measured is not None and 1900 < measured[1] <= 2000
+    assert with_range(source, (0, 500), None, fabric).value_range == (0, 500)
+    assert with_range(source, None, {"data": {"value_range": [1, 2]}}, fabric).value_range == (1, 2)
+    assert with_range(source, None, {"data": {}}, fabric).value_range is None  # begun by an earlier version
+    assert "3 of 4 images looked at have more than 8 bits" in caplog.text

@@ -1,0 +1,1 @@
+"""What tools/pretrain.py is made of, beside the parser."""

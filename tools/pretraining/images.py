@@ -1,0 +1,82 @@
+"""Which images a pre-training learns from: chosen, checked, cached, and how more than 8 bits become 8."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pretrain.data.cache import AUTO, OFF, attach, filling
+from pretrain.data.check import check_images, enforce_bad_limit
+from pretrain.data.deep_images import NUM_IMAGES, range_of_images
+from pretrain.data.sources import ImageList
+from pretrain.training.run_folder import RunFolder
+from splitmask_backbones.errors import UserError
+from tools.pretraining.options import PretrainOptions
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+logger = logging.getLogger(__name__)
+
+
+def with_range(
+    source: ImageList, given: tuple[float, float] | None, previous: dict[str, Any] | None, fabric: Fabric
+) -> ImageList:
+    """Returns the images with the range of values that becomes 8 bits, and says so where there are more."""
+    if previous is not None and given is None:
+        kept = previous["data"].get("value_range")
+        return source if kept is None else dataclasses.replace(source, value_range=tuple(kept))
+    value_range = given
+    if fabric.is_global_zero:
+        found = range_of_images(source, given)
+        if found is None and given is not None:
+            logger.warning("--range has no effect: no image that was looked at has more than 8 bits")
+        elif found is not None:
+            measured, levels, count = found
+            value_range = given or measured
+            logger.warning(
+                "%d of %d images looked at have more than 8 bits: values from %g to %g become 0 to 255 (%d levels are "
+                "left; --range LOW,HIGH decides otherwise)",
+                count, min(len(source), NUM_IMAGES), *value_range, levels,
+            )  # fmt: skip
+    return dataclasses.replace(source, value_range=fabric.broadcast(value_range))
+
+
+def readable_images(
+    source: ImageList, folder: RunFolder, options: PretrainOptions, fabric: Fabric
+) -> tuple[ImageList, dict[str, Any]]:
+    """Returns the images that decode to the end, and what identifies the data; a resume trusts an unchanged list."""
+    data: dict[str, Any] = {"num_files": len(source), "fingerprint": source.fingerprint()}
+    data |= {} if source.value_range is None else {"value_range": list(source.value_range)}
+    before = (folder.previous or {}).get("data", {})
+    bad = set(before.get("unreadable", []))
+    place = OFF if options.rehearse or folder.finished else options.cache
+    # Other data than the run's is told apart by write_config, before an image is read.
+    if fabric.is_global_zero and (not before or place != OFF and before["fingerprint"] == data["fingerprint"]):
+        print(f"{source.describe()}: checking {len(source)} images")
+        found, place = _check(source, place, options, folder.path / "bad_images.txt")
+        bad = bad or found
+    bad, place = fabric.broadcast((bad, place))
+    data["unreadable"] = sorted(bad)
+    images = source if place == OFF else attach(source, place)
+    return images.subset([name for name in source.names if name not in bad]), data
+
+
+def _check(source: ImageList, place: str, options: PretrainOptions, report: Path) -> tuple[set[str], str]:
+    """Returns the images that cannot be read, and where the others are cached: there is not always room."""
+    with contextlib.ExitStack() as stack:
+        images = source
+        try:
+            if place != OFF:
+                images = stack.enter_context(filling(source, place, options.workers))
+        except UserError as error:
+            if place != AUTO:
+                raise
+            logger.warning("%s", error)
+            place = OFF
+        found = check_images(images, workers=options.workers)
+    enforce_bad_limit(len(source), found, options.max_bad_fraction, report, root=source.root)
+    return {image.name for image in found}, place
