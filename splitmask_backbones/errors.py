@@ -22,10 +22,32 @@ def nearest(name: object, choices: Iterable[str]) -> str:
     names = sorted(str(choice) for choice in choices)
     if not names:
         return "there is nothing to choose from"
-    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.0)
-    best = close[0] if close else names[0]
+    alike = _of_the_same_part(str(name), names)
+    close = difflib.get_close_matches(str(name), alike, n=1, cutoff=0.0)
+    best = close[0] if close else alike[0]
     listed = f"; choose from {', '.join(names)}" if len(names) <= 12 else ""
     return f"did you mean '{best}'?{listed}"
+
+
+def _of_the_same_part(name: str, names: list[str]) -> list[str]:
+    """Returns the names that end in a part of another name, its last part first; all names where there is none.
+
+    `optimizer.lr`, as other tools spell it, means `lr`, however few letters they have in common; so does
+    `learning_rate`, by its initials.
+    """
+    *others, last = name.lower().split(".")
+    parts = [last, *reversed(others)]
+    words = [word for part in parts if "." in name or "_" in part for word in reversed(part.split("_"))]
+    initials = ["".join(word[:1] for word in part.split("_")) for part in parts if "_" in part]
+    for part in (last, None, *parts, *initials, *words):
+        if part is None:
+            if difflib.get_close_matches(name, names, n=1, cutoff=0.75):
+                return names  # only misspelt
+            continue
+        same = [known for known in names if known.lower().rpartition(".")[2] == part and not part.isdigit()]
+        if same:
+            return same
+    return names
 
 
 def check_choice(kind: str, name: object, choices: Iterable[str]) -> None:

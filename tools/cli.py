@@ -156,7 +156,7 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
 
 
 def add_bad_fraction(group: argparse._ActionsContainer) -> None:
-    """Adds `--max-bad-fraction`."""
+    """Adds `--max-bad-fraction` and `--max-pixels`."""
     group.add_argument(
         "--max-bad-fraction",
         type=fraction,
@@ -164,6 +164,18 @@ def add_bad_fraction(group: argparse._ActionsContainer) -> None:
         metavar="F",
         help=f"largest share of images that are missing or unreadable (default {MAX_BAD_FRACTION})",
     )
+    text = "largest image that is read, in pixels (default 89478485, Pillow's limit); each data process takes about 11 "
+    text += "bytes a pixel, and tiles of a mosaic are mostly better"
+    group.add_argument("--max-pixels", type=_max_pixels, metavar="N", help=text)
+
+
+def _max_pixels(text: str) -> int:
+    """Parses and sets the limit: data processes inherit it, however they are started."""
+    from pretrain.data.pixel_limit import set_pixel_limit
+
+    pixels: int = positive_int(text)
+    set_pixel_limit(pixels)
+    return pixels
 
 
 def take_overrides(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[list[str], list[str]]:
@@ -172,7 +184,7 @@ def take_overrides(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[li
     overrides: list[str] = []
     is_value = False
     for item in argv:
-        if not is_value and re.match(r"[A-Za-z_][\w.]*=", item) and not Path(item).exists():
+        if not is_value and re.match(r"[A-Za-z_][\w.\-\[\]]*\s*=", item) and not Path(item).exists():
             overrides.append(item)
             continue
         rest.append(item)

@@ -95,7 +95,7 @@ def main(argv: list[str]) -> int:
         from tools.pretraining.images import readable_images, with_range
         from tools.pretraining.start import prepare_start
 
-        folder.assume(BEFORE)
+        folder.assume({"values": BEFORE})
         recipe = _recipe_of(args.recipe, named, given, folder.previous)
         before = (folder.previous or {}).get("free", {})
         options.check_monitoring(before.get("monitor_every"))

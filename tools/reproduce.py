@@ -24,7 +24,7 @@ for DALL-E's encoder; the name of a pre-training (see the plan), such as coco_sp
 that you have already.
 
 examples:
-  python tools/reproduce.py small --data ../shared/data --dry-run
+  python tools/reproduce.py small --dry-run
   python tools/reproduce.py coco/vit_small_splitmask_coco --data COCO --gpus 8 --dry-run
   python tools/reproduce.py coco --data COCO --rehearse
   python tools/reproduce.py finetuning --data ROOT --weights deit_small=deit.pth --weights dalle=dalle.safetensors"""
@@ -77,7 +77,7 @@ def main(argv: list[str]) -> int:
         raise UserError(f"unknown table '{name}': {nearest(name, [STUDY, *tables()])}")
     if args.precision is not None:
         check_choice("--precision", args.precision, ("32", "bf16"))
-    if not args.data or not all(args.data):
+    if not all(args.data) or not (args.data or args.dry_run):
         what = "is empty" if args.data else "ROOT is missing"
         raise UserError(f"--data {what}: name the folder that holds the data sets")
     extra = {tool: _split(tool, vars(args)[f"{tool}_options"]) for tool in TOOLS}
@@ -162,7 +162,7 @@ def _study(args: Any, row: str) -> int:
     workers = workers if args.workers is None else args.workers
     output = Path(args.output or f"runs/study_{size}")
     seeds = args.seeds or study.BUDGETS[size].seeds
-    asked = study.Study(size, Path(args.data[0]), output, rows, seeds, workers, sets)
+    asked = study.Study(size, Path(args.data[0] if args.data else "<data>"), output, rows, seeds, workers, sets)
     return make_study(asked, at_once, args.dry_run)
 
 

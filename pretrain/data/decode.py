@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 import stat
 import threading
 import warnings
@@ -12,9 +13,16 @@ from typing import IO
 import numpy as np
 from PIL import Image
 
+from pretrain.data.jpeg_end import has_end
+from pretrain.data.pixel_limit import apply_pixel_limit, too_large
 from pretrain.data.value_range import ValueRange, is_deep, measured, to_8_bits
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF")
+Image.init()
+FORMATS = tuple(
+    name
+    for name in ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM")
+    if name in Image.OPEN  # Pillow below 11.3 has no AVIF
+)
 """What is read, by content: the suffix of a file plays no part. Of an animation the first frame is taken."""
 
 _ORIENTATION_TAG = 0x0112
@@ -48,8 +56,8 @@ def read_image(path: str | os.PathLike[str], value_range: ValueRange | None = No
     everywhere in this field.
 
     Raises:
-        UnreadableImage: not a regular file, not one of FORMATS, truncated or damaged, or more pixels than PIL's
-            decompression-bomb limit (``PIL.Image.MAX_IMAGE_PIXELS``, about 89 million).
+        UnreadableImage: not a regular file, not one of FORMATS, truncated or damaged, or more pixels than the limit
+            (``pixel_limit``; Pillow's own is about 89 million).
     """
     with _reasons(), _open_regular(path) as file:
         image, transpose = _load(file)
@@ -75,14 +83,17 @@ def read_deep(path: str | os.PathLike[str]) -> np.ndarray | None:
 @contextlib.contextmanager
 def _reasons() -> Iterator[None]:
     """Turns whatever reading a file raises into UnreadableImage with a reason."""
+    apply_pixel_limit()
     try:
         yield
     except (UnreadableImage, MemoryError):
         raise
-    except Image.DecompressionBombError:
-        raise UnreadableImage(_too_large()) from None
+    except Image.DecompressionBombError as error:
+        raise UnreadableImage(too_large(int(re.findall(r"\d+", str(error))[0]))) from None  # PIL names the pixels
     except Image.UnidentifiedImageError:
-        raise UnreadableImage("not a jpg, png, webp, bmp, tiff or gif image, or its header is damaged") from None
+        raise UnreadableImage(
+            "not a jpg, png, webp, bmp, tiff, gif, avif, jp2 or ppm image, or its header is damaged"
+        ) from None
     except OSError as error:
         if error.errno in _NOT_THE_FILE:
             raise
@@ -93,6 +104,7 @@ def _reasons() -> Iterator[None]:
 
 def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Returns `(H, W)` of what `read_image` returns, from the header of a readable file alone."""
+    apply_pixel_limit()
     with Image.open(path) as image:
         width, height = image.size
         try:
@@ -121,7 +133,7 @@ def _load(file: IO[bytes]) -> tuple[Image.Image, Image.Transpose | None]:
     """Returns the decoded image, and how it is turned upright."""
     image: Image.Image = Image.open(file, formats=FORMATS)
     if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-        raise UnreadableImage(f"{image.width} x {image.height} pixels: {_too_large()}")
+        raise UnreadableImage(too_large(image.width * image.height))
     kind = image.format
     with _silent_libtiff() if kind == "TIFF" else contextlib.nullcontext():
         image.load()
@@ -150,13 +162,15 @@ def _to_rgb(image: Image.Image, value_range: ValueRange | None) -> Image.Image:
 
 
 def _jpeg_ends_in_zeros(file: IO[bytes]) -> bool:
-    """Returns whether a JPEG is an unfinished download into reserved space, which PIL decodes without a word."""
+    """Returns whether a JPEG is an unfinished download into reserved space, which PIL decodes without a word.
+
+    Zeros after the end of the image do no harm.
+    """
     file.seek(-1, os.SEEK_END)
     if file.read(1) != b"\0":
         return False
     file.seek(0)
-    data = file.read()
-    return data.find(b"\xff\xd9", data.rfind(b"\xff\xda")) < 0
+    return not has_end(file.read())
 
 
 _STDERR_LOCK = threading.Lock()
@@ -181,10 +195,6 @@ def _silent_libtiff() -> Iterator[None]:
         finally:
             os.dup2(saved, 2)
             os.close(saved)
-
-
-def _too_large() -> str:
-    return f"more than the decompression-bomb limit of {Image.MAX_IMAGE_PIXELS} pixels"
 
 
 def _one_line(reason: object) -> str:

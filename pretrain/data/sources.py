@@ -22,7 +22,10 @@ from pretrain.data.selection import select
 from pretrain.data.value_range import ValueRange
 from splitmask_backbones.errors import UserError, nearest
 
-SUFFIXES = (".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+SUFFIXES = (
+    *(".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".pnm"),
+    *(".ppm", ".tif", ".tiff", ".webp"),
+)
 """Files of a folder that count as images, in upper or lower case."""
 
 TRAIN = re.compile(r"train(ing)?[-_]?\d*", re.IGNORECASE)
@@ -275,12 +278,17 @@ def find_images(root: Path, option: str = "--data") -> tuple[list[str], tuple[st
             else:
                 skipped["entries that are not regular files"] += 1
     notes = tuple(f"{count} {what} skipped" for what, count in skipped.items() if count)
+    notes = tuple(note + _listed(other_suffixes) if "other files" in note else note for note in notes)
     if not names:
-        seen = [f"{'; '.join(notes) or 'it is empty'}"]
-        if other_suffixes - {""}:
-            seen.append(f"suffixes found: {', '.join(sorted(other_suffixes - {''})[:8])}")
-        raise UserError(f"{option}: no image in {root} ({'; '.join(seen)}): looked for {', '.join(SUFFIXES)}")
+        seen = "; ".join(notes) or "it is empty"
+        raise UserError(f"{option}: no image in {root} ({seen}): looked for {', '.join(SUFFIXES)}")
     return sorted(names), notes
+
+
+def _listed(suffixes: set[str]) -> str:
+    named = sorted(suffixes - {""})
+    more = f" and {len(named) - 8} more" if len(named) > 8 else ""
+    return f" (suffixes found: {', '.join(named[:8])}{more})" if named else ""
 
 
 def _mode(path: str) -> int:

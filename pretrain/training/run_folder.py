@@ -9,6 +9,7 @@ import math
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -161,10 +162,16 @@ class RunFolder:
         """Whether the run's final artefact exists."""
         return (self.path / self.artefact).exists()
 
-    def assume(self, values: dict[str, Any]) -> None:
-        """Adds to the `values` of the run that is resumed those that a later version records, as they were before."""
-        if self.previous is not None and "values" in self.previous:
-            self.previous["values"] = {**values, **self.previous["values"]}
+    def assume(self, values: Mapping[str, Mapping[str, Any]]) -> None:
+        """Adds to the run that is resumed what a later version records, as it was before.
+
+        Args:
+            values: by the group of config.json that they stand in, "values" for one; groups that a run has not got stay
+                away.
+        """
+        for group, known in values.items():
+            if self.previous is not None and group in self.previous:
+                self.previous[group] = {**known, **self.previous[group]}
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Writes config.json, or checks on a resume that nothing that affects the result has changed.

@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from pretrain.data.pixel_limit import VARIABLE
 from splitmask_backbones.errors import UserError, nearest
 from tests.helpers.paths import TOOLS
 from tools import cli
@@ -21,6 +23,29 @@ def test_the_package_and_not_the_script_is_imported():
 def test_nearest():
     assert nearest("vit_smol", ["vit_tiny", "vit_small"]).startswith("did you mean 'vit_small'?")
     assert "choose from a, b" in nearest("zzz", ["b", "a"])
+
+
+@pytest.mark.parametrize(
+    ("name", "best"),
+    [
+        ("optimizer.lr", "lr"),  # did you mean 'img_size'?
+        ("Optimizer.LR", "lr"),
+        ("lr.x", "lr"),
+        ("solver.base_lr", "lr"),
+        ("learning_rate", "lr"),
+        ("train.batch_size", "batch_size"),
+        ("anchor_sizes.0", "anchor_sizes"),
+        ("rois_per_img", "rois_per_image"),
+        ("scale_rnge", "scale_range"),
+    ],
+)
+def test_the_nearest_of_a_dotted_name_ends_as_it_does(name, best):
+    names = ["lr", "img_size", "batch_size", "scale_range", "anchor_sizes", "rois_per_image", "positions", "encoder"]
+    assert nearest(name, names).startswith(f"did you mean '{best}'?")
+    dotted = ["optim_wrapper.optimizer.lr", "model.decode_head.num_classes", "log_every", "steps", "test_pipeline.1"]
+    assert nearest("lr.x", dotted).startswith("did you mean 'optim_wrapper.optimizer.lr'?")
+    assert nearest("model.decode_head.nclasses", dotted).startswith("did you mean 'model.decode_head.num_classes'?")
+    assert nearest("steps.1", dotted).startswith("did you mean 'steps'?")
 
 
 def parser():
@@ -94,3 +119,16 @@ def test_a_tilde_is_the_home_folder_wherever_a_path_begins(monkeypatch):
     parser = cli.Parser(prog="tool")
     parser.add_argument("--output")
     assert parser.parse_args(["--output", "~/run"]).output == "/somewhere/me/run"
+
+
+def test_the_limit_of_pixels_holds_for_processes_that_are_started(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # both are put back after the test
+    monkeypatch.setenv(VARIABLE, "")
+    parser = cli.Parser(prog="tools/x.py")
+    cli.add_bad_fraction(parser)
+    with pytest.raises(UserError, match="--max-pixels.*must be at least 1"):
+        parser.parse_args(["--max-pixels", "0"])
+    assert parser.parse_args(["--max-pixels", "5000"]).max_pixels == 5000
+    code = "from pretrain.data.pixel_limit import apply_pixel_limit; print(apply_pixel_limit())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=TOOLS.parent, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "5000" and Image.MAX_IMAGE_PIXELS == 5000

@@ -44,6 +44,19 @@ def test_dry_run_shows_the_plan_and_makes_nothing(tmp_path: Path) -> None:
     assert "--resume" in again and "1 of 2 jobs to do" in again
 
 
+@pytest.mark.parametrize("words", [[], ["--data", "{empty}"]], ids=["no option", "nothing there"])
+def test_the_study_is_planned_without_data(tmp_path: Path, words: list[str]) -> None:
+    """--dry-run ended with an error, that of the other tables did not."""
+    words = [word.replace("{empty}", str(tmp_path)) for word in words]
+    output = tmp_path / "out"
+    done = tool("small", *words, "--size", "cpu", "--output", str(output), "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "needed from you:" in done.stdout and "holds no folder nuclei" in done.stdout
+    assert done.stdout.count(": to do") > 4 and not output.exists()
+    planned = tool("coco/vit_small_random", "--output", str(output), "--dry-run")
+    assert planned.returncode == 0 and "data set coco: <coco> is not a folder" in planned.stdout
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

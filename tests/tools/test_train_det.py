@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from det_configs.common.recipe import BEFORE
 from splitmask_backbones import create_encoder, save_encoder
 from tests.helpers.det_data import write_root
 from tests.helpers.in_process import run_tool
@@ -140,6 +141,18 @@ def test_resume_of_a_finished_run_changes_nothing_and_other_values_are_named(bas
     assert "none" in error_of(*words, "--resume", "--weights", "none")
     assert "holds another run" in error_of(*words)
     assert snapshot(base / "done") == before
+
+
+def test_a_run_of_an_earlier_version_can_be_resumed(base: Path, tmp_path: Path) -> None:
+    shutil.copytree(base / "done", tmp_path / "old")
+    config = json.loads((tmp_path / "old/config.json").read_text())
+    for group in ("recipe_values", "config_values"):
+        for name in BEFORE:
+            del config[group][name]
+    (tmp_path / "old/config.json").write_text(json.dumps(config))
+    words = train_words(base, tmp_path / "old")
+    assert run(*words, "--resume")[0] == 0
+    assert "masks= was True and is now False" in error_of(*words, "--resume", "masks=false")
 
 
 def test_two_processes_check_the_images_once_and_share_the_work(base: Path, tmp_path: Path) -> None:
@@ -315,6 +328,8 @@ def test_help_and_option_errors_come_without_torch(inputs: Path) -> None:
         (["det_configs/nuclei_tiney.py"], "did you mean 'det_configs/nuclei_tiny.py'"),
         (["demo", "--wieghts", "none"], "did you mean '--weights'"),
         (["demo", "rois_per_img=3"], "did you mean 'rois_per_image'"),
+        (["demo", "optimizer.lr=1"], "unknown recipe value 'optimizer.lr': did you mean 'lr'?"),
+        (["demo", "model-x[0] = 1"], "unknown recipe value 'model-x[0]'"),
         (["demo", "rois_per_image=x"], "expected an integer"),
         (["demo", "--engine", "torchvision", "cascade=true"], "cascade=true needs --engine detectron2"),
         (["demo", "window_size=14"], "window_size=14 and window_block_indexes=() go together"),

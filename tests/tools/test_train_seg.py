@@ -143,6 +143,7 @@ def test_bf16_is_really_on(data, finished, tmp_path):
         (["--img-size", 16], "--img-size 16 is too small"),
         (["--weights", "nowhere.safetensors"], "nowhere.safetensors does not exist"),
         (["--lr", "1e30"], "not finite at step"),
+        (["lr.x=1"], "unknown config key 'lr.x': did you mean 'optim_wrapper.optimizer.lr'?"),
     ],
 )
 def test_errors_are_one_line(data, tmp_path, args, expected):

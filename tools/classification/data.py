@@ -77,6 +77,7 @@ class LabelledData:
         classes: its name for people, each once.
         splits: "train", "val", or the one that was asked for.
         num_shared: images that are in both splits.
+        notes: what was left out, in words.
     """
 
     layout: str
@@ -84,6 +85,7 @@ class LabelledData:
     classes: list[str]
     splits: dict[str, LabelledImages]
     num_shared: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def _layout(text: str) -> str:
@@ -231,7 +233,8 @@ def _checked(layout: str, listing: Listing, classes: Sequence[tuple[str, str]] |
             len(listing.pairs[split]) - len(labelled),
         )
     shared = set.intersection(*(set(labelled) for labelled in once.values())) if len(once) > 1 else set()
-    return LabelledData(layout, [label for label, _ in classes], [title for _, title in classes], splits, len(shared))
+    labels, titles = [label for label, _ in classes], [title for _, title in classes]
+    return LabelledData(layout, labels, titles, splits, len(shared), tuple(listing.notes))
 
 
 def _each_once(pairs: list[Pair]) -> dict[str, str]:
@@ -344,5 +347,5 @@ def warn(data: LabelledData) -> None:
         absent = [title for label, title in enumerate(data.classes) if label not in present]
         if absent:
             lines.append(f"no {name} image of {len(absent)} of {len(data.classes)} classes, {absent[0]} for one")
-    for line in lines:
+    for line in [*data.notes, *lines]:
         logger.warning("%s", line)

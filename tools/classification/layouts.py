@@ -31,11 +31,13 @@ class Listing:
         root: folder that names are relative to.
         pairs: split -> (name, label).
         titles: label -> name of the class for people, where it differs.
+        notes: what was left out, in words.
     """
 
     root: Path
     pairs: dict[str, list[Pair]] = field(default_factory=dict)
     titles: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 def read_folder(root: Path, needed: tuple[str, ...], domain: str | None) -> Listing:
@@ -46,7 +48,13 @@ def read_folder(root: Path, needed: tuple[str, ...], domain: str | None) -> List
         if folder is None:
             wanted = "train" if split == "train" else "val (or test)"
             raise UserError(f"--data {root} has no folder {wanted} with a folder of images a class: make it")
-        names = find_images(root / folder)[0]
+        names, notes = find_images(root / folder)
+        listing.notes += [f"{folder}: {note}" for note in notes]
+        classes = {name.partition("/")[0] for name in names}
+        empty = sorted(p.name for p in (root / folder).iterdir() if p.is_dir() and p.name not in classes)
+        empty = [name for name in empty if not name.startswith((".", "__"))]
+        if empty:
+            listing.notes.append(f"{folder}: no image in {len(empty)} class folders, {empty[0]} for one: no class")
         loose = [name for name in names if "/" not in name]
         if len(loose) == len(names):
             raise UserError(
@@ -168,11 +176,15 @@ def _split_list(root: Path, split: str) -> Path | None:
     return None
 
 
-_HEADER = {"label", "class", "category", "target"}
+_HEADER = {"label", "labels", "class", "class_name", "category", "target"}
+_FILES = {"filename", "file_name", "file", "path", "image", "image_path"}
 
 
 def read_pairs(path: Path, root: Path) -> list[Pair]:
-    """Returns the pairs of a list with lines `path label` (white space or a comma between; the label has neither).
+    """Returns the pairs of a list with lines `path label`.
+
+    Where every line has a tab, a semicolon or a comma, the last one separates, and labels may have spaces; otherwise
+    white space does. Windows paths are taken for what they name where no file is called so.
 
     Args:
         root: folder that names are made relative to; paths in the list are relative to the list's own folder.
@@ -181,15 +193,26 @@ def read_pairs(path: Path, root: Path) -> list[Pair]:
         ValueError: no list, or a line without a label.
     """
     base, pairs = os.path.abspath(path.parent), []
-    for place, (number, line) in enumerate(read_lines(path)):
+    lines = read_lines(path)
+    between = next((mark for mark in "\t;," if all(mark in line for _, line in lines)), None)
+    for place, (number, line) in enumerate(lines):
         match = re.fullmatch(r"(.*[^\s,])[\s,]+([^\s,]+)", line)
-        if match is None:
+        parts = line.rsplit(between, 1) if between else match.groups() if match else ("", "")
+        name, label = (part.strip().strip("\"'") for part in parts)
+        if not name or not label:
             raise UserError(f"{path}, line {number}: '{line}' is not `path label`: write both in every line")
-        if place == 0 and match[2].lower() in _HEADER:
+        if place == 0 and (label.lower() in _HEADER or name.lower() in _FILES):
             continue
-        file = os.path.abspath(os.path.join(base, match[1].strip("\"'")))
-        pairs.append((Path(os.path.relpath(file, os.path.abspath(root))).as_posix(), match[2]))
+        pairs.append((Path(os.path.relpath(_file(base, name), os.path.abspath(root))).as_posix(), label))
     return pairs
+
+
+def _file(base: str, name: str) -> str:
+    file = os.path.abspath(os.path.join(base, name))
+    if "\\" in name and not os.path.exists(file):
+        turned = os.path.abspath(os.path.join(base, name.replace("\\", "/")))
+        return turned if os.path.exists(turned) else file
+    return file
 
 
 def _has_inat(root: Path, year: str = r"20\d\d") -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
@@ -43,7 +43,7 @@ class ClassificationTask(Task):
     command, noun, name_key = "train_cls", "classifier", "recipe"
     remedy = "omit options that change the model"
     keeps_encoder = True
-    before = BEFORE
+    before: ClassVar[dict[str, dict[str, Any]]] = {"values": BEFORE}
 
     def __init__(
         self, options: FinetuneOptions, name: str, base: ClsRecipe, given: dict[str, Any], places: DataOptions

@@ -5,6 +5,7 @@ crowd. It trains to an AP of 0, or is measured against wrong boxes. One number f
 annotations alone; only objects near the limit are drawn.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from det_configs.common.recipe import DetRecipe
 from splitmask_backbones.errors import UserError
 from tools.detection.annotations import shoelace
-from tools.detection.coco import CocoSplit
+from tools.detection.coco import CocoSplit, without_collector
 from tools.detection.records import Flaws, ImageRecord, Instance
 from tools.detection.rle import extent, to_rle
 from tools.detection.targets import place
@@ -58,22 +59,27 @@ class Objects:
     @classmethod
     def of(cls, split: CocoSplit) -> "Objects":
         """Returns those of a split; RLEs are looked into by COCO's code, polygons by their corners."""
-        pairs = [(instance, record) for record in split.images for instance in record.instances]
-        instances, records = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-        measured = np.array([_measure(*pair) for pair in pairs]).reshape(-1, 5)
-        sides = np.array([(record.width, record.height) for record in records], float).reshape(-1, 2)
+        instances = [instance for record in split.images for instance in record.instances]
+        records = [record for record in split.images for _ in record.instances]
+        measured = _columns(map(_measure, instances, records), 5)
+        sides = _columns(((record.width, record.height) for record in records), 2)
         measured[:, :4] = np.clip(measured[:, :4], 0, np.tile(sides, 2))
-        whole = np.array([instance.whole or instance.box for instance in instances], float).reshape(-1, 4)
+        whole = _columns((instance.whole or instance.box for instance in instances), 4)
         return cls(
             instances,
             records,
             sides,
-            np.array([instance.box for instance in instances], float).reshape(-1, 4),
+            _columns((instance.box for instance in instances), 4),
             np.concatenate([whole[:, :2], whole[:, 2:] - whole[:, :2]], axis=1),
             measured[:, :4],
             measured[:, 4],
             np.array([instance.crowd for instance in instances], bool),
         )
+
+
+def _columns(rows: Iterable[tuple[float, ...]], width: int) -> np.ndarray:
+    """Returns rows of numbers, float64 `(N, width)`; many times faster than NumPy's array of tuples."""
+    return np.fromiter(chain.from_iterable(rows), float).reshape(-1, width)
 
 
 def _measure(instance: Instance, record: ImageRecord) -> tuple[float, ...]:
@@ -98,7 +104,8 @@ def compare(split: CocoSplit, recipe: DetRecipe) -> Flaws:
     Raises:
         ValueError: most objects are too small to be a target, or have a box that does not fit their mask or image.
     """
-    objects, doubts = Objects.of(split), Flaws()
+    with without_collector():
+        objects, doubts = Objects.of(split), Flaws()
     _compare_boxes(objects, split, recipe.masks, doubts)
     _count_targets(objects, split, recipe, doubts)
     single = int((~objects.crowd).sum())

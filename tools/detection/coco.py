@@ -67,13 +67,13 @@ def read_coco(
     path, folder = Path(json_path), Path(image_dir)
     if not folder.is_dir():
         raise UserError(f"image folder {folder} does not exist or is not a folder: check the path")
-    with _without_collector():
+    with without_collector():
         return _read(path, folder, categories, with_masks)
 
 
 @contextmanager
-def _without_collector() -> Iterator[None]:
-    """Within it Python looks for no cycles: again and again through all that is read, a third of the time for none."""
+def without_collector() -> Iterator[None]:
+    """Within it Python looks for no cycles: it would, again and again in all that is read, for a third of the time."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -116,7 +116,8 @@ def _read_annotations(entries: list[Any], images: dict[Any, ImageRecord], split:
     """Puts the usable annotations into their images, and counts the others."""
     dropped, corrected = split.dropped, split.corrected
     labels: dict[Any, int] = {id: label for label, (id, _) in enumerate(split.categories)}
-    by_text = _Ids(images), _Ids(labels, [name for _, name in split.categories])
+    images_by_text = _Ids(images, [image.file_name for image in images.values()])
+    labels_by_text = _Ids(labels, [name for _, name in split.categories])
     seen: dict[Any, Any] = {}
     for entry in entries:
         id = entry.get("id") if isinstance(entry, dict) else None
@@ -138,7 +139,7 @@ def _read_annotations(entries: list[Any], images: dict[Any, ImageRecord], split:
         image = images.get(image_id) if _is_id(image_id) else None
         label = labels.get(category) if _is_id(category) else None
         if image is None or label is None:
-            image, label = by_text[0].find(image_id), by_text[1].find(category)
+            image, label = images_by_text.find(image_id), labels_by_text.find(category)
             if image is None or label is None:
                 dropped.add("unknown image" if image is None else "unknown category", id)
                 continue
@@ -165,9 +166,10 @@ class _Ids:
         texts: dict[str, list[Any]] = {}
         for id, entry in entries.items():
             texts.setdefault(str(id).strip(), []).append(entry)
+        named: dict[str, list[Any]] = {}
         for name, entry in zip(names, entries.values(), strict=False):
-            if name.strip() not in texts or name.strip() in map(str, entries):
-                texts.setdefault(name.strip(), []).append(entry)
+            named.setdefault(name.strip(), []).append(entry)
+        texts = named | texts
         self._found = {text: found[0] for text, found in texts.items() if len(found) == 1}
 
     def find(self, id: Any) -> Any:

@@ -65,7 +65,7 @@ def given_values(options: Mapping[str, Any], overrides: list[str]) -> dict[str, 
     """
     values: dict[str, Any] = {}
     for pair in overrides:
-        name, _, text = pair.partition("=")
+        name, text = (part.strip() for part in pair.split("=", 1))
         check_field(name)
         if name in values:
             raise UserError(f"{name} is given twice: give it once")

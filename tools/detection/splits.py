@@ -80,11 +80,16 @@ def _split_pair(text: str, option: str) -> Location:
 def _in_root(root: Path, split: str) -> Location:
     if not root.is_dir():
         raise UserError(f"--data {root} does not exist or is not a folder: check the path")
-    folders = sorted(path.name for path in root.iterdir() if path.is_dir() and path.name.startswith(split))
-    pairs = [name for name in folders if (root / "annotations" / f"instances_{name}.json").is_file()]
-    best = [name for name in pairs if name in (split, f"{split}2017")][:1] or pairs
+    folders = sorted(path.name for path in root.iterdir() if path.is_dir() and path.name.lower().startswith(split))
+    found = {name: place for name in folders for place in _pairs(root, name, root / name)}
+    inner = root / "images"
+    if inner.is_dir() and not found:  # CVAT's and Datumaro's COCO
+        below = sorted(p.name for p in inner.iterdir() if p.is_dir() and p.name.lower().startswith(split))
+        found = {f"images/{name}": place for name in below for place in _pairs(root, name, inner / name)}
+        folders += [f"images/{name}" for name in below]
+    best = [name for name in found if name.split("/")[-1] in (split, f"{split}2017")][:1] or list(found)
     if len(best) == 1:
-        return Location(root / "annotations" / f"instances_{best[0]}.json", root / best[0])
+        return found[best[0]]
     if best:
         raise UserError(
             f"--data {root} has {len(best)} {split} splits ({', '.join(best)}): choose one with "
@@ -93,7 +98,31 @@ def _in_root(root: Path, split: str) -> Location:
     raise UserError(
         f"--data {root} has no {split} split: it needs a folder {split} (or {split}2017) with images and "
         f"annotations/instances_{split}.json (or instances_{split}2017.json); found {', '.join(folders) or 'neither'}"
+        f"{_other_format(root, folders)}"
     )
+
+
+def _pairs(root: Path, name: str, folder: Path) -> list[Location]:
+    """Returns where the annotations of a folder of images lie: in annotations/, or within it as Roboflow has them."""
+    files = (root / "annotations" / f"instances_{name}.json", folder / "_annotations.coco.json")
+    return [Location(file, folder) for file in files if file.is_file()][:1]
+
+
+def _other_format(root: Path, folders: Sequence[str]) -> str:
+    """Returns what annotations of another format lie in the folders of a root, as the end of an error."""
+    kinds = {
+        ".xml": "Pascal VOC or CVAT XML",
+        ".txt": "YOLO text",
+        ".json": "one JSON an image (labelme, Supervisely)",
+        ".csv": "CSV",
+    }
+    for name in (*folders, "labels", "Annotations", "annotations"):
+        place = root / name
+        suffixes = [path.suffix.lower() for path in sorted(place.rglob("*"))[:1000]] if place.is_dir() else []
+        for suffix, kind in kinds.items():
+            if suffixes.count(suffix) > (1 if suffix == ".json" else 0):
+                return f"; {place} holds {kind} files: export as COCO with polygons, or as COCO boxes and masks=false"
+    return ""
 
 
 def read_splits(
@@ -190,6 +219,16 @@ def warn_about(name: str, split: CocoSplit) -> None:
             "%s: %d image files are listed under several ids, %s for one: what one entry says is missing in the others",
             name, len(twice), twice[0],
         )  # fmt: skip
+
+
+def warn_about_shared(splits: dict[str, CocoSplit]) -> None:
+    """Writes a `warning:` line for images that both splits hold."""
+    files = [{str(split.image_dir / image.file_name) for image in split.images} for split in splits.values()]
+    shared = sorted(set.intersection(*files)) if len(files) > 1 else []
+    if shared:
+        logger.warning(
+            "%d images are both training and val images, %s for one: the AP will be too high", len(shared), shared[0]
+        )
 
 
 def report(split: CocoSplit, unusable: Sequence[str]) -> dict[str, Any]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import nn
 
-from det_configs.common.recipe import DetRecipe
+from det_configs.common.recipe import BEFORE, DetRecipe
 from pretrain.training.distributed import gather
 from pretrain.training.run_folder import RunFolder, write_json
 from tools import cli
@@ -41,6 +41,7 @@ class DetectionTask(Task):
 
     command, noun = "train_det", "detector"
     remedy = "omit key=value pairs that change the model"
+    before: ClassVar[dict[str, dict[str, Any]]] = {"recipe_values": BEFORE, "config_values": BEFORE}
 
     def __init__(
         self,
@@ -92,6 +93,7 @@ class DetectionTask(Task):
             return {}
         for name, split in self.splits.items():
             data.warn_about(name, split)
+        data.warn_about_shared(self.splits)
         counts = ", ".join(f"{len(split.images)} {name}" for name, split in self.splits.items())
         cli.say(folder, f"checking {counts} images")
         options = self.options

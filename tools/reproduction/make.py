@@ -15,7 +15,7 @@ from tools.reproduction.paper.schema import Row, Table
 from tools.reproduction.plan import Planner
 from tools.reproduction.rehearse import rehearse
 from tools.reproduction.results import fill, read_runs
-from tools.reproduction.study import LONGER, ROWS, Study, picture_jobs, study_jobs
+from tools.reproduction.study import LONGER, ROWS, Study, missing_sets, picture_jobs, study_jobs
 from tools.running.executor import Executor, run_plan
 from tools.running.job import Job
 
@@ -108,8 +108,13 @@ def make_study(study: Study, at_once: int, dry_run: bool) -> int:
         _say([f"{ROWS[LONGER].title}: as many more steps as fit in the time of a pre-training: {told}"])
     executor = Executor(output, at_once, threads=1 if study.size == "cpu" else None)
     executor.check(jobs)
+    missing = missing_sets(study)
+    if missing and dry_run:
+        _say(["needed from you:", *(f"  {what}" for what in missing)])
     if dry_run:
         return 0
+    if missing:
+        raise UserError(missing[0])
     config = {"command": "reproduce", "values": {"make": f"study {study.size}"}}
     code = run_plan(executor, jobs + picture_jobs(study), config, lambda: study_report.choose_pictures(study))
     if code == 0:

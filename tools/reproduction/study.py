@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.recipes import get_recipe
-from splitmask_backbones.errors import UserError
 from tools.reproduction.cost import planned_recipe, pretraining_operations
 from tools.running.job import ENCODER, RESULTS, Job, prediction_job
 
@@ -178,16 +177,18 @@ def run_folder(output: Path, row: str, data: str, seed: int) -> Path:
     return output / row / data / f"seed{seed}"
 
 
-def study_jobs(study: Study) -> list[Job]:
-    """Returns all jobs, seed by seed, so that what is finished can be compared early.
+def missing_sets(study: Study) -> list[str]:
+    """Returns a sentence for each data set that is not there."""
+    needed = " and ".join(study.sets)
+    return [
+        f"--data {study.root} holds no folder {data}: the study needs {needed} in it"
+        for data in study.sets
+        if not (study.root / data).is_dir()
+    ]
 
-    Raises:
-        ValueError: a data set is missing.
-    """
-    for data in study.sets:
-        if not (study.root / data).is_dir():
-            needed = " and ".join(study.sets)
-            raise UserError(f"--data {study.root} holds no folder {data}: the study needs {needed} in it")
+
+def study_jobs(study: Study) -> list[Job]:
+    """Returns all jobs, seed by seed, so that what is finished can be compared early; data may be missing."""
     places = [(data, row, seed) for seed in range(study.seeds) for data in study.sets for row in study.rows]
     return [job for place in places for job in _row_jobs(study, *place)]
 

@@ -35,6 +35,8 @@ def check_splits(
         ValueError: a size that differs, a colour label, a value outside the classes, too many unreadable images, a
             split of which nothing is left, or labels that cannot teach the classes (`values`).
     """
+    for note in dict.fromkeys(note for split in splits.values() for note in split.notes):
+        logger.warning("%s", note)
     found = {name: _check_split(split, name, classes) for name, split in splits.items()}
     bad = [image for _, images, _ in found.values() for image in images]
     enforce_bad_limit(sum(len(split.pairs) for split in splits.values()), bad, max_bad_fraction, report)

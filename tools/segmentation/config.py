@@ -142,16 +142,17 @@ def _step(config: dict[str, Any], place: Any, part: str, key: str) -> Any:
         return part
     if isinstance(place, list) and part.isdigit() and int(part) < len(place):
         return int(part)
-    known = _keys(config)
-    if key.startswith("model.backbone."):
-        from splitmask_backbones.vit import ARGUMENTS  # torch
+    from splitmask_backbones.vit import ARGUMENTS  # torch
 
-        known += [f"model.backbone.{name}" for name in ARGUMENTS]
+    known = [*_keys(config), *(f"model.backbone.{name}" for name in ARGUMENTS)]
     raise UserError(f"unknown config key '{key}': {nearest(key, known)}")
 
 
 def _keys(value: Any, prefix: str = "") -> list[str]:
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    """Returns the dotted keys of a config; of lists those of dictionaries alone: nobody means `palette.9`."""
+    items: Any = value.items() if isinstance(value, dict) else ()
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        items = enumerate(value)
     keys = []
     for name, item in items:
         keys += [f"{prefix}{name}", *_keys(item, f"{prefix}{name}.")]

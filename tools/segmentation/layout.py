@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,13 +71,16 @@ def make_layout(value: Any) -> Layout:
 class Split:
     """One split: `image_dir / pairs[i][0]` belongs to `label_dir / pairs[i][1]`; relative posix names, sorted.
 
-    `label_ids` as in `Layout`.
+    Attributes:
+        label_ids: as in `Layout`.
+        notes: what was left out, in words.
     """
 
     image_dir: Path
     label_dir: Path
     pairs: list[tuple[str, str]]
     label_ids: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def image_list(self) -> ImageList:
         """Returns the images of all pairs."""
@@ -114,11 +118,13 @@ def find_split(root: Path, split: str, layout: Layout | None = None) -> Split:
     if not root.is_dir():
         raise UserError(f"--data {root} is not a folder: name the one that holds {_first(layout)}")
     image_dir, label_dir = (_folder(root, template, split, layout) for template in (layout.images, layout.labels))
-    images = _by_name(image_dir, layout.image_suffix, SUFFIXES, "image")
-    labels = _by_name(label_dir, layout.label_suffix, LABEL_SUFFIXES, "label")
+    images, image_notes = _by_name(image_dir, layout.image_suffix, SUFFIXES, "image")
+    labels, label_notes = _by_name(label_dir, layout.label_suffix, LABEL_SUFFIXES, "label")
+    notes = (*image_notes, *label_notes)
     if not images:
         searched = f"*{layout.image_suffix}" if layout.image_suffix else ", ".join(SUFFIXES)
-        raise UserError(f"{image_dir} holds no images ({searched}): check --data {root}")
+        seen = f"; {'; '.join(image_notes)}" if image_notes else ""
+        raise UserError(f"{image_dir} holds no images ({searched}{seen}): check --data {root}")
     if layout.names:
         listed = _listed_names(root, layout.names, split)
         absent = sorted(name for name in listed if name not in images)
@@ -129,22 +135,26 @@ def find_split(root: Path, split: str, layout: Layout | None = None) -> Split:
             )
         images = {name: images[name] for name in listed}
         labels = {name: file for name, file in labels.items() if name in images}
-    _require_partners(images, labels, image_dir, label_dir)
-    return Split(image_dir, label_dir, [(images[name], labels[name]) for name in sorted(images)], layout.label_ids)
+    _require_partners(images, labels, image_dir, label_dir, notes)
+    pairs = [(images[name], labels[name]) for name in sorted(images)]
+    return Split(image_dir, label_dir, pairs, layout.label_ids, notes)
 
 
-def _require_partners(images: dict[str, str], labels: dict[str, str], image_dir: Path, label_dir: Path) -> None:
+def _require_partners(
+    images: dict[str, str], labels: dict[str, str], image_dir: Path, label_dir: Path, notes: tuple[str, ...]
+) -> None:
+    seen = f" ({'; '.join(notes)})" if notes else ""
     for names, others, folder, other_folder, kind in (
         (images, labels, image_dir, label_dir, "label"),
         (labels, images, label_dir, image_dir, "image"),
     ):
         lonely = [names[name] for name in sorted(set(names) - set(others))]
         if len(lonely) == 1:
-            what = f"{folder / lonely[0]} has no {kind} in {other_folder}: add the file, or remove its partner"
+            what = f"{folder / lonely[0]} has no {kind} in {other_folder}{seen}: add the file, or remove its partner"
             raise UserError(what)
         if lonely:
             raise UserError(
-                f"{len(lonely)} files in {folder} have no {kind} in {other_folder}: {_shown(lonely)}: "
+                f"{len(lonely)} files in {folder} have no {kind} in {other_folder}{seen}: {_shown(lonely)}: "
                 "add the files, or remove their partners"
             )
 
@@ -167,7 +177,11 @@ def _folder(root: Path, template: str, split: str, layout: Layout) -> Path:
     before, has_split, after = template.partition("{split}")
     parent = root / before
     if not parent.is_dir():
-        raise UserError(f"--data {root} has no folder {before}: it must hold {_first(layout)}, each with train and val")
+        seen = sorted(folder.name for folder in root.iterdir() if folder.is_dir())[:NUM_LISTED]
+        raise UserError(
+            f"--data {root} has no folder {before} (found: {', '.join(seen) or 'none'}): it must hold "
+            f"{_first(layout)}, each with train and val; layout.images=... and layout.labels=... name other folders"
+        )
     if not has_split:
         return parent
     folders = sorted(folder for folder in parent.iterdir() if folder.is_dir())
@@ -189,10 +203,14 @@ def _listed_names(root: Path, template: str, split: str) -> list[str]:
     return sorted({name for _, name in read_lines(root / _fill(template, split))})
 
 
-def _by_name(folder: Path, suffix: str, suffixes: tuple[str, ...], kind: str) -> dict[str, str]:
-    """Returns the files of a folder and its subfolders, by what stands before the suffix."""
+def _by_name(folder: Path, suffix: str, suffixes: tuple[str, ...], kind: str) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Returns the files of a folder and its subfolders, by what stands before the suffix, and what was left out."""
     names: dict[str, str] = {}
+    links: list[str] = []
+    others: Counter[str] = Counter()
     for path in sorted(folder.rglob("*")):
+        if path.is_symlink() and path.is_dir():
+            links.append(path.relative_to(folder).as_posix())
         if not path.is_file() or path.name.startswith("."):
             continue
         file = path.relative_to(folder).as_posix()
@@ -201,8 +219,20 @@ def _by_name(folder: Path, suffix: str, suffixes: tuple[str, ...], kind: str) ->
         elif not suffix and path.suffix.lower() in suffixes:
             name = file[: -len(path.suffix)]
         else:
+            if not suffix:
+                others[path.suffix.lower()] += 1
             continue
         if name in names:
             raise UserError(f"{folder} holds two {kind} files for '{name}' ({names[name]}, {file}): remove one of them")
         names[name] = file
-    return names
+    notes = []
+    if links:  # they may form loops
+        notes.append(f"{_counted(len(links), 'linked folder')} in {folder} left out: {_shown(links)}")
+    if others:
+        listed = ", ".join(f"{count} {found or 'without suffix'}" for found, count in others.most_common(8))
+        notes.append(f"{_counted(others.total(), 'file')} in {folder} left out by the suffix: {listed}")
+    return names, tuple(notes)
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' if count > 1 else ''}"

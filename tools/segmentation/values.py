@@ -42,18 +42,11 @@ def check_found_values(
             f"{folder}: one class, '{classes.names[0]}', under a softmax is right wherever it is asked; the label "
             f"files hold {shown}: name what is beside it as a class too; {remedy}"
         )
-    if len(present) > 1:
-        return
-    only = classes.names[values.index(present[0])]
-    if not label_ids and found[IGNORE]:
+    if len(present) == 1 and not label_ids and found[IGNORE] and IGNORE not in values:
+        only = classes.names[values.index(present[0])]
         raise UserError(
             f"{folder}: the label files of {name} hold {shown}: {IGNORE} means ignore, which leaves '{only}' alone; "
             f"where {IGNORE} is a class, {remedy}"
-        )
-    if name == "train":
-        raise UserError(
-            f"{folder}: the label files of train hold {shown}: '{only}' is the only class with a pixel, there is "
-            f"nothing to tell apart; {remedy}"
         )
 
 
@@ -65,6 +58,11 @@ def doubts(name: str, found: Counter[int], classes: Classes, label_ids: tuple[in
     if absent:
         listed = ", ".join(absent[:NUM_SHOWN]) + (f" and {len(absent) - 5} more" if len(absent) > NUM_SHOWN else "")
         lines.append(f"no pixel of {listed} in {name}: the number of each class in the label files is in brackets")
+    if len(absent) == len(classes.names) - 1:
+        lines.append(
+            f"one class alone has a pixel in {name} (the files hold {_shown_values(found)}): there is nothing to tell "
+            "apart; layout.label_ids=A,B,... gives the number of each class"
+        )
     share = ignored.total() / max(1, found.total())
     if share > MOSTLY:
         lines.append(

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from pretrain.data.decode import UnreadableImage, read_image
+from pretrain.data.decode import FORMATS, UnreadableImage, read_image
+from pretrain.data.pixel_limit import VARIABLE, set_pixel_limit
 from tests.helpers.image_files import smooth
 from tests.helpers.paths import ROOT as REPO
 
@@ -22,7 +23,7 @@ def read(path: Path) -> np.ndarray:
     return np.asarray(image)
 
 
-@pytest.mark.parametrize("suffix", ["png", "bmp", "tiff", "gif", "webp"])
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tiff", "gif", "webp", "ppm", "jp2"])
 def test_lossless_formats(tmp_path, suffix):
     pixels = smooth()
     image = Image.fromarray(pixels)
@@ -40,9 +41,18 @@ def test_content_decides_not_the_suffix(tmp_path):
 
 
 def test_formats_outside_the_list_are_refused(tmp_path):
-    Image.fromarray(smooth()).save(tmp_path / "x.ppm")
+    Image.fromarray(smooth()).save(tmp_path / "x.tga")
     with pytest.raises(UnreadableImage, match="not a jpg, png"):
-        read_image(tmp_path / "x.ppm")
+        read_image(tmp_path / "x.tga")
+
+
+@pytest.mark.skipif("AVIF" not in FORMATS, reason="this Pillow was built without AVIF")
+def test_avif_is_read_and_cut_short_is_bad(tmp_path):
+    Image.fromarray(smooth()).save(tmp_path / "x.avif", quality=95)
+    assert np.abs(read(tmp_path / "x.avif").astype(int) - smooth()).mean() < 4
+    (tmp_path / "x.avif").write_bytes((tmp_path / "x.avif").read_bytes()[:-20])
+    with pytest.raises(UnreadableImage):
+        read_image(tmp_path / "x.avif")
 
 
 def test_grey_and_one_bit(tmp_path):
@@ -272,6 +282,21 @@ def test_decompression_bomb_is_bad(tmp_path, monkeypatch, limit):
         read_image(tmp_path / "x.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     assert read_image(tmp_path / "x.png").size == (10, 10)
+
+
+@pytest.mark.parametrize("limit", [99, 40])
+def test_the_limit_says_what_lifts_it_and_what_that_takes(tmp_path, monkeypatch, limit):
+    Image.new("RGB", (10, 10)).save(tmp_path / "x.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    monkeypatch.setenv(VARIABLE, "")  # both are put back after the test
+    with pytest.raises(UnreadableImage, match=r"100 pixels .* of (99|40): .*tiles.*--max-pixels 100, .* 0.0 GB"):
+        read_image(tmp_path / "x.png")
+    set_pixel_limit(100)
+    assert read_image(tmp_path / "x.png").size == (10, 10)
+    code = "import sys; from pretrain.data.decode import read_image, read_size; print(read_size(sys.argv[1]))"
+    command = [sys.executable, "-c", code, str(tmp_path / "x.png")]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, env={**os.environ, VARIABLE: "40"})
+    assert "DecompressionBombError" in done.stderr  # another process follows the environment
 
 
 def test_too_many_open_files_is_not_the_fault_of_the_file(tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ def test_folder_is_recursive_sorted_and_takes_any_case(tmp_path):
     assert source.root == tmp_path
     assert source.names == ["a.png", "b.jpeg", "b/c/y.TiFf", "b/x.JPG", "z.WEBP", "ä b.bmp"]
     assert "6 images" in source.describe()
-    assert "2 other files skipped" in source.describe()
+    assert "2 other files skipped (suffixes found:" in source.describe()
 
 
 def test_hidden_entries_and_linked_folders_are_left_out_and_counted(tmp_path):

@@ -171,10 +171,10 @@ def test_what_begins_anew_finds_an_empty_folder(tmp_path):
 
 def test_what_an_old_run_did_not_record_is_what_it_did(tmp_path):
     with open_folder(tmp_path) as folder:
-        folder.assume({"clip": "all"})  # nothing to resume: no effect
+        folder.assume({"values": {"clip": "all"}, "other": {"x": 1}})  # nothing to resume: no effect
         folder.write_config({"values": {"lr": 0.1}})
     with open_folder(tmp_path, resume=True) as folder:
-        folder.assume({"clip": "all", "lr": 0.5})
+        folder.assume({"values": {"clip": "all", "lr": 0.5}, "other": {"x": 1}})
         assert folder.previous["values"] == {"clip": "all", "lr": 0.1}
         folder.write_config({"values": {"lr": 0.1, "clip": "all"}})
         with pytest.raises(ValueError, match=r"--clip was all and is now each"):

@@ -6,7 +6,38 @@ import pytest
 
 from pretrain.data.lists import read_lines
 from tools.classification.cars import has_cars, read_cars
-from tools.classification.layouts import find_layout, read_pairs
+from tools.classification.layouts import find_layout, read_folder, read_pairs
+
+
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ("filename,label\na 1.jpg,golden retriever\nsub/b.jpg,cat\n", ["golden retriever", "cat"]),
+        ('"a 1.jpg";"golden retriever"\n"sub/b.jpg";"cat"\n', ["golden retriever", "cat"]),
+        ("a 1.jpg\tgolden retriever\nsub/b.jpg\tcat, wild\n", ["golden retriever", "cat, wild"]),
+        ("a 1.jpg dog\nsub\\b.jpg cat\n", ["dog", "cat"]),
+        ("image label\na 1.jpg   3\nsub\\b.jpg\t4\n", ["3", "4"]),
+    ],
+)
+def test_lists_as_spreadsheets_and_windows_write_them(tmp_path, text, labels):
+    """`a.jpg,golden retriever` was the image `a.jpg,golden` of class `retriever`."""
+    (tmp_path / "sub").mkdir()
+    for name in ("a 1.jpg", "sub/b.jpg"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "train.txt").write_text(text)
+    pairs = read_pairs(tmp_path / "train.txt", tmp_path)
+    assert pairs == [("a 1.jpg", labels[0]), ("sub/b.jpg", labels[1])]
+
+
+def test_class_folders_without_an_image_and_other_suffixes_are_noted(tmp_path):
+    for name in ("train/cat/1.jpg", "train/dog/1.heic", "train/ant/1.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"x")
+    listing = read_folder(tmp_path, ("train",), None)
+    assert listing.notes == [
+        "train: 1 other files skipped (suffixes found: .heic)",
+        "train: no image in 1 class folders, dog for one: no class",
+    ]
 
 
 def test_lines_are_read_with_their_numbers(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from typing import Any
 
 import numpy as np
@@ -115,3 +116,31 @@ def test_a_box_that_was_clipped_keeps_what_was_given() -> None:
     assert not isinstance(found, str)
     assert found[0].box == (50, 8, 64, 28) and found[0].whole == (50, 8, 70, 28)
     assert read()[0].whole is None  # type: ignore[union-attr]
+
+
+ODD = [
+    None, True, -1, 1.5, "x", "", [], [[]], {}, [{}], float("nan"), float("inf"), 1e308, 10**400, "[[", "[NaN]",
+    [[1, 2, 3]], "b'x'", {"size": [48, 64]}, {"size": [48, 64], "counts": None}, {"counts": "a"},
+    {"size": "a", "counts": [1]},
+    {"size": [48, 64], "counts": "b'~~'"}, {"size": [48, 64], "counts": [-1, 48 * 64 + 1]},
+    [{"size": [48, 64], "counts": ""}],
+    {"size": [48, 64], "counts": [48 * 64 - 5, 5.0]}, {"size": [48, 64], "counts": [10**30]}, {"x": [1], "y": [2]},
+    {"all_points_x": ["a"], "all_points_y": [1]}, {"type": "Polygon", "coordinates": [[[1]]]}, [[None] * 8], [0] * 8,
+    [["1", "2", "3", "4", "5", "z"]], [[{"x": 1, "y": 2}]], [{"x": 1, "y": "q"}] * 3, [[1e300] * 8],
+    [[[[1, 2], [3, 4]]]],
+    {"x": 1}, {"x": "a", "y": 1, "width": 1, "height": 1}, "1 2 inf 4", ["1", "2", "nan", "4"],
+]  # fmt: skip
+
+
+def test_whatever_an_annotation_holds_it_is_read_or_named() -> None:
+    rng, kinds = random.Random(0), set()
+    for _ in range(4000):
+        change = {rng.choice(["bbox", "segmentation", "iscrowd", "area"]): rng.choice(ODD) for _ in range(2)}
+        found = read(**change)
+        if isinstance(found, str):
+            kinds.add(found)
+        else:
+            x1, y1, x2, y2 = found[0].box
+            assert 0 <= x1 < x2 <= 64 and 0 <= y1 < y2 <= 48 and 0 < found[0].area <= 64 * 48, change
+            assert to_mask(found[0].segmentation, *SIZE).any() or change.keys() & {"area"}, change
+    assert len(kinds) > 8

@@ -142,6 +142,25 @@ def test_what_was_corrected_is_one_warning_and_one_entry_a_kind(tmp_path: Path, 
     assert report["annotations_used"] == len(content["annotations"]) and report["annotations_dropped"] == {}
 
 
+def test_images_that_are_there_twice_or_in_both_splits_are_named(tmp_path: Path, capsys: Any) -> None:
+    """What one entry says is missing in the other: objects become background, or training images are measured on."""
+    root = write_root(tmp_path / "root")
+    path = root / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    content["images"].append({**content["images"][0], "id": 99})
+    path.write_text(json.dumps(content))
+    train = splits.Location(path, root / "train")
+    read = splits.read_splits({"train": train, "val": train})
+    start_log()  # as the tool does
+    splits.warn_about("train", read["train"])
+    splits.warn_about_shared(read)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("warning: train: 1 image files are listed under several ids, 000.png for one")
+    assert lines[1].startswith("warning: 6 images are both training and val images") and len(lines) == 2
+    splits.warn_about_shared(splits.read_splits(splits.locate(str(root))))
+    assert not capsys.readouterr().err
+
+
 def test_usable_polygons_of_an_annotation_stay(tmp_path: Path) -> None:
     content = coco_json()
     good = content["annotations"][0]["segmentation"][0]
@@ -208,15 +227,18 @@ def test_ids_and_names_as_text_are_matched(tmp_path: Path) -> None:
     content = coco_json()
     content["annotations"][0] |= {"image_id": "10", "category_id": "3"}
     content["annotations"][1] |= {"image_id": 11.0}
+    content["annotations"][3] |= {"image_id": "002.png"}
     content["annotations"][2] |= {"category_id": "cat"}
     content["images"][0] |= {"height": "48", "width": 64.0}
     split = read_coco(write(tmp_path, content), tmp_path)
-    assert not split.dropped.kinds and split.corrected.kinds == {"ids or names matched as text": [3, 100]}
+    assert not split.dropped.kinds and split.corrected.kinds == {"ids or names matched as text": [4, 100]}
+    assert len(split.images[2].instances) == 3
     assert [i.label for i in split.images[1].instances] == [1, 0]
     assert (split.images[0].height, split.images[0].width) == (48, 64)
-    content["images"][1]["id"] = "10"  # now "10" is two images
+    content["images"][1]["id"] = "10 "  # now "10" is two images
+    content["images"][3]["file_name"] = "002.png"  # and so is this name
     split = read_coco(write(tmp_path, content), tmp_path)
-    assert split.dropped.kinds["unknown image"][0] >= 1
+    assert split.dropped.kinds == {"unknown image": [4, 100]}
 
 
 def test_crowds_alone_and_boxes_alone_are_named(tmp_path: Path) -> None:
@@ -271,6 +293,32 @@ def test_a_root_is_found_under_both_names(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--train-json needs --train-images"):
         splits.locate(str(root), train_json="x.json")
     with pytest.raises(UserError, match="has no train split"):
+        splits.locate(str(tmp_path))
+
+
+def test_the_layouts_of_roboflow_and_cvat_are_found(tmp_path: Path) -> None:
+    root = write_root(tmp_path / "roboflow")
+    for name, folder in (("train", "train"), ("val", "valid")):
+        (root / name).rename(root / folder)
+        (root / "annotations" / f"instances_{name}.json").rename(root / folder / "_annotations.coco.json")
+    found = splits.locate(str(root))
+    assert found["val"] == splits.Location(root / "valid" / "_annotations.coco.json", root / "valid")
+    assert len(splits.read_splits(found)["train"].images) == 6
+    root = write_root(tmp_path / "cvat")
+    (root / "images").mkdir()
+    for name in ("train", "val"):
+        (root / name).rename(root / "images" / name)
+    found = splits.locate(str(root))
+    assert found["train"] == splits.Location(root / "annotations/instances_train.json", root / "images/train")
+
+
+@pytest.mark.parametrize(
+    ("file", "kind"), [("train/a.xml", "Pascal VOC or CVAT XML"), ("labels/train/a.txt", "YOLO text")]
+)
+def test_annotations_of_another_format_in_a_root_are_named(tmp_path: Path, file: str, kind: str) -> None:
+    (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / file).write_text("x")
+    with pytest.raises(UserError, match=f"has no train split: .* holds {kind} files: export as COCO"):
         splits.locate(str(tmp_path))
 
 

@@ -21,6 +21,7 @@ from tools.reproduction.study import (
     ROWS,
     Length,
     Study,
+    missing_sets,
     picture_jobs,
     run_folder,
     study_jobs,
@@ -148,8 +149,14 @@ def test_budgets_take_about_as_long_as_they_promise(data: Path, tmp_path: Path) 
 
 
 def test_missing_data_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no folder nuclei"):
-        study_jobs(Study("cpu", tmp_path, tmp_path / "out", ("random",), 1))
+    study = Study("cpu", tmp_path, tmp_path / "out", ("random",), 1)
+    assert [line.split(":")[0] for line in missing_sets(study)] == [
+        f"--data {tmp_path} holds no folder {name}" for name in HEADS
+    ]
+    assert len(study_jobs(study)) == 2  # a plan needs none of them
+    for name in HEADS:
+        (tmp_path / name).mkdir()
+    assert missing_sets(study) == []
 
 
 def test_table_and_pictures(data: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from tests.helpers.seg_data import make_data
+from tools.cli import start_log
 from tools.segmentation.check import check_splits, median_frequency_weights
 from tools.segmentation.classes import Classes, find_classes, make_classes
 from tools.segmentation.labels import check_values, read_label, to_training_labels
@@ -98,6 +99,28 @@ def test_missing_partners_are_listed(tmp_path):
     with pytest.raises(
         ValueError, match=r"12 files in .*images/train have no label in .*: 0\.jpg, 1\.jpg, 10\.jpg,.* and 2 m"
     ):
+        find_split(tmp_path, "train")
+
+
+def test_linked_folders_and_other_suffixes_are_said(tmp_path, capsys):
+    """They were left out without a word."""
+    make_data(tmp_path)
+    make_data(tmp_path / "more")
+    (tmp_path / "images/train/link").symlink_to(tmp_path / "more/images/train")
+    (tmp_path / "images/train/a.heic").write_bytes(b"x")
+    (tmp_path / "annotations/train/a.txt").write_bytes(b"x")
+    start_log()
+    split, _ = check(tmp_path)
+    assert len(split.pairs) == 3
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        f"warning: 1 linked folder in {tmp_path}/images/train left out: link",
+        f"warning: 1 file in {tmp_path}/images/train left out by the suffix: 1 .heic",
+        f"warning: 1 file in {tmp_path}/annotations/train left out by the suffix: 1 .txt",
+    ]
+    for i in range(3):
+        (tmp_path / f"annotations/train/{i}.png").rename(tmp_path / f"annotations/train/{i}.jpg")
+    with pytest.raises(ValueError, match=r"have no label in .*left out by the suffix: 3 \.jpg"):
         find_split(tmp_path, "train")
 
 
