@@ -12,6 +12,7 @@ import torch
 
 from pretrain.training import distributed
 from pretrain.training.signals import StopSignals
+from tests.helpers.launch import set_torchrun
 from tests.helpers.paths import ROOT
 
 SCRIPT = """
@@ -63,8 +64,7 @@ def test_a_gpu_that_is_not_there_is_an_error_of_the_user(monkeypatch):
 def test_more_processes_than_gpus_is_an_error_of_the_user(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    set_torchrun(monkeypatch, world_size=2)
     with pytest.raises(ValueError, match=r"--nproc-per-node=2 .* GPUs \(1\): use --nproc-per-node=1"):
         distributed.make_fabric()
 
