@@ -58,7 +58,7 @@ def test_the_bytes_are_those_of_a_run_that_nobody_killed(tool: str, tmp_path: Pa
             return command(tool, data, run, *options, *(["--resume"] if (run / "config.json").exists() else []))
 
         for _ in range(min(6, KILLS - kills)):  # then it may end: the next run meets the other moments
-            if not is_killed_within(words(), moments.uniform(0.25, 1.0) * seconds):
+            if not is_killed_within(words(), moments.uniform(0.25, 0.95) * seconds):
                 break
             kills += 1
         assert not is_killed_within(words(), 300)
