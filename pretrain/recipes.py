@@ -33,14 +33,20 @@ METHOD_VALUES: dict[str, dict[str, Any]] = {
 BEiT takes SplitMask's settings, as in the paper, and begins as its own code lets it begin.
 """
 
-BEFORE: dict[str, Any] = {"clip_per_parameter": False, "rescale_residuals": False, "position_init": "normal"}
+BEFORE: dict[str, Any] = {
+    "clip_per_parameter": False,
+    "rescale_residuals": False,
+    "position_init": "normal",
+    "grad_cache": False,
+}
 """What a run did whose config.json does not know these values yet."""
 
 POSITION_INITS = ("normal", "sincos")
 PATCH_NORMS = ("none", "mean", "pixel_mean", "channel_mean")
 TOKENIZERS = ("random_projection", "random_patches", "kmeans", "dalle")
 _TOKENS = ("tokenizer", "vocab_size", "patch_norm", "kmeans_patches", "kmeans_iterations")
-_SPLIT = ("mask", "mask_ratio", "decoder_depth", "inpaint_weight", "match_weight", "temperature", "branch_jitter")
+_MATCH = ("match_weight", "temperature", "branch_jitter", "grad_cache")
+_SPLIT = ("mask", "mask_ratio", "decoder_depth", "inpaint_weight", *_MATCH)
 _TEACHER = ("local_crops", "dino_outputs", "teacher_momentum", "teacher_temperature", "teacher_warmup")
 UNUSED = {
     "splitmask": _TEACHER,
@@ -85,10 +91,11 @@ class Recipe(CheckedRecipe):
     batch_size: int = value(2048, "images per step over all processes and accumulated micro-batches", low=1)
     accumulate: int = value(
         1,
-        "micro-batches per step; plain accumulation does not enlarge the set of negatives of the matching loss: "
-        "they come from the micro-batch (over all processes)",
+        "micro-batches per step; with grad_cache the matching loss finds its negatives in all of them, without it in "
+        "the micro-batch alone (over all processes)",
         low=1,
     )
+    grad_cache: bool = value(True, "with accumulate: all images of the step are negatives, for one more forward pass")
     lr: float | None = value(None, "peak learning rate; by default base_lr x batch_size / 2048", low=ABOVE_ZERO)
     base_lr: float = value(1.5e-3, "peak learning rate at batch 2048", low=ABOVE_ZERO)
     end_lr_factor: float = value(1e-5 / 1.5e-3, "last learning rate over the peak", low=0, high=1)
@@ -127,7 +134,8 @@ class Recipe(CheckedRecipe):
             raise UserError(f"--branch-jitter {self.branch_jitter} has no effect with --match-weight 0: omit it")
         if self.mask == "block" and self.mask_ratio != 0.5:
             raise UserError(f"--mask block splits in halves: --mask-ratio {self.mask_ratio} needs --mask uniform")
-        if self.match_weight and self.batch_size // self.accumulate < 2:
+        negatives = self.batch_size if self.grad_cache else self.batch_size // self.accumulate
+        if self.match_weight and negatives < 2:
             raise UserError("the matching loss needs other images in the batch: use --batch-size 2 or more")
 
     @staticmethod

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -39,7 +39,7 @@ def save_encoder(
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
     tensors |= {f"{PYRAMID}{name}": value.contiguous() for name, value in (pyramid_state or {}).items()}
     metadata = {"config": json.dumps(encoder.config, sort_keys=True), **({"partial": partial} if partial else {})}
-    write_atomically(path, save(tensors, metadata=metadata))
+    write_atomically(Path(path).expanduser(), save(tensors, metadata=metadata))
 
 
 @dataclass
@@ -65,16 +65,21 @@ def read_encoder_file(path: str | Path) -> EncoderFile:
     Raises:
         ValueError: no such file, not a safetensors file, damaged, or without the `config` of `save_encoder`.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.exists():
         raise UserError(f"weights file {path} does not exist: check the path")
     if not path.is_file():
-        raise UserError(f"weights {path} is not a file: name the encoder.safetensors in it")
+        raise UserError(
+            f"weights {path} is not a file: name the encoder.safetensors in it, or turn a "
+            "folder of Hugging Face or timm into one with tools/convert.py"
+        )
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # of a damaged header: SafetensorError, but torch's errors as well
         raise UserError(
             f"weights file {path} is not a readable safetensors file ({error}): it is damaged or of another format; "
             "copy it again, or turn other formats into ours with tools/convert.py"
@@ -91,10 +96,16 @@ def read_encoder_file(path: str | Path) -> EncoderFile:
         if "command" in config:  # written by a fine-tuning tool
             raise UserError(f"it is a whole model of {config['command']}: name an encoder.safetensors")
         check_arguments(config)
+        blocks = {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
+        if config.get("depth", len(blocks)) != len(blocks):  # before a model of that depth is built
+            raise ValueError(f"depth {config['depth']}, but the file holds {len(blocks)} blocks")
         with torch.device("meta"):
             source = VisionTransformer(**config)
-    except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:
-        raise UserError(f"weights file {path} holds an unusable encoder config ({error})") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # any value may stand in it
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(f"weights file {path} holds an unusable encoder config ({reason})") from None
     pyramid = {key.removeprefix(PYRAMID): tensors.pop(key) for key in list(tensors) if key.startswith(PYRAMID)}
     return EncoderFile(source.config, tensors, pyramid, metadata.get("partial", ""))
 

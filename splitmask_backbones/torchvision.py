@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection import FasterRCNN, MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
@@ -145,9 +145,10 @@ def mask_rcnn(
     mask_head_width: int = 256,
     mask_head_convs: int = 4,
     mask_head_norm: str = "none",
+    masks: bool = True,
     resize: bool = True,
     **kwargs: Any,
-) -> MaskRCNN:
+) -> FasterRCNN:
     """Returns torchvision's Mask R-CNN on the encoder: RPN over strides 4 to 64, RoIAlign over 4 to 32.
 
     Called as torchvision's: a list of float images `(3, H, W)` in [0, 1] and, in training, a list of targets with
@@ -168,6 +169,7 @@ def mask_rcnn(
         mask_head_width: of its convolutions.
         mask_head_convs: their number.
         mask_head_norm: "none" or "LN" (ViTDet's).
+        masks: False for torchvision's Faster R-CNN, which has no mask head and needs no `masks` in its targets.
         resize: False if images have their final size: then detections stay in its pixels and masks are
             `(N, 1, 28, 28)` within their boxes.
         **kwargs: arguments of torchvision's `MaskRCNN` (`min_size`, `box_detections_per_img`, ...), or of
@@ -203,13 +205,17 @@ def mask_rcnn(
         "box_roi_pool": _roi_align(7),
         "box_head": head,
         "box_predictor": FastRCNNPredictor(box_head_width, num_classes),
-        "mask_roi_pool": _roi_align(14),
-        "mask_head": MaskRCNNHeads(
-            out_channels, (mask_head_width,) * mask_head_convs, 1, LayerNorm2d if mask_head_norm == "LN" else None
-        ),
-        "mask_predictor": MaskRCNNPredictor(mask_head_width, mask_head_width, num_classes),
     }
-    model = MaskRCNN(net, num_classes=None, **{**parts, **options})
+    if masks:
+        parts |= {
+            "mask_roi_pool": _roi_align(14),
+            "mask_head": MaskRCNNHeads(
+                out_channels, (mask_head_width,) * mask_head_convs, 1, LayerNorm2d if mask_head_norm == "LN" else None
+            ),
+            "mask_predictor": MaskRCNNPredictor(mask_head_width, mask_head_width, num_classes),
+        }
+    detector = MaskRCNN if masks else FasterRCNN
+    model = detector(net, num_classes=None, **{**parts, **options})
     if not resize:
         old = model.transform
         model.transform = KeepSize(
@@ -217,7 +223,8 @@ def mask_rcnn(
         )
     # Under autocast the heads may answer in bfloat16; boxes and losses need float32.
     for module in (model.rpn.head, model.roi_heads.box_predictor, model.roi_heads.mask_predictor):
-        module.register_forward_hook(_in_float32)
+        if module is not None:
+            module.register_forward_hook(_in_float32)
     return model
 
 

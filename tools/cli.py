@@ -45,7 +45,7 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see {self.prog} --help")
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        argv = list(sys.argv[1:] if args is None else args)
+        argv = [with_home(given) for given in (sys.argv[1:] if args is None else args)]
         for given in argv:  # before argparse complains about what is missing because of the misspelt name
             option = given.split("=")[0]
             looks_like_one = option.startswith("--") and option != "--" or re.match(r"-[A-Za-z]", option)
@@ -55,6 +55,14 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             raise UserError(f"'{unknown[0]}' is one argument too many; see {self.prog} --help")
         return parsed
+
+
+def with_home(given: str) -> str:
+    """Returns an argument with `~` and `~name` in front of a path as the folder that they stand for.
+
+    A shell does that only at the beginning of a word: not in --output=~/run, NAME=~/file or FILE.json+~/images.
+    """
+    return re.sub(r"(?<![^=+])~[\w.-]*(?=/|$)", lambda match: os.path.expanduser(match[0]), given)
 
 
 def _number(kind: type, fits: Callable[[Any], bool] = lambda value: True, rule: str = "") -> Callable[[str], Any]:
@@ -78,6 +86,17 @@ positive_int = _number(int, lambda value: value >= 1, "at least 1")
 non_negative_int = _number(int, lambda value: value >= 0, "at least 0")
 positive_float = _number(float, lambda value: 0 < value < float("inf"), "a positive number")
 fraction = _number(float, lambda value: 0 <= value <= 1, "between 0 and 1")
+
+
+def value_range(text: str) -> tuple[float, float]:
+    """Parses LOW,HIGH for argparse."""
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        low = high = 0.0
+    if not low < high < float("inf") or low == -float("inf"):
+        raise argparse.ArgumentTypeError(f"must be two increasing numbers with a comma between, got '{text}'")
+    return low, high
 
 
 def boolean(text: str) -> bool:

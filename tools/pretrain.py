@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _path  # noqa: F401
 import argparse
+import contextlib
 import dataclasses
 import logging
 import os
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
     from pretrain.training.run_folder import RunFolder
 
 ARTEFACT = "encoder.safetensors"
-KEPT = ("tokenizer_weights", *monitoring.OPTIONS)
+KEPT = ("tokenizer_weights", "include", "exclude", *monitoring.OPTIONS)
 """Options beside the recipe's that a resume keeps where they are omitted."""
-FREE = ("data", "workers", "save_every", "log_every", "max_bad_fraction", *KEPT)
+FREE = ("data", "cache", "workers", "save_every", "log_every", "max_bad_fraction", *KEPT)
 """Options that a resume may change."""
 
 logger = logging.getLogger("tools.pretrain")
@@ -42,12 +43,20 @@ class PretrainOptions(monitoring.MonitorOptions, RunOptions):
     Attributes:
         data: image folder, text list, COCO json, or ADE20K root.
         images: image folder of a COCO json.
+        include: globs of the images to take; None for all.
+        exclude: globs of images to leave out.
+        range: values of images with more than 8 bits that become 0 and 255; None for those of the data.
         tokenizer_weights: safetensors of DALL-E's encoder.
+        cache: where decoded images are kept: a folder, or one of cache.AUTO and cache.OFF.
     """
 
     data: str
     images: str | None
+    include: list[str] | None
+    exclude: list[str] | None
+    range: tuple[float, float] | None
     tokenizer_weights: str | None
+    cache: str
 
 
 def build_parser() -> cli.Parser:
@@ -68,7 +77,14 @@ def build_parser() -> cli.Parser:
         "--data", required=True, metavar="PATH", help="image folder, text list, COCO json, or ADE20K root"
     )
     parser.add_argument("--images", metavar="ROOT", help="image folder of a COCO json")
+    for name, what in (("include", "take only images"), ("exclude", "leave out images")):
+        text = f"{what} whose path or file name matches; may be repeated"
+        parser.add_argument(f"--{name}", action="append", metavar="GLOB", help=text)
+    text = "values that become 0 and 255 where images have more than 8 bits (default: percentiles of the data)"
+    parser.add_argument("--range", type=cli.value_range, metavar="LOW,HIGH", help=text)
     parser.add_argument("--tokenizer-weights", metavar="FILE", help="safetensors of DALL-E's encoder")
+    cache = "keep decoded images in DIR, or in the user's own cache folder (auto); the result is the same (default off)"
+    parser.add_argument("--cache", default="off", metavar="auto|off|DIR", help=cache)
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for everything the run writes")
     cli.add_run_options(parser)
     cli.add_bad_fraction(parser)
@@ -92,7 +108,7 @@ def main(argv: list[str]) -> int:
     from pretrain.training.signals import StopSignals
 
     rehearsal = Rehearsal() if options.rehearse else None
-    source, artefact = open_source(options.data, options.images), REHEARSAL_RECORD if rehearsal else ARTEFACT
+    artefact = REHEARSAL_RECORD if rehearsal else ARTEFACT
     with (
         StopSignals(),
         RunFolder.open(options.output, resume=options.resume, artefact=artefact, anew=options.rehearse) as folder,
@@ -107,6 +123,11 @@ def main(argv: list[str]) -> int:
         options = dataclasses.replace(options, **{name: before.get(name) for name in omitted})
         recipe.check_tokenizer_weights(options.tokenizer_weights)
         fabric = make_fabric(recipe.precision, options.device)
+        # Runs of earlier versions took label files and evaluation images for images.
+        automatic = folder.previous is None or before.get("labels_left_out", False)
+        include, exclude = options.include or [], options.exclude or []
+        source = open_source(options.data, options.images, include, exclude, automatic)
+        source = _with_range(source, options.range, folder.previous, fabric)
         if rehearsal:
             source = source.subset(rehearsal.a_few(source.names, "train", recipe.batch_size))
         images, data = _readable_images(source, folder, options, fabric)
@@ -141,28 +162,71 @@ def _recipe_of(name: str, named: Recipe, given: dict[str, Any], previous: dict[s
     return old.override(given)
 
 
+def _with_range(
+    source: ImageList, given: tuple[float, float] | None, previous: dict[str, Any] | None, fabric: Fabric
+) -> ImageList:
+    """Returns the images with the range of values that becomes 8 bits, and says so where there are more."""
+    from pretrain.data.deep_images import NUM_IMAGES, range_of_images
+
+    if previous is not None and given is None:
+        kept = previous["data"].get("value_range")
+        return source if kept is None else dataclasses.replace(source, value_range=tuple(kept))
+    value_range = given
+    if fabric.is_global_zero:
+        found = range_of_images(source, given)
+        if found is None and given is not None:
+            logger.warning("--range has no effect: no image that was looked at has more than 8 bits")
+        elif found is not None:
+            measured, levels, count = found
+            value_range = given or measured
+            logger.warning(
+                "%d of %d images looked at have more than 8 bits: values from %g to %g become 0 to 255 (%d levels are "
+                "left; --range LOW,HIGH decides otherwise)",
+                count, min(len(source), NUM_IMAGES), *value_range, levels,
+            )  # fmt: skip
+    return dataclasses.replace(source, value_range=fabric.broadcast(value_range))
+
+
 def _readable_images(
     source: ImageList, folder: RunFolder, options: PretrainOptions, fabric: Fabric
 ) -> tuple[ImageList, dict[str, Any]]:
     """Returns the images that decode to the end, and what identifies the data; a resume trusts an unchanged list."""
-    from pretrain.data.check import check_images, enforce_bad_limit
+    from pretrain.data.cache import OFF, attach
 
     data: dict[str, Any] = {"num_files": len(source), "fingerprint": source.fingerprint()}
+    data |= {} if source.value_range is None else {"value_range": list(source.value_range)}
     before = (folder.previous or {}).get("data", {})
-    if before:  # other data is told apart by write_config, before an image is read
-        bad = set(before["unreadable"])
-        data["unreadable"] = before["unreadable"]
-        return source.subset([name for name in source.names if name not in bad]), data
-    bad = set()
-    if fabric.is_global_zero:
+    bad = set(before.get("unreadable", []))
+    place = OFF if options.rehearse or folder.finished else options.cache
+    # Other data than the run's is told apart by write_config, before an image is read.
+    if fabric.is_global_zero and (not before or place != OFF and before["fingerprint"] == data["fingerprint"]):
         print(f"{source.describe()}: checking {len(source)} images")
-        found = check_images(source, workers=options.workers)
-        report = folder.path / "bad_images.txt"
-        enforce_bad_limit(len(source), found, options.max_bad_fraction, report, root=source.root)
-        bad = {image.name for image in found}
-    bad = fabric.broadcast(bad)
+        found, place = _check(source, place, options, folder.path / "bad_images.txt")
+        bad = bad or found
+    bad, place = fabric.broadcast((bad, place))
     data["unreadable"] = sorted(bad)
-    return source.subset([name for name in source.names if name not in bad]), data
+    images = source if place == OFF else attach(source, place)
+    return images.subset([name for name in source.names if name not in bad]), data
+
+
+def _check(source: ImageList, place: str, options: PretrainOptions, report: Path) -> tuple[set[str], str]:
+    """Returns the images that cannot be read, and where the others are cached: there is not always room."""
+    from pretrain.data.cache import AUTO, OFF, filling
+    from pretrain.data.check import check_images, enforce_bad_limit
+
+    with contextlib.ExitStack() as stack:
+        images = source
+        try:
+            if place != OFF:
+                images = stack.enter_context(filling(source, place, options.workers))
+        except UserError as error:
+            if place != AUTO:
+                raise
+            logger.warning("%s", error)
+            place = OFF
+        found = check_images(images, workers=options.workers)
+    enforce_bad_limit(len(source), found, options.max_bad_fraction, report, root=source.root)
+    return {image.name for image in found}, place
 
 
 def _config(
@@ -184,6 +248,7 @@ def _config(
         **({"--holdout": options.holdout} if options.holdout else {}),
         "free": {
             **{key: getattr(options, key) for key in FREE},
+            "labels_left_out": True,
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
             "processes": fabric.world_size,
@@ -231,6 +296,9 @@ def _train(
         f"{len(images)} images, {total_steps} steps of {recipe.batch_size} "
         f"({total_steps / per_epoch:.1f} epochs), peak lr {recipe.peak_lr:.3g}, {recipe.model}, {fabric.device}"
     )
+    cached = method if recipe.accumulate > 1 and recipe.grad_cache and method.couples else None
+    if cached is not None:
+        print(f"{recipe.accumulate} micro-batches a step, matched among all of them: one forward pass more for each")
     optimizer = torch.optim.AdamW(
         param_groups(method, recipe.peak_lr, recipe.weight_decay), betas=(0.9, recipe.beta2), fused=False
     )
@@ -262,6 +330,7 @@ def _train(
         after_step=after_step,
         weight_decay_at=None if end is None else lambda step: cosine(step, total_steps, recipe.weight_decay, end),
         monitor=make_monitor and make_monitor(method, recipe),
+        cached=cached,
     )
     if rehearsal:
         if fabric.is_global_zero:

@@ -55,7 +55,7 @@ def build_parser() -> cli.Parser:
     tflops = "what one GPU reaches, as tools/benchmark.py measures it"
     rehearse = "make every step of the plan with a few optimizer steps: seconds, memory, what is missing, no result"
     table.add_argument("--rehearse", action="store_true", help=rehearse)
-    batch = "images of a step in a rehearsal (default: the recipe's, accumulated until it fits; without a GPU 2)"
+    batch = "images of a step in a rehearsal (default: the recipe's, accumulated until it fits; without a GPU 1 or 2)"
     table.add_argument("--rehearse-batch", type=cli.positive_int, metavar="N", help=batch)
     table.add_argument("--tflops", type=cli.positive_float, metavar="F", help=tflops)
     for tool in TOOLS:
@@ -119,10 +119,13 @@ def _table(args: Any, extra: dict[str, list[str]], name: str, row: str) -> int:
     output, workers = Path(args.output or "runs/reproduce"), 2 if args.workers is None else args.workers
     places, files = Places(args.data, needed_sets(rows)), parse_files(args.weights)
     planner = Planner(output, places, files, args.seeds or 1, args.precision or "bf16", workers, extra)
-    gpus, batch = args.gpus or 1, args.rehearse_batch
-    if args.rehearse and batch is None and not _has_gpu():
-        batch = 2 * gpus
-    return make_table(table, rows, planner, args.jobs or 1, gpus, args.tflops, args.dry_run, args.rehearse, batch)
+    gpus, batches = args.gpus or 1, {}
+    if args.rehearse_batch is not None:
+        batches = dict.fromkeys(TOOLS, args.rehearse_batch)
+    elif args.rehearse and not _has_gpu():
+        # Matching and batch norm need two images; a detector's are large.
+        batches = {tool: gpus if tool == "train_det" else 2 * gpus for tool in TOOLS}
+    return make_table(table, rows, planner, args.jobs or 1, gpus, args.tflops, args.dry_run, args.rehearse, batches)
 
 
 def _has_gpu() -> bool:

@@ -44,7 +44,7 @@ def lazy_config(recipe: DetRecipe) -> tuple[Any, Any, Any, Any, Any]:
 def lazy_model(
     recipe: DetRecipe, num_classes: int = 80, weights: str | None = None, encoder_config: dict[str, Any] | None = None
 ) -> DictConfig:
-    """Returns the detector: Mask R-CNN or Cascade Mask R-CNN on the encoder and its pyramid.
+    """Returns the detector on the encoder and its pyramid: (Cascade) Mask R-CNN, without masks Faster or Cascade R-CNN.
 
     Args:
         recipe: all values.
@@ -96,6 +96,8 @@ def lazy_model(
         "positive_fraction": recipe.roi_positive_fraction,
         "box_in_features": levels,
         "box_pooler": pooler(7),
+    }
+    mask_head = {
         "mask_in_features": levels,
         "mask_pooler": pooler(14),
         "mask_head": L(roi_heads.MaskRCNNConvUpsampleHead)(
@@ -105,6 +107,8 @@ def lazy_model(
             conv_norm="" if recipe.mask_head_norm == "none" else recipe.mask_head_norm,
         ),
     }
+    if recipe.masks:
+        heads |= mask_head
     if recipe.cascade:
         stages = ((10, 0.5), (20, 0.6), (30, 0.7))  # detectron2's and ViTDet's
         head = L(roi_heads.CascadeROIHeads)(
@@ -200,8 +204,9 @@ def lazy_data(recipe: DetRecipe) -> DictConfig:
             is_train=True,
             augmentations=[flip, *train],
             image_format="RGB",
-            use_instance_mask=True,
-            recompute_boxes=recipe.augment == "lsj" or recipe.crop > 0,  # a box that is cut is drawn anew
+            use_instance_mask=recipe.masks,
+            # A box that a crop cuts is drawn anew.
+            recompute_boxes=recipe.masks and (recipe.augment == "lsj" or recipe.crop > 0),
         ),
         total_batch_size=recipe.batch_size,
         num_workers=4,

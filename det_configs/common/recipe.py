@@ -31,6 +31,7 @@ class DetRecipe(CheckedRecipe):
     pyramid_norm: str = value("LN", "norm of the pyramid", choices=("LN", "BN", "SyncBN", "none"))
     anchor_sizes: tuple[int, ...] = value((32, 64, 128, 256, 512), "pixels, one per level (strides 4 to 64)", low=1)
     aspect_ratios: tuple[float, ...] = value((0.5, 1.0, 2.0), "height over width of the anchors", low=ABOVE_ZERO)
+    masks: bool = value(True, "false: boxes alone, Faster R-CNN without a mask head; objects need no polygons")
     cascade: bool = value(False, "Cascade R-CNN's three box heads; needs the detectron2 engine")
     rpn_convs: int = value(1, "convolutions of the RPN; ViTDet has 2", low=1)
     box_head: str = value("2fc", "4conv1fc is ViTDet's", choices=("2fc", "4conv1fc"))

@@ -1,20 +1,15 @@
 """Images before a run starts: every file of a list is decoded once, and too many unreadable ones stop the run."""
 
-import contextlib
 import logging
-import multiprocessing
 import os
-import threading
-import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pretrain.data.decode import UnreadableImage
+from pretrain.data.pool import results_of
 from pretrain.data.sources import ImageList, printable
 from pretrain.training.progress import tracked
-from pretrain.training.signals import ignore_in_worker
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import write_atomically
 
@@ -40,65 +35,23 @@ def check_images(images: ImageList, workers: int = 0) -> list[BadImage]:
         workers: processes that decode; 0 and 1 decode in this one. The result is the same. Shows progress with the
             time left.
     """
-    bad = []
-    with contextlib.ExitStack() as stack:
-        reasons = _reasons(images, workers, stack)
-        for name, reason in zip(images.names, tracked(reasons, len(images), "checking images"), strict=True):
-            if reason is not None:
-                bad.append(BadImage(name, reason))
-    return bad
+    with results_of(_Reason(images), len(images), workers) as reasons:
+        found = zip(images.names, tracked(reasons, len(images), "checking images"), strict=True)
+        return [BadImage(name, reason) for name, reason in found if reason is not None]
 
 
-_CHUNK = 32
-_TRY_SECONDS = 0.5  # this process measures for that long the time per image
-_POOL_PAYS_SECONDS = 6.0  # starting processes takes seconds: they import what the main script imports
+@dataclass(frozen=True)
+class _Reason:
+    """Returns why an image cannot be read, None if it can."""
 
+    images: ImageList
 
-def _reasons(images: ImageList, workers: int, stack: contextlib.ExitStack) -> Iterator[str | None]:
-    start = time.monotonic()
-    done = 0
-    for index in range(len(images)):
-        elapsed = time.monotonic() - start
-        if workers > 1 and done and elapsed > _TRY_SECONDS:
-            remaining = elapsed / done * (len(images) - done)
-            if remaining > _POOL_PAYS_SECONDS:
-                break
-        yield _reason(index, images)
-        done += 1
-    if done < len(images):
-        # Spawned, not forked: the caller may hold torch's or faiss' threads, and a forked lock that nobody releases.
-        context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(images,))
-        stack.callback(pool.shutdown, wait=True, cancel_futures=True)
-        yield from pool.map(_reason, range(done, len(images)), chunksize=_CHUNK)
-
-
-_of_worker: ImageList | None = None  # sent once to each worker, not with each image
-
-
-def _reason(index: int, images: ImageList | None = None) -> str | None:
-    images = images or _of_worker
-    assert images is not None
-    try:
-        images.decode(index)
-    except UnreadableImage as error:
-        return str(error)
-    return None
-
-
-def _start_worker(images: ImageList) -> None:
-    """Leaves signals to the parent, and ends with the parent even when that is killed."""
-    global _of_worker
-    _of_worker = images
-    ignore_in_worker()
-    parent = multiprocessing.parent_process()
-
-    def follow() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
+    def __call__(self, index: int) -> str | None:
+        try:
+            self.images.check(index)
+        except UnreadableImage as error:
+            return str(error)
+        return None
 
 
 def enforce_bad_limit(

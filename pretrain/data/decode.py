@@ -12,6 +12,8 @@ from typing import IO
 import numpy as np
 from PIL import Image
 
+from pretrain.data.value_range import ValueRange, is_deep, measured, to_8_bits
+
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF")
 """What is read, by content: the suffix of a file plays no part. Of an animation the first frame is taken."""
 
@@ -37,22 +39,44 @@ class UnreadableImage(ValueError):
     """An image file that cannot be used; the message is the reason, one line without the path."""
 
 
-def read_image(path: str | os.PathLike[str]) -> Image.Image:
+def read_image(path: str | os.PathLike[str], value_range: ValueRange | None = None) -> Image.Image:
     """Returns the image in ``path``, decoded to the end, as a PIL image of mode RGB, turned upright as its EXIF says.
 
-    How other pixels become 8-bit RGB: 16-bit grayscale ``v / 257`` (not clipped); CMYK, YCCK, LAB and YCbCr by PIL;
-    colours behind transparency (alpha, or a transparent palette entry) are laid on white, as viewers show them; 32-bit
-    integers within 0..65535 count as 16-bit grayscale, floats within 0..1 are multiplied by 255, floats within 0..255
-    are rounded; other ranges are stretched from their minimum and maximum. Embedded colour profiles are ignored, as
+    How other pixels become 8-bit RGB: one channel of more than 8 bits by `value_range`, as `value_range.to_8_bits` says
+    (without one, by that of this image alone); CMYK, YCCK, LAB and YCbCr by PIL; colours behind transparency (alpha, or
+    a transparent palette entry) are laid on white, as viewers show them. Embedded colour profiles are ignored, as
     everywhere in this field.
 
     Raises:
         UnreadableImage: not a regular file, not one of FORMATS, truncated or damaged, or more pixels than PIL's
             decompression-bomb limit (``PIL.Image.MAX_IMAGE_PIXELS``, about 89 million).
     """
+    with _reasons(), _open_regular(path) as file:
+        image, transpose = _load(file)
+        rgb = _to_rgb(image, value_range)
+        return rgb if transpose is None else rgb.transpose(transpose)
+
+
+def read_deep(path: str | os.PathLike[str]) -> np.ndarray | None:
+    """Returns the measured values `(N,)` of an image with one channel of more than 8 bits, None of others.
+
+    Raises:
+        UnreadableImage: as `read_image`.
+    """
+    with _reasons(), _open_regular(path) as file:
+        if not is_deep(Image.open(file, formats=FORMATS)):
+            return None
+        file.seek(0)
+        image, _ = _load(file)
+        values = np.asarray(image)
+        return values[measured(values, image)]
+
+
+@contextlib.contextmanager
+def _reasons() -> Iterator[None]:
+    """Turns whatever reading a file raises into UnreadableImage with a reason."""
     try:
-        with _open_regular(path) as file:
-            return _decode(file)
+        yield
     except (UnreadableImage, MemoryError):
         raise
     except Image.DecompressionBombError:
@@ -93,7 +117,8 @@ def _open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
         raise
 
 
-def _decode(file: IO[bytes]) -> Image.Image:
+def _load(file: IO[bytes]) -> tuple[Image.Image, Image.Transpose | None]:
+    """Returns the decoded image, and how it is turned upright."""
     image: Image.Image = Image.open(file, formats=FORMATS)
     if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
         raise UnreadableImage(f"{image.width} x {image.height} pixels: {_too_large()}")
@@ -107,13 +132,13 @@ def _decode(file: IO[bytes]) -> Image.Image:
         transpose = _TRANSPOSE.get(image.getexif().get(_ORIENTATION_TAG, 1))
     except Exception:  # damaged EXIF data: the pixels are good all the same
         transpose = None
-    rgb = _to_rgb(image)
-    return rgb if transpose is None else rgb.transpose(transpose)
+    return image, transpose
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F" or image.mode.startswith("I"):
-        return Image.fromarray(_gray_to_uint8(np.asarray(image))).convert("RGB")
+def _to_rgb(image: Image.Image, value_range: ValueRange | None) -> Image.Image:
+    if is_deep(image):
+        values = np.asarray(image)
+        return Image.fromarray(to_8_bits(values, measured(values, image), value_range)).convert("RGB")
     if image.mode in ("RGBa", "La"):  # premultiplied
         image = image.convert("RGBA" if image.mode == "RGBa" else "LA")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
@@ -122,18 +147,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return Image.alpha_composite(white, layer).convert("RGB")
     # A copy even when it is RGB already: the result must not hold the file or its metadata.
     return image.convert("RGB") if image.mode != "RGB" else Image.frombytes("RGB", image.size, image.tobytes())
-
-
-def _gray_to_uint8(values: np.ndarray) -> np.ndarray:
-    """Returns uint8 (H, W) for integers or floats of any range; the rule stands in ``read_image``."""
-    gray = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
-    low, high = float(gray.min()), float(gray.max())
-    if values.dtype.kind == "f":
-        if low >= 0 and high <= 255:
-            low, high = 0.0, 1.0 if high <= 1 else 255.0
-    elif low >= 0 and high <= 65535:
-        low, high = 0.0, 65535.0
-    return np.rint((gray - low) * (255.0 / max(high - low, np.finfo(np.float64).tiny))).astype(np.uint8)
 
 
 def _jpeg_ends_in_zeros(file: IO[bytes]) -> bool:

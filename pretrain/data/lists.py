@@ -5,7 +5,7 @@ import os
 import posixpath
 from pathlib import Path
 
-from splitmask_backbones.errors import UserError
+from splitmask_backbones.errors import UserError, nearest
 
 
 def coco_names(path: Path, root: Path) -> tuple[list[str], tuple[str, ...]]:
@@ -51,28 +51,46 @@ def _load(path: Path) -> object:
         raise UserError(f"--data {path} is not valid JSON in UTF-8 ({error}): repair or download it again") from error
 
 
+def read_lines(path: Path, option: str = "") -> list[tuple[int, str]]:
+    """Returns number (from 1) and text of the lines of a file that are neither blank nor comments (`#`).
+
+    A byte-order mark, Windows line ends and spaces within a line do no harm. Bytes that are not UTF-8 are names of an
+    older system: kept as they are.
+
+    Args:
+        option: that names the file, in front of what is said.
+
+    Raises:
+        UserError: no such file, not a text, or nothing in it.
+    """
+    what = f"{option} {path}".strip() if option else f"list {path}"
+    if not path.is_file():
+        near = [other.name for other in path.parent.glob("*.txt")] if path.parent.is_dir() else []
+        raise UserError(f"{what} does not exist: {nearest(path.name, near) if near else 'check the path'}")
+    raw = path.read_bytes()
+    if b"\0" in raw:
+        raise UserError(f"{what} is neither an image folder nor a UTF-8 text list: it needs one image a line")
+    text = raw.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
+    lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1)]
+    lines = [(number, line) for number, line in lines if line and not line.startswith("#")]
+    if not lines:
+        raise UserError(f"{what} names no image (it is empty): write one a line")
+    return lines
+
+
 def read_text_list(path: Path) -> tuple[Path, list[str], tuple[str, ...]]:
     """Returns the folder, the sorted names relative to it, each once, and notes.
 
-    A line is a path, relative to the list's folder or absolute; blank lines and lines that start with ``#`` are
-    skipped; a byte-order mark and Windows line ends do no harm. The folder is the list's own if all images lie below
+    A line is a path, relative to the list's folder or absolute. The folder is the list's own if all images lie below
     it, else the deepest one that holds them all, so that names stay the same when list and images move together.
 
     Raises:
         UserError: not a text, no path in it, or a line that names no existing file (with the line's number).
     """
-    raw = path.read_bytes()
-    if b"\0" in raw:
-        raise UserError(f"--data {path} is neither an image folder nor a UTF-8 text list: give one path per line")
-    # Bytes that are not UTF-8 are file names of an older system: kept as they are.
-    text = raw.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
     base = os.path.abspath(path.parent)
     files: list[str] = []
     missing: list[tuple[int, str]] = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        name = line.strip()
-        if not name or name.startswith("#"):
-            continue
+    for number, name in read_lines(path, "--data"):
         file = os.path.abspath(os.path.join(base, os.path.expanduser(name)))
         if os.path.isdir(file):
             raise UserError(
@@ -81,8 +99,6 @@ def read_text_list(path: Path) -> tuple[Path, list[str], tuple[str, ...]]:
         if not os.path.lexists(file):
             missing.append((number, name))
         files.append(file)
-    if not files:
-        raise UserError(f"--data {path} names no image: write one path per line, relative to {base} or absolute")
     if missing:
         number, name = missing[0]
         more = f" (and {len(missing) - 1} more lines)" if len(missing) > 1 else ""

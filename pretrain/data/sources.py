@@ -10,14 +10,16 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
 
 from pretrain.data.decode import UnreadableImage, read_image, read_size
 from pretrain.data.lists import coco_names, read_text_list
+from pretrain.data.selection import select
+from pretrain.data.value_range import ValueRange
 from splitmask_backbones.errors import UserError, nearest
 
 SUFFIXES = (".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -37,12 +39,14 @@ class ImageList:
             lies.
         kind: what the source was recognised as, in words.
         notes: what was skipped, in words.
+        value_range: how more than 8 bits become 8; None for the range of each image by itself.
     """
 
     root: Path
     names: list[str]
     kind: str = "image list"
     notes: tuple[str, ...] = ()
+    value_range: ValueRange | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -57,7 +61,15 @@ class ImageList:
         Raises:
             UnreadableImage: with the reason, without the path.
         """
-        return read_image(self.path(self.names[index]))
+        return read_image(self.path(self.names[index]), self.value_range)
+
+    def check(self, index: int) -> None:
+        """Decodes image ``index`` to its end.
+
+        Raises:
+            UnreadableImage: as `decode`.
+        """
+        self.decode(index)
 
     def size(self, index: int) -> tuple[int, int]:
         """Returns `(H, W)` of a readable image, without decoding it."""
@@ -103,22 +115,38 @@ class ImageList:
         unknown = wanted.difference(self.names)
         if unknown:
             raise ValueError(f"{min(unknown)!r} is not one of the {len(self)} images in {self.root}")
-        return ImageList(self.root, [name for name in self.names if name in wanted], self.kind, self.notes)
+        return replace(self, names=[name for name in self.names if name in wanted])
 
 
-def open_source(data: str | os.PathLike[str], images: str | os.PathLike[str] | None = None) -> ImageList:
+def open_source(
+    data: str | os.PathLike[str],
+    images: str | os.PathLike[str] | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    automatic: bool = True,
+) -> ImageList:
     """Returns the images that ``data`` stands for.
 
     Args:
-        data: a folder (searched recursively), the root of a COCO, ADE20K or train/val data set (its training images
-            only), a text list (one path per line, relative to the list's folder or absolute; blank lines and ``#``
-            comments are skipped), or a COCO json (``images[].file_name``; files that are missing stay in the list and
-            count as unreadable later).
+        data: a folder (searched recursively; label files and evaluation images are left out, see `selection.select`),
+            the root of a COCO, ADE20K or train/val data set (its training images only), a text list (one path per line,
+            relative to the list's folder or absolute; blank lines and ``#`` comments are skipped), or a COCO json
+            (``images[].file_name``; files that are missing stay in the list and count as unreadable later).
         images: the folder of a COCO json's images.
+        include: globs of paths or file names: all others are left out.
+        exclude: globs of what is left out.
+        automatic: whether label files and evaluation images of a folder are left out.
 
     Raises:
         UserError: nothing at ``data``, no image in it, or a file of a kind that is not one of these.
     """
+    found, is_folder = _open(data, images)
+    names, notes = select(found.root, found.names, include, exclude, automatic and is_folder)
+    return replace(found, names=names, notes=(*found.notes, *notes))
+
+
+def _open(data: str | os.PathLike[str], images: str | os.PathLike[str] | None) -> tuple[ImageList, bool]:
+    """Returns all images, and whether a folder was searched for them."""
     text = os.fspath(data)
     if not text:
         raise UserError("--data is empty: give an image folder, a text list, a COCO json or an ADE20K root")
@@ -126,7 +154,7 @@ def open_source(data: str | os.PathLike[str], images: str | os.PathLike[str] | N
     if path.is_dir():
         if images is not None:
             raise UserError(f"--images is for a COCO json only, but --data {text} is a folder: omit --images")
-        return _open_folder(path)
+        return _open_folder(path), True
     if not path.is_file():
         raise UserError(
             f"--data {text} is neither a folder nor a regular file: give an image folder, a list or a COCO json"
@@ -140,13 +168,13 @@ def open_source(data: str | os.PathLike[str], images: str | os.PathLike[str] | N
         if not root.is_dir():
             raise UserError(f"--images {images} is not a folder: give the folder of the images that {text} names")
         names, notes = coco_names(path, root)
-        return ImageList(root, names, f"COCO json {path.name}", notes)
+        return ImageList(root, names, f"COCO json {path.name}", notes), False
     if images is not None:
         raise UserError(f"--images is for a COCO json only, but --data {text} is not one: omit --images")
     if path.suffix.lower() in SUFFIXES:
         raise UserError(f"--data {text} is a single image: give its folder, {path.parent}, or a text list")
     root, names, notes = read_text_list(path)
-    return ImageList(root, names, f"text list {path.name}", notes)
+    return ImageList(root, names, f"text list {path.name}", notes), False
 
 
 def _existing(text: str, option: str) -> Path:

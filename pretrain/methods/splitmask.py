@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.data.pixel_norm import PixelNorm
-from pretrain.methods.base import Method
+from pretrain.methods.base import Coupled, Method
 from pretrain.methods.branch_colors import colors, jitter_colors
 from pretrain.methods.losses import TokenHead, info_nce, token_accuracy
 from pretrain.methods.swaps import fixed_cycle, swap_contents
@@ -102,6 +102,7 @@ class SplitMask(Method):
         )
         self.inpaint_weight, self.match_weight, self.temperature = inpaint_weight, match_weight, temperature
         self.branch_jitter = branch_jitter if match_weight else 0.0
+        self.couples = match_weight > 0
         self.tokenizer: ImageTokenizer | None = None
         self.head: TokenHead | None = None
         if inpaint_weight:
@@ -158,18 +159,39 @@ class SplitMask(Method):
             }
         return seen
 
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Returns `loss`, and of `loss_inpaint`, `loss_match`, `token_accuracy` those that are switched on.
-
-        Args:
-            batch: `image` uint8 `(B, 3, H, W)`; `ids_a`, `ids_b` int64 `(B, K)`, disjoint row-major patch indices.
-        """
+    def _decoded(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns the normalised image; of both branches, A first, the indices `(2B, K)` and outputs `(2B, N, C)`."""
         image = self.normalize(batch["image"])
         ids = torch.cat([batch["ids_a"], batch["ids_b"]])
         branches = torch.cat([image, image])  # A first
         if self.training and self.branch_jitter:
             branches = jitter_colors(branches, self.branch_jitter)
-        decoded = self.decode(branches, ids)  # (2B, N, C)
+        return image, ids, self.decode(branches, ids)
+
+    def describe(self, batch: dict[str, Tensor]) -> Tensor:
+        """Returns the descriptors `(2B, C)` of both branches, A first."""
+        return self._decoded(batch)[2].mean(dim=1).float()
+
+    def couple(self, described: list[Tensor]) -> list[Coupled]:
+        """Returns loss and gradients of matching among all images of the step, over all processes."""
+        leaves = [descriptors.detach().requires_grad_() for descriptors in described]
+        with torch.enable_grad():
+            a, b = (torch.cat(part) for part in zip(*(leaf.chunk(2) for leaf in leaves), strict=True))
+            loss = info_nce(a, b, self.temperature)
+            loss.backward()
+        # Each micro-batch's loss counts as one of their mean.
+        gradients = (len(leaves) * leaf.grad for leaf in leaves if leaf.grad is not None)
+        return [Coupled(loss.detach(), gradient) for gradient in gradients]
+
+    def forward(self, batch: dict[str, Tensor], coupled: Coupled | None = None) -> dict[str, Tensor]:
+        """Returns `loss`, and of `loss_inpaint`, `loss_match`, `token_accuracy` those that are switched on.
+
+        Args:
+            batch: `image` uint8 `(B, 3, H, W)`; `ids_a`, `ids_b` int64 `(B, K)`, disjoint row-major patch indices.
+            coupled: of `couple`; `loss_match` then is that of all images of the step, and its gradient by the
+                descriptors of this batch is given. Without, the batch is all there is (over all processes).
+        """
+        image, ids, decoded = self._decoded(batch)
         metrics: dict[str, Tensor] = {}
         loss = torch.zeros((), device=image.device)
         if found := self._inpaint(image, ids, decoded):
@@ -177,7 +199,13 @@ class SplitMask(Method):
             metrics["token_accuracy"] = token_accuracy(found["predictions"], found["targets"])
             loss = loss + self.inpaint_weight * metrics["loss_inpaint"]
         if self.match_weight:
-            descriptor_a, descriptor_b = decoded.mean(dim=1).chunk(2)
-            metrics["loss_match"] = info_nce(descriptor_a, descriptor_b, self.temperature)
+            descriptors = decoded.mean(dim=1)
+            if coupled is None:
+                descriptor_a, descriptor_b = descriptors.chunk(2)
+                metrics["loss_match"] = info_nce(descriptor_a, descriptor_b, self.temperature)
+            else:
+                with torch.autocast(image.device.type, enabled=False):
+                    towards = (descriptors.float() * coupled.gradient).sum()
+                    metrics["loss_match"] = coupled.value + towards - towards.detach()
             loss = loss + self.match_weight * metrics["loss_match"]
         return {"loss": loss, **metrics}

@@ -84,8 +84,41 @@ class Tokenizer(nn.Module):
         """Returns int64 `(...)` in `[0, V)` for patches `(..., D)` of ImageNet-normalised pixels; in chunks."""
         flat = normalize_patches(patches, self.patch_norm).flatten(0, -2)
         with torch.autocast(flat.device.type, enabled=False):  # ties and near-ties must not depend on the precision
-            token_ids = [(rows.float() @ self.words.T).argmax(dim=1) for rows in flat.split(4096)]
+            token_ids = [nearest(rows.float(), self.words) for rows in flat.split(4096)]
         return torch.cat(token_ids).reshape(patches.shape[:-1])
+
+
+def nearest(rows: Tensor, words: Tensor) -> Tensor:
+    """Returns `argmax_i x . e_i` for float32 rows `(R, D)` and unit vectors `(V, D)`: int64 `(R,)`.
+
+    On a GPU the product is made in TF32 (in float32 it takes 40 of the 179 ms of a ViT-S step at batch 512), and the
+    best two are compared in float32. By TF32 alone 0.04 % of the token ids of COCO crops would be others.
+    """
+    if not rows.is_cuda:
+        return (rows @ words.T).argmax(dim=1)
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        scores = rows @ words.T
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+    return better_of_two(scores, rows, words)
+
+
+def better_of_two(scores: Tensor, rows: Tensor, words: Tensor) -> Tensor:
+    """Returns the index of the larger dot product, in float32, of the two largest of rounded scores: int64 `(R,)`.
+
+    Args:
+        scores: about `rows @ words.T`, `(R, V)`; changed in place.
+        rows: float32 `(R, D)`.
+        words: float32 `(V, D)`.
+    """
+    first = scores.argmax(dim=1, keepdim=True)
+    second = scores.scatter_(1, first, -torch.inf).argmax(dim=1, keepdim=True)
+    # The lower index first: of equals the first counts, as in argmax.
+    both = torch.cat([first, second], dim=1).sort(dim=1).values
+    exact = (rows[:, None] * words[both]).sum(dim=2)
+    return both.gather(1, exact.argmax(dim=1, keepdim=True)).squeeze(1)
 
 
 def random_projection(vocab_size: int, patch_dim: int, seed: int) -> Tensor:

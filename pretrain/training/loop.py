@@ -20,7 +20,7 @@ from pretrain.training.progress import Clock, ProgressLine, shown
 from pretrain.training.rehearsal import STEPS
 from pretrain.training.run_folder import CHECKPOINTS, RunFolder
 from pretrain.training.signals import StopSignals
-from pretrain.training.step import step_seed, train_step
+from pretrain.training.step import Coupling, step_seed, train_step
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -141,6 +141,7 @@ def fit(
     after_step: Callable[[int], None] | None = None,
     weight_decay_at: Callable[[int], float] | None = None,
     monitor: Callable[[], dict[str, float | None]] | None = None,
+    cached: Coupling | None = None,
 ) -> None:
     """Trains `method` in place from the folder's newest checkpoint, or from the start, to `loop.end`.
 
@@ -166,6 +167,7 @@ def fit(
         weight_decay_at: weight decay for a step (0-based) of the groups that have one.
         monitor: returns what goes into monitor.jsonl after steps `loop.monitor_every` apart and after the last;
             called in the main process alone, before the state is saved: a resume finds each line it needs.
+        cached: as of `train_step`.
 
     Raises:
         ValueError: the loss or gradient is not finite (the step is not made, earlier checkpoints stay).
@@ -245,6 +247,7 @@ def fit(
                 clip_grad=loop.clip_grad,
                 clip_per_parameter=loop.clip_per_parameter,
                 approve=approve,
+                cached=cached,
             )
             done = step + 1
             if average is not None:

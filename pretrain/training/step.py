@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,16 @@ if TYPE_CHECKING:
 def step_seed(seed: int, step: int, rank: int) -> int:
     """Returns the torch seed of one step: with it, no random state needs to be stored for an exact resume."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()[:7], "big")
+
+
+class Coupling(Protocol):
+    """What gradient caching asks of a method, see `pretrain.methods.base.Method`."""
+
+    def describe(self, batch: Any) -> Tensor:
+        """Returns what the loss compares across the images of a step."""
+
+    def couple(self, described: list[Tensor]) -> list[Any]:
+        """Returns what `model` is called with beside each micro-batch."""
 
 
 def clip_gradients(parameters: list[nn.Parameter], max_norm: float, per_parameter: bool = False) -> Tensor:
@@ -44,6 +54,7 @@ def train_step(
     clip_grad: float | None = None,
     clip_per_parameter: bool = False,
     approve: Callable[[Tensor, Tensor], None] | None = None,
+    cached: Coupling | None = None,
 ) -> dict[str, Tensor]:
     """Makes one optimizer step; returns the mean of the model's named values and `grad_norm`: 0-dim, float32.
 
@@ -58,12 +69,19 @@ def train_step(
         clip_grad: largest gradient norm, or None.
         clip_per_parameter: whether that is the norm of each parameter's gradient; `grad_norm` is that of all.
         approve: called with loss and gradient norm before the weights move; what it raises leaves them as they were.
+        cached: `model` as it was before Fabric wrapped it, whose loss compares the images of the step: gradients are
+            those of one batch (gradient caching), at the price of one more forward pass.
     """
     values: dict[str, Tensor] = {}
-    for micro in range(accumulate):
-        batch = next(batches)
+    parts: Iterator[tuple[Any, ...]] = ((next(batches),) for _ in range(accumulate))
+    seed = torch.initial_seed()
+    if cached is not None:
+        parts = iter(_coupled(fabric, cached, [next(batches) for _ in range(accumulate)], seed))
+    for micro, part in enumerate(parts):
+        if cached is not None:
+            torch.manual_seed(seed + micro)
         with fabric.no_backward_sync(model, enabled=micro < accumulate - 1):  # type: ignore[arg-type]
-            found = model(batch)
+            found = model(*part)
             fabric.backward(found["loss"] / accumulate)
         for name, value in found.items():
             values[name] = values.get(name, 0.0) + value.detach().float() / accumulate
@@ -74,3 +92,18 @@ def train_step(
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return values
+
+
+@torch.no_grad()
+def _coupled(fabric: Fabric, method: Coupling, batches: list[Any], seed: int) -> list[tuple[Any, Any]]:
+    """Returns the micro-batches, each with what it has to know of the others (Gao et al. 2021, GradCache, Sec. 3.2).
+
+    Descriptors of all of them first, without a graph; the loss that compares them, and its gradients by them. What is
+    random in a forward pass is drawn from `seed` + its number, and so again where the gradients are made.
+    """
+    described = []
+    with fabric.autocast():
+        for number, batch in enumerate(batches):
+            torch.manual_seed(seed + number)
+            described.append(method.describe(batch))
+    return list(zip(batches, method.couple(described), strict=True))

@@ -1,6 +1,8 @@
 """Any plain ViT in, any framework out; nothing is written before both models gave the same output."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from torch import Tensor
 from splitmask_backbones.checkpoints import save_encoder
 from splitmask_backbones.convert.export import Export, export
 from splitmask_backbones.convert.families import Source, read_source
+from splitmask_backbones.convert.hf_models import processor_for
 from splitmask_backbones.convert.names import TARGETS
 from splitmask_backbones.convert.read import read_weights
 from splitmask_backbones.convert.references import TOKENS, Forward, reference_of
@@ -85,14 +88,28 @@ def convert(
     tolerance = RELATIVE_TOLERANCE * max(1.0, _output(encoder, TOKENS, images).abs().max().item())
     differences: dict[str, float | None] = {"source": None, "target": None}
     if read.report.complete:
-        forward, kind = reference_of(read)
-        differences["source"] = _prove(f"{read.family}'s own model", forward, kind, encoder, images, tolerance)
-    made = export(encoder, to, read.pyramid)
-    differences["target"] = _prove(f"{to}'s own model", made.forward, made.kind, made.encoder, images, tolerance)
+        with _said_of(f"{read.path}: {read.family}'s own model does not take it"):
+            forward, kind = reference_of(read)
+            differences["source"] = _prove(f"{read.family}'s own model", forward, kind, encoder, images, tolerance)
+    with _said_of(f"{read.path}: {to}'s own model does not take it"):
+        made = export(encoder, to, read.pyramid)
+        differences["target"] = _prove(f"{to}'s own model", made.forward, made.kind, made.encoder, images, tolerance)
     read.report.dropped |= made.dropped
     read.report.loaded = [key for key in read.report.loaded if key not in made.dropped]
     _write(destination, to, made, read)
     return Conversion(read.family, to, encoder, read.report, differences, tolerance)
+
+
+@contextmanager
+def _said_of(what: str) -> Iterator[None]:
+    """Turns what other libraries raise at a model that is none into one sentence of ours."""
+    try:
+        yield
+    except (UserError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{what} ({type(error).__name__}: {reason}): check --from, --model and --set") from error
 
 
 def _check_destination(destination: Path, to: str, overwrite: bool) -> None:
@@ -111,7 +128,8 @@ def _check_destination(destination: Path, to: str, overwrite: bool) -> None:
 
 def _build(read: Source, allow_partial: bool) -> VisionTransformer:
     """Returns the encoder with the file's weights; fills in the report's missing and unexpected keys."""
-    encoder = VisionTransformer(**read.config).eval()
+    with _said_of(f"{read.report.path}: its arguments are not an encoder's"):
+        encoder = VisionTransformer(**read.config).eval()
     own = encoder.state_dict()
     report = read.report
     wrong = [name for name, value in read.state.items() if name in own and own[name].shape != value.shape]
@@ -172,6 +190,10 @@ def _write(destination: Path, to: str, made: Export, read: Source) -> None:
             weights.mkdir()
             text = json.dumps(made.hf_config, indent=2, sort_keys=True, default=str)
             (weights / "config.json").write_text(text + "\n", encoding="utf-8")
+            processor = processor_for(made.encoder.config, read.pixel_stats)
+            if processor is not None:
+                text = json.dumps(processor, indent=2, sort_keys=True)
+                (weights / "preprocessor_config.json").write_text(text + "\n", encoding="utf-8")
             weights /= "model.safetensors"
         if to != "hf" and destination.suffix == ".pth":
             with open(weights, "wb") as file:  # torch would write the name of a path into the file

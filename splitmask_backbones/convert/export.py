@@ -7,19 +7,10 @@ from typing import Any
 
 import torch
 
+from splitmask_backbones.convert.hf_models import config_for, hf_tokens, is_beit
 from splitmask_backbones.convert.keys import TO_VITDET, State, to_beit, to_hf, to_mmseg, translate
-from splitmask_backbones.convert.references import (
-    MAP,
-    TOKENS,
-    Forward,
-    hf_model,
-    hf_tokens,
-    is_beit,
-    loaded,
-    need,
-    timm_beit,
-    timm_vit,
-)
+from splitmask_backbones.convert.libraries import need
+from splitmask_backbones.convert.references import MAP, TOKENS, Forward, loaded, timm_beit, timm_vit
 from splitmask_backbones.convert.vitdet import vitdet_map
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.vit import VisionTransformer
@@ -200,8 +191,6 @@ def _hf(encoder: VisionTransformer) -> Export:
     else:
         _refuse(encoder, "hf", "no positions", "no final norm")
     state = to_hf(_state_of(encoder), with_key_bias=not is_beit(config))
-    mean_pooling = not config["final_norm"]  # then BeitModel has no norm of its own
-    model = hf_model(config, mean_pooling)
-    hf_config = model.config
-    hf_config.architectures = [type(model).__name__]
-    return Export(state, None, hf_tokens(config, state, mean_pooling), TOKENS, encoder, {}, hf_config.to_diff_dict())
+    # Without a final norm BeitModel pools by the mean: then it has no norm of its own.
+    theirs = config_for(config, mean_pooling=not config["final_norm"])
+    return Export(state, None, hf_tokens(theirs, state), TOKENS, encoder, {}, theirs.to_diff_dict())

@@ -1,29 +1,29 @@
 """Which family a weights file is of, and the encoder that it describes."""
 
 import logging
-import math
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from splitmask_backbones.checkpoints import read_encoder_file
+from splitmask_backbones.convert.arguments import arguments_of, check_model, fit_prefix_positions
+from splitmask_backbones.convert.foreign import refuse_foreign
 from splitmask_backbones.convert.keys import FROM_VITDET, is_simple_pyramid, to_ours, translate
 from splitmask_backbones.convert.names import FAMILIES, PLAIN
 from splitmask_backbones.convert.read import WeightsFile
+from splitmask_backbones.convert.roles import PATCHES, rank, ranked
 from splitmask_backbones.convert.runs import encoder_of
 from splitmask_backbones.errors import UserError, check_choice
+from splitmask_backbones.imagenet_stats import IMAGENET_MEAN, IMAGENET_STD
 from splitmask_backbones.load_report import LoadReport
-from splitmask_backbones.registry import ENCODERS, encoder_name
-from splitmask_backbones.relative_bias import num_rows
 from splitmask_backbones.vit import check_arguments
 
 logger = logging.getLogger(__name__)
 
-HF_FIRST = "embeddings.patch_embeddings.projection.weight"
-FIRST = "patch_embed.proj.weight"
+FIRST, HF_FIRST = PATCHES
 
 
 @dataclass
@@ -36,7 +36,10 @@ class Source:
         state: its parameters.
         report: what became of every key of the file.
         tensors: the encoder's tensors under the family's own names, for the proof.
+        path: of the file.
         hf_config: of a Hugging Face file.
+        timm_config: of a file in a folder that timm wrote.
+        pixel_stats: "image_mean" and "image_std" that the file's folder names; None where it names none.
         pyramid: the simple pyramid's parameters, of a ViTDet detector.
         unexpected: keys that nothing explains.
     """
@@ -46,7 +49,10 @@ class Source:
     state: dict[str, Tensor]
     report: LoadReport
     tensors: dict[str, Tensor]
+    path: Path
     hf_config: dict[str, Any] | None = None
+    timm_config: dict[str, Any] | None = None
+    pixel_stats: dict[str, Any] | None = None
     pyramid: dict[str, Tensor] = field(default_factory=dict)
     unexpected: list[str] = field(default_factory=list)
 
@@ -58,11 +64,10 @@ def prefix_of(file: WeightsFile) -> tuple[str, str]:
         ValueError: no encoder in the file.
     """
     for first in (FIRST, HF_FIRST):
-        found = sorted(name.removesuffix(first) for name in file.tensors if name.endswith(first))
-        # Of MoCo v3's two encoders the base one, which its authors evaluate.
-        found.sort(key=lambda prefix: "momentum" in prefix)
+        found = ranked(name.removesuffix(first) for name in file.tensors if name.endswith(first))
         if found:
             return found[0], first
+    refuse_foreign(file.path, file.tensors)
     some = ", ".join(list(file.tensors)[:3])
     raise UserError(f"{file.path} holds no Vision Transformer (no {FIRST}; it has {some}, ...): name another file")
 
@@ -78,13 +83,21 @@ def detect(file: WeightsFile) -> str:
         return "hf"
     if prefix.endswith("net.") or any(name.endswith(("rel_pos_h", "rel_pos_w")) for name in own):
         return "vitdet"
-    if any(re.search(r"gamma_[12]$|relative_position_bias_table$|attn\.q_bias$", name) for name in own):
+    with_bias = any(name.endswith("attn.qkv.bias") for name in own)  # then scales are DeiT III's
+    of_beit = r"relative_position_bias_table$|attn\.q_bias$" + ("" if with_bias else "|gamma_[12]$")
+    if any(re.search(of_beit, name) for name in own):
         return "beit"
     if "encoder." in prefix:
         return "mocov3"
     if any(name.startswith("decoder_") for name in own):
         return "mae"
-    if "teacher" in file.containers or "register_tokens" in own or any("head.last_layer" in name for name in names):
+    roles = " ".join((*file.containers, prefix)).lower()
+    if (
+        "teacher" in roles
+        or "student" in roles
+        or "register_tokens" in own
+        or any("head.last_layer" in name for name in names)
+    ):
         return "dino"
     return "deit" if "dist_token" in own else "timm"
 
@@ -110,6 +123,7 @@ def read_source(file: WeightsFile, family: str, model: str | None, overrides: di
     family = found if family == "auto" else family
     if family == "splitmask":
         return _own(file, model)
+    refuse_foreign(file.path, file.tensors)
     prefix, first = prefix_of(file)
     inside = {name.removeprefix(prefix): value for name, value in file.tensors.items() if name.startswith(prefix)}
     report = LoadReport(str(file.path))
@@ -120,10 +134,11 @@ def read_source(file: WeightsFile, family: str, model: str | None, overrides: di
         pyramid = {n.removeprefix(below): file.tensors[n] for n in outside if is_simple_pyramid(n.removeprefix(below))}
         outside = [name for name in outside if not name.startswith(f"{below}simfp_")]
     report.dropped |= dict.fromkeys(outside, "not of the encoder")
+    _say_which(file, prefix, first, report)
     state, dropped, unexpected = to_ours(inside, from_hf=first == HF_FIRST)
     report.dropped |= dropped
-    config = _config_of(file, family, state, model, overrides)
-    if _fit_prefix_positions(state, config, family):
+    config = arguments_of(file, family, state, model, overrides)
+    if fit_prefix_positions(state, config, family):
         height, width = (side // config["patch_size"] for side in config["img_size"])
         report.expected_missing["positions of tokens"] = (
             f"pos_embed holds {height} x {width} patches alone, tokens get zeros; another grid needs --set img_size"
@@ -136,7 +151,10 @@ def read_source(file: WeightsFile, family: str, model: str | None, overrides: di
             report.dropped["cls_token"] = "ViTDet does not use it"
     tensors = {name: value for name, value in inside.items() if name not in dropped}
     report.loaded = sorted(state)
-    return Source(family, config, state, report, tensors, file.hf_config, pyramid, unexpected)
+    return Source(
+        family, config, state, report, tensors, file.path, file.hf_config, file.timm_config, _pixel_stats(file),
+        pyramid, unexpected,
+    )  # fmt: skip
 
 
 def _translated(pyramid: dict[str, Tensor], file: WeightsFile) -> dict[str, Tensor]:
@@ -156,122 +174,9 @@ def _own(file: WeightsFile, model: str | None) -> Source:
         config, state, others = encoder_of(file.path, file.run, file.tensors)
         report.dropped |= dict.fromkeys(others, "not of the encoder")
     if model is not None:
-        _check_model(file, model, config)
+        check_model(file, model, config)
     report.loaded = sorted(state)
-    return Source("splitmask", config, state, report, state, pyramid=pyramid)
-
-
-def _check_model(file: WeightsFile, model: str, config: dict[str, Any]) -> None:
-    check_choice("model", model, ENCODERS)
-    for key, expected in ENCODERS[model].items():
-        if key != "num_heads" and config[key] != expected:
-            name = encoder_name({"num_heads": config["embed_dim"] // 64, **config})
-            remedy = f"give --model {name}" if name else "name the right one"
-            raise UserError(f"{file.path} has {key} {config[key]}, but --model {model} has {expected}: {remedy}")
-
-
-def _config_of(
-    file: WeightsFile, family: str, state: dict[str, Tensor], model: str | None, overrides: dict[str, Any]
-) -> dict[str, Any]:
-    weight = state["patch_embed.proj.weight"]
-    blocks = {int(match[1]) for name in state if (match := re.match(r"blocks\.(\d+)\.", name))}
-    if not blocks or "blocks.0.mlp.fc1.weight" not in state:
-        raise UserError(f"{file.path} has no blocks that are a ViT's: it is not of the family '{family}'")
-    config: dict[str, Any] = {
-        "patch_size": weight.shape[2],
-        "in_chans": weight.shape[1],
-        "embed_dim": weight.shape[0],
-        "depth": max(blocks) + 1,
-        "mlp_ratio": state["blocks.0.mlp.fc1.weight"].shape[0] / weight.shape[0],
-        "qkv_bias": "blocks.0.attn.qkv.bias" in state,
-        "use_class_token": "cls_token" in state and family != "vitdet",
-        "num_registers": state["reg_token"].shape[1] if "reg_token" in state else 0,
-        "positions": "learned" if "pos_embed" in state else "none",
-        # DINOv2 with registers resizes with antialiasing, DINO and DINOv2 without do not.
-        "position_resize": "plain" if family in ("dino", "vitdet") and "reg_token" not in state else "antialias",
-        "final_norm": "norm.weight" in state,
-    }
-    if model is not None:
-        _check_model(file, model, config)
-    if "blocks.0.ls1.gamma" in state:
-        config["layer_scale"] = 1e-5  # of a new encoder; this one's values are loaded
-    if file.hf_config is not None:
-        config["layer_norm_eps"] = file.hf_config.get("layer_norm_eps", 1e-12)
-    table = state.get("relative_position_bias_table", state.get("blocks.0.attn.relative_position_bias_table"))
-    if table is not None:
-        config["relative_position_bias"] = "shared" if "relative_position_bias_table" in state else "per_block"
-    config["num_heads"] = _heads(file, config["embed_dim"], model, overrides, table)
-    config["img_size"] = _img_size(file, family, state, config, overrides, table)
-    if family == "vitdet":
-        config |= _windows(file, state, overrides)
-    return {**config, **overrides, "img_size": config["img_size"]}
-
-
-def _heads(file: WeightsFile, dim: int, model: str | None, overrides: dict[str, Any], table: Tensor | None) -> int:
-    if "num_heads" in overrides:
-        return overrides["num_heads"]
-    if table is not None:
-        return table.shape[1]
-    if file.hf_config is not None:
-        return file.hf_config["num_attention_heads"]
-    if model is not None:
-        return ENCODERS[model]["num_heads"]
-    if dim % 64:
-        raise UserError(f"{file.path}: the heads of width {dim} cannot be told: give --model or --set num_heads=N")
-    return dim // 64
-
-
-def _img_size(
-    file: WeightsFile,
-    family: str,
-    state: dict[str, Tensor],
-    config: dict[str, Any],
-    overrides: dict[str, Any],
-    table: Tensor | None,
-) -> list[int]:
-    patch = config["patch_size"]
-    prefix = int(config["use_class_token"] or family == "vitdet") + config["num_registers"]
-    if "img_size" in overrides:
-        size = overrides["img_size"]
-        return [size, size] if isinstance(size, int) else [int(side) for side in size]
-    if "pos_embed" in state:
-        rows = state["pos_embed"].shape[1]
-        for count in range(prefix, -1, -1):
-            side = math.isqrt(max(rows - count, 0))
-            if side and side * side == rows - count:
-                return [side * patch, side * patch]
-        raise UserError(
-            f"{file.path}: {rows} positions are not a square grid, so its height and width cannot be told: "
-            "give --set img_size=HEIGHT,WIDTH in pixels"
-        )
-    if table is not None:
-        for side in range(1, 129):
-            if num_rows((side, side), config["use_class_token"]) == table.shape[0]:
-                return [side * patch, side * patch]
-        raise UserError(
-            f"{file.path}: a table of {table.shape[0]} offsets is not a square grid's: give --set img_size=HEIGHT,WIDTH"
-        )
-    return [14 * patch, 14 * patch]
-
-
-def _windows(file: WeightsFile, state: dict[str, Tensor], overrides: dict[str, Any]) -> dict[str, Any]:
-    """Returns ViTDet's windows, which only the sizes of its relative-position tables show."""
-    tables = {int(m[1]): v for n, v in state.items() if (m := re.fullmatch(r"blocks\.(\d+)\.attn\.rel_pos_h", n))}
-    wide = {int(m[1]): v for n, v in state.items() if (m := re.fullmatch(r"blocks\.(\d+)\.attn\.rel_pos_w", n))}
-    found: dict[str, Any] = {}
-    if tables:
-        largest = max(range(len(tables)), key=lambda i: tables[i].shape[0] + wide[i].shape[0])
-        sides = [(table[largest].shape[0] + 1) // 2 for table in (tables, wide)]
-        found = {"use_rel_pos": True, "rel_pos_grid": sides}
-        small = [i for i in tables if tables[i].shape[0] < 2 * sides[0] - 1]
-        if small:
-            return found | {"window_size": (tables[small[0]].shape[0] + 1) // 2, "window_block_indexes": small}
-    if "window_size" not in overrides:
-        raise UserError(
-            f"{file.path} does not show which blocks have windows: give --set window_size=14 and "
-            "--set window_block_indexes=0,1,3,4,6,7,9,10 as in its training, or --set window_size=0 for none"
-        )
-    return found
+    return Source("splitmask", config, state, report, state, file.path, pyramid=pyramid)
 
 
 def _warn_of_guesses(file: WeightsFile, family: str, config: dict[str, Any], told: bool) -> None:
@@ -282,29 +187,43 @@ def _warn_of_guesses(file: WeightsFile, family: str, config: dict[str, Any], tol
             file.path,
             config["num_heads"],
         )
-    if "student" in file.containers:
-        logger.warning("%s holds no teacher, so the student is taken: DINO evaluates the teacher", file.path)
-
-
-def _fit_prefix_positions(state: dict[str, Tensor], config: dict[str, Any], family: str) -> bool:
-    """Gives prefix tokens without a position zeros; takes a row that ViTDet ignores away.
-
-    Returns whether the class token had none, which the file alone does not show; DINOv2's registers never have one.
-    """
-    if "pos_embed" not in state:
-        return False
-    patch, (height, width) = config["patch_size"], config["img_size"]
-    patches = -(-height // patch) * -(-width // patch)
-    table = state["pos_embed"]
-    given = table.shape[1] - patches
-    wanted = int(config["use_class_token"]) + config["num_registers"]
-    if given < 0:
-        raise UserError(
-            f"{table.shape[1]} positions are fewer than the {patches} patches of img_size {config['img_size']}"
+    stats = _pixel_stats(file)
+    if stats is not None and stats != {"image_mean": list(IMAGENET_MEAN), "image_std": list(IMAGENET_STD)}:
+        logger.warning(
+            "%s was trained on pixels with mean %s and deviation %s, this project's tools normalise with ImageNet's: "
+            "fine-tuning adapts, frozen features are somewhat off",
+            file.path,
+            stats["image_mean"],
+            stats["image_std"],
         )
-    if given > wanted:
-        state["pos_embed"] = table[:, given - wanted :] if family == "vitdet" else table
-    elif given < wanted:
-        zeros = table.new_zeros(1, wanted - given, table.shape[2])
-        state["pos_embed"] = torch.cat([table[:, :given], zeros, table[:, given:]], dim=1)
-    return given < int(config["use_class_token"])
+
+
+def _say_which(file: WeightsFile, prefix: str, first: str, report: LoadReport) -> None:
+    """Says which of several ViTs of a file is taken: in the report where their roles decide, else in a warning."""
+    around = ".".join(file.containers)
+    taken = f"{around}.{prefix}".strip(".")
+    others = [name.removesuffix(first) for name in file.tensors if name.endswith(first)]
+    others = [f"{around}.{other}".strip(".") for other in ranked(others)[1:]] + [".".join(keys) for keys in file.others]
+    if not others:
+        if rank(taken) == 3 and "student" in taken.lower():
+            logger.warning("%s holds no teacher, so the student is taken: DINO evaluates the teacher", file.path)
+        return
+    if rank(taken) < min(rank(other) for other in others):
+        report.dropped |= dict.fromkeys((f"{other or 'others'}.*" for other in others), f"{taken or 'it'} is taken")
+        logger.info("%s holds %s: %s is taken", file.path, ", ".join((taken, *others)), taken)
+    else:
+        logger.warning(
+            "%s holds several ViTs, %s is taken and not %s", file.path, taken or "the first", ", ".join(others)
+        )
+
+
+def _pixel_stats(file: WeightsFile) -> dict[str, Any] | None:
+    """Returns mean and deviation that the pixels of a file's training had, where its folder says so."""
+    found: dict[str, Any] = file.processor or (file.timm_config or {}).get("pretrained_cfg") or {}
+    mean, std = (found.get(f"image_{name}", found.get(name)) for name in ("mean", "std"))
+    if found.get("do_normalize") is False:
+        mean, std = [0.0] * 3, [1.0] * 3
+    for values in (mean, std):
+        if not isinstance(values, list) or len(values) != 3 or not all(isinstance(v, int | float) for v in values):
+            return None
+    return {"image_mean": mean, "image_std": std}

@@ -20,7 +20,7 @@ OURS = re.compile(
     r"|blocks\.\d+\.attn\.(relative_position_bias_table|rel_pos_[hw])"
 )
 
-# Hugging Face's ViT and BEiT, and timm's names, which are ours; of blocks what follows their number.
+# Hugging Face's ViT, BEiT and DINOv2, and timm's names, which are ours; of blocks what follows their number.
 _HF = (
     ("embeddings.patch_embeddings.projection", "patch_embed.proj"),
     ("embeddings.cls_token", "cls_token"),
@@ -39,14 +39,14 @@ _HF_BLOCK = (
     ("lambda_1", "ls1.gamma"),
     ("lambda_2", "ls2.gamma"),
 )
+# What DeiT and DINOv2 add; read only.
+_HF_TOKENS = (("embeddings.register_tokens", "reg_token"), ("embeddings.distillation_token", "reg_token"))
+_HF_SCALES = (("layer_scale1.lambda1", "ls1.gamma"), ("layer_scale2.lambda1", "ls2.gamma"))
 UNCHUNKED = (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.")
 """DINOv2 keeps its blocks in chunks."""
-_OTHERS = (
-    UNCHUNKED,
-    (r"^(register_tokens|dist_token)$", "reg_token"),
-    (r"gamma_([12])$", r"ls\1.gamma"),
-    (r"^rel_pos_bias\.", ""),
-)
+SCALES = (r"gamma_([12])$", r"ls\1.gamma")
+"""LayerScale as BEiT and DeiT III call it."""
+_OTHERS = (UNCHUNKED, (r"^(register_tokens|dist_token)$", "reg_token"), SCALES, (r"^rel_pos_bias\.", ""))
 # Ours -> mmseg's ViT and BEiT.
 _MMSEG = (
     (r"^patch_embed\.proj\.", "patch_embed.projection."),
@@ -76,7 +76,9 @@ def _swap(name: str, pairs: Iterable[tuple[str, str]]) -> str:
 def hf_to_ours(name: str) -> str:
     """Returns our name for one of Hugging Face's."""
     block = re.fullmatch(r"encoder\.layer\.(\d+)\.(.+)", name)
-    return f"blocks.{block[1]}.{_swap(block[2], _HF_BLOCK)}" if block else _swap(name, _HF)
+    if block is None:
+        return _swap(name, (*_HF, *_HF_TOKENS))
+    return f"blocks.{block[1]}.{_swap(block[2], (*_HF_BLOCK, *_HF_SCALES))}"
 
 
 def ours_to_hf(name: str) -> str:

@@ -1,18 +1,16 @@
 """The model that a file was made for, built with its own library, to compare outputs with."""
 
-import tempfile
 from collections.abc import Callable
 from functools import partial
-from importlib import import_module
-from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from splitmask_backbones.convert.families import Source
-from splitmask_backbones.convert.keys import UNCHUNKED, rename
+from splitmask_backbones.convert.hf_models import hf_reference
+from splitmask_backbones.convert.keys import SCALES, UNCHUNKED, rename
+from splitmask_backbones.convert.libraries import need
+from splitmask_backbones.convert.timm_hub import hub_loaded, hub_model
 from splitmask_backbones.convert.vitdet import vitdet_map
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.vit import VisionTransformer
@@ -38,10 +36,13 @@ def reference_of(source: Source) -> tuple[Forward, str]:
             window_block_indexes=tuple(config.get("window_block_indexes", ())),
         )
         return forward, MAP
+    if source.timm_config is not None:
+        model = hub_model(source.path, source.timm_config)
+        return hub_loaded(source.path, model, source.tensors).forward_features, TOKENS
     if source.family == "splitmask":
         return loaded(VisionTransformer(**source.config), source.state).forward, TOKENS
     if source.family == "hf":
-        return hf_tokens(source.config, source.tensors, mean_pooling="norm.weight" not in source.state), TOKENS
+        return hf_reference(source.path, source.hf_config or {}, source.tensors), TOKENS
     if source.family == "beit":
         return loaded(timm_beit(source.config), source.tensors).forward_features, TOKENS
     return _timm_of(source), TOKENS
@@ -61,16 +62,6 @@ def loaded(model: Any, state: dict[str, Tensor]) -> Any:
         ) from None
     model.eval()  # mmseg's own `eval` returns None
     return model
-
-
-def need(library: str, extra: str = "convert") -> None:
-    """Raises ValueError where a library that proves a conversion is missing."""
-    try:
-        import_module(library)
-    except ImportError as error:
-        raise UserError(
-            f"the conversion is proved with {library}, which cannot be imported ({error}): install the extra '{extra}'"
-        ) from None
 
 
 def timm_vit(config: dict[str, Any], **kwargs: Any) -> nn.Module:
@@ -121,7 +112,7 @@ def timm_beit(config: dict[str, Any]) -> nn.Module:
 
 def _timm_of(source: Source) -> Forward:
     config = source.config
-    tensors = {rename(name, [UNCHUNKED]): value for name, value in source.tensors.items()}
+    tensors = {rename(name, [UNCHUNKED, SCALES]): value for name, value in source.tensors.items()}
     if "dist_token" in tensors:
         need("timm")
         from timm.models.deit import VisionTransformerDistilled
@@ -142,73 +133,3 @@ def _timm_of(source: Source) -> Forward:
         patch, (height, width) = config["patch_size"], config["img_size"]
         kwargs["no_embed_class"] = tensors["pos_embed"].shape[1] == -(-height // patch) * -(-width // patch)
     return loaded(timm_vit(config, **kwargs), tensors).forward_features
-
-
-def hf_model(config: dict[str, Any], mean_pooling: bool = False) -> Any:
-    """Returns the model of Hugging Face that the encoder is.
-
-    That is ViTModel; BeitModel with BEiT's bias or LayerScale; IJepaModel, the same ViT, without a class token.
-    """
-    need("transformers")
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    from transformers import BeitConfig, BeitModel, IJepaConfig, IJepaModel, ViTConfig, ViTModel
-
-    height, width = config["img_size"]
-    if height != width:
-        raise UserError(f"Hugging Face's models are square, the encoder's img_size is {config['img_size']}")
-    shared: dict[str, Any] = {
-        "hidden_size": config["embed_dim"],
-        "num_hidden_layers": config["depth"],
-        "num_attention_heads": config["num_heads"],
-        "intermediate_size": int(config["embed_dim"] * config["mlp_ratio"]),
-        "image_size": height,
-        "patch_size": config["patch_size"],
-        "num_channels": config["in_chans"],
-        "layer_norm_eps": config.get("layer_norm_eps", 1e-6),
-    }
-    if is_beit(config):
-        kind = config.get("relative_position_bias", "none")
-        beit = BeitConfig(
-            **shared,
-            use_absolute_position_embeddings=config["positions"] != "none",
-            use_relative_position_bias=kind == "per_block",
-            use_shared_relative_position_bias=kind == "shared",
-            use_mean_pooling=mean_pooling,
-            layer_scale_init_value=config.get("layer_scale") or 0.0,
-        )
-        return BeitModel(beit, add_pooling_layer=False)
-    if not config["use_class_token"]:
-        return IJepaModel(IJepaConfig(**shared, qkv_bias=config["qkv_bias"]), add_pooling_layer=False)
-    return ViTModel(ViTConfig(**shared, qkv_bias=config["qkv_bias"]), add_pooling_layer=False)
-
-
-def is_beit(config: dict[str, Any]) -> bool:
-    """Returns whether an encoder has what BEiT adds to a ViT."""
-    return config.get("relative_position_bias", "none") != "none" or config.get("layer_scale") is not None
-
-
-def hf_tokens(config: dict[str, Any], tensors: dict[str, Tensor], mean_pooling: bool) -> Forward:
-    """Returns a call from images to the last hidden state of Hugging Face's own model with these tensors.
-
-    They go through a folder and `from_pretrained`, because the names in files are not those of all versions' modules.
-    """
-    model = hf_model(config, mean_pooling)
-    state = {name: value.contiguous() for name, value in tensors.items() if not name.endswith("position_index")}
-    with tempfile.TemporaryDirectory() as folder:
-        model.config.save_pretrained(folder)
-        save_file(state, str(Path(folder) / "model.safetensors"), metadata={"format": "pt"})
-        model, found = type(model).from_pretrained(folder, add_pooling_layer=False, output_loading_info=True)
-    wrong = [key for key in (*found["missing_keys"], *found["unexpected_keys"]) if not key.endswith("position_index")]
-    if wrong or found["mismatched_keys"]:
-        first = (wrong or [str(found["mismatched_keys"])])[0]
-        raise UserError(f"{type(model).__name__} does not take the tensors: {len(wrong)} names differ, such as {first}")
-    model.eval()
-
-    @torch.no_grad()
-    def forward(images: Tensor) -> Tensor:
-        return model(images).last_hidden_state
-
-    return forward

@@ -8,9 +8,11 @@ from torch import Tensor
 
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.registry import ENCODERS
+from splitmask_backbones.vit import check_arguments
 
 FINISHED = (
     "model.safetensors",
+    "pytorch_model.bin",
     "encoder.safetensors",
     "detector.safetensors",
     "segmentor.safetensors",
@@ -51,6 +53,12 @@ def file_of(folder: Path, step: int | None, best: bool) -> Path:
     for candidate in (*(folder / name for name in FINISHED), *reversed(checkpoints)):
         if candidate.is_file():
             return candidate
+    shards = sorted(folder.glob("*.index.json"))
+    if shards:
+        raise UserError(
+            f"{folder} holds weights in several files ({shards[0].name}), which are not read: save them as one with "
+            "save_pretrained(max_shard_size='100GB')"
+        )
     raise UserError(f"{folder} is a folder without {', '.join(FINISHED)} or checkpoints: name a file")
 
 
@@ -62,14 +70,14 @@ def run_of(path: Path, metadata: dict[str, str]) -> dict[str, Any] | None:
     """Returns config.json of the run that a file of weights is of, or None; an encoder file stands for itself."""
     try:
         config = json.loads(metadata.get("config", "{}"))
-        if "command" in config:
+        if isinstance(config, dict) and "command" in config:
             return config
         if not config and (path.parent.name == "checkpoints" or path.name in BEST):
             folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            if "command" in config or "tool" in config:
+            if isinstance(config, dict) and ("command" in config or "tool" in config):
                 return config
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         pass
     if "state" in metadata:
         raise UserError(f"{path} is a checkpoint, but its run's config.json cannot be read: keep both together")
@@ -92,8 +100,13 @@ def encoder_of(
     state = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
     try:
         config = run.get("encoder") or _pretrained(run["values"])
+        check_arguments(config)
     except KeyError as error:
         raise UserError(f"config.json of {path} names no {error}: the encoder's arguments cannot be told") from None
+    except (TypeError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"config.json of {path} does not hold an encoder's arguments ({error}): copy it again"
+        ) from None
     return config, state, [name for name in tensors if not name.startswith(prefix)]
 
 

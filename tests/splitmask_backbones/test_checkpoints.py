@@ -181,3 +181,21 @@ def test_a_file_holds_encoder_pyramid_and_what_is_missing(encoder, tmp_path):
     assert loaded.load_report.warning.endswith("two keys are missing") and loaded.pyramid_state.keys() == {
         *file.pyramid
     }
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"depth": 10**7}, "depth 10000000, but the file holds 2 blocks"),  # building it first would take all memory
+        ({"depth": None}, "depth None, but the file holds 2 blocks"),
+        ({"img_size": []}, "an unusable encoder config"),
+        ({"img_size": {}}, "an unusable encoder config"),
+        ({"num_heads": "two"}, "an unusable encoder config"),
+        ({"out_indices": [{}]}, "an unusable encoder config"),
+    ],
+)
+def test_a_config_that_is_not_an_encoders(encoder, tmp_path, changes, match):
+    metadata = {"config": json.dumps({**encoder.config, **changes})}
+    save_file(encoder.state_dict(), tmp_path / "a.safetensors", metadata=metadata)
+    with pytest.raises(ValueError, match=rf"a\.safetensors holds .*{match}"):
+        load_encoder(tmp_path / "a.safetensors")

@@ -82,3 +82,15 @@ def test_exit_codes(body, code):
     result = subprocess.run([sys.executable, "-c", source], cwd=TOOLS, capture_output=True, text=True, check=False)
     assert result.returncode == code
     assert "Traceback" not in result.stderr
+
+
+def test_a_tilde_is_the_home_folder_wherever_a_path_begins(monkeypatch):
+    monkeypatch.setenv("HOME", "/somewhere/me")
+    given = ["~", "~/run", "--output=~/run", "coco=~/coco", "~/a.json+~/images", "a~/b", "x~", "--lr=~", "~~/x"]
+    expected = ["/somewhere/me", "/somewhere/me/run", "--output=/somewhere/me/run", "coco=/somewhere/me/coco"]
+    expected += ["/somewhere/me/a.json+/somewhere/me/images", "a~/b", "x~", "--lr=/somewhere/me", "~~/x"]
+    assert [cli.with_home(text) for text in given] == expected
+    assert cli.with_home("~nobody-of-that-name/x") == "~nobody-of-that-name/x"
+    parser = cli.Parser(prog="tool")
+    parser.add_argument("--output")
+    assert parser.parse_args(["--output", "~/run"]).output == "/somewhere/me/run"

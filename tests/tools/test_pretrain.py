@@ -9,6 +9,7 @@ import subprocess
 import time
 
 import pytest
+from PIL import Image
 
 from tests.helpers.pretrain_tool import OPTIONS, command, error_of, run
 
@@ -50,6 +51,46 @@ def test_bytes_do_not_depend_on_workers_intervals_or_place(finished, images, tmp
     result = run("--data", elsewhere, "--output", tmp_path / "run", *words)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "run/encoder.safetensors").read_bytes() == (finished / "encoder.safetensors").read_bytes()
+
+
+def test_bytes_are_the_same_from_a_cache(finished, images, tmp_path, monkeypatch):
+    cache = ["--cache", tmp_path / "cache"]
+    for output, workers in (("filling", 0), ("filled", 2)):
+        result = run("--data", images, "--output", tmp_path / output, *OPTIONS, *cache, "--workers", workers)
+        assert result.returncode == 0, result.stderr
+        made = tmp_path / output / "encoder.safetensors"
+        assert made.read_bytes() == (finished / "encoder.safetensors").read_bytes()
+    shutil.rmtree(tmp_path / "cache")  # a resume fills it again
+    (tmp_path / "filled/encoder.safetensors").unlink()
+    shutil.rmtree(tmp_path / "filled/checkpoints")
+    result = run("--data", images, "--output", tmp_path / "filled", *OPTIONS, *cache, "--resume")
+    assert result.returncode == 0 and list((tmp_path / "cache").glob("*/pixels.u8")), result.stderr
+    assert made.read_bytes() == (finished / "encoder.safetensors").read_bytes()
+    monkeypatch.setattr("pretrain.data.cache._SPARE", 1 << 60)
+    refused = run("--data", images, "--output", tmp_path / "x", *OPTIONS, "--cache", tmp_path / "other")
+    assert "--cache off" in error_of(refused)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    result = run("--data", images, "--output", tmp_path / "auto", *OPTIONS, "--cache", "auto")  # goes on without
+    assert result.returncode == 0 and "warning: the cache in" in result.stderr
+
+
+def test_images_are_chosen_by_globs_and_a_resume_keeps_them(images, tmp_path):
+    shutil.copytree(images, tmp_path / "data/images")
+    (tmp_path / "data/masks").mkdir()
+    files = sorted(path for path in (tmp_path / "data/images").rglob("*.*") if path.is_file())
+    for path in files[:3]:
+        Image.new("L", (8, 8)).save(tmp_path / f"data/masks/{path.stem}.png")
+    output = tmp_path / "run"
+    words = ["--data", tmp_path / "data", "--output", output, *OPTIONS, "--batch-size", 2]
+    result = run(*words, "--exclude", files[0].name)
+    assert result.returncode == 0, result.stderr
+    assert "3 label files left out (masks)" in result.stdout and "left out by --exclude" in result.stdout
+    config = json.loads((output / "config.json").read_text())
+    assert config["free"]["exclude"] == [files[0].name]
+    assert run(*words, "--resume").returncode == 0  # without the option: it is kept
+    assert "num_files" in error_of(run(*words, "--resume", "--exclude", "nothing"))
+    assert "--include *.gif leaves none" in error_of(run(*words[:3], tmp_path / "new", *OPTIONS, "--include", "*.gif"))
+    assert not (tmp_path / "new").exists()
 
 
 def test_another_seed_gives_other_bytes(finished, images, tmp_path):

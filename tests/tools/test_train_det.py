@@ -240,6 +240,65 @@ def test_a_detector_learns_its_pictures_by_heart(tmp_path: Path, engine: str) ->
     assert results["bbox"]["AP50"] > 60 and results["segm"]["AP50"] > 60, results
 
 
+@pytest.mark.parametrize("engine", ["torchvision", pytest.param("detectron2", marks=pytest.mark.detectron2)])
+def test_boxes_without_polygons_train_a_detector_of_boxes(tmp_path: Path, engine: str) -> None:
+    """masks=false: results.json, detections and drawings hold boxes alone; "segmentation": [] was 12 of 12 dropped."""
+    root = write_root(tmp_path / "root")
+    for path in (root / "annotations").iterdir():
+        content = json.loads(path.read_text())
+        for annotation in content["annotations"]:
+            annotation["segmentation"] = []
+        path.write_text(json.dumps(content))
+    words = [*SMALL, "--data", str(root), "--output", str(tmp_path / "run"), "--weights", "none", "--steps", "2"]
+    words += ["--engine", engine]
+    error = error_of(*words)
+    assert "12 with no polygon" in error and "masks=false trains a box-only detector" in error
+    code, _, err = run(*words, "masks=false", "eval_every=1")
+    assert code == 0, err
+    done = tmp_path / "run"
+    assert set(strict_json(done / "results.json")) == {"bbox"}
+    assert "loss_mask" not in json.loads((done / "metrics.jsonl").read_text().splitlines()[0])
+    detections = json.loads((done / "detections.json").read_text())
+    assert detections and all("segmentation" not in detection for detection in detections)
+    assert set(json.loads((done / "best.json").read_text())) == {"step", "bbox"}
+    code, _, err = run(*words[:1], "--output", str(done), "--predict", str(root / "val"), "--workers", "0")
+    assert code == 0, err
+    assert Image.open(done / "predictions" / "000.png").size == (64, 48)
+
+
+def test_annotations_that_become_no_target_are_an_error_before_the_first_step(inputs: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(inputs / "root", tmp_path / "root")
+    path = root / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    for annotation in content["annotations"]:
+        annotation["bbox"] = [value / 64 for value in annotation["bbox"]]
+        annotation["segmentation"] = [[value / 64 for value in annotation["segmentation"][0]]]
+    path.write_text(json.dumps(content))
+    words = [*SMALL, "--data", str(root), "--output", str(tmp_path / "out"), "--weights", "none", "--steps", "2"]
+    error = error_of(*words)
+    assert "instances_train.json: 12 of 12 objects are less than a pixel at --img-size 64 (id 100: box" in error
+    assert not (tmp_path / "out" / "checkpoints").exists()
+
+
+def test_doubts_are_a_warning_and_an_entry_of_the_report(inputs: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(inputs / "root", tmp_path / "root")
+    path = root / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    for annotation in content["annotations"][:4]:
+        annotation["iscrowd"] = 1
+    content["images"][3]["file_name"] = "C:\\data\\003.png"
+    path.write_text(json.dumps(content))
+    words = [*SMALL, "--data", str(root), "--output", str(tmp_path / "out"), "--weights", "none", "--steps", "1"]
+    code, _, err = run(*words)
+    assert code == 0, err
+    kind = "marked as a crowd (iscrowd=1) beside 8 that are not: no crowd is trained on"
+    assert f"warning: train: 4 annotations doubtful: {kind} (first id 100)" in err
+    assert "warning: train: 1 file name fits no file and was repaired: 'C:\\data\\003.png' is 003.png" in err
+    report = json.loads((tmp_path / "out" / "data_report.json").read_text())["train"]
+    assert report["annotations_doubtful"] == {kind: {"count": 4, "first_id": 100}}
+    assert report["file_names_repaired"] == 1
+
+
 def _pair(root: Path) -> str:
     return f"{root / 'annotations' / 'instances_train.json'}+{root / 'train'}"
 

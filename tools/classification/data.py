@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pretrain.data.check import check_images, enforce_bad_limit
+from pretrain.data.lists import read_lines
 from pretrain.data.sources import ImageList
 from splitmask_backbones.errors import UserError, check_choice, nearest
 from tools import cli
-from tools.classification.layouts import LAYOUTS, Listing, Pair, find_layout, read_lines, read_pairs
+from tools.classification.layouts import LAYOUTS, Listing, Pair, find_layout, read_pairs
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

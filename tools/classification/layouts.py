@@ -12,8 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pretrain.data.lists import read_lines
 from pretrain.data.sources import find_images
-from splitmask_backbones.errors import UserError, check_choice, nearest
+from splitmask_backbones.errors import UserError, check_choice
 from tools.classification.cars import has_cars, read_cars
 
 Pair = tuple[str, str]
@@ -105,7 +106,7 @@ def _inat_files(root: Path, split: str, year: str) -> list[Path]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise UserError(f"{path} is no readable JSON ({error}): copy it again") from None
     if not isinstance(content, dict):
@@ -165,26 +166,6 @@ def _split_list(root: Path, split: str) -> Path | None:
         if (root / f"{wanted}.txt").is_file():
             return root / f"{wanted}.txt"
     return None
-
-
-def read_lines(path: Path) -> list[tuple[int, str]]:
-    """Returns number (from 1) and text of the lines of a file that are neither blank nor comments.
-
-    Raises:
-        ValueError: no such file, or nothing in it.
-    """
-    if not path.is_file():
-        near = [other.name for other in path.parent.glob("*.txt")] if path.parent.is_dir() else []
-        raise UserError(f"list {path} does not exist: {nearest(path.name, near) if near else 'check the path'}")
-    raw = path.read_bytes()
-    if b"\0" in raw:
-        raise UserError(f"list {path} is no text file: it needs one image a line")
-    text = raw.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
-    lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1)]
-    lines = [(number, line) for number, line in lines if line and not line.startswith("#")]
-    if not lines:
-        raise UserError(f"list {path} is empty: it needs one image a line")
-    return lines
 
 
 _HEADER = {"label", "class", "category", "target"}

@@ -19,7 +19,8 @@ from pretrain.recipes import get_recipe
 from pretrain.training.run_folder import write_json
 from splitmask_backbones.registry import ENCODERS
 from tools.demo_data import make_demo_data
-from tools.detection.coco import CocoSplit, ImageRecord
+from tools.detection.coco import CocoSplit
+from tools.detection.records import ImageRecord
 from tools.detection.rle import to_mask
 from tools.detection.splits import Location, locate, read_splits
 

@@ -1,56 +1,18 @@
 """Reads a COCO json, drops annotations that cannot be used (counted by kind), and refuses files that are broken."""
 
+import gc
 import json
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pretrain.data.sources import ImageList
 from splitmask_backbones.errors import UserError
-from tools.detection.rle import rle_flaw, to_rle
-
-
-@dataclass(frozen=True)
-class Instance:
-    """One usable annotation.
-
-    Attributes:
-        box: x1, y1, x2, y2 in pixels, within the image.
-        label: contiguous class index from 0, in order of category ids.
-        segmentation: polygons within COCO's format, or an RLE of the image's size.
-        area: pixels, as annotated, or the mask's where that cannot be; COCO's small, medium, large.
-        crowd: a region of many objects: never a training target, ignored (not missed) in evaluation.
-    """
-
-    box: tuple[float, float, float, float]
-    label: int
-    segmentation: Any
-    area: float
-    crowd: bool
-
-
-@dataclass
-class ImageRecord:
-    """One image: its id in the file, path below the image folder, size in pixels and usable annotations."""
-
-    id: int
-    file_name: str
-    height: int
-    width: int
-    instances: list[Instance] = field(default_factory=list)
-
-
-@dataclass
-class Flaws:
-    """What is wrong with single annotations: kind -> [count, first id]."""
-
-    kinds: dict[str, list[Any]] = field(default_factory=dict)
-
-    def add(self, kind: str, id: Any) -> None:
-        """Counts one more of a kind."""
-        self.kinds.setdefault(kind, [0, id])[0] += 1
+from tools.detection.annotations import NO_POLYGON, read_annotation
+from tools.detection.formats import describe_format, describe_text
+from tools.detection.records import Flaws, ImageRecord
 
 
 @dataclass
@@ -64,7 +26,9 @@ class CocoSplit:
         categories: `(id, name)` by label.
         dropped: single annotations that were left out.
         num_annotations: in the file.
-        corrected: usable ones that said something impossible of the image.
+        corrected: usable ones that said something impossible of the image, or said it in another notation.
+        renamed: old and new name of images whose `file_name` was repaired.
+        doubtful: usable ones whose box, mask, crowd flag and target do not fit each other (`agreement`).
     """
 
     json_path: Path
@@ -74,6 +38,8 @@ class CocoSplit:
     dropped: Flaws
     num_annotations: int
     corrected: Flaws
+    renamed: list[tuple[str, str]] = field(default_factory=list)
+    doubtful: Flaws = field(default_factory=Flaws)
 
     def image_list(self, records: Iterable[ImageRecord] | None = None) -> ImageList:
         """Returns the files of some of the images, or of all."""
@@ -81,7 +47,10 @@ class CocoSplit:
 
 
 def read_coco(
-    json_path: str | Path, image_dir: str | Path, categories: Iterable[tuple[int, str]] | None = None
+    json_path: str | Path,
+    image_dir: str | Path,
+    categories: Iterable[tuple[int, str]] | None = None,
+    with_masks: bool = True,
 ) -> CocoSplit:
     """Returns the usable content of a COCO instances file.
 
@@ -89,6 +58,7 @@ def read_coco(
         json_path: `{"images": [...], "annotations": [...], "categories": [...]}`.
         image_dir: folder of its images; not looked into here.
         categories: `(id, name)` of the split that the detector is trained on; by default the file's own, by id.
+        with_masks: whether objects need a mask; otherwise a box is enough.
 
     Raises:
         ValueError: no such file or folder, broken JSON, missing keys, duplicate ids of images or categories, other
@@ -97,40 +67,114 @@ def read_coco(
     path, folder = Path(json_path), Path(image_dir)
     if not folder.is_dir():
         raise UserError(f"image folder {folder} does not exist or is not a folder: check the path")
+    with _without_collector():
+        return _read(path, folder, categories, with_masks)
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Within it Python looks for no cycles: again and again through all that is read, a third of the time for none."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _read(path: Path, folder: Path, categories: Iterable[tuple[int, str]] | None, with_masks: bool) -> CocoSplit:
     content = _read_json(path)
     own = _categories(content["categories"], path)
     known = own if categories is None else _same_categories(own, list(categories), path)
     images = _images(content["images"], path)
-    labels = {id: label for label, (id, _) in enumerate(known)}
-    dropped, corrected, seen = Flaws(), Flaws(), set()
-    for entry in content["annotations"]:
+    split = CocoSplit(path, folder, list(images.values()), known, Flaws(), len(content["annotations"]), Flaws())
+    _read_annotations(content["annotations"], images, split, with_masks)
+    if not has_objects(split):
+        raise UserError(_nothing_usable(split, with_masks))
+    return split
+
+
+def has_objects(split: CocoSplit) -> bool:
+    """Returns whether there is an object that is no crowd."""
+    return any(not instance.crowd for image in split.images for instance in image.instances)
+
+
+def _nothing_usable(split: CocoSplit, with_masks: bool) -> str:
+    crowds = sum(len(image.instances) for image in split.images)
+    found = [f"{crowds} with iscrowd=1, which marks regions of many objects"] if crowds else []
+    found += [split.dropped.listed()] if split.dropped.kinds else []
+    needed = "boxes and masks" if with_masks else "boxes"
+    remedy = "; masks=false trains a box-only detector" if with_masks and NO_POLYGON in split.dropped.kinds else ""
+    return (
+        f"{split.json_path} holds no usable annotation ({', '.join(found) or 'it is empty'}): detection needs {needed} "
+        f"of single objects in COCO's instances format{remedy}"
+    )
+
+
+def _read_annotations(entries: list[Any], images: dict[Any, ImageRecord], split: CocoSplit, with_masks: bool) -> None:
+    """Puts the usable annotations into their images, and counts the others."""
+    dropped, corrected = split.dropped, split.corrected
+    labels: dict[Any, int] = {id: label for label, (id, _) in enumerate(split.categories)}
+    by_text = _Ids(images), _Ids(labels, [name for _, name in split.categories])
+    seen: dict[Any, Any] = {}
+    for entry in entries:
         id = entry.get("id") if isinstance(entry, dict) else None
+        if not isinstance(entry, dict):
+            dropped.add("no object of an annotation", None)
+            continue
         if not _is_id(id):
-            dropped.add("no id", None)
-            continue
-        if id in seen:
-            dropped.add("duplicate id", id)
-            continue
-        seen.add(id)
-        image_id = entry.get("image_id")
+            corrected.add("no id of its own, numbered", None)
+            id = None
+        elif id in seen:
+            # Files that were merged by hand: each began to count at 1.
+            if entry == seen[id]:
+                dropped.add("an id and content that were there before", id)
+                continue
+            corrected.add("an id that was there before, renumbered", id)
+        else:
+            seen[id] = entry
+        image_id, category = entry.get("image_id"), entry.get("category_id")
         image = images.get(image_id) if _is_id(image_id) else None
-        checked = "unknown image" if image is None else _instance(entry, image, labels)
+        label = labels.get(category) if _is_id(category) else None
+        if image is None or label is None:
+            image, label = by_text[0].find(image_id), by_text[1].find(category)
+            if image is None or label is None:
+                dropped.add("unknown image" if image is None else "unknown category", id)
+                continue
+            corrected.add("ids or names matched as text", id)
+        checked = read_annotation(entry, image, label, with_masks)
         if isinstance(checked, str):
             dropped.add(checked, id)
             continue
         instance, corrections = checked
         for kind in corrections:
             corrected.add(kind, id)
-        assert image is not None
         image.instances.append(instance)
-    split = CocoSplit(path, folder, list(images.values()), known, dropped, len(content["annotations"]), corrected)
-    if not any(not instance.crowd for image in split.images for instance in image.instances):
-        found = ", ".join(f"{count} with {kind}" for kind, (count, _) in dropped.kinds.items())
-        raise UserError(
-            f"{path} holds no usable annotation ({found or 'it is empty'}): detection needs boxes and masks of "
-            "single objects in COCO's instances format"
-        )
-    return split
+
+
+class _Ids:
+    """Finds an entry by its id or name written otherwise: 17, 17.0 and "17" are one where no two ids become the same.
+
+    Args:
+        entries: id -> entry.
+        names: of the entries, in order; an id wins over a name.
+    """
+
+    def __init__(self, entries: Mapping[Any, Any], names: Iterable[str] = ()) -> None:
+        texts: dict[str, list[Any]] = {}
+        for id, entry in entries.items():
+            texts.setdefault(str(id).strip(), []).append(entry)
+        for name, entry in zip(names, entries.values(), strict=False):
+            if name.strip() not in texts or name.strip() in map(str, entries):
+                texts.setdefault(name.strip(), []).append(entry)
+        self._found = {text: found[0] for text, found in texts.items() if len(found) == 1}
+
+    def find(self, id: Any) -> Any:
+        """Returns the entry, None where there is none or more than one."""
+        if isinstance(id, float) and id.is_integer():
+            id = int(id)
+        return self._found.get(str(id).strip()) if _is_id(id) else None
 
 
 def _is_id(value: Any) -> bool:
@@ -140,17 +184,22 @@ def _is_id(value: Any) -> bool:
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"annotation file {path} does not exist or is not a file: check the path")
+    text = ""
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        content = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
-        raise UserError(f"annotation file {path} is no valid JSON ({error}): export it again") from None
+        known = describe_text(text[:100_000]) or "export it again"
+        raise UserError(f"annotation file {path} is no valid JSON ({error}): {known}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"annotation file {path} is no UTF-8 text ({error.reason}): export it again") from None
     if not isinstance(content, dict):
-        raise UserError(f"annotation file {path} holds a {type(content).__name__}, not COCO's object with 'images'")
+        what = f"annotation file {path} holds a {type(content).__name__}, not COCO's object with 'images'"
+        raise UserError(f"{what}: {describe_format(content) or 'export it as COCO'}")
     for key in ("images", "annotations", "categories"):
         if not isinstance(content.get(key), list):
-            raise UserError(f"annotation file {path} has no list '{key}': it must be in COCO's instances format")
+            known = describe_format(content) or "it must be in COCO's instances format"
+            raise UserError(f"annotation file {path} has no list '{key}': {known}")
     return content
 
 
@@ -187,92 +236,20 @@ def _images(entries: list[Any], path: Path) -> dict[Any, ImageRecord]:
         if id in images:
             raise UserError(f"{path}: image id {id} is there twice: ids must be unique")
         name: Any = entry.get("file_name")
-        size: tuple[Any, Any] = entry.get("height"), entry.get("width")
+        size = _pixels(entry.get("height")), _pixels(entry.get("width"))
         if not isinstance(name, str) or not name:
             raise UserError(f"{path}: image {id} has no 'file_name'")
-        if not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in size):
-            raise UserError(f"{path}: image {id} ({name}) needs 'height' and 'width' as positive integers, got {size}")
+        if size[0] is None or size[1] is None:
+            given = entry.get("height"), entry.get("width")
+            raise UserError(f"{path}: image {id} ({name}) needs 'height' and 'width' as positive integers, got {given}")
         images[id] = ImageRecord(id, name, size[0], size[1])
     if not images:
         raise UserError(f"{path}: 'images' is empty")
     return images
 
 
-def _instance(entry: dict[str, Any], image: ImageRecord, labels: dict[Any, int]) -> tuple[Instance, list[str]] | str:
-    """Returns the instance and what was corrected in it, or the kind of its flaw."""
-    category = entry.get("category_id")
-    if not _is_id(category) or category not in labels:
-        return "unknown category"
-    box = entry.get("bbox")
-    if not isinstance(box, list | tuple) or len(box) != 4 or not all(_is_number(number) for number in box):
-        return "no box"
-    if not all(math.isfinite(number) for number in box):
-        return "NaN"
-    x, y, width, height = (float(number) for number in box)
-    if width <= 0 or height <= 0:
-        return "no area"
-    x1, y1, x2, y2 = max(x, 0.0), max(y, 0.0), min(x + width, float(image.width)), min(y + height, float(image.height))
-    if x2 <= x1 or y2 <= y1:
-        return "box outside the image"
-    segmentation = _segmentation(entry.get("segmentation"), image)
-    if isinstance(segmentation, str):
-        return segmentation
-    corrections = []
-    # Annotation tools round: only more than a pixel is worth counting.
-    if x < -1 or y < -1 or x + width > image.width + 1 or y + height > image.height + 1:
-        corrections.append("box clipped to the image")
-    area: Any = entry.get("area")
-    is_usable = isinstance(area, int | float) and not isinstance(area, bool) and area > 0
-    if is_usable and area > image.height * image.width:
-        # An object above 1e10, the end of COCO's ranges, would count as none.
-        corrections.append("area larger than the image, that of the mask taken")
-        is_usable = False
-    if not is_usable:
-        from pycocotools import mask as coco_mask
-
-        area = float(coco_mask.area(to_rle(segmentation, image.height, image.width)))
-        if area <= 0:
-            return "no area"
-    crowd = bool(entry.get("iscrowd", 0))
-    return Instance((x1, y1, x2, y2), labels[category], segmentation, float(area), crowd), corrections
-
-
-def _is_number(value: Any) -> bool:
-    # Beyond 2 ** 53 a JSON integer need not fit a float.
-    return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53)
-
-
-def _segmentation(value: Any, image: ImageRecord) -> Any:
-    """Returns usable polygons (those that are not stay out) or the RLE, or the kind of flaw as a string."""
-    if isinstance(value, dict):
-        return rle_flaw(value, image.height, image.width) or value
-    if not isinstance(value, list) or not value:
-        return "no polygon"
-    polygons, flaw = [], "no polygon"
-    for polygon in value:
-        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
-            continue
-        if not all(_is_number(number) for number in polygon):
-            continue
-        if not all(math.isfinite(number) for number in polygon):
-            flaw = "NaN"
-            continue
-        xs, ys = polygon[0::2], polygon[1::2]
-        # pycocotools walks along every edge pixel by pixel: a corner at 1e12 would never end.
-        if (
-            max(map(abs, polygon)) > 100 * max(image.height, image.width)
-            or min(xs) >= image.width
-            or min(ys) >= image.height
-            or max(xs) <= 0
-            or max(ys) <= 0
-        ):
-            flaw = "polygon outside the image"
-        elif _shoelace(xs, ys) <= 0:
-            flaw = "no area"
-        else:
-            polygons.append(polygon)
-    return polygons or flaw
-
-
-def _shoelace(xs: list[float], ys: list[float]) -> float:
-    return 0.5 * abs(sum(x * (ys[i - 1] - ys[(i + 1) % len(ys)]) for i, x in enumerate(xs)))
+def _pixels(value: Any) -> int | None:
+    """Returns a side as a whole number above 0, also from 480.0 and "480"; None for anything else."""
+    if isinstance(value, str) and value.strip().isdecimal() or isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None

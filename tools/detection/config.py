@@ -45,7 +45,7 @@ def load_config(path: str) -> DetRecipe:
         unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         hint = f": {nearest(unknown[1], FIELDS)}" if unknown else ""
         raise UserError(f"config {path}: {error}{hint}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"config {path} cannot be used ({type(error).__name__}: {error}): correct the file") from error
     recipe = getattr(module, "recipe", None)
     if not isinstance(recipe, DetRecipe):

@@ -21,7 +21,7 @@ class TrainingImages(Dataset[tuple[Tensor, Target]]):
         self.records = [image for image in split.images if any(not i.crowd for i in image.instances)]
         self.images = split.image_list(self.records)
         self.place = training_placement(recipe)
-        self.seed = recipe.seed
+        self.seed, self.with_masks = recipe.seed, recipe.masks
 
     def __len__(self) -> int:
         return len(self.records)
@@ -32,7 +32,7 @@ class TrainingImages(Dataset[tuple[Tensor, Target]]):
         record = self.records[index]
         placement = self.place((record.height, record.width), sample_rng(self.seed, epoch, index))
         pixels = placement.image(self.images.read(index))
-        return to_tensor(pixels), make_target(record, placement)
+        return to_tensor(pixels), make_target(record, placement, self.with_masks)
 
 
 def prepare(image: Image.Image, recipe: DetRecipe) -> Tensor:

@@ -18,11 +18,20 @@ class Detector(nn.Module):
         metric_names: what the loop logs.
     """
 
-    metric_names = ("loss", "loss_classifier", "loss_box_reg", "loss_mask", "loss_objectness", "loss_rpn_box_reg")
+    metric_names: tuple[str, ...] = (
+        "loss",
+        "loss_classifier",
+        "loss_box_reg",
+        "loss_mask",
+        "loss_objectness",
+        "loss_rpn_box_reg",
+    )
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, with_masks: bool = True) -> None:
         super().__init__()
         self.model: Any = model
+        if not with_masks:
+            self.metric_names = tuple(name for name in self.metric_names if name != "loss_mask")
 
     @property
     def encoder(self) -> VisionTransformer:
@@ -30,11 +39,14 @@ class Detector(nn.Module):
         return self.model.backbone.encoder
 
     def forward(self, batch: tuple[list[Tensor], list[Target]]) -> dict[str, Tensor]:
-        """Returns "loss", the sum, and its five parts, for uint8 images `(3, H, W)` and their targets."""
+        """Returns "loss", the sum, and its parts, for uint8 images `(3, H, W)` and their targets."""
         raise NotImplementedError
 
-    def found_in(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Returns boxes `(N, 4)`, labels from 0 `(N,)`, scores `(N,)` and masks `(N, 1, M, M)` of an uint8 image."""
+    def found_in(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Returns boxes `(N, 4)`, labels from 0 `(N,)`, scores `(N,)` and masks `(N, 1, M, M)` of an uint8 image.
+
+        Without a mask head, None in place of masks.
+        """
         raise NotImplementedError
 
     @torch.inference_mode()
@@ -46,7 +58,7 @@ class Detector(nn.Module):
             size: `(H, W)` of the original.
 
         Returns:
-            boxes float `(N, 4)` x1, y1, x2, y2; labels int `(N,)` from 0; scores `(N,)`; masks: N RLEs. NumPy.
+            boxes float `(N, 4)` x1, y1, x2, y2; labels int `(N,)` from 0; scores `(N,)`; masks: N RLEs, or None. NumPy.
         """
         boxes, labels, scores, masks = self.found_in(image)
         boxes = scale_boxes(boxes, (image.shape[-2], image.shape[-1]), size)
@@ -56,5 +68,5 @@ class Detector(nn.Module):
             "boxes": boxes[kept].double().numpy(),
             "labels": labels.cpu()[kept].numpy(),
             "scores": scores.double().cpu()[kept].numpy(),
-            "masks": to_rles(masks.float().cpu()[kept], boxes[kept], size),
+            "masks": None if masks is None else to_rles(masks.float().cpu()[kept], boxes[kept], size),
         }

@@ -38,7 +38,8 @@ class Detectron2Detector(Detector):
             instances = Instances((image.shape[-2], image.shape[-1]))
             instances.gt_boxes = Boxes(target.boxes)
             instances.gt_classes = target.labels - 1
-            instances.gt_masks = BitMasks(target.masks.bool())
+            if target.masks is not None:
+                instances.gt_masks = BitMasks(target.masks.bool())
             inputs.append({"image": image, "instances": instances})
         with EventStorage():  # detectron2's heads write statistics into one; nobody reads them here
             parts = self.model(inputs)
@@ -48,9 +49,9 @@ class Detectron2Detector(Detector):
             losses[known] = losses.get(known, 0.0) + value
         return {"loss": sum(losses.values()), **losses}  # type: ignore[dict-item]
 
-    def found_in(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def found_in(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         found = self.model.inference([{"image": image}], do_postprocess=False)[0]
-        return found.pred_boxes.tensor, found.pred_classes, found.scores, found.pred_masks
+        return found.pred_boxes.tensor, found.pred_classes, found.scores, found.get_fields().get("pred_masks")
 
 
 def quiet_warnings() -> None:
@@ -68,4 +69,4 @@ def build_detector(
     from detectron2.config import instantiate
 
     file = None if weights is None else str(weights)
-    return Detectron2Detector(instantiate(lazy_model(recipe, num_classes, file, encoder_config)))
+    return Detectron2Detector(instantiate(lazy_model(recipe, num_classes, file, encoder_config)), recipe.masks)

@@ -22,13 +22,13 @@ def draw(image: Image.Image, found: dict[str, Any], names: Sequence[str], min_sc
 
     Args:
         image: RGB, of the size that the detections refer to.
-        found: `boxes, labels, scores, masks` of an engine's `detect`.
+        found: `boxes, labels, scores, masks` of an engine's `detect`; masks may be None.
         names: of the labels; one class is not written out again at every box.
         min_score: in [0, 1].
     """
     chosen = [i for i in np.argsort(found["scores"]) if found["scores"][i] >= min_score]
     pixels = np.asarray(image).astype(np.float32)
-    for i in chosen:
+    for i in chosen if found["masks"] is not None else ():
         mask = coco_mask.decode(found["masks"][i]).astype(bool)
         pixels[mask] = (1 - MASK_OPACITY) * pixels[mask] + MASK_OPACITY * np.array(colour(int(i)), np.float32)
     picture = Image.fromarray(np.rint(pixels).astype(np.uint8))

@@ -9,7 +9,7 @@ from tools.detection.coco import CocoSplit
 from tools.detection.rle import to_rle
 
 Detection = dict[str, Any]
-"""COCO's result format: image_id, category_id, bbox (x, y, w, h), score, segmentation (RLE)."""
+"""COCO's result format: image_id, category_id, bbox (x, y, w, h), score, and segmentation (RLE) with masks."""
 
 COCO_MAX_DETECTIONS = 100
 _BY_AREA = ("APs", "APm", "APl")
@@ -29,9 +29,10 @@ def ground_truth(split: CocoSplit) -> dict[str, Any]:
                     "bbox": [x1, y1, x2 - x1, y2 - y1],
                     "area": instance.area,
                     "iscrowd": int(instance.crowd),
-                    "segmentation": to_rle(instance.segmentation, image.height, image.width),
                 }
             )
+            if instance.segmentation is not None:
+                annotations[-1]["segmentation"] = to_rle(instance.segmentation, image.height, image.width)
     return {
         "info": {},
         "images": [{"id": image.id, "height": image.height, "width": image.width} for image in split.images],
@@ -40,7 +41,9 @@ def ground_truth(split: CocoSplit) -> dict[str, Any]:
     }
 
 
-def coco_ap(split: CocoSplit, detections: list[Detection], max_detections: int = 100) -> dict[str, Any]:
+def coco_ap(
+    split: CocoSplit, detections: list[Detection], max_detections: int = 100, with_masks: bool = True
+) -> dict[str, Any]:
     """Returns `{"bbox": {"AP", "AP50", "AP75", "APs", "APm", "APl"}, "segm": {...}}` in percent, None if undefined.
 
     Args:
@@ -48,9 +51,11 @@ def coco_ap(split: CocoSplit, detections: list[Detection], max_detections: int =
         detections: of these images, in any order.
         max_detections: an image and class, the strongest ones. COCO's own number is 100; images with more objects
             than that need more.
+        with_masks: otherwise there is no "segm".
     """
     truth, detections = _numbered(ground_truth(split), detections)
-    return {kind: _ap(truth, detections, kind, max(max_detections, COCO_MAX_DETECTIONS)) for kind in ("bbox", "segm")}
+    kinds = ("bbox", "segm") if with_masks else ("bbox",)
+    return {kind: _ap(truth, detections, kind, max(max_detections, COCO_MAX_DETECTIONS)) for kind in kinds}
 
 
 def _numbered(truth: dict[str, Any], detections: list[Detection]) -> tuple[dict[str, Any], list[Detection]]:
@@ -113,16 +118,17 @@ def _summary(precision: np.ndarray) -> dict[str, float | None]:
 
 
 def to_coco(image_id: int, found: dict[str, Any], categories: Sequence[tuple[int, str]]) -> list[Detection]:
-    """Returns one image's detections in COCO's result format: boxes as x, y, width, height."""
-    return [
+    """Returns one image's detections in COCO's result format: boxes as x, y, width, height; masks where there are."""
+    entries = [
         {
             "image_id": image_id,
             "category_id": categories[int(label)][0],
             "bbox": [float(x1), float(y1), float(x2 - x1), float(y2 - y1)],
             "score": float(score),
-            "segmentation": rle,
         }
-        for (x1, y1, x2, y2), label, score, rle in zip(
-            found["boxes"], found["labels"], found["scores"], found["masks"], strict=True
-        )
+        for (x1, y1, x2, y2), label, score in zip(found["boxes"], found["labels"], found["scores"], strict=True)
     ]
+    if found["masks"] is not None:
+        for entry, rle in zip(entries, found["masks"], strict=True):
+            entry["segmentation"] = rle
+    return entries

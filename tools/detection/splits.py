@@ -2,14 +2,19 @@
 
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from det_configs.common.recipe import DetRecipe
 from pretrain.data.sources import ImageList
 from splitmask_backbones.errors import UserError
-from tools.detection.coco import CocoSplit, Flaws, read_coco
+from tools.detection.annotations import NO_POLYGON
+from tools.detection.coco import CocoSplit, has_objects, read_coco
+from tools.detection.file_names import repair_file_names
+from tools.detection.records import Flaws
 
 logger = logging.getLogger(__name__)
 
@@ -92,13 +97,14 @@ def _in_root(root: Path, split: str) -> Location:
 
 
 def read_splits(
-    locations: dict[str, Location], categories: Sequence[tuple[int, str]] | None = None
+    locations: dict[str, Location], categories: Sequence[tuple[int, str]] | None = None, with_masks: bool = True
 ) -> dict[str, CocoSplit]:
     """Returns the checked annotations; the training file's categories (or those given) hold for both splits."""
     splits: dict[str, CocoSplit] = {}
     for name in SPLITS:
         if name in locations:
-            split = read_coco(locations[name].json_path, locations[name].image_dir, categories)
+            split = read_coco(locations[name].json_path, locations[name].image_dir, categories, with_masks)
+            split.renamed = repair_file_names(split.images, split.image_dir)
             splits[name] = split
             categories = split.categories
     return splits
@@ -150,18 +156,40 @@ def without(split: CocoSplit, unusable: Sequence[str]) -> None:
     """Takes images that cannot be used out of a split, in place."""
     names = set(unusable)
     split.images = [image for image in split.images if image.file_name not in names]
-    if not any(not instance.crowd for image in split.images for instance in image.instances):
+    if not has_objects(split):
         raise UserError(
             f"{split.json_path}: no usable image in {split.image_dir} has an object: check the image folder"
         )
 
 
+def compare_objects(splits: dict[str, CocoSplit], recipe: DetRecipe) -> None:
+    """Fills in what is doubtful of each split; errors as of `agreement.compare`."""
+    from tools.detection.agreement import compare
+
+    for split in splits.values():
+        split.doubtful = compare(split, recipe)
+
+
 def warn_about(name: str, split: CocoSplit) -> None:
-    """Writes one `warning:` line to stderr for each kind of dropped or corrected annotation."""
-    for done, flaws in (("dropped", split.dropped), ("corrected", split.corrected)):
+    """Writes one `warning:` line to stderr for each kind of dropped, corrected or doubtful annotation."""
+    for done, flaws in (("dropped", split.dropped), ("corrected", split.corrected), ("doubtful", split.doubtful)):
         for kind, (count, first) in flaws.kinds.items():
             first_id = "" if first is None else f" (first id {first})"
-            logger.warning("%s: %d annotation%s %s: %s%s", name, count, "s" * (count > 1), done, kind, first_id)
+            remedy = "; masks=false trains a box-only detector" if kind == NO_POLYGON else ""
+            logger.warning(
+                "%s: %d annotation%s %s: %s%s%s", name, count, "s" * (count > 1), done, kind, first_id, remedy
+            )
+    if split.renamed:
+        old, new = split.renamed[0]
+        what = f"{len(split.renamed)} file names fit no file and were"
+        what = what if len(split.renamed) > 1 else "1 file name fits no file and was"
+        logger.warning("%s: %s repaired: '%s' is %s", name, what, old, new)
+    twice = sorted(file for file, count in Counter(image.file_name for image in split.images).items() if count > 1)
+    if twice:
+        logger.warning(
+            "%s: %d image files are listed under several ids, %s for one: what one entry says is missing in the others",
+            name, len(twice), twice[0],
+        )  # fmt: skip
 
 
 def report(split: CocoSplit, unusable: Sequence[str]) -> dict[str, Any]:
@@ -176,6 +204,8 @@ def report(split: CocoSplit, unusable: Sequence[str]) -> dict[str, Any]:
         "annotations_used": len(instances),
         "annotations_dropped": _counts(split.dropped),
         "annotations_corrected": _counts(split.corrected),
+        "annotations_doubtful": _counts(split.doubtful),
+        "file_names_repaired": len(split.renamed),
         "crowd_regions": sum(instance.crowd for instance in instances),
         "classes": len(split.categories),
     }

@@ -32,7 +32,7 @@ DRAWN_SCORE = 0.5
 
 
 class DetectionTask(Task):
-    """Mask R-CNN with COCO data.
+    """Mask R-CNN, or Faster R-CNN with `masks=false`, with COCO data.
 
     Args:
         options, name, base, given: as for every task; the base is a `DetRecipe`.
@@ -71,9 +71,11 @@ class DetectionTask(Task):
 
     def check_data(self, folder: RunFolder, fabric: Fabric) -> dict[str, Any]:
         known = None if "train" in self.locations else self.categories
-        self.splits = data.read_splits(self.locations, known)
+        self.splits = data.read_splits(self.locations, known, self.recipe.masks)
         for name, split in self.splits.items():
             split.images = self.used(name, split.images)
+        if folder.is_main:
+            data.compare_objects(self.splits, self.recipe)
         identity: dict[str, Any] = {name: data.fingerprint(split) for name, split in self.splits.items()}
         identity["categories"] = [list(category) for category in self.categories]
         before = self.previous.get("data", {})
@@ -128,7 +130,7 @@ class DetectionTask(Task):
         detections = gather(detections)
         if not folder.is_main:
             return None
-        results = coco_ap(split, detections, self.recipe.detections_per_image)
+        results = coco_ap(split, detections, self.recipe.detections_per_image, self.recipe.masks)
         seconds = time.monotonic() - start
         cli.say(folder, f"evaluated {len(sizes)} images, {len(detections)} detections, in {seconds:.1f} s")
         for kind, values in results.items():
@@ -138,7 +140,7 @@ class DetectionTask(Task):
         return results
 
     def score(self, entry: dict[str, Any]) -> float:
-        return sum(entry[kind]["AP"] or 0.0 for kind in ("bbox", "segm"))
+        return sum(entry[kind]["AP"] or 0.0 for kind in ("bbox", "segm") if kind in entry)
 
     def predict(self, fabric: Fabric, model: nn.Module, pictures: Pictures) -> str:
         names = [name for _, name in self.categories]

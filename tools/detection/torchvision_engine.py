@@ -1,4 +1,4 @@
-"""The torchvision engine: recipe -> Mask R-CNN -> losses in training, detections in pixels of the original image."""
+"""The torchvision engine: recipe -> Mask or Faster R-CNN -> losses in training, detections in the original's pixels."""
 
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,20 @@ from tools.detection.targets import Target
 
 
 class TorchvisionDetector(Detector):
-    """torchvision's Mask R-CNN."""
+    """torchvision's Mask R-CNN, or Faster R-CNN without masks."""
 
     def forward(self, batch: tuple[list[Tensor], list[Target]]) -> dict[str, Tensor]:
         images, targets = batch
-        named = [{"boxes": target.boxes, "labels": target.labels, "masks": target.masks} for target in targets]
+        named = [{"boxes": target.boxes, "labels": target.labels} for target in targets]
+        for entry, target in zip(named, targets, strict=True):
+            if target.masks is not None:
+                entry["masks"] = target.masks
         losses = self.model([image.float() / 255 for image in images], named)
         return {"loss": sum(losses.values()), **losses}
 
-    def found_in(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def found_in(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         found = self.model([image.float() / 255])[0]
-        return found["boxes"], found["labels"] - 1, found["scores"], found["masks"]
+        return found["boxes"], found["labels"] - 1, found["scores"], found.get("masks")
 
 
 def build_detector(
@@ -41,6 +44,7 @@ def build_detector(
     model = mask_rcnn(
         encoder,
         num_classes=num_classes + 1,
+        masks=recipe.masks,
         pyramid=recipe.pyramid,
         out_channels=recipe.out_channels,
         anchor_sizes=recipe.anchor_sizes,
@@ -64,4 +68,4 @@ def build_detector(
         box_nms_thresh=recipe.nms_threshold,
         box_detections_per_img=recipe.detections_per_image,
     )
-    return TorchvisionDetector(model)
+    return TorchvisionDetector(model, recipe.masks)

@@ -56,15 +56,36 @@ class Placement:
 
     def mask(self, mask: np.ndarray) -> np.ndarray:
         """Returns a mask `(H, W)` at the output's size: the value at each pixel's centre, 0 in the padding."""
+        rows, cols = self._sampled()
+        output = np.zeros(self.output_size, mask.dtype)
+        output[: self.crop_size[0], : self.crop_size[1]] = mask[rows[:, None], cols]
+        return output
+
+    def mask_part(self, mask: np.ndarray, window: tuple[int, int, int, int]) -> tuple[int, int, np.ndarray]:
+        """Returns what `mask` makes of a mask that is 0 outside of `window` (x1, y1, x2, y2 of the source).
+
+        Args:
+            mask: its pixels within the window.
+
+        Returns:
+            Row and column in the output, and the pixels `(h, w)` from there on; all others are 0.
+        """
+        (rows, cols), (x1, y1, x2, y2) = self._sampled(), window
+        own_rows = np.flatnonzero((rows >= y1) & (rows < y2))  # in one piece: both go up or down steadily
+        own_cols = np.flatnonzero((cols >= x1) & (cols < x2))
+        if not own_rows.size or not own_cols.size:
+            return 0, 0, np.zeros((0, 0), mask.dtype)
+        return int(own_rows[0]), int(own_cols[0]), mask[(rows[own_rows] - y1)[:, None], cols[own_cols] - x1]
+
+    def _sampled(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the source's row and column at the centre of each row and column of the crop."""
         rows, cols = (
             np.minimum((np.arange(length) + start + 0.5) * source / scaled, source - 1).astype(np.int64)
             for length, start, source, scaled in zip(
                 self.crop_size, self.offset, self.source_size, self.scaled_size, strict=True
             )
         )
-        output = np.zeros(self.output_size, mask.dtype)
-        output[: self.crop_size[0], : self.crop_size[1]] = mask[rows[:, None], (cols[::-1] if self.flip else cols)]
-        return output
+        return rows, (cols[::-1] if self.flip else cols)
 
     def points(self, points: np.ndarray) -> np.ndarray:
         """Returns where points `(N, 2)` (x, y in pixels of the source) come to lie, float64; not only those inside."""

@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pretrain.training.progress import duration
@@ -36,12 +36,12 @@ def make_table(
     tflops: float | None,
     dry_run: bool,
     rehearses: bool = False,
-    rehearsal_batch: int | None = None,
+    batch_sizes: Mapping[str, int] | None = None,
 ) -> int:
     """Prints the plan of some rows of a table, carries it out, writes the tables; returns the exit code.
 
     `at_once` counts jobs, `gpus` the processes of torchrun; without `tflops`, a GPU reaches what the paper's did.
-    With `rehearses` the jobs are rehearsed and not carried out, in steps of `rehearsal_batch` images.
+    With `rehearses` the jobs are rehearsed and not carried out, in steps of `batch_sizes`, by tool.
 
     Raises:
         ValueError: something is missing, or the folder holds something else.
@@ -61,7 +61,7 @@ def make_table(
     if dry_run:
         return 0
     if rehearses:
-        return rehearse(title, jobs, planner, gpus, rehearsal_batch)
+        return rehearse(title, jobs, planner, gpus, batch_sizes or {})
     if planner.missing:
         more = f" (and {len(planner.missing) - 1} more, see the plan)" if len(planner.missing) > 1 else ""
         raise UserError(f"{planner.missing[0]}{more}")

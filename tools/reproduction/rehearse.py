@@ -70,7 +70,7 @@ class Rehearsed:
         ]
 
 
-def rehearse(title: str, jobs: Sequence[Job], planner: Planner, gpus: int, batch_size: int | None) -> int:
+def rehearse(title: str, jobs: Sequence[Job], planner: Planner, gpus: int, batch_sizes: Mapping[str, int]) -> int:
     """Rehearses the jobs of a plan one after the other, prints and writes the table; returns the exit code.
 
     Rehearsals of the same command that have ended are not made again.
@@ -79,7 +79,7 @@ def rehearse(title: str, jobs: Sequence[Job], planner: Planner, gpus: int, batch
         title: of the plan.
         planner: that made the jobs.
         gpus: processes of torchrun.
-        batch_size: images of a step; None for the recipe's, accumulated until it fits into the memory.
+        batch_sizes: images of a step by tool; others have the recipe's, accumulated until it fits into the memory.
 
     Raises:
         ValueError: the folder holds something else, or a data set is not complete.
@@ -96,7 +96,7 @@ def rehearse(title: str, jobs: Sequence[Job], planner: Planner, gpus: int, batch
             for number, job in enumerate(jobs, start=1):
                 sys.stdout.write(f"{number} of {len(jobs)}: {job.name}\n")
                 sys.stdout.flush()
-                found[job.name] = _rehearse(job, found, executor, batch_size)
+                found[job.name] = _rehearse(job, found, executor, batch_sizes)
     except JobError as error:
         sys.stdout.write("stopped: the same command continues from here\n")
         return error.code
@@ -120,7 +120,9 @@ def _summary(found: Sequence[Rehearsed]) -> list[str]:
     return [*lines, "", "missing:", *(f"- {text}" for text in missing)] if missing else lines
 
 
-def _rehearse(job: Job, found: Mapping[str, Rehearsed], executor: Executor, batch_size: int | None) -> Rehearsed:
+def _rehearse(
+    job: Job, found: Mapping[str, Rehearsed], executor: Executor, batch_sizes: Mapping[str, int]
+) -> Rehearsed:
     missing = list(job.missing)
     if missing:
         return Rehearsed(job, missing, {})
@@ -130,6 +132,7 @@ def _rehearse(job: Job, found: Mapping[str, Rehearsed], executor: Executor, batc
     weights = dict(zip(job.argv, job.argv[1:], strict=False)).get("--weights", "none")
     if not job.needs and weights != "none" and not Path(weights).exists():
         missing.append(f"--weights: {weights} does not exist")
+    batch_size = batch_sizes.get(job.tool.removesuffix(".py"))
     accumulate, limit = 1, batch_size or job.batch_size
     while True:
         tried = _as_rehearsal(job, batch_size, accumulate)

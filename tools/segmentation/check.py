@@ -1,7 +1,9 @@
 """Reads every image and label of a split once before the first step, and counts what is there."""
 
 import dataclasses
+import logging
 import os
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,11 @@ from pretrain.data.decode import UnreadableImage
 from pretrain.training.progress import tracked
 from splitmask_backbones.errors import UserError
 from tools.segmentation.classes import Classes
-from tools.segmentation.labels import IGNORE, check_values, read_label, to_training_labels
+from tools.segmentation.labels import IGNORE, check_values, read_numbers, to_indices, to_training_labels
 from tools.segmentation.layout import Split
+from tools.segmentation.values import check_found_values, doubts, ignored_values
+
+logger = logging.getLogger(__name__)
 
 
 def check_splits(
@@ -27,18 +32,18 @@ def check_splits(
         max_bad_fraction: share of all images that may be unreadable; their pairs are left out.
 
     Raises:
-        ValueError: a size that differs, a colour label, a value outside the classes, too many unreadable images, or
-            a split of which nothing is left.
+        ValueError: a size that differs, a colour label, a value outside the classes, too many unreadable images, a
+            split of which nothing is left, or labels that cannot teach the classes (`values`).
     """
     found = {name: _check_split(split, name, classes) for name, split in splits.items()}
     bad = [image for _, images, _ in found.values() for image in images]
     enforce_bad_limit(sum(len(split.pairs) for split in splits.values()), bad, max_bad_fraction, report)
     for name, (split, _, counts) in found.items():
-        if not any(counted["pixels"] for counted in counts["classes"].values()):
-            raise UserError(
-                f"{split.label_dir}: every pixel of the {len(split.pairs)} usable labels of {name} is ignored: "
-                "there is nothing to learn from or to measure"
-            )
+        numbers = counts.pop("numbers")
+        check_found_values(name, split.label_dir, numbers, classes, split.label_ids)
+        counts["ignored_values"] = ignored_values(numbers, classes, split.label_ids)
+        for line in doubts(name, numbers, classes, split.label_ids):
+            logger.warning("%s", line)
     return {name: split for name, (split, _, _) in found.items()}, {
         name: counts for name, (_, _, counts) in found.items()
     }
@@ -47,10 +52,11 @@ def check_splits(
 def _check_split(split: Split, name: str, classes: Classes) -> tuple[Split, list[BadImage], dict[str, Any]]:
     num_classes, images = len(classes.names), split.image_list()
 
-    def look(index: int) -> BadImage | np.ndarray:
+    def look(index: int) -> BadImage | tuple[np.ndarray, Counter[int]]:
         pair = split.pairs[index]
         label_path = split.label_dir / pair[1]
-        values = read_label(label_path, split.label_ids)
+        numbers = read_numbers(label_path)
+        values = to_indices(numbers, split.label_ids)
         check_values(label_path, values, num_classes, classes.reduce_zero_label)
         try:
             width, height = images.decode(index).size
@@ -62,11 +68,12 @@ def _check_split(split: Split, name: str, classes: Classes) -> tuple[Split, list
                 f"{values.shape[1]} x {values.shape[0]}: make them the same size"
             )
         labels = to_training_labels(values, classes.reduce_zero_label)
-        return np.bincount(labels.ravel(), minlength=IGNORE + 1)
+        return np.bincount(labels.ravel(), minlength=IGNORE + 1), _count(numbers)
 
     pixels = np.zeros(IGNORE + 1, dtype=np.int64)
     images_with = np.zeros(IGNORE + 1, dtype=np.int64)
     pixels_with = np.zeros(IGNORE + 1, dtype=np.int64)
+    numbers: Counter[int] = Counter()
     bad: list[BadImage] = []
     kept: list[tuple[str, str]] = []
     # Threads: pillow decodes without holding the interpreter.
@@ -78,9 +85,11 @@ def _check_split(split: Split, name: str, classes: Classes) -> tuple[Split, list
                     bad.append(found)
                     continue
                 kept.append(pair)
-                pixels += found
-                images_with += found > 0
-                pixels_with += (found > 0) * found[:num_classes].sum()
+                of_labels, of_numbers = found
+                numbers += of_numbers
+                pixels += of_labels
+                images_with += of_labels > 0
+                pixels_with += (of_labels > 0) * of_labels[:num_classes].sum()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -88,6 +97,7 @@ def _check_split(split: Split, name: str, classes: Classes) -> tuple[Split, list
         "images": len(kept),
         "unreadable_images": len(bad),
         "ignored_pixels": int(pixels[IGNORE]),
+        "numbers": numbers,
         "classes": {
             title: {
                 "images": int(images_with[i]),
@@ -98,6 +108,17 @@ def _check_split(split: Split, name: str, classes: Classes) -> tuple[Split, list
         },
     }
     return dataclasses.replace(split, pairs=kept), bad, counts
+
+
+def _count(numbers: np.ndarray) -> Counter[int]:
+    """Returns the pixels of each number; `np.unique` would sort them."""
+    if numbers.size and (numbers.min() < 0 or numbers.max() > 2**16):
+        found, counts = np.unique(numbers, return_counts=True)
+    else:
+        every = np.bincount(numbers.ravel())
+        found = np.flatnonzero(every)
+        counts = every[found]
+    return Counter(dict(zip(found.tolist(), counts.tolist(), strict=True)))
 
 
 def median_frequency_weights(counts: dict[str, Any]) -> list[float]:

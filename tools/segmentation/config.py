@@ -47,7 +47,7 @@ def load_config(path: Path) -> dict[str, Any]:
         config = _read(path)
     except UserError:
         raise
-    except Exception as error:  # a config is a program: anything can go wrong in it
+    except (Exception, SystemExit) as error:  # a config is a program: anything can go wrong in it
         raise UserError(f"config {path} cannot be read ({type(error).__name__}: {error}): correct the file") from error
     missing = [key for key in REQUIRED if key not in config]
     if missing:

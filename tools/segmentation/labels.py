@@ -15,10 +15,12 @@ INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 
 
 def read_label(path: str | os.PathLike[str], label_ids: Sequence[int] = ()) -> np.ndarray:
-    """Returns the labels of a file, int64 `(H, W)`: palette files as indices, bilevel ones as 0 and 1.
+    """Returns the labels of a file, int64 `(H, W)`: `read_numbers`, then `to_indices`."""
+    return to_indices(read_numbers(path), label_ids)
 
-    Args:
-        label_ids: the number of each class in the file, where that is not its index; all others become 255 (ignore).
+
+def read_numbers(path: str | os.PathLike[str]) -> np.ndarray:
+    """Returns the numbers in a file, int64 `(H, W)`: palette files as indices, bilevel ones as 0 and 1.
 
     Raises:
         ValueError: unreadable, or a colour image.
@@ -34,7 +36,15 @@ def read_label(path: str | os.PathLike[str], label_ids: Sequence[int] = ()) -> n
             f"label file {path} is a colour image (mode {mode}): "
             "labels hold one class index a pixel, as a grey or palette PNG; convert the colours to indices"
         )
-    values = values.astype(np.int64)
+    return values.astype(np.int64)
+
+
+def to_indices(values: np.ndarray, label_ids: Sequence[int]) -> np.ndarray:
+    """Returns class indices, int64 `(H, W)`, of the numbers in a file.
+
+    Args:
+        label_ids: the number of each class in the file, where that is not its index; all others become 255 (ignore).
+    """
     if not label_ids:
         return values
     table = np.full(max(int(values.max(initial=0)), *label_ids) + 1, IGNORE, dtype=np.int64)
@@ -59,8 +69,10 @@ def check_values(path: str | os.PathLike[str], values: np.ndarray, num_classes: 
     first, last = (0, num_classes) if reduce_zero_label else (0, num_classes - 1)
     wrong = values[((values < first) | (values > last)) & (values != IGNORE)]
     if wrong.size:
+        numbers = [int(value) for value in np.unique(values)]
+        listed = ", ".join(map(str, numbers[:8])) + (f" and {len(numbers) - 8} more" if len(numbers) > 8 else "")
         raise UserError(
             f"label file {path} holds the value {int(wrong[0])} ({wrong.size} pixels), outside the "
-            f"{num_classes} classes ({first}..{last}, {IGNORE} = ignore): "
-            "correct the file, or name all classes with --classes"
+            f"{num_classes} classes ({first}..{last}, {IGNORE} = ignore): correct the file, name all classes with "
+            f"--classes, or map numbers to classes with layout.label_ids=A,B,... (the file holds {listed})"
         )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pretrain.data.lists import read_lines
 from pretrain.data.sources import SUFFIXES, ImageList
 from splitmask_backbones.errors import UserError, check_choice
 
@@ -185,14 +186,7 @@ def _folder(root: Path, template: str, split: str, layout: Layout) -> Path:
 
 
 def _listed_names(root: Path, template: str, split: str) -> list[str]:
-    path = root / _fill(template, split)
-    try:
-        names = path.read_text(encoding="utf-8").split()
-    except (OSError, ValueError) as error:
-        raise UserError(f"list of names {path} cannot be read ({error}): check --data {root}") from None
-    if not names:
-        raise UserError(f"list of names {path} is empty: check --data {root}")
-    return sorted(set(names))
+    return sorted({name for _, name in read_lines(root / _fill(template, split))})
 
 
 def _by_name(folder: Path, suffix: str, suffixes: tuple[str, ...], kind: str) -> dict[str, str]:

@@ -153,9 +153,6 @@ class SegmentationTask(Task):
             logger.info(
                 "%s: %d images%s, %d of %d classes", name, counts["images"], bad, num_classes - len(absent), num_classes
             )
-            if absent:
-                listed = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
-                logger.warning("no pixel of %s in %s", listed, name)
         return self.counts
 
     def _test_pipeline(self, use_tta: bool) -> list[dict[str, Any]]:

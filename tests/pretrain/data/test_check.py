@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pretrain.data import check as images_module
+from pretrain.data import pool as pool_module
 from pretrain.data.check import BadImage, check_images, enforce_bad_limit
 from pretrain.data.sources import ImageList, printable
 from splitmask_backbones.errors import UserError
@@ -55,11 +55,11 @@ def test_check_is_in_order_and_independent_of_workers(tmp_path, monkeypatch):
     assert alone[1].reason == "No such file or directory"
     assert check_images(ImageList(tmp_path, names), workers=2) == alone
     # from the second image on in other processes
-    monkeypatch.setattr(images_module, "_TRY_SECONDS", 0.0)
-    monkeypatch.setattr(images_module, "_POOL_PAYS_SECONDS", 0.0)
+    monkeypatch.setattr(pool_module, "_TRY_SECONDS", 0.0)
+    monkeypatch.setattr(pool_module, "_POOL_PAYS_SECONDS", 0.0)
     started = []
-    pool = images_module.ProcessPoolExecutor
-    monkeypatch.setattr(images_module, "ProcessPoolExecutor", lambda *a, **k: started.append(a) or pool(*a, **k))
+    pool = pool_module.ProcessPoolExecutor
+    monkeypatch.setattr(pool_module, "ProcessPoolExecutor", lambda *a, **k: started.append(a) or pool(*a, **k))
     assert check_images(ImageList(tmp_path, names), workers=2) == alone
     assert started == [(2,)]
     assert check_images(ImageList(tmp_path, [])) == []
@@ -70,16 +70,16 @@ def test_check_workers_die_with_a_killed_parent(tmp_path):
     code = (
         "import os, signal, sys, threading, multiprocessing as mp\n"
         "from pathlib import Path\n"
-        "from pretrain.data import check as images\n"
+        "from pretrain.data import check, pool\n"
         "from pretrain.data.sources import ImageList\n"
-        "images._TRY_SECONDS = images._POOL_PAYS_SECONDS = 0.0\n"
+        "pool._TRY_SECONDS = pool._POOL_PAYS_SECONDS = 0.0\n"
         "def kill():\n"
         "    while len(mp.active_children()) < 2: pass\n"
         "    print(*[child.pid for child in mp.active_children()], flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
         "if __name__ == '__main__':\n"
         "    threading.Timer(0.0, kill).start()\n"
-        "    images.check_images(ImageList(Path(sys.argv[1]), sys.argv[2].split(',') * 40), workers=2)\n"
+        "    check.check_images(ImageList(Path(sys.argv[1]), sys.argv[2].split(',') * 40), workers=2)\n"
     )
     script = tmp_path / "script.py"
     script.write_text(code)
@@ -96,7 +96,7 @@ def test_progress_is_shown_only_when_it_takes_long(tmp_path, monkeypatch, capsys
     check_images(ImageList(tmp_path, names))
     assert capsys.readouterr().out == ""
     clock = iter(range(10_000))
-    monkeypatch.setattr(images_module.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(pool_module.time, "monotonic", lambda: next(clock))
     check_images(ImageList(tmp_path, names))
     captured = capsys.readouterr()
     assert "checking images" in captured.out

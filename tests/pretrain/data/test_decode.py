@@ -72,14 +72,15 @@ def test_32_bit_integers(tmp_path):
     Image.fromarray(values).save(tmp_path / "small.tif")
     Image.fromarray(values * 1000 - 5).save(tmp_path / "large.tif")
     np.testing.assert_array_equal(read(tmp_path / "small.tif")[..., 2], np.rint(values / 257.0))
-    np.testing.assert_array_equal(read(tmp_path / "large.tif")[..., 2], np.rint(values / 63000 * 255))
+    large = read(tmp_path / "large.tif")[..., 2]
+    assert np.abs(large - values / 63000 * 255).max() <= 0.8  # a thousandth of the values on each side is cut
 
 
 def test_floats(tmp_path):
     unit = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
     for name, values in {"unit": unit, "bytes": unit * 255, "wide": unit * 7000 - 300}.items():
         Image.fromarray(values).save(tmp_path / f"{name}.tif")
-        assert np.abs(read(tmp_path / f"{name}.tif")[..., 0] - unit * 255).max() <= 0.51, name
+        assert np.abs(read(tmp_path / f"{name}.tif")[..., 0] - unit * 255).max() <= 0.8, name
     broken = unit.copy()
     broken[0, 0], broken[1, 1] = np.nan, np.inf
     Image.fromarray(broken).save(tmp_path / "nan.tif")

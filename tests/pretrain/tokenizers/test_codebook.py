@@ -7,7 +7,9 @@ from pretrain.data.pixel_norm import PixelNorm
 from pretrain.tokenizers import codebook as module
 from pretrain.tokenizers.codebook import (
     Tokenizer,
+    better_of_two,
     kmeans_codebook,
+    nearest,
     normalize_patches,
     random_patches,
     random_projection,
@@ -87,3 +89,38 @@ def test_statistics_by_hand():
     assert (statistics.num_patches, statistics.words_used, statistics.top_word_share) == (4, 3, 0.5)
     assert statistics.entropy_bits == pytest.approx(1.5)
     assert token_statistics(torch.zeros(5, dtype=torch.int64), 8).entropy_bits == 0
+
+
+def rounded_to_tf32(x):
+    """10 bits of mantissa, to the nearest even, as a GPU takes the factors of a TF32 product."""
+    bits = x.contiguous().view(torch.int32)
+    return ((bits + (((bits >> 13) & 1) + 0xFFF)) & ~0x1FFF).view(torch.float32)
+
+
+def test_a_rounded_product_gives_the_same_token_ids_once_two_are_compared():
+    generator = torch.Generator().manual_seed(0)
+    words = torch.nn.functional.normalize(torch.randn(2048, 48, generator=generator), dim=1)
+    # Half of them in the middle between two vectors: near ties.
+    pairs = torch.randint(2048, (2, 2000), generator=generator)
+    rows = words[pairs[0]] + words[pairs[1]] + 0.002 * torch.randn(2000, 48, generator=generator)
+    rows = torch.cat([rows, torch.randn(2000, 48, generator=generator)])
+    exact = (rows @ words.T).argmax(dim=1)
+    scores = rounded_to_tf32(rows) @ rounded_to_tf32(words).T
+    assert (scores.argmax(dim=1) != exact).sum() > 5
+    assert (better_of_two(scores, rows, words) == exact).all()
+    assert (nearest(rows, words) == exact).all()
+
+
+def test_of_two_equals_the_first_counts():
+    words = torch.eye(3)[[0, 1, 1, 2]]
+    rows = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    assert better_of_two(rows @ words.T, rows, words).tolist() == [1, 3]
+
+
+@pytest.mark.gpu
+def test_token_ids_of_a_gpu_are_those_of_a_cpu():
+    generator = torch.Generator().manual_seed(0)
+    words = torch.nn.functional.normalize(torch.randn(8192, 768, generator=generator), dim=1)
+    rows = torch.randn(4096, 768, generator=generator)
+    assert (nearest(rows.cuda(), words.cuda()).cpu() != nearest(rows, words)).float().mean() < 1e-3
+    assert not torch.backends.cuda.matmul.allow_tf32

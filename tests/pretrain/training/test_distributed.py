@@ -45,6 +45,7 @@ if "RANK" in os.environ:
     dist.destroy_process_group()
 """
 
+SPLITMASK = ("loss", "loss_inpaint", "loss_match", "grad_norm", "token_accuracy")
 ENV = {**{k: v for k, v in os.environ.items() if k != "RANK"}, "OMP_NUM_THREADS": "1"}
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
 
@@ -67,14 +68,15 @@ def test_loss_and_gradients_equal_one_process(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("port", "method", "names"),
+    ("port", "method", "names", "more"),
     [
-        (29532, "splitmask", ("loss", "loss_inpaint", "loss_match", "grad_norm", "token_accuracy")),
-        (29534, "beit", ("loss", "grad_norm", "token_accuracy")),
-        (29535, "dino", ("loss", "grad_norm")),
+        (29532, "splitmask", SPLITMASK, []),
+        (29536, "splitmask", SPLITMASK, ["--accumulate", 2]),  # all negatives, by gradient caching
+        (29534, "beit", ("loss", "grad_norm", "token_accuracy"), []),
+        (29535, "dino", ("loss", "grad_norm"), []),
     ],
 )
-def test_the_tool_under_torchrun(port, method, names, tmp_path):
+def test_the_tool_under_torchrun(port, method, names, more, tmp_path):
     if method == "dino":
         pytest.importorskip("lightly", reason="the extra 'dino' is not installed")
     rng = np.random.default_rng(0)
@@ -84,7 +86,7 @@ def test_the_tool_under_torchrun(port, method, names, tmp_path):
     tool = [ROOT / "tools/pretrain.py", "--recipe", "tiny", "--data", tmp_path / "images", "--steps", 3]
     tool += ["--method", method, "--monitor-every", 2, "--log-every", 1, "--workers", 0, "--output"]
     call(sys.executable, *tool, tmp_path / "one")
-    call(*TORCHRUN, f"--master-port={port}", *tool, tmp_path / "two")
+    call(*TORCHRUN, f"--master-port={port}", *tool, tmp_path / "two", *more)
 
     def values(file, *names):
         lines = [(tmp_path / folder / file).read_text().splitlines() for folder in ("one", "two")]

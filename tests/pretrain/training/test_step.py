@@ -7,6 +7,7 @@ import torch
 
 from pretrain.training.distributed import make_fabric
 from pretrain.training.step import clip_gradients, step_seed, train_step
+from tests.helpers import splitmask
 from tests.helpers.toy import Toy, batches
 
 
@@ -78,3 +79,74 @@ def test_a_step_that_clips_one_parameter_at_a_time():
 def test_the_seed_of_a_step_depends_on_all_three():
     seeds = {step_seed(seed, step, rank) for seed in range(3) for step in range(3) for rank in range(3)}
     assert len(seeds) == 27 and max(seeds) < 2**63
+
+
+def halves(batch, parts):
+    """The micro-batches of a batch, as a rank gets them."""
+    return [
+        dict(zip(batch, values, strict=True)) for values in zip(*(v.chunk(parts) for v in batch.values()), strict=True)
+    ]
+
+
+def split_step(accumulate, cached, weights=(1.0, 1.0), precision="32", jitter=0.0):
+    """Values and gradients of one step of SplitMask on 8 images."""
+    fabric = make_fabric(precision)
+    method = splitmask.build(inpaint_weight=weights[0], match_weight=weights[1], branch_jitter=jitter)
+    model, wrapped = fabric.setup(method, torch.optim.SGD(method.parameters(), lr=0.0))
+    gradients = {}
+
+    def keep(loss, grad_norm):
+        gradients.update({n: p.grad.clone() for n, p in method.named_parameters() if p.grad is not None})
+
+    data = iter(halves(splitmask.make_batch(8), accumulate))
+    torch.manual_seed(5)
+    values = train_step(
+        fabric, model, wrapped, data, accumulate=accumulate, approve=keep, cached=method if cached else None
+    )
+    return values, gradients
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 4])
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (0.0, 2.0)], ids=["both", "match"])
+def test_gradient_caching_is_one_batch(accumulate, weights):
+    whole, expected = split_step(1, False, weights)
+    values, gradients = split_step(accumulate, True, weights)
+    for name, value in whole.items():
+        if name != "token_accuracy":
+            torch.testing.assert_close(values[name], value, atol=1e-5, rtol=1e-5)
+    assert gradients.keys() == expected.keys() and max(g.abs().max() for g in expected.values()) > 1e-2
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected[name], atol=1e-5, rtol=1e-4)
+
+
+def test_plain_accumulation_is_not():
+    whole, expected = split_step(1, False)
+    values, gradients = split_step(4, False)
+    assert abs(values["loss_match"] - whole["loss_match"]) > 0.1  # 1 negative an image and not 7
+    assert max((gradients[n] - g).abs().max() / g.abs().max() for n, g in expected.items()) > 0.05
+
+
+def test_what_is_random_is_drawn_twice_alike(monkeypatch):
+    """Descriptors of the pass without gradients are those of the pass with them, with colours that are drawn."""
+    seen = []
+    real = splitmask.SplitMask._decoded
+
+    def decoded(self, batch):
+        found = real(self, batch)
+        seen.append(found[2].detach().mean(dim=1))
+        return found
+
+    monkeypatch.setattr(splitmask.SplitMask, "_decoded", decoded)
+    split_step(4, True, jitter=0.5)
+    assert len(seen) == 8
+    for first, second in zip(seen[:4], seen[4:], strict=True):
+        assert torch.equal(first, second)
+    assert not torch.equal(seen[0], seen[1])
+
+
+def test_gradient_caching_under_bf16_is_as_exact_as_bf16():
+    whole, expected = split_step(1, False, precision="bf16")
+    values, gradients = split_step(4, True, precision="bf16")
+    assert abs(values["loss"] - whole["loss"]) < 1e-3 * whole["loss"]
+    for name, gradient in gradients.items():
+        assert (gradient - expected[name]).norm() < 0.02 * expected[name].norm() + 1e-6, name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,19 @@ def test_dinov2_registers_have_no_positions(tmp_path):
     chunked = {name.replace("blocks.", "blocks.0."): value for name, value in content.items()}
     torch.save(chunked, tmp_path / "chunks.pth")
     assert convert(tmp_path / "chunks.pth", tmp_path / "c.safetensors").differences["source"] <= 1e-5
+
+
+def test_deit_iii_calls_its_scales_as_beit_does(tmp_path):
+    """Its authors' files have gamma_1 as BEiT's, but a bias for the keys, and positions for the patches alone."""
+    model = plain(init_values=0.1, no_embed_class=True)
+    state = {re.sub(r"ls([12])\.gamma$", r"gamma_\1", name): value for name, value in model.state_dict().items()}
+    assert "blocks.0.gamma_2" in state
+    torch.save({"model": state}, tmp_path / "in.pth")
+    done = convert(tmp_path / "in.pth", tmp_path / "out.safetensors")
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(done.encoder(images), model.forward_features(images), atol=1e-5, rtol=1e-5)
+    assert done.family == "timm" and done.differences["source"] <= 1e-5
 
 
 def test_guesses_are_said(tmp_path, caplog):

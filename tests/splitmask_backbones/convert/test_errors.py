@@ -98,6 +98,22 @@ def test_wrong_family_model_and_names(tmp_path, state):
         assert not (tmp_path / "out.safetensors").exists()
 
 
+@pytest.mark.parametrize(
+    ("overrides", "match"),
+    [
+        ({"num_heads": "many"}, r"in\.pth: its arguments are not an encoder's"),
+        ({"img_size": "large"}, "--set img_size=large is not a size: give one number or HEIGHT,WIDTH"),
+        ({"img_size": (64, 64, 64)}, "is not a size"),
+        ({"out_indices": "ab"}, r"in\.pth: its arguments are not an encoder's"),
+    ],
+)
+def test_overrides_of_a_wrong_kind(overrides, match, tmp_path, state):
+    torch.save(state, tmp_path / "in.pth")
+    with pytest.raises(ValueError, match=match):
+        convert(tmp_path / "in.pth", tmp_path / "out.safetensors", overrides=overrides)
+    assert not (tmp_path / "out.safetensors").exists()
+
+
 def test_destinations(tmp_path, state):
     torch.save(state, tmp_path / "in.pth")
     (tmp_path / "old.safetensors").write_text("precious")

@@ -8,8 +8,10 @@ from torch import nn
 
 from splitmask_backbones import VisionTransformer
 from splitmask_backbones.convert.export import export
+from splitmask_backbones.convert.hf_models import is_beit
+from splitmask_backbones.convert.libraries import need
 from splitmask_backbones.convert.names import TARGETS
-from splitmask_backbones.convert.references import MAP, TOKENS, is_beit, loaded, need, timm_vit
+from splitmask_backbones.convert.references import MAP, TOKENS, loaded, timm_vit
 
 pytest.importorskip("timm", reason="the extra 'timm' is not installed")
 

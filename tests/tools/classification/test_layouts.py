@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from pretrain.data.lists import read_lines
 from tools.classification.cars import has_cars, read_cars
-from tools.classification.layouts import find_layout, read_lines, read_pairs
+from tools.classification.layouts import find_layout, read_pairs
 
 
 def test_lines_are_read_with_their_numbers(tmp_path: Path) -> None:

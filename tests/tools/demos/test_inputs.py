@@ -12,7 +12,7 @@ from PIL import Image
 from tools.demo_data import CLASSES, DemoData, make_demo_data
 from tools.demos import inputs as demo_folder
 from tools.demos.inputs import class_names, label_of, open_folder, why_no_segmentation, write_segmentation
-from tools.detection.coco import ImageRecord, Instance
+from tools.detection.records import ImageRecord, Instance
 
 COUNTS = {"train": 8, "val": 3}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def test_gaps_in_category_ids_become_labels_in_order(tmp_path: Path) -> None:
         ({"bbox": [-9, 5, 9, 9]}, "box outside the image"),
         ({"bbox": [float("nan"), 5, 9, 9]}, "NaN"),
         ({"bbox": [5, 5, float("inf"), 9]}, "NaN"),
-        ({"bbox": [5, 5, 9]}, "no box"),
+        ({"bbox": [5, 5, 9]}, "a box of 3 numbers, not of x, y, width, height"),
         ({"bbox": None}, "no box"),
         ({"segmentation": []}, "no polygon"),
         ({"segmentation": None}, "no polygon"),
@@ -62,8 +63,9 @@ def test_gaps_in_category_ids_become_labels_in_order(tmp_path: Path) -> None:
         ({"segmentation": {"size": [48, 64], "counts": [5, 5]}}, "broken RLE"),
         ({"segmentation": {"size": [48, 64], "counts": "not an RLE"}}, "broken RLE"),
         ({"segmentation": {"size": [48, 64], "counts": [48 * 64]}}, "no area"),
-        ({"id": 100}, "duplicate id"),
-        ({"id": None}, "no id"),
+        ({"segmentation": "mask_001.png"}, "a segmentation that is the name of a mask file"),
+        ({"segmentation": {"points": [1, 2]}}, "a segmentation that is an object with points"),
+        ({"iscrowd": "perhaps"}, "a crowd flag that is neither 0 nor 1"),
     ],
 )
 def test_a_flawed_annotation_is_dropped_and_named(tmp_path: Path, change: dict[str, Any], kind: str) -> None:
@@ -184,6 +186,63 @@ def test_validation_must_have_the_training_categories(tmp_path: Path) -> None:
     assert set(split.dropped.kinds) == {"unknown category"}
 
 
+def test_ids_of_merged_files_are_renumbered_and_what_is_the_same_is_dropped(tmp_path: Path) -> None:
+    """Three files that each began at id 1: 15 of 18 objects were dropped as duplicates."""
+    content = coco_json(9)
+    assert len(content["annotations"]) == 18
+    for index, annotation in enumerate(content["annotations"]):
+        annotation["id"] = 1 + index % 3
+    content["annotations"].append(dict(content["annotations"][0]))
+    del content["annotations"][4]["id"]
+    split = read_coco(write(tmp_path, content), tmp_path)
+    assert sum(len(image.instances) for image in split.images) == 18
+    assert split.corrected.kinds == {
+        "an id that was there before, renumbered": [14, 1],
+        "no id of its own, numbered": [1, None],
+    }
+    assert split.dropped.kinds == {"an id and content that were there before": [1, 1]}
+    assert len({entry["id"] for entry in ground_truth(split)["annotations"]}) == 18
+
+
+def test_ids_and_names_as_text_are_matched(tmp_path: Path) -> None:
+    content = coco_json()
+    content["annotations"][0] |= {"image_id": "10", "category_id": "3"}
+    content["annotations"][1] |= {"image_id": 11.0}
+    content["annotations"][2] |= {"category_id": "cat"}
+    content["images"][0] |= {"height": "48", "width": 64.0}
+    split = read_coco(write(tmp_path, content), tmp_path)
+    assert not split.dropped.kinds and split.corrected.kinds == {"ids or names matched as text": [3, 100]}
+    assert [i.label for i in split.images[1].instances] == [1, 0]
+    assert (split.images[0].height, split.images[0].width) == (48, 64)
+    content["images"][1]["id"] = "10"  # now "10" is two images
+    split = read_coco(write(tmp_path, content), tmp_path)
+    assert split.dropped.kinds["unknown image"][0] >= 1
+
+
+def test_crowds_alone_and_boxes_alone_are_named(tmp_path: Path) -> None:
+    content = coco_json()
+    for annotation in content["annotations"]:
+        annotation["iscrowd"] = 1
+    with pytest.raises(UserError, match=r"no usable annotation \(12 with iscrowd=1"):
+        read_coco(write(tmp_path, content), tmp_path)
+    for annotation in content["annotations"]:
+        annotation |= {"iscrowd": 0, "segmentation": [], "area": None}
+    path = write(tmp_path, content)
+    with pytest.raises(UserError, match=r"12 with no polygon.*masks=false trains a box-only detector"):
+        read_coco(path, tmp_path)
+    split = read_coco(path, tmp_path, with_masks=False)
+    x1, y1, x2, y2 = split.images[0].instances[0].box
+    assert split.images[0].instances[0].area == (x2 - x1) * (y2 - y1) and not split.dropped.kinds
+
+
+def test_the_collector_is_as_it_was(tmp_path: Path) -> None:
+    read_coco(write(tmp_path, coco_json()), tmp_path)
+    assert gc.isenabled()
+    with pytest.raises(UserError):
+        read_coco(write(tmp_path, "{"), tmp_path)
+    assert gc.isenabled()
+
+
 def test_compressed_counts_are_parsed_as_by_pycocotools() -> None:
     rng = np.random.default_rng(0)
     for _ in range(100):
@@ -192,7 +251,7 @@ def test_compressed_counts_are_parsed_as_by_pycocotools() -> None:
         counts = coco_mask.encode(mask)["counts"]
         runs = parse_counts(counts.decode())
         assert runs is not None and sum(runs) == mask.size and sum(runs[1::2]) == mask.sum()
-        assert np.array_equal(to_mask({"size": [height, width], "counts": runs}, height, width), mask)
+        assert np.array_equal(to_mask({"size": [height, width], "counts": runs.tolist()}, height, width), mask)
         assert parse_counts(counts[:-1] + b"~~") is None or rle_flaw(
             {"size": [height, width], "counts": counts[:-1] + b"~~"}, height, width
         )

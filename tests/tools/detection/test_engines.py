@@ -37,6 +37,20 @@ def test_losses_have_the_same_names_and_add_up(detector: Detector) -> None:
     assert torch.isfinite(losses["loss"])
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_without_masks_there_is_no_mask_head(engine: str) -> None:
+    torch.manual_seed(0)
+    detector = build_detector(engine, RECIPE.override({"masks": False}), num_classes=2)
+    assert not [name for name, _ in detector.named_parameters() if "mask" in name]
+    target = Target(torch.tensor([[5.0, 10, 30, 40]]), torch.tensor([1]), None)
+    losses = detector.train()(([torch.full((3, 64, 64), 99, dtype=torch.uint8)], [target]))
+    assert set(losses) == set(detector.metric_names) == set(Detector.metric_names) - {"loss_mask"}
+    losses["loss"].backward()
+    assert all(parameter.grad is not None for parameter in detector.parameters() if parameter.requires_grad)
+    found = detector.eval().detect(torch.zeros(3, 64, 48, dtype=torch.uint8), (64, 48))
+    assert found["masks"] is None and len(found["boxes"]) == len(found["scores"]) == 3
+
+
 def test_detections_are_in_pixels_of_the_original(detector: Detector) -> None:
     """An image shown at half its size: boxes twice as far apart, masks of its own size."""
     image = torch.randint(256, (3, 64, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -14,8 +14,9 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from tools.detection.coco import CocoSplit, Flaws, ImageRecord, Instance
+from tools.detection.coco import CocoSplit
 from tools.detection.evaluate import coco_ap, ground_truth
+from tools.detection.records import Flaws, ImageRecord, Instance
 
 KEYS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 

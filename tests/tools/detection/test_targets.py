@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader
 
 from det_configs.common.coco import PAPER_3X
 from pretrain.training.distributed import make_fabric
-from tools.detection.coco import ImageRecord, Instance, read_coco
+from tools.detection.coco import read_coco
+from tools.detection.records import ImageRecord, Instance
 from tools.detection.targets import Target, extent_of, extent_within, make_target
 from tools.detection.transforms import Placement, training_placement
 
@@ -104,7 +105,7 @@ def test_the_extent_of_a_cut_polygon_is_that_of_its_finely_drawn_mask() -> None:
         found = extent_within(outline, size)
         scaled = (outline * fine).ravel().tolist()
         drawn = coco_mask.decode(coco_mask.frPyObjects([scaled], size[0] * fine, size[1] * fine))[..., 0]
-        expected = np.array(extent_of(drawn, (0, 0, size[1] * fine, size[0] * fine))) / fine
+        expected = np.array(extent_of(drawn)) / fine
         corners = np.concatenate([outline.min(axis=0), outline.max(axis=0)])
         num_cut += bool(drawn.any() and np.abs(np.clip(corners, 0, (40, 30, 40, 30)) - found).max() > 1)
         num_outside += not drawn.any()
@@ -126,11 +127,35 @@ def test_the_extent_at_the_border() -> None:
     assert extent(10, 20, -8, 20, -8, -8, 20, -8, 20, -4, -4, -4, -4, 18, 10, 18) == [0, 18, 10, 20]
 
 
+def test_large_images_cost_what_their_objects_do() -> None:
+    """Only what the crop keeps is decoded: the same masks and boxes as from whole ones, of RLEs and polygons."""
+    rng, size = np.random.default_rng(0), (210, 330)
+    place = training_placement(dataclasses.replace(PAPER_3X, img_size=64, scale_range=(0.5, 2.0), crop=0.7))
+    for _ in range(40):
+        mask = np.zeros(size, np.uint8)
+        y, x = int(rng.integers(0, 200)), int(rng.integers(0, 320))
+        mask[y : y + int(rng.integers(1, 120)), x : x + int(rng.integers(1, 200))] = 1
+        mask &= rng.random(size) < 0.8
+        mask[y, x] = 1
+        rle = coco_mask.encode(np.asfortranarray(mask))
+        rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        box = (float(cols[0]), float(rows[0]), float(cols[-1] + 1), float(rows[-1] + 1))
+        record = ImageRecord(1, "a", *size, [Instance(box, 0, {"size": list(size), "counts": rle["counts"]}, 1, False)])
+        placement = place(size, rng)
+        target, whole = make_target(record, placement), placement.mask(mask)
+        if whole.any():
+            assert target.masks is not None and np.array_equal(target.masks[0].numpy(), whole)
+        else:
+            assert len(target.boxes) == 0
+        alone = make_target(record, placement, with_masks=False)
+        assert alone.masks is None and len(alone.boxes) >= len(target.boxes)
+
+
 def test_boxes_of_real_images_are_those_annotated(shared_data: Path) -> None:
     """Boxes of whole pixels, around masks resized by their nearest pixel, had a mean IoU of 0.962 at short side 640."""
     root = shared_data / "coco_tiny"
     split = read_coco(root / "annotations/instances_train2017.json", root / "train2017")
-    place = training_placement(dataclasses.replace(PAPER_3X, img_size=640, scale_range=(1.0, 1.0), flip=0.0))
+    place = training_placement(dataclasses.replace(PAPER_3X, img_size=640, scale_range=(1.0, 1.0), flip=0.0, crop=0.0))
     count, mask_ious = 0, []
     for record in split.images[:20]:
         placement = place((record.height, record.width), np.random.default_rng(0))
@@ -141,7 +166,7 @@ def test_boxes_of_real_images_are_those_annotated(shared_data: Path) -> None:
         assert len(seen) == len(target.boxes)
         np.testing.assert_allclose(target.boxes, [np.array(i.box) * scale for i in seen], atol=1e-4)
         for mask, box in zip(target.masks.numpy(), target.boxes.numpy(), strict=True):
-            drawn = np.array(extent_of(mask, (0, 0, width, height)))
+            drawn = np.array(extent_of(mask))
             inner = np.prod(np.minimum(drawn, box)[2:] - np.maximum(drawn, box)[:2])
             mask_ious.append(inner / (np.prod(box[2:] - box[:2]) + np.prod(drawn[2:] - drawn[:2]) - inner))
         count += len(seen)

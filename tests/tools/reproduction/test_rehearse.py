@@ -12,6 +12,7 @@ import pytest
 from tests.helpers.in_process import run_tool
 from tests.helpers.plans import check
 from tools import reproduce
+from tools.reproduction.rehearse import TABLE
 from tools.running.executor import Executor, JobError
 from tools.running.job import Job
 
@@ -72,7 +73,7 @@ def test_a_row_from_encoder_to_table(coco: Path, ran: list[Job]) -> None:
         check(job)
         assert " ".join(job.argv).endswith("--rehearse --batch-size 4") and job.folder.name == "rehearsal"
     assert not encoder.exists()  # what is left are timings
-    table = (out / "rehearsal.md").read_text()
+    table = (out / TABLE).read_text()
     # Detector: 36 epochs of 118,287 images in steps of 16, two evaluations of 5,000 images at 2 s.
     seconds = 5 + 36 * (118_287 // 16) * 0.5 + 267 * 2 + 2 * 5000 * 2
     hours, minutes = divmod(round(seconds) // 60, 60)

@@ -1,0 +1,214 @@
+"""Decoded images on disk: each is decoded once, and then read as the bytes that decoding gave.
+
+A cache is a folder with two files: `pixels.u8`, the uint8 `(H, W, 3)` of all images one behind the other, and
+`index.npy`, a record for each image. All runs and processes that read the same list share it. What is there is used,
+what is missing or has changed is decoded again: a cache may be filled by several runs one after the other, be killed at
+any time, or be deleted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pretrain.data.decode import UnreadableImage
+from pretrain.data.pool import results_of
+from pretrain.data.sources import ImageList
+from pretrain.training.progress import tracked
+from splitmask_backbones.errors import UserError
+
+AUTO, OFF = "auto", "off"
+"""Values of `--cache` beside a folder: the user's own cache folder, where there is room, and none."""
+
+_RECORD = np.dtype(
+    [("offset", "<i8"), ("height", "<i4"), ("width", "<i4"), ("size", "<i8"), ("time", "<i8"), ("ready", "u1")]
+)
+"""Where an image lies and its sides; size and time of change (ns) of the file that was decoded."""
+_SPARE = 1 << 30
+"""Bytes of the disk that a cache leaves free."""
+
+
+class PixelCache:
+    """The files of one list of images, opened by each process on its own.
+
+    Args:
+        folder: that holds them.
+        names: of the list, in its order.
+    """
+
+    def __init__(self, folder: Path, names: list[str]) -> None:
+        self.folder = folder
+        self._rows = {name: row for row, name in enumerate(names)}
+        self._opened: tuple[np.memmap[Any, Any], int] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None}
+
+    def _files(self) -> tuple[np.memmap[Any, Any], int]:
+        """Returns the records, and a descriptor of the pixels."""
+        if self._opened is None:
+            index: Any = np.lib.format.open_memmap(self.folder / "index.npy", mode="r+")
+            self._opened = index, os.open(self.folder / "pixels.u8", os.O_RDWR | os.O_CREAT, 0o666)
+        return self._opened
+
+    def read(self, name: str) -> Image.Image | None:
+        """Returns an image, None where it is not there yet."""
+        index, pixels = self._files()
+        record = index[self._rows[name]]
+        if not record["ready"]:
+            return None
+        shape = int(record["height"]), int(record["width"]), 3
+        data = os.pread(pixels, shape[0] * shape[1] * 3, int(record["offset"]))
+        if len(data) < shape[0] * shape[1] * 3:  # the file was cut by other hands
+            return None
+        return Image.fromarray(np.frombuffer(data, np.uint8).reshape(shape))
+
+    def has(self, name: str) -> bool:
+        """Returns whether an image is there."""
+        return bool(self._files()[0][self._rows[name]]["ready"])
+
+    def write(self, name: str, image: Image.Image) -> None:
+        """Stores an image in the place that `reserve` gave it; one of other sides than its header's is left out."""
+        index, pixels = self._files()
+        row = self._rows[name]
+        if image.size != (index[row]["width"], index[row]["height"]):
+            return
+        os.pwrite(pixels, image.tobytes(), int(index[row]["offset"]))
+        index[row]["ready"] = 1  # last: a kill before it leaves the image to the next run
+
+    def reserve(self, images: ImageList, workers: int) -> None:
+        """Gives a place to each image that is missing, or that has changed since it was decoded.
+
+        Raises:
+            ValueError: the disk has no room for them.
+        """
+        index = self._files()[0]
+        stamps = np.array([_stamp(images.path(name)) for name in images.names], np.int64).reshape(-1, 2)
+        fresh = (index["ready"] == 1) & (index["size"] == stamps[:, 0]) & (index["time"] == stamps[:, 1])
+        index["ready"] = fresh
+        stale = np.flatnonzero(~fresh)
+        wanted = ImageList(images.root, [images.names[row] for row in stale])
+        with results_of(_Size(wanted), len(wanted), workers) as sizes:
+            sides = np.array(list(tracked(sizes, len(wanted), "sizes of images")), np.int64).reshape(-1, 2)
+        has_place = (index["height"][stale] == sides[:, 0]) & (index["width"][stale] == sides[:, 1])
+        bytes_of = 3 * index["height"].astype(np.int64) * index["width"]
+        end = int((index["offset"] + bytes_of).max(initial=0))
+        needed = 3 * (sides[:, 0] * sides[:, 1])[~has_place]
+        written = (self.folder / "pixels.u8").stat().st_blocks * 512
+        room = shutil.disk_usage(self.folder).free - _SPARE
+        missing = end + int(needed.sum()) - written
+        if missing > max(room, 0):
+            raise UserError(
+                f"the cache in {self.folder} needs {missing / 1e9:.1f} GB more, and {max(room, 0) / 1e9:.1f} GB can be "
+                "used there: name another folder (--cache DIR), or use --cache off"
+            )
+        for name, column in (("height", 0), ("width", 1)):
+            index[name][stale] = sides[:, column]
+        offsets = index["offset"][stale]
+        offsets[~has_place] = end + np.concatenate([[0], np.cumsum(needed)[:-1]]) if len(needed) else 0
+        index["offset"][stale] = offsets
+        index["size"][stale], index["time"][stale] = stamps[stale, 0], stamps[stale, 1]
+
+
+@dataclass(frozen=True)
+class CachedImages(ImageList):
+    """A list of images whose pixels come from a cache where they are there, and from the files where not.
+
+    Attributes:
+        cache: of this list, or of a longer one.
+    """
+
+    cache: PixelCache | None = None
+
+    def decode(self, index: int) -> Image.Image:
+        name = self.names[index]
+        found = self.cache.read(name) if self.cache is not None else None
+        return super().decode(index) if found is None else found
+
+    def check(self, index: int) -> None:
+        assert self.cache is not None
+        name = self.names[index]
+        if not self.cache.has(name):
+            self.cache.write(name, ImageList.decode(self, index))
+
+
+@dataclass(frozen=True)
+class _Size:
+    """Returns `(H, W)` of an image by its header, zeros where it cannot be read."""
+
+    images: ImageList
+
+    def __call__(self, index: int) -> tuple[int, int]:
+        try:
+            return self.images.size(index)
+        except (OSError, ValueError, SyntaxError, UnreadableImage):  # `check` says what is wrong
+            return 0, 0
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return -1, -1
+    return status.st_size, status.st_mtime_ns
+
+
+def cache_folder(images: ImageList, place: str) -> Path:
+    """Returns the folder of a list's cache: by the list's root and names, so that a changed image costs itself alone.
+
+    Args:
+        images: the whole list.
+        place: of `--cache`.
+    """
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = Path(base).expanduser() / "splitmask_backbones" if place == AUTO else Path(place).expanduser()
+    digest = hashlib.sha256(os.fsencode(images.root.absolute()) + repr(images.value_range).encode())
+    for name in images.names:
+        digest.update(b"\0" + os.fsencode(name))
+    return home / digest.hexdigest()[:20]
+
+
+def attach(images: ImageList, place: str) -> CachedImages:
+    """Returns a list that reads from the cache that another process has made, if it did."""
+    folder = cache_folder(images, place)
+    cache = PixelCache(folder, images.names) if (folder / "index.npy").exists() else None
+    return CachedImages(images.root, images.names, images.kind, images.notes, images.value_range, cache)
+
+
+@contextlib.contextmanager
+def filling(images: ImageList, place: str, workers: int) -> Iterator[CachedImages]:
+    """Yields a list whose `check` fills the cache; other processes that want to fill it wait until the block ends.
+
+    Args:
+        images: the whole list.
+        place: of `--cache`.
+        workers: processes that read headers.
+
+    Raises:
+        ValueError: the disk has no room.
+    """
+    folder = cache_folder(images, place)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "a+", encoding="utf-8") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        index = folder / "index.npy"
+        if not index.exists():
+            empty = folder / "index.npy.new"
+            with open(empty, "wb") as file:
+                np.save(file, np.zeros(len(images), _RECORD))
+            (folder / "pixels.u8").touch()
+            os.replace(empty, index)
+        cached = attach(images, place)
+        assert cached.cache is not None
+        cached.cache.reserve(images, workers)
+        yield cached

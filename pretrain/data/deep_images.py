@@ -1,0 +1,33 @@
+"""The range of values of a data set's images with more than 8 bits, from some of them."""
+
+import numpy as np
+
+from pretrain.data.decode import UnreadableImage, read_deep
+from pretrain.data.sources import ImageList
+from pretrain.data.value_range import ValueRange, range_of, to_8_bits
+
+NUM_IMAGES, NUM_VALUES = 64, 20_000
+"""Images of a data set whose values are looked at, evenly spread, and values of each."""
+
+
+def range_of_images(images: ImageList, given: ValueRange | None = None) -> tuple[ValueRange, int, int] | None:
+    """Returns the range of a data set, the grey levels that it leaves, and how many of the images looked at are deep.
+
+    None where none of them has more than 8 bits; `given` is taken in place of what is measured.
+    """
+    count = min(len(images), NUM_IMAGES)
+    found: list[np.ndarray] = []
+    for number in range(count):
+        name = images.names[number * len(images) // count]
+        try:
+            values = read_deep(images.path(name))
+        except (OSError, UnreadableImage):  # counted later
+            continue
+        if values is not None and values.size:
+            found.append(values[:: -(-values.size // NUM_VALUES)])
+    if not found:
+        return None
+    together = np.concatenate(found)
+    value_range = given or range_of(together)
+    levels = np.unique(to_8_bits(together, np.ones(together.shape, bool), value_range))
+    return value_range, len(levels), len(found)

@@ -1,0 +1,144 @@
+"""Cached images: the same pixels, each decoded once, through kills, changes and full disks."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pretrain.data import cache
+from pretrain.data.cache import AUTO, CachedImages, attach, cache_folder, filling
+from pretrain.data.check import check_images
+from pretrain.data.sources import ImageList
+
+
+def picture(path: Path, size: tuple[int, int], seed: int) -> None:
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> ImageList:
+    root = tmp_path / "images"
+    root.mkdir()
+    for number, size in enumerate([(20, 30), (31, 7), (1, 1), (16, 16)]):
+        picture(root / f"{number}.{'jpg' if number % 2 else 'png'}", size, number)
+    turned = Image.open(root / "0.png")
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(root / "turned.jpg", exif=exif)
+    (root / "broken.jpg").write_bytes(b"\xff\xd8\xff no")
+    return ImageList(root, sorted(path.name for path in root.iterdir()))
+
+
+def count_decodes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    seen: list[str] = []
+    real = cache.ImageList.decode
+
+    def decode(self: ImageList, index: int) -> Image.Image:
+        seen.append(self.names[index])
+        return real(self, index)
+
+    monkeypatch.setattr(cache.ImageList, "decode", decode)
+    return seen
+
+
+def fill(images: ImageList, place: Path) -> list[str]:
+    with filling(images, str(place), 0) as cached:
+        return [bad.name for bad in check_images(cached)]
+
+
+def test_pixels_are_the_decoded_ones_and_each_is_decoded_once(images, tmp_path, monkeypatch) -> None:
+    good = [name for name in images.names if name != "broken.jpg"]
+    expected = [np.asarray(images.subset(good).decode(index)) for index in range(len(good))]
+    seen = count_decodes(monkeypatch)
+    assert fill(images, tmp_path / "cache") == ["broken.jpg"]
+    assert sorted(seen) == images.names
+    seen.clear()
+    cached = pickle.loads(pickle.dumps(attach(images, str(tmp_path / "cache")).subset(good)))  # as to a data worker
+    for index, pixels in enumerate(expected):
+        assert np.array_equal(np.asarray(cached.decode(index)), pixels)
+    assert seen == []
+    assert fill(images, tmp_path / "cache") == ["broken.jpg"]  # another run
+    assert seen == ["broken.jpg"]
+
+
+def test_a_changed_image_is_decoded_again_alone(images, tmp_path, monkeypatch) -> None:
+    fill(images, tmp_path / "cache")
+    size_before = (cache_folder(images, str(tmp_path / "cache")) / "pixels.u8").stat().st_size
+    picture(images.root / "3.jpg", (16, 16), 99)  # the same sides: its place is used again
+    os.utime(images.root / "3.jpg", ns=(1, 1))
+    picture(images.root / "2.png", (40, 40), 98)
+    seen = count_decodes(monkeypatch)
+    fill(images, tmp_path / "cache")
+    assert sorted(seen) == ["2.png", "3.jpg", "broken.jpg"]
+    cached = attach(images, str(tmp_path / "cache"))
+    for name in ("2.png", "3.jpg"):
+        index = images.names.index(name)
+        assert np.array_equal(np.asarray(cached.decode(index)), np.asarray(ImageList.decode(cached, index)))
+    size_after = (cache_folder(images, str(tmp_path / "cache")) / "pixels.u8").stat().st_size
+    assert size_after == size_before + 40 * 40 * 3
+
+
+def killed(images: ImageList, place: str, after: int) -> None:
+    real, done = cache.PixelCache.write, []
+
+    def write(self, name, image) -> None:
+        real(self, name, image)
+        done.append(name)
+        if len(done) == after:
+            os._exit(9)
+
+    cache.PixelCache.write = write  # type: ignore[method-assign]
+    with filling(images, place, 0) as cached:
+        check_images(cached)
+
+
+def test_a_killed_filling_goes_on(images, tmp_path, monkeypatch) -> None:
+    place = str(tmp_path / "cache")
+    process = multiprocessing.get_context("fork").Process(target=killed, args=(images, place, 2))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 9
+    half = attach(images, place)
+    assert half.cache is not None
+    there = [name for name in images.names if half.cache.has(name)]
+    assert len(there) == 2
+    for index, name in enumerate(images.names):  # usable as it is: what is missing comes from the file
+        if name != "broken.jpg":
+            assert np.array_equal(np.asarray(half.decode(index)), np.asarray(images.decode(index)))
+    seen = count_decodes(monkeypatch)
+    fill(images, tmp_path / "cache")
+    assert sorted(seen) == sorted(set(images.names) - set(there))
+
+
+def test_a_disk_without_room_is_refused_before_anything_is_written(images, tmp_path, monkeypatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, cache._SPARE + 100))
+    with pytest.raises(ValueError, match=r"needs 0\.0 GB more.*--cache off"), filling(images, str(tmp_path), 0):
+        pass
+    assert (cache_folder(images, str(tmp_path)) / "pixels.u8").stat().st_size == 0
+
+
+def test_a_cache_that_others_cut_short_is_not_trusted(images, tmp_path) -> None:
+    fill(images, tmp_path / "cache")
+    os.truncate(cache_folder(images, str(tmp_path / "cache")) / "pixels.u8", 100)
+    cached = attach(images, str(tmp_path / "cache"))
+    for index in (1, 2):
+        assert np.array_equal(np.asarray(cached.decode(index)), np.asarray(images.decode(index)))
+
+
+def test_the_place_follows_the_list(images, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    assert cache_folder(images, AUTO).parent == tmp_path / "home/splitmask_backbones"
+    assert cache_folder(images, AUTO) == cache_folder(images, AUTO)
+    assert cache_folder(images.subset(images.names[:2]), AUTO) != cache_folder(images, AUTO)
+    assert isinstance(attach(images, AUTO).subset(images.names[:2]), CachedImages)
+    assert attach(images, AUTO).cache is None  # nobody has made one

@@ -1,0 +1,91 @@
+"""File names of a COCO file that fit no image as they stand: Windows paths, prefixes and URLs."""
+
+import os
+import re
+from collections import Counter
+from itertools import takewhile
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from pretrain.data.sources import SUFFIXES
+from tools.detection.records import ImageRecord
+
+_HASH = re.compile(r"[0-9a-f]{8}-")  # Label Studio puts one before the name of an upload
+
+
+def repair_file_names(records: list[ImageRecord], folder: Path) -> list[tuple[str, str]]:
+    """Names the file of each image whose `file_name` is none, where exactly one file fits; returns (old, new) names.
+
+    The file with the most folders of the name in common fits; capitals do not matter. A file is one image's only:
+    where two images claim it, or it has its own already, the names stay as they are.
+
+    Args:
+        records: changed in place.
+        folder: the images', searched with its subfolders, and only if a file is missing.
+    """
+    missing = [record for record in records if not _exists(folder, record.file_name)]
+    if not missing:
+        return []
+    files = _files_by_name(folder)
+    found = [(record, _best_file(record.file_name, files)) for record in missing]
+    claims = Counter(os.path.normpath(record.file_name) for record in records)
+    claims.update(os.path.normpath(file) for _, file in found if file is not None)
+    repaired = []
+    for record, file in found:
+        if file is not None and claims[os.path.normpath(file)] == 1:
+            repaired.append((record.file_name, file))
+            record.file_name = file
+    return repaired
+
+
+def _exists(folder: Path, name: str) -> bool:
+    try:
+        return os.path.exists(os.path.join(folder, name))
+    except ValueError:  # a zero byte
+        return False
+
+
+def _files_by_name(folder: Path) -> dict[str, list[str]]:
+    """Returns the images below a folder as relative posix paths, by their last part in small letters."""
+    files: dict[str, list[str]] = {}
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:
+                path = Path(place, name).relative_to(folder).as_posix()
+                files.setdefault(name.lower(), []).append(path)
+    return files
+
+
+def _best_file(name: str, files: dict[str, list[str]]) -> str | None:
+    for path in _readings(name):
+        parts = [part for part in re.split(r"[\\/]+", path.lower()) if part]
+        candidates = files.get(parts[-1], []) if parts else []
+        if not candidates and parts and _HASH.match(parts[-1]):
+            parts[-1] = _HASH.sub("", parts[-1], count=1)
+            candidates = files.get(parts[-1], [])
+        if not candidates:
+            continue
+        common = [_common_end(parts, file.lower().split("/")) for file in candidates]
+        best = [file for file, count in zip(candidates, common, strict=True) if count == max(common)]
+        return best[0] if len(best) == 1 else None
+    return None
+
+
+def _common_end(one: list[str], other: list[str]) -> int:
+    pairs = zip(reversed(one), reversed(other), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _readings(name: str) -> list[str]:
+    """Returns what a name may mean as a path: itself, and that within a URL."""
+    readings = [name]
+    if "://" in name or "?" in name:
+        try:
+            parts = urlsplit(name)
+        except ValueError:
+            return readings
+        readings += [*parse_qs(parts.query).get("d", []), unquote(parts.path)]  # Label Studio: /data/local-files/?d=
+    elif "%" in name:
+        readings.append(unquote(name))
+    return readings
