@@ -153,10 +153,9 @@ class RunFolder:
             if error.errno not in _NO_LOCKS:
                 self._lock_file.close()
                 self._lock_file = None
-                is_held = error.errno in (errno.EACCES, errno.EAGAIN)
-                what = (
-                    "is in use by another process: wait for it" if is_held else f"cannot be locked ({error.strerror})"
-                )
+                what = "is in use by another process: wait for it"
+                if error.errno not in (errno.EACCES, errno.EAGAIN):
+                    what = f"cannot be locked ({error.strerror}): mount it again"
                 raise UserError(f"--output {self.path} {what}, or choose another folder") from None
             text = "--output %s lies on a file system without locks (%s): see to it that no second run writes there"
             logger.warning(text, self.path, error.strerror)

@@ -44,13 +44,13 @@ def shortage_of(error: BaseException) -> str | None:
     place = os.fspath(error.filename) if isinstance(error, OSError) and isinstance(error.filename, str) else ""
     if _SHARED_TEXT.search(text) or place.startswith(SHARED):
         free = free_shared_memory()
-        shown = "" if free is None else f" ({free / 1e6:.0f} MB are free now)"
+        shown = "" if free is None else f" ({free / 1e6:.1f} MB are free now)"
         return f"shared memory, {SHARED}{shown}, is too small for the data workers: {shared_memory_remedy()}"
     where = f"{place}: " if place else ""
     if number in (errno.EMFILE, errno.ENFILE) or _FILES_TEXT.search(text):
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         return f"{where}too many open files (limit {limit}): raise it with ulimit -n 65536, or use fewer --workers"
-    if re.search(r"worker .*killed by signal: (Killed|9)", text):
+    if re.search(r"worker .*killed by signal: (Killed|9)|process pool was terminated abruptly", text):
         return (
             "a data worker was killed from outside, most likely because memory ran out: "
             "use fewer --workers or a smaller --batch-size, then --resume"

@@ -216,7 +216,7 @@ def _fitting(assembled: _Assembled, keys: Any, workers: int, prefetch: int) -> i
     room = free // processes().local_world_size - 2 * size  # one is in use, one on its way
     if room < workers * size:
         raise UserError(
-            f"{SHARED} (shared memory) has {free / 1e6:.0f} MB free, and {workers} data workers hand over batches of "
+            f"{SHARED} (shared memory) has {free / 1e6:.1f} MB free, and {workers} data workers hand over batches of "
             f"{size / 1e6:.1f} MB in it: {shared_memory_remedy()}"
         )
     return min(prefetch, room // (workers * size))

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -87,3 +88,17 @@ def test_within_a_graceful_section_the_first_signal_waits_for_the_loop():
         send(signal.SIGINT)
     assert ended.value.code == 130
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_in_a_thread_signals_are_left_to_the_main_program():
+    before, entered = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)], []
+
+    def run():
+        with StopSignals() as stop:
+            entered.append(stop)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert len(entered) == 1 and entered[0].received is None
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before

@@ -185,7 +185,7 @@ def test_small_shared_memory_holds_fewer_batches_or_is_named_before_the_start(mo
         monkeypatch.setattr(module, "free_shared_memory", lambda free=free: free)
         assert module._fitting(module._Assembled(dataset, torch.stack), keys, 2, 4) == expected
     monkeypatch.setattr(module, "free_shared_memory", lambda: 7_000_000)
-    with pytest.raises(ValueError, match=r"/dev/shm .* has 7 MB free, and 2 data workers .* 2.0 MB .*--workers 0"):
+    with pytest.raises(ValueError, match=r"/dev/shm .* has 7.0 MB free, and 2 data workers .* 2.0 MB .*--workers 0"):
         Batches(dataset, keys, 2)
     assert len(list(Batches(dataset, keys, 0))) == 2
 
