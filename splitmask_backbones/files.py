@@ -1,5 +1,6 @@
 """Files and folders that are whole or not there: written beside the target, flushed to disk, renamed. Free of torch."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -55,6 +56,9 @@ def _flush(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise  # those mean that it cannot be asked for: network and FUSE file systems say so of folders
     finally:
         os.close(descriptor)
 

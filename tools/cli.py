@@ -7,23 +7,29 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import errno
+import io
 import logging
 import os
 import re
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pretrain.training.options import DEVICES, MAX_BAD_FRACTION, REHEARSAL, WORKERS
+from pretrain.training.processes import processes
 from splitmask_backbones.errors import UserError, nearest
+from tools.remedies import describe
 
 if TYPE_CHECKING:
     from pretrain.training.run_folder import RunFolder
 
 EXIT_USER_ERROR = 2
+_LEAVE_SECONDS = 2.0
+"""How long what a failed tool leaves behind (libraries' threads, workers) may keep the process."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -223,36 +229,6 @@ def given_values(args: argparse.Namespace, recipe: type) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
-def describe(error: BaseException) -> str:
-    """Returns the one-line cause and remedy for any exception that reaches the top of a tool."""
-    if isinstance(error, UserError):
-        return str(error)
-    if isinstance(error, OSError) and error.errno is not None:
-        where = f"{error.filename}: " if error.filename else ""
-        remedy = {
-            errno.ENOSPC: "the disk is full: free some room or choose another --output, then --resume",
-            errno.EDQUOT: "the disk quota is used up: free some room or choose another --output, then --resume",
-            errno.EROFS: "the file system is read-only: choose another --output",
-            errno.EACCES: "no permission: change the permissions or choose another path",
-            errno.EPERM: "no permission: change the permissions or choose another path",
-            errno.ENOENT: "it does not exist: check the path",
-            errno.ENOTDIR: "a part of the path is a file: choose another path",
-            errno.EISDIR: "it is a folder: name a file",
-            errno.EEXIST: "it exists already: choose another path",
-            errno.EFBIG: "the file is larger than allowed here: raise the limit or choose another --output",
-            errno.EPIPE: "what reads the output has gone: send the output to a file, then --resume",
-        }.get(error.errno)
-        return f"{where}{remedy or error.strerror}"
-    if isinstance(error, MemoryError):
-        return "out of memory: use a smaller --batch-size or --img-size"
-    text = " ".join(str(error).split())
-    if "out of memory" in text.lower():
-        return f"out of memory: use a smaller --batch-size or --img-size ({text[:200]})"
-    if "No space left on device" in text:
-        return "the disk is full: free some room or choose another --output, then --resume"
-    return f"{type(error).__name__}: {text[:500]}; run again with --debug for the traceback"
-
-
 def print_error(error: BaseException, debug: bool) -> None:
     """Writes the traceback (with ``debug``) and then exactly one unwrapped line ``error: ...`` to stderr.
 
@@ -261,11 +237,15 @@ def print_error(error: BaseException, debug: bool) -> None:
     sys.stdout.flush()
     if debug:
         traceback.print_exception(error)
-    rank, distributed = os.environ.get("RANK", "0"), sys.modules.get("pretrain.training.distributed")
+    try:
+        rank = processes().rank
+    except UserError:  # there is no telling: it is what the error is about
+        rank = 0
+    distributed = sys.modules.get("pretrain.training.distributed")
     if distributed is not None and distributed.is_together():
         speaks = distributed.announce_failure()
     else:
-        speaks = rank == "0"
+        speaks = rank == 0
     sys.stderr.write(f"{'error' if speaks else f'rank {rank}'}: {' '.join(describe(error).splitlines())}\n")
     sys.stderr.flush()
 
@@ -291,9 +271,8 @@ def say(folder: RunFolder, text: str) -> None:
         print(text, flush=True)
 
 
-def run(main: Callable[[list[str]], int | None]) -> NoReturn:
-    """Runs ``main(argv)`` and exits: 0 or its return value, 2 with one ``error:`` line, 130 after an interrupt."""
-    argv = sys.argv[1:]
+def code_of(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
+    """Runs ``main(argv)``; returns 0 or its return value, 2 after one ``error:`` line, 130 after an interrupt."""
     try:
         code = main(argv) or 0
     except KeyboardInterrupt:
@@ -302,4 +281,26 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
         print_error(error, "--debug" in argv)
         code = EXIT_USER_ERROR
     sys.stdout.flush()
+    return code
+
+
+def run(main: Callable[[list[str]], int | None]) -> NoReturn:
+    """Runs ``main`` on the command line and exits with `code_of`; after an error within seconds, whatever hangs."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the screen cannot show is no error
+    code: Any = EXIT_USER_ERROR
+    try:
+        code = code_of(main, sys.argv[1:])
+    except SystemExit as end:
+        code = end.code
+        raise
+    finally:
+        if code:
+            threading.Thread(target=_leave, args=(code,), daemon=True).start()
     raise SystemExit(code)
+
+
+def _leave(code: int) -> None:
+    time.sleep(_LEAVE_SECONDS)
+    os._exit(code)

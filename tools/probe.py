@@ -1,10 +1,10 @@
 """Measures a frozen encoder layer by layer, with kNN and linear probes: writes results.json into --output."""
 
 import _path  # noqa: F401
-import os
 from importlib.util import find_spec
 from pathlib import Path
 
+from pretrain.training.processes import processes
 from splitmask_backbones.errors import UserError
 from tools import cli
 from tools.classification.data import DataOptions, add_data_options
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
     args = build_parser().parse_args(argv)
     given = cli.given_values(args, ProbeRecipe)
     recipe = ProbeRecipe().override(given)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if processes().world_size > 1:
         raise UserError("tools/probe.py runs in one process: start it without torchrun")
     if find_spec("timm") is None:
         raise UserError("timm is not installed: pip install timm, or the project with its extra 'classification'")

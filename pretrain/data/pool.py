@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, TypeVar
 
-from pretrain.training.signals import ignore_in_worker
+from pretrain.training.signals import end_with_parent, ignore_in_worker
 
 R = TypeVar("R")
 
@@ -64,12 +62,5 @@ def _start_worker(look: Callable[[int], Any]) -> None:
     """Leaves signals to the parent, and ends with the parent even when that is killed."""
     global _of_worker
     _of_worker = look
+    end_with_parent()
     ignore_in_worker()
-    parent = multiprocessing.parent_process()
-
-    def follow() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()

@@ -7,11 +7,12 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import BatchSampler, Dataset
 
 from pretrain.data.augment import PretrainAugment
 from pretrain.data.sources import ImageList
-from pretrain.training.loader import sample_rng, start_worker
+from pretrain.training.loader import sample_rng
+from pretrain.training.workers import Batches
 
 MakeItem = Callable[[Image.Image, np.random.Generator], dict[str, Tensor]]
 PatchIds = Callable[[tuple[int, int], np.random.Generator], dict[str, np.ndarray]]
@@ -60,9 +61,7 @@ class CropAndPatches:
         return {"image": self.augment(image, rng), **ids}
 
 
-def spread_items(
-    views: Views, num_items: int, workers: int, epoch: int = 0, batch_size: int | None = None
-) -> DataLoader[dict[str, Tensor]]:
+def spread_items(views: Views, num_items: int, workers: int, epoch: int = 0, batch_size: int | None = None) -> Batches:
     """Returns the items of `num_items` images spread evenly over the list, each once and the same whenever called.
 
     Args:
@@ -73,10 +72,6 @@ def spread_items(
         batch_size: items are stacked; single ones where it is None.
     """
     keys: Any = [(epoch, i * len(views) // num_items, 0) for i in range(num_items)]
-    return DataLoader(
-        views,
-        sampler=keys,
-        batch_size=batch_size,
-        num_workers=workers,
-        worker_init_fn=start_worker if workers else None,
-    )
+    if batch_size is not None:
+        keys = list(BatchSampler(keys, batch_size, drop_last=False))
+    return Batches(views, keys, workers)

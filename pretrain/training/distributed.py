@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -18,13 +19,17 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pretrain.training.options import DEVICES
+from pretrain.training.processes import drop_empty_variables, processes
 from splitmask_backbones.errors import UserError, check_choice
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+logger = logging.getLogger(__name__)
+
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}
 _FAILED = "splitmask_failed"
+_SAID_AFTER_SECONDS = 15.0
 
 
 def make_fabric(precision: str = "32", device: str = "auto", find_unused_parameters: bool = False) -> Fabric:
@@ -36,9 +41,13 @@ def make_fabric(precision: str = "32", device: str = "auto", find_unused_paramet
         find_unused_parameters: for models of which a step may leave parameters without a gradient.
 
     Raises:
-        ValueError: unknown precision or device, no GPU, or more processes on this machine than GPUs.
+        ValueError: unknown precision or device, no GPU, more processes on this machine than GPUs, or what
+            `processes` raises.
     """
+    own = processes()
+    drop_empty_variables()
     from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
     from lightning_fabric.strategies import DDPStrategy
 
     check_choice("precision", precision, PRECISIONS)
@@ -49,8 +58,7 @@ def make_fabric(precision: str = "32", device: str = "auto", find_unused_paramet
         raise UserError(f"--device cuda: there is no GPU to use ({why}): install a driver, or use --device cpu")
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning_fabric")
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    local = own.local_world_size
     num_gpus = 0 if device == "cpu" else torch.cuda.device_count()
     if 0 < num_gpus < local:
         raise UserError(
@@ -62,11 +70,14 @@ def make_fabric(precision: str = "32", device: str = "auto", find_unused_paramet
     fabric = Fabric(
         accelerator=device,
         devices=local,
-        num_nodes=world_size // local,
-        strategy=ddp if world_size > 1 else "auto",
+        num_nodes=own.world_size // local,
+        strategy=ddp if own.world_size > 1 else "auto",
         precision=PRECISIONS[precision],  # type: ignore[arg-type]
+        # Named, so that Fabric does not look for SLURM's variables and others itself.
+        plugins=[TorchElasticEnvironment() if own.world_size > 1 else LightningEnvironment()],
     )
-    fabric.launch()
+    with waiting_for(f"{own.others} at {own.address}:{own.port}"):
+        fabric.launch()
     if is_together():
         _failures()  # connected while all is well
     return fabric
@@ -78,11 +89,27 @@ def is_together() -> bool:
 
 
 @contextmanager
+def waiting_for(whom: str) -> Iterator[None]:
+    """Says on the screen for whom this process waits, where the block takes long."""
+    own = processes()
+    text = "rank %d of %d waits for %s (Ctrl-C or SIGTERM ends it)"
+    timer = threading.Timer(_SAID_AFTER_SECONDS, logger.warning, [text, own.rank, own.world_size, whom])
+    timer.daemon = True
+    if own.world_size > 1 and (own.local_rank == 0 or own.rank == 1):  # one a machine, beside rank 0
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@contextmanager
 def main_process_first() -> Iterator[bool]:
     """Runs the block in the main process, then in the others, which find what it has written; yields whether main."""
     is_main = not is_together() or dist.get_rank() == 0
     if not is_main:
-        dist.barrier()
+        with waiting_for("rank 0, which prepares what all need"):
+            dist.barrier()
     yield is_main
     if is_together() and is_main:
         dist.barrier()
@@ -140,8 +167,8 @@ def _failures() -> Any:
     The process group's own connection is taken while a process waits on it. torchrun keeps the store in a process of
     its own, so that it outlives each rank.
     """
-    place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return dist.TCPStore(*place, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=10))
+    own = processes()
+    return dist.TCPStore(own.address, own.port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=10))
 
 
 def announce_failure() -> bool:

@@ -4,10 +4,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
-from pretrain.training.signals import ignore_in_worker
+from pretrain.training.workers import Batches
 from splitmask_backbones.errors import UserError
 
 
@@ -97,7 +96,7 @@ def step_batches(
     collate_fn: Callable[[list[Any]], Any] | None = None,
     repeats: int = 1,
     pin_memory: bool = False,
-) -> Iterator[Any]:
+) -> Batches:
     """Returns this rank's micro-batches from `start_step` on, `accumulate` of them per step.
 
     Args:
@@ -109,22 +108,7 @@ def step_batches(
         pin_memory: for a GPU, which copies from such memory while the CPU goes on.
 
     Raises:
-        ValueError: the batch does not divide, or is larger than the data set.
+        ValueError: the batch does not divide, or is larger than the data set; or what `Batches` raises.
     """
     sampler = StepBatches(num_items, batch_size, seed, start_step, total_steps, rank, world_size, accumulate, repeats)
-    loader = DataLoader(
-        dataset,
-        batch_sampler=sampler,
-        num_workers=workers,
-        collate_fn=collate_fn,
-        pin_memory=pin_memory,
-        worker_init_fn=start_worker if workers else None,
-        prefetch_factor=4 if workers else None,
-    )
-    return iter(loader)
-
-
-def start_worker(worker: int) -> None:
-    """Prepares a data worker: signals are the main process's, and one thread is its share of the cores."""
-    ignore_in_worker()
-    torch.set_num_threads(1)
+    return Batches(dataset, sampler, workers, collate_fn=collate_fn, pin_memory=pin_memory, prefetch=4)

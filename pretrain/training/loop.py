@@ -222,7 +222,10 @@ def fit(
         stop.graceful = True
         if is_evaluated is not None and loop.evaluates_after(start_step) and not is_evaluated(start_step):
             evaluate_at_once(start_step)
-        data = timed(batches(start_step)) if start_step < loop.end else iter(())
+        source = batches(start_step) if start_step < loop.end else iter(())
+        # An error's traceback would hold the data workers for as long as somebody looks at it.
+        stack.callback(getattr(source, "close", lambda: None))
+        data = timed(source)
         for step in range(start_step, loop.end):
             factor = lr_at(step)
             for group in optimizer.param_groups:

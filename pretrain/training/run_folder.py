@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
 import math
-import os
 import re
 import shutil
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pretrain.training.processes import processes
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import write_atomically
 
@@ -23,6 +25,11 @@ LOCK = ".lock"
 CHECKPOINTS = "checkpoints"
 _TEMPORARY = re.compile(r"\.tmp\w{6}|\..+\.tmp")
 """What a save that was killed leaves beside its target: safetensors' own files, and those of this project."""
+
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+"""What file systems without locks answer: some network and FUSE mounts."""
+_held: weakref.WeakValueDictionary[tuple[int, int], RunFolder] = weakref.WeakValueDictionary()
+"""Folders that this process has locked, by device and inode: the system's lock holds off other processes alone."""
 
 
 def strict_json(value: Any) -> Any:
@@ -80,7 +87,7 @@ class RunFolder:
         self.artefact = artefact
         self.resumed = resumed
         self.previous = previous
-        self.is_main = int(os.environ.get("RANK", "0")) == 0
+        self.is_main = processes().rank == 0
         self._lock_file: Any = None
         self._created = False
         self._started = False
@@ -133,16 +140,27 @@ class RunFolder:
         return folder
 
     def _lock(self) -> None:
+        status = self.path.stat()
+        identity = status.st_dev, status.st_ino
+        if identity in _held:  # to be asked first: even to open and close the file would release the lock
+            raise UserError(
+                f"--output {self.path} is in use by another run of this process: wait for it, or choose another folder"
+            )
         # lockf and not flock: the lock belongs to this process, and forked data workers do not inherit it.
         self._lock_file = open(self.path / LOCK, "a+", encoding="utf-8")  # noqa: SIM115 (held for the whole run)
         try:
             fcntl.lockf(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock_file.close()
-            self._lock_file = None
-            raise UserError(
-                f"--output {self.path} is in use by another process: wait for it, or choose another folder"
-            ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                self._lock_file.close()
+                self._lock_file = None
+                what = "is in use by another process: wait for it"
+                if error.errno not in (errno.EACCES, errno.EAGAIN):
+                    what = f"cannot be locked ({error.strerror}): mount it again"
+                raise UserError(f"--output {self.path} {what}, or choose another folder") from None
+            text = "--output %s lies on a file system without locks (%s): see to it that no second run writes there"
+            logger.warning(text, self.path, error.strerror)
+        _held[identity] = self
         if not (self.path / CONFIG).exists():
             return
         for folder in (self.path, self.path / CHECKPOINTS):  # whoever wrote them held the lock, and is gone
@@ -216,6 +234,8 @@ class RunFolder:
                 self.path.rmdir()
         self._lock_file.close()
         self._lock_file = None
+        for identity in [identity for identity, folder in _held.items() if folder is self]:
+            del _held[identity]
 
     def __enter__(self) -> RunFolder:
         return self

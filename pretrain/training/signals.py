@@ -1,7 +1,11 @@
-"""SIGTERM and SIGINT: at once while a run is being set up, after the running step while it trains."""
+"""SIGTERM and SIGINT: at once while a run is being set up, after the running step while it trains.
+
+Of processes that serve another one (data workers), the other decides when they end: by its word or by its death.
+"""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import socket
@@ -9,7 +13,10 @@ import threading
 from types import FrameType
 from typing import ClassVar
 
+from pretrain.training.processes import processes
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_LOOK_SECONDS = 1.0
 
 
 class StopSignals:
@@ -17,7 +24,8 @@ class StopSignals:
 
     Outside `graceful` sections a signal raises SystemExit where it meets the program. Within, it is kept in
     `received` for the loop to act on; a second one raises at once. Where the run has several processes, one that waits
-    in a collective is ended from a thread (`distributed.end_where_blocked`).
+    in a collective is ended from a thread (`distributed.end_where_blocked`). In a thread other than the main one, where
+    Python handles no signals, it leaves them to the main program.
     """
 
     _active: ClassVar[list[StopSignals]] = []
@@ -34,16 +42,22 @@ class StopSignals:
         raise SystemExit(128 + number)
 
     def __enter__(self) -> StopSignals:
+        own = processes()
+        if threading.current_thread() is not threading.main_thread():
+            return self
         self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
-        if not self._active and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if not self._active and own.world_size > 1:
             _watch()
         self._active.append(self)
         return self
 
     def __exit__(self, *_: object) -> None:
+        if not self._before:
+            return
         self._active.remove(self)
         for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            # None: one that was not set by Python, and cannot be set again by it.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # type: ignore[arg-type]
 
 
 def _watch() -> None:
@@ -62,6 +76,25 @@ def _watch() -> None:
                     end_where_blocked(number, lambda: bool(StopSignals._active) and StopSignals._active[-1].graceful)
 
     threading.Thread(target=follow, daemon=True).start()
+
+
+def end_with_parent() -> None:
+    """Starts the thread that ends this process, at once and without a word, when the process that it serves is gone.
+
+    However that was killed. A worker that only asks between two items (as torch's do) may wait for ever for somebody to
+    read its last one.
+    """
+    parent, father = multiprocessing.parent_process(), os.getppid()
+
+    def follow() -> None:
+        # Two signs, for each start method has one that comes late: forked brothers hold the pipe that `join` waits for,
+        # and the father of a worker that a server forked is that server.
+        while parent is not None and parent.is_alive() and os.getppid() == father:
+            parent.join(_LOOK_SECONDS)
+        os._exit(1)
+
+    if parent is not None:
+        threading.Thread(target=follow, daemon=True).start()
 
 
 def ignore_in_worker() -> None:

@@ -17,7 +17,7 @@ def run_tool(main: Callable[[list[str]], int | None], *words: object) -> subproc
     out, err = io.StringIO(), io.StringIO()
     with mock.patch("sys.argv", ["tool", *argv]), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            cli.run(main)
+            code = cli.code_of(main, argv)
         except SystemExit as end:
             code = int(end.code or 0)
     return subprocess.CompletedProcess(argv, code, out.getvalue(), err.getvalue())

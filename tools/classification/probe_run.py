@@ -109,14 +109,14 @@ def probe(options: ProbeOptions, recipe: ProbeRecipe, given: dict[str, Any]) -> 
         results = measurement.results()
         if rehearsal:
             rehearsal.end_training(folder.path)
-            shutil.rmtree(folder.path / FEATURES)
+            shutil.rmtree(folder.path / FEATURES, ignore_errors=True)  # NFS keeps a file that is mapped into memory
             # The features are its one evaluation, of both splits.
             rehearsal.write(folder, rehearsal.record("probe", measurement.loop, fabric, recipe.precision, 1))
             return
         _plot(results["layers"], folder.path / CURVE)
         write_json(folder.path / RESULTS, mark(results, encoder.load_report))
         if not options.keep_features:
-            shutil.rmtree(folder.path / FEATURES)
+            shutil.rmtree(folder.path / FEATURES, ignore_errors=True)  # NFS keeps a file that is mapped into memory
 
 
 def _encoder(recipe: ProbeRecipe, weights: Path | None, model: str | None) -> VisionTransformer:

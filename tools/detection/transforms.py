@@ -6,6 +6,7 @@ Pixels and masks are resampled by PIL and NumPy on one thread, so the result dep
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from PIL import Image
@@ -131,36 +132,39 @@ def training_placement(recipe: DetRecipe) -> Callable[[tuple[int, int], np.rando
     first, as DETR, Swin and XCiT do. Both resizings are one here, so that the second does not blur the first.
     """
 
-    def lsj(size: tuple[int, int], rng: np.random.Generator) -> Placement:
-        side = recipe.img_size
-        target = side * rng.uniform(recipe.scale_range[0], recipe.scale_range[1])
-        scaled = fit(size, target, target)
-        crop = min(scaled[0], side), min(scaled[1], side)
-        offset = int(rng.integers(scaled[0] - crop[0] + 1)), int(rng.integers(scaled[1] - crop[1] + 1))
-        return Placement(size, scaled, offset, crop, (side, side), bool(rng.random() < recipe.flip))
+    # Of functions at module level: the data workers that are not forked get it through a pickle.
+    return partial(_lsj if recipe.augment == "lsj" else _multiscale, recipe)
 
-    def multiscale(size: tuple[int, int], rng: np.random.Generator) -> Placement:
-        side, long = recipe.img_size, recipe.img_size * recipe.max_long_side
-        short = side * rng.uniform(recipe.scale_range[0], recipe.scale_range[1])
-        if not recipe.crop or rng.random() >= recipe.crop:
-            scaled = fit(size, short, long)
-            return Placement(size, scaled, (0, 0), scaled, scaled, bool(rng.random() < recipe.flip))
-        first = fit(size, side * rng.choice(recipe.crop_scales), long)
-        low, high = (round(side * factor) for factor in recipe.crop_range)
-        crop = [int(rng.integers(min(length, low), min(length, high) + 1)) for length in first]
-        offset = [int(rng.integers(length - part + 1)) for length, part in zip(first, crop, strict=True)]
-        output = fit((crop[0], crop[1]), short, long)
-        y_scale, x_scale = output[0] / crop[0], output[1] / crop[1]
-        return Placement(
-            size,
-            (first[0] * y_scale, first[1] * x_scale),
-            (offset[0] * y_scale, offset[1] * x_scale),
-            output,
-            output,
-            bool(rng.random() < recipe.flip),
-        )
 
-    return lsj if recipe.augment == "lsj" else multiscale
+def _lsj(recipe: DetRecipe, size: tuple[int, int], rng: np.random.Generator) -> Placement:
+    side = recipe.img_size
+    target = side * rng.uniform(recipe.scale_range[0], recipe.scale_range[1])
+    scaled = fit(size, target, target)
+    crop = min(scaled[0], side), min(scaled[1], side)
+    offset = int(rng.integers(scaled[0] - crop[0] + 1)), int(rng.integers(scaled[1] - crop[1] + 1))
+    return Placement(size, scaled, offset, crop, (side, side), bool(rng.random() < recipe.flip))
+
+
+def _multiscale(recipe: DetRecipe, size: tuple[int, int], rng: np.random.Generator) -> Placement:
+    side, long = recipe.img_size, recipe.img_size * recipe.max_long_side
+    short = side * rng.uniform(recipe.scale_range[0], recipe.scale_range[1])
+    if not recipe.crop or rng.random() >= recipe.crop:
+        scaled = fit(size, short, long)
+        return Placement(size, scaled, (0, 0), scaled, scaled, bool(rng.random() < recipe.flip))
+    first = fit(size, side * rng.choice(recipe.crop_scales), long)
+    low, high = (round(side * factor) for factor in recipe.crop_range)
+    crop = [int(rng.integers(min(length, low), min(length, high) + 1)) for length in first]
+    offset = [int(rng.integers(length - part + 1)) for length, part in zip(first, crop, strict=True)]
+    output = fit((crop[0], crop[1]), short, long)
+    y_scale, x_scale = output[0] / crop[0], output[1] / crop[1]
+    return Placement(
+        size,
+        (first[0] * y_scale, first[1] * x_scale),
+        (offset[0] * y_scale, offset[1] * x_scale),
+        output,
+        output,
+        bool(rng.random() < recipe.flip),
+    )
 
 
 def evaluation_placement(recipe: DetRecipe, size: tuple[int, int]) -> Placement:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import BatchSampler, Dataset
 
 from pretrain.data.sources import ImageList
-from pretrain.training.loader import start_worker
 from pretrain.training.progress import tracked
+from pretrain.training.workers import Batches
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -32,19 +33,24 @@ class Prepared(Dataset[tuple[int, Tensor]]):
 
 
 def share_of(
-    fabric: Fabric, dataset: Any, workers: int, title: str, batch_size: int | None, start: int = 0, **options: Any
+    fabric: Fabric,
+    dataset: Any,
+    workers: int,
+    title: str,
+    batch_size: int | None,
+    start: int = 0,
+    collate_fn: Callable[[list[Any]], Any] | None = None,
 ) -> Iterator[Any]:
     """Yields the batches of this process's share of a data set, with progress and the time left.
 
     Args:
         dataset: asked for by index.
         batch_size: items per batch; None for single ones.
-        **options: of torch's `DataLoader`.
+        collate_fn: from a list of items to a batch; None for torch's own way.
     """
-    own: Any = range(start + fabric.global_rank, len(dataset), fabric.world_size)
-    init = start_worker if workers else None
+    keys: Any = range(start + fabric.global_rank, len(dataset), fabric.world_size)
+    if batch_size is not None:
+        keys = BatchSampler(keys, batch_size, drop_last=False)
     pinned = fabric.device.type == "cuda"
-    loader: Any = DataLoader(
-        dataset, batch_size, sampler=own, num_workers=workers, worker_init_fn=init, pin_memory=pinned, **options
-    )
-    yield from tracked(loader, len(loader), title, fabric.is_global_zero)
+    with closing(Batches(dataset, keys, workers, collate_fn=collate_fn, pin_memory=pinned)) as batches:
+        yield from tracked(batches, len(batches), title, fabric.is_global_zero)

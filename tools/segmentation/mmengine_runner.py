@@ -7,7 +7,6 @@ loggers and whatever else mmengine's runner knows are free to be added to a conf
 """
 
 import copy
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 import tools.segmentation.model  # noqa: F401 (registers backbone, optimizer constructor and loss)
+from pretrain.training.processes import processes
 from splitmask_backbones.errors import UserError
 from tools.segmentation.classes import Classes, find_classes
 from tools.segmentation.config import defaults, derive
@@ -61,7 +61,7 @@ def mmengine_values(config: dict[str, Any]) -> dict[str, Any]:
     # A step is made at the last of its micro-batches; mmengine would make the last one of all with an lr of 0.
     decay = {"begin": warmup + micro - 1, "end": steps + micro}
     val = _loader(config, classes, "val", 1, {"type": "DefaultSampler", "shuffle": False})
-    batch_size = config["batch_size"] // (micro * int(os.environ.get("WORLD_SIZE", "1")))
+    batch_size = config["batch_size"] // (micro * processes().world_size)
     wrapper = {**config["optim_wrapper"], "accumulative_counts": micro}
     return {
         "model": config["model"],

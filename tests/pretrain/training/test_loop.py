@@ -25,7 +25,7 @@ def run(path, *, steps=6, resume=False, **kwargs):
             optimizer,
             loop=Loop(total_steps=steps, batch_size=4, steps_per_epoch=3, **loop),
             lr_at=lambda step: 1 - step / 10,
-            batches=batches,
+            batches=kwargs.pop("batches", batches),
             folder=folder,
             metric_names=("loss",),
             **kwargs,
@@ -158,3 +158,39 @@ def test_checkpoint_format_is_that_of_earlier_versions(tmp_path):
             *(f"optimizer.{index}.{name}" for index in (0, 1) for name in ("exp_avg", "exp_avg_sq", "step")),
         ]
         assert set(file.metadata()) == {"state", "sha256"}
+
+
+class Closed:
+    """Batches that are closed once nobody wants them any more."""
+
+    def __init__(self, source):
+        self.source, self.closed = source, 0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return next(self.source)
+
+    def close(self):
+        self.closed += 1
+
+
+@pytest.mark.parametrize("fails_after", [None, 3])
+def test_batches_are_closed_at_the_end_and_before_an_error_leaves(fails_after, tmp_path):
+    opened = []
+
+    def open_batches(start):
+        opened.append(Closed(batches(start)))
+        return opened[-1]
+
+    def after_step(step):
+        if step == fails_after:
+            raise OSError("the network is gone")
+
+    if fails_after is None:
+        run(tmp_path / "run", batches=open_batches)
+    else:
+        with pytest.raises(OSError, match="the network is gone"):
+            run(tmp_path / "run", batches=open_batches, after_step=after_step)
+    assert [each.closed for each in opened] == [1]

@@ -1,6 +1,9 @@
 """Who owns an output folder, what may be resumed, and strict JSON."""
 
+import errno
+import fcntl
 import json
+import os
 import subprocess
 import sys
 
@@ -180,3 +183,47 @@ def test_what_an_old_run_did_not_record_is_what_it_did(tmp_path):
         with pytest.raises(ValueError, match=r"--clip was all and is now each"):
             folder.write_config({"values": {"lr": 0.1, "clip": "each"}})
     assert json.loads((tmp_path / "config.json").read_text())["values"] == {"lr": 0.1}
+
+
+def test_two_runs_of_one_process_do_not_share_a_folder(tmp_path):
+    """The system's lock holds off other processes alone, and is lost when any file of the lock is closed."""
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    with open_folder(tmp_path / "run"):
+        for name in ("run", "link"):
+            with pytest.raises(ValueError, match="in use by another run of this process"):
+                open_folder(tmp_path / name)
+        code = (
+            "from pretrain.training.run_folder import RunFolder\n"
+            f"RunFolder.open({str(tmp_path / 'run')!r}, resume=False, artefact='x')"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert "is in use by another process" in done.stderr
+    with open_folder(tmp_path / "run"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("number", "match"),
+    [
+        (errno.ENOLCK, None),
+        (errno.EOPNOTSUPP, None),
+        (errno.EACCES, "is in use by another process"),
+        (errno.EAGAIN, "is in use by another process"),
+        (errno.EIO, "cannot be locked .Input/output error.: mount it again, or choose another folder"),
+    ],
+)
+def test_a_file_system_without_locks_is_not_in_use(number, match, tmp_path, monkeypatch, caplog):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    if match is None:
+        with open_folder(tmp_path / "run") as folder:
+            folder.write_config({"values": {}})
+        assert f"{tmp_path / 'run'} lies on a file system without locks" in caplog.text
+    else:
+        with pytest.raises(ValueError, match=match):
+            open_folder(tmp_path / "run")
+        monkeypatch.undo()
+        with open_folder(tmp_path / "run"):
+            pass

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 
 from pretrain.training import distributed
 from pretrain.training.signals import StopSignals
+from tests.helpers.launch import set_torchrun
 from tests.helpers.paths import ROOT
 
 SCRIPT = """
@@ -63,8 +65,7 @@ def test_a_gpu_that_is_not_there_is_an_error_of_the_user(monkeypatch):
 def test_more_processes_than_gpus_is_an_error_of_the_user(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    set_torchrun(monkeypatch, world_size=2)
     with pytest.raises(ValueError, match=r"--nproc-per-node=2 .* GPUs \(1\): use --nproc-per-node=1"):
         distributed.make_fabric()
 
@@ -87,3 +88,17 @@ def test_within_a_graceful_section_the_first_signal_waits_for_the_loop():
         send(signal.SIGINT)
     assert ended.value.code == 130
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_in_a_thread_signals_are_left_to_the_main_program():
+    before, entered = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)], []
+
+    def run():
+        with StopSignals() as stop:
+            entered.append(stop)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert len(entered) == 1 and entered[0].received is None
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before

@@ -1,0 +1,105 @@
+"""Runs with data workers that end before their time: one error line that names the file, and nobody stays behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.small_runs import command, error_of, make_inputs, processes_with, skip_without_its_library, start
+
+TRAINERS = [
+    "pretrain",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("train_det", "train_seg", "train_cls")),
+]
+LEAVES_IN = 5.0
+
+
+def wait_for_a_step(folder: Path, process, seconds: float = 100.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not (folder / "metrics.jsonl").exists() or not (folder / "metrics.jsonl").read_text():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.05)
+
+
+def break_images(data: Path) -> None:
+    for path in data.rglob("*"):
+        if path.suffix in (".png", ".jpg") and "annotations" not in path.parts:
+            beside = path.with_name("beside")
+            beside.write_bytes(b"garbage")
+            beside.replace(path)  # a worker finds the one or the other
+
+
+def gone_within(mark: str, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while processes_with(mark):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def end_of(process, mark: str) -> str:
+    """Returns stderr; fails where anybody is there 5 s after the error line."""
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if line.startswith("error:"):
+            break
+    assert gone_within(mark, LEAVES_IN), [*lines, processes_with(mark)]
+    return "".join([*lines, *process.stderr])
+
+
+@pytest.mark.parametrize("tool", TRAINERS)
+def test_an_image_that_breaks_during_the_run_is_named_and_the_tool_leaves(tool: str, tmp_path: Path) -> None:
+    skip_without_its_library(tool)
+    data, run = make_inputs(tool, tmp_path / "data"), tmp_path / "run"
+    process = start(command(tool, data, run, "--workers", "2", "--steps", "5000"))
+    try:
+        wait_for_a_step(run, process)
+        break_images(data)
+        error = error_of(end_of(process, str(run)))
+    finally:
+        process.kill()
+    assert process.wait() == 2
+    assert str(data) in error and "could be read when the run started and cannot be now" in error
+    assert "Caught" not in error and "Original" not in error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_no_worker_outlives_a_tool_that_is_killed_or_interrupted(number: int, code: int, tmp_path: Path) -> None:
+    data, run = make_inputs("pretrain", tmp_path / "data"), tmp_path / "run"
+    words = command("pretrain", data, run, "--workers", "2", "--steps", "5000")
+    process = start(words, start_new_session=True)
+    try:
+        wait_for_a_step(run, process)
+        assert len(processes_with(str(run))) >= 3
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)  # as a terminal does
+        else:
+            process.send_signal(number)
+        stderr = process.stderr.read()  # whoever holds the pipe is still there
+        assert process.wait(5) == code and gone_within(str(run), 5), stderr
+    finally:
+        process.kill()
+    assert "Traceback" not in stderr
+
+
+@pytest.mark.slow
+def test_under_torchrun_all_are_gone_after_the_one_error_line(tmp_path: Path) -> None:
+    data, run = make_inputs("pretrain", tmp_path / "data"), tmp_path / "run"
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29551"]
+    words = command("pretrain", data, run, "--workers", "1", "--steps", "5000", "--device", "cpu")
+    process = start([sys.executable, *torchrun, *words[1:]])
+    try:
+        wait_for_a_step(run, process)
+        break_images(data)
+        error = error_of(end_of(process, str(run)))
+    finally:
+        process.kill()
+    assert "could be read when the run started and cannot be now" in error

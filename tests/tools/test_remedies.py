@@ -1,0 +1,28 @@
+"""tools/remedies.py: errors of the system come with the path and what to do about them."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from splitmask_backbones.errors import UserError
+from tools.remedies import describe
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (UserError("a  b"), "a  b"),
+        (OSError(errno.EROFS, "?", "/data/x"), "/data/x: the file system is read-only: choose another --output"),
+        (OSError(errno.ESTALE, "?", "/data/x"), "/data/x: it was moved or replaced on the server while it was in use"),
+        (OSError(errno.ENOTCONN, "?", "/data/x"), "/data/x: the network folder is not there any more: mount it again"),
+        (OSError(errno.EIO, "?", "/data/x"), "/data/x: the disk or the network that it lies on has failed"),
+        (OSError(errno.EXDEV, "Invalid cross-device link", "/data/x"), "/data/x: Invalid cross-device link"),
+        (OSError(errno.ENOSPC, "?", "/data/x"), "/data/x: the disk is full"),
+        (KeyError("x"), "KeyError: 'x'; run again with --debug"),
+    ],
+)
+def test_cause_and_remedy(error: Exception, text: str) -> None:
+    assert describe(error).startswith(text)
+    assert "\n" not in describe(error)
