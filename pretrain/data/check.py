@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pretrain.data.decode import UnreadableImage
 from pretrain.data.pool import results_of
+from pretrain.data.remarks import remarks
 from pretrain.data.sources import ImageList, printable
 from pretrain.training.progress import tracked
 from splitmask_backbones.errors import UserError
@@ -35,6 +36,8 @@ def check_images(images: ImageList, workers: int = 0) -> list[BadImage]:
         workers: processes that decode; 0 and 1 decode in this one. The result is the same. Shows progress with the
             time left.
     """
+    for remark in remarks(images):
+        logger.info("%s", printable(remark))
     with results_of(_Reason(images), len(images), workers) as reasons:
         found = zip(images.names, tracked(reasons, len(images), "checking images"), strict=True)
         return [BadImage(name, reason) for name, reason in found if reason is not None]

@@ -1,10 +1,14 @@
 """The range of values of a data set's images with more than 8 bits, from some of them."""
 
+import logging
+
 import numpy as np
 
 from pretrain.data.decode import UnreadableImage, read_deep
 from pretrain.data.sources import ImageList
 from pretrain.data.value_range import ValueRange, range_of, to_8_bits
+
+logger = logging.getLogger(__name__)
 
 NUM_IMAGES, NUM_VALUES = 64, 20_000
 """Images of a data set whose values are looked at, evenly spread, and values of each."""
@@ -31,3 +35,21 @@ def range_of_images(images: ImageList, given: ValueRange | None = None) -> tuple
     value_range = given or range_of(together)
     levels = np.unique(to_8_bits(together, np.ones(together.shape, bool), value_range))
     return value_range, len(levels), len(found)
+
+
+def choose_range(images: ImageList, given: ValueRange | None = None, remedy: str = "") -> ValueRange | None:
+    """Returns the range of a data set, `given` or measured, and says it; None where no image has more than 8 bits.
+
+    Args:
+        remedy: what else can be done about it, at the end of the line.
+    """
+    found = range_of_images(images, given)
+    if found is None:
+        return given
+    measured, levels, count = found
+    low, high = given or measured
+    logger.warning(
+        "%d of %d images looked at have more than 8 bits: values from %g to %g become 0 to 255 (%d levels are left%s)",
+        count, min(len(images), NUM_IMAGES), low, high, levels, remedy,
+    )  # fmt: skip
+    return low, high

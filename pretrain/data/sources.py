@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from pretrain.data.decode import UnreadableImage, read_image, read_size
 from pretrain.data.lists import coco_names, read_text_list
 from pretrain.data.selection import select
 from pretrain.data.value_range import ValueRange
+from pretrain.data.walk import walk
 from splitmask_backbones.errors import UserError, nearest
 
 SUFFIXES = (
@@ -247,56 +247,16 @@ def _training_folder(path: Path, has_labels: bool) -> Path | None:
 
 
 def find_images(root: Path, option: str = "--data") -> tuple[list[str], tuple[str, ...]]:
-    """Returns the sorted names below ``root``, and notes on what was skipped; errors name the option.
+    """Returns the sorted names of the images below ``root``, and notes on what was skipped, see `walk`.
 
-    Hidden files and folders are skipped (macOS' ``._x.jpg`` and thumbnail caches are not images of the user), linked
-    folders are not followed (they may form loops). Links to files are taken, also broken ones: those count as
-    unreadable later.
+    Raises:
+        UserError: there is none.
     """
-    names: list[str] = []
-    skipped = {"hidden entries": 0, "linked folders": 0, "entries that are not regular files": 0, "other files": 0}
-    other_suffixes: set[str] = set()
-    stack = [""]
-    while stack:
-        prefix = stack.pop()
-        try:
-            entries = list(os.scandir(os.path.join(root, prefix)))
-        except OSError as error:
-            raise UserError(f"{option}: the folder {root / prefix} cannot be read: {error.strerror}") from error
-        for entry in entries:
-            if entry.name.startswith("."):
-                skipped["hidden entries"] += 1
-            elif entry.is_dir(follow_symlinks=False):
-                stack.append(f"{prefix}{entry.name}/")
-            elif entry.is_symlink() and stat.S_ISDIR(_mode(entry.path)):
-                skipped["linked folders"] += 1
-            elif os.path.splitext(entry.name)[1].lower() not in SUFFIXES:
-                skipped["other files"] += 1
-                other_suffixes.add(os.path.splitext(entry.name)[1].lower())
-            elif stat.S_ISREG(mode := _mode(entry.path)) or not mode:
-                names.append(prefix + entry.name)
-            else:
-                skipped["entries that are not regular files"] += 1
-    notes = tuple(f"{count} {what} skipped" for what, count in skipped.items() if count)
-    notes = tuple(note + _listed(other_suffixes) if "other files" in note else note for note in notes)
+    names, notes = walk(root, lambda name: name.lower().endswith(SUFFIXES), option)
     if not names:
         seen = "; ".join(notes) or "it is empty"
         raise UserError(f"{option}: no image in {root} ({seen}): looked for {', '.join(SUFFIXES)}")
-    return sorted(names), notes
-
-
-def _listed(suffixes: set[str]) -> str:
-    named = sorted(suffixes - {""})
-    more = f" and {len(named) - 8} more" if len(named) > 8 else ""
-    return f" (suffixes found: {', '.join(named[:8])}{more})" if named else ""
-
-
-def _mode(path: str) -> int:
-    """Returns the mode of what ``path`` points to, 0 for a broken or circular link."""
-    try:
-        return os.stat(path).st_mode
-    except OSError:
-        return 0
+    return names, notes
 
 
 def split_holdout(images: ImageList, share: float) -> tuple[ImageList, ImageList]:

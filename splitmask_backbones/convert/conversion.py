@@ -96,7 +96,7 @@ def convert(
         ValueError: anything that would leave the destination other than the source; it is not written then.
     """
     check_choice("target", to, TARGETS)
-    destination = Path(destination)
+    destination = Path(destination).expanduser()
     _check_destination(destination, to, overwrite)
     read = read_source(read_weights(source, step, best), from_, model, overrides or {})
     encoder = _build(read, allow_partial)

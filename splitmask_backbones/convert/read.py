@@ -53,7 +53,7 @@ def read_weights(path: str | Path, step: int | None = None, best: bool = False) 
     Raises:
         ValueError: no such file, empty, damaged, of another format, or a pickle that would run code.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.exists():
         raise UserError(f"{path} does not exist: {_remedy(str(path))}")
     if path.is_dir():

@@ -63,7 +63,7 @@ class LabelledImages:
     def of(self, names: Sequence[str]) -> LabelledImages:
         """Returns the split with some of its images alone, in the order of `names`."""
         labels = dict(zip(self.images.names, self.labels, strict=True))
-        images = ImageList(self.images.root, list(names))
+        images = replace(self.images, names=list(names))
         return LabelledImages(images, [labels[name] for name in names], self.num_repeated)
 
 

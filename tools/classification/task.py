@@ -87,12 +87,16 @@ class ClassificationTask(Task):
     def check_data(self, folder: RunFolder, fabric: Fabric) -> dict[str, Any]:
         for name, split in self.images.splits.items():
             self.images.splits[name] = split.of(self.used(name, split.images.names))
+        chosen = self.choose_range(next(iter(self.images.splits.values())).images, fabric)
+        for name, split in self.images.splits.items():
+            images = dataclasses.replace(split.images, value_range=self.value_range)
+            self.images.splits[name] = dataclasses.replace(split, images=images)
         identity = data.identity_of(
             self.images, self.previous.get("data") if self.options.trains else None, folder, fabric,
             self.options.max_bad_fraction, folder.path / BAD_IMAGES, self.options.workers,
         )  # fmt: skip
         data.without_unreadable(self.images, identity["unreadable"])
-        return identity
+        return identity | chosen
 
     def build(self, weights: Path | None, encoder_config: dict[str, Any] | None = None) -> nn.Module:
         model = build_classifier(self.recipe, len(self.classes), weights, encoder_config, self.given.get("model"))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.data.sources import ImageList
+from pretrain.data.value_range import ValueRange
 from splitmask_backbones.errors import UserError
 from tools.detection.annotations import NO_POLYGON, read_annotation
 from tools.detection.formats import describe_format, describe_text
@@ -40,10 +41,12 @@ class CocoSplit:
     corrected: Flaws
     renamed: list[tuple[str, str]] = field(default_factory=list)
     doubtful: Flaws = field(default_factory=Flaws)
+    value_range: ValueRange | None = None
 
     def image_list(self, records: Iterable[ImageRecord] | None = None) -> ImageList:
         """Returns the files of some of the images, or of all."""
-        return ImageList(self.image_dir, [image.file_name for image in (self.images if records is None else records)])
+        names = [image.file_name for image in (self.images if records is None else records)]
+        return ImageList(self.image_dir, names, value_range=self.value_range)
 
 
 def read_coco(

@@ -78,6 +78,9 @@ class DetectionTask(Task):
         if folder.is_main:
             data.compare_objects(self.splits, self.recipe)
         identity: dict[str, Any] = {name: data.fingerprint(split) for name, split in self.splits.items()}
+        identity |= self.choose_range(next(iter(self.splits.values())).image_list(), fabric)
+        for split in self.splits.values():
+            split.value_range = self.value_range
         identity["categories"] = [list(category) for category in self.categories]
         before = self.previous.get("data", {})
         if before and "train" in self.splits and all(before.get(name) == identity[name] for name in self.splits):

@@ -9,6 +9,7 @@ from PIL import Image
 
 from pretrain.data.decode import UnreadableImage
 from pretrain.data.sources import ImageList, find_images
+from pretrain.data.value_range import ValueRange
 from pretrain.training.run_folder import write_json
 from splitmask_backbones.errors import UserError
 
@@ -44,14 +45,15 @@ class Pictures:
         write_json(self.output / "predictions.json", self.found)
 
 
-def open_pictures(path: Path, output: Path) -> Pictures:
+def open_pictures(path: Path, output: Path, value_range: ValueRange | None = None) -> Pictures:
     """Returns the pictures in a folder and below, or the one given; each that cannot be read gets a `warning:` line.
 
     Raises:
         ValueError: no picture there, or none that can be read.
     """
     root = path.parent if path.is_file() else path
-    found = ImageList(root, [path.name] if path.is_file() else find_images(root, "--predict")[0])
+    names = [path.name] if path.is_file() else find_images(root, "--predict")[0]
+    found = ImageList(root, names, value_range=value_range)
     sizes: dict[str, tuple[int, int]] = {}
     for index, name in enumerate(found.names):
         try:
@@ -64,4 +66,4 @@ def open_pictures(path: Path, output: Path) -> Pictures:
         sizes[name] = (image.height, image.width)
     if not sizes:
         raise UserError(f"--predict {path}: none of the {len(found)} images can be read")
-    return Pictures(ImageList(root, list(sizes)), list(sizes.values()), output)
+    return Pictures(found.subset(sizes), list(sizes.values()), output)

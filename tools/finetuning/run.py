@@ -233,7 +233,7 @@ def _load_newest(task: Task, model: nn.Module, folder: RunFolder, fabric: Fabric
 def _predict(task: Task, model: nn.Module, folder: RunFolder, fabric: Fabric) -> None:
     if task.options.predict is None:
         return
-    pictures = open_pictures(task.options.predict, folder.path / "predictions")
+    pictures = open_pictures(task.options.predict, folder.path / "predictions", task.value_range)
     shown = task.predict(fabric, model.eval(), pictures)
     if pictures.found and fabric.world_size == 1:
         pictures.write()

@@ -10,6 +10,9 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from pretrain.data.deep_images import choose_range
+from pretrain.data.sources import ImageList
+from pretrain.data.value_range import ValueRange
 from pretrain.training.distributed import make_fabric
 from pretrain.training.rehearsal import Rehearsal
 from pretrain.training.run_folder import RunFolder
@@ -53,6 +56,7 @@ class Task(ABC):
         self.options, self.name, self.base, self.given = options, name, base, given
         self.recipe: Any = base
         self.previous: dict[str, Any] = {}
+        self._value_range: ValueRange | None = None
         self.rehearsal = Rehearsal() if options.rehearse else None
 
     @abstractmethod
@@ -76,6 +80,19 @@ class Task(ABC):
         if self.rehearsal is None:
             return items
         return self.rehearsal.a_few(items, split, self.recipe.batch_size)
+
+    @property
+    def value_range(self) -> ValueRange | None:
+        """How more than 8 bits become 8: by the training images of this run, or of the one that is used."""
+        kept = self._value_range or self.previous.get("data", {}).get("value_range")
+        return None if kept is None else (kept[0], kept[1])
+
+    def choose_range(self, images: ImageList, fabric: Fabric) -> dict[str, Any]:
+        """Measures it on the training images of a new run; returns what identifies it, nothing where there is none."""
+        if not self.previous and fabric.is_global_zero:
+            self._value_range = choose_range(images)
+        self._value_range = fabric.broadcast(self._value_range)
+        return {} if self.value_range is None else {"value_range": list(self.value_range)}
 
     @abstractmethod
     def check_data(self, folder: RunFolder, fabric: Fabric) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pretrain.data.cache import AUTO, OFF, attach, filling
 from pretrain.data.check import check_images, enforce_bad_limit
-from pretrain.data.deep_images import NUM_IMAGES, range_of_images
+from pretrain.data.deep_images import choose_range
 from pretrain.data.sources import ImageList
 from pretrain.training.run_folder import RunFolder
 from splitmask_backbones.errors import UserError
@@ -29,19 +29,9 @@ def with_range(
     if previous is not None and given is None:
         kept = previous["data"].get("value_range")
         return source if kept is None else dataclasses.replace(source, value_range=tuple(kept))
-    value_range = given
+    value_range = None
     if fabric.is_global_zero:
-        found = range_of_images(source, given)
-        if found is None and given is not None:
-            logger.warning("--range has no effect: no image that was looked at has more than 8 bits")
-        elif found is not None:
-            measured, levels, count = found
-            value_range = given or measured
-            logger.warning(
-                "%d of %d images looked at have more than 8 bits: values from %g to %g become 0 to 255 (%d levels are "
-                "left; --range LOW,HIGH decides otherwise)",
-                count, min(len(source), NUM_IMAGES), *value_range, levels,
-            )  # fmt: skip
+        value_range = choose_range(source, given, "; --range LOW,HIGH decides otherwise")
     return dataclasses.replace(source, value_range=fabric.broadcast(value_range))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from pretrain.data.check import BadImage, enforce_bad_limit
 from pretrain.data.decode import UnreadableImage
+from pretrain.data.remarks import remarks
 from pretrain.training.progress import tracked
 from splitmask_backbones.errors import UserError
 from tools.segmentation.classes import Classes
@@ -37,6 +38,9 @@ def check_splits(
     """
     for note in dict.fromkeys(note for split in splits.values() for note in split.notes):
         logger.warning("%s", note)
+    for split in splits.values():
+        for remark in remarks(split.image_list()):
+            logger.info("%s", remark)
     found = {name: _check_split(split, name, classes) for name, split in splits.items()}
     bad = [image for _, images, _ in found.values() for image in images]
     enforce_bad_limit(sum(len(split.pairs) for split in splits.values()), bad, max_bad_fraction, report)

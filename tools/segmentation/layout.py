@@ -2,13 +2,14 @@
 
 import dataclasses
 import hashlib
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pretrain.data.lists import read_lines
 from pretrain.data.sources import SUFFIXES, ImageList
+from pretrain.data.value_range import ValueRange
+from pretrain.data.walk import walk
 from splitmask_backbones.errors import UserError, check_choice
 
 SPLITS = {"train": ("train", "training"), "val": ("val", "validation", "valid")}
@@ -81,10 +82,11 @@ class Split:
     pairs: list[tuple[str, str]]
     label_ids: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
+    value_range: ValueRange | None = None
 
     def image_list(self) -> ImageList:
         """Returns the images of all pairs."""
-        return ImageList(self.image_dir, [image for image, _ in self.pairs])
+        return ImageList(self.image_dir, [image for image, _ in self.pairs], value_range=self.value_range)
 
     def fingerprint(self) -> str:
         """Returns the sha256 of all names and file sizes: the same wherever the folder lies."""
@@ -206,33 +208,12 @@ def _listed_names(root: Path, template: str, split: str) -> list[str]:
 def _by_name(folder: Path, suffix: str, suffixes: tuple[str, ...], kind: str) -> tuple[dict[str, str], tuple[str, ...]]:
     """Returns the files of a folder and its subfolders, by what stands before the suffix, and what was left out."""
     names: dict[str, str] = {}
-    links: list[str] = []
-    others: Counter[str] = Counter()
-    for path in sorted(folder.rglob("*")):
-        if path.is_symlink() and path.is_dir():
-            links.append(path.relative_to(folder).as_posix())
-        if not path.is_file() or path.name.startswith("."):
-            continue
-        file = path.relative_to(folder).as_posix()
-        if suffix and file.endswith(suffix):
-            name = file.removesuffix(suffix)
-        elif not suffix and path.suffix.lower() in suffixes:
-            name = file[: -len(path.suffix)]
-        else:
-            if not suffix:
-                others[path.suffix.lower()] += 1
-            continue
+    files, notes = walk(folder, lambda name: name.endswith(suffix) if suffix else name.lower().endswith(suffixes))
+    for file in files:
+        name = file.removesuffix(suffix) if suffix else file.rpartition(".")[0]
         if name in names:
             raise UserError(f"{folder} holds two {kind} files for '{name}' ({names[name]}, {file}): remove one of them")
         names[name] = file
-    notes = []
-    if links:  # they may form loops
-        notes.append(f"{_counted(len(links), 'linked folder')} in {folder} left out: {_shown(links)}")
-    if others:
-        listed = ", ".join(f"{count} {found or 'without suffix'}" for found, count in others.most_common(8))
-        notes.append(f"{_counted(others.total(), 'file')} in {folder} left out by the suffix: {listed}")
-    return names, tuple(notes)
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'s' if count > 1 else ''}"
+    # With a suffix of its own a folder may hold the files of several kinds.
+    notes = tuple(note for note in notes if not (suffix and "other files" in note))
+    return names, tuple(f"{folder}: {note}" for note in notes)

@@ -93,6 +93,8 @@ class SegmentationTask(Task):
             )
         splits = {name: replace(split, pairs=self.used(name, split.pairs)) for name, split in splits.items()}
         identity: dict[str, Any] = {name: split.fingerprint() for name, split in splits.items()}
+        identity |= self.choose_range(next(iter(splits.values())).image_list(), fabric)
+        splits = {name: replace(split, value_range=self.value_range) for name, split in splits.items()}
         identity |= {"classes": classes.names, "reduce_zero_label": classes.reduce_zero_label}
         checked: Any = (splits, {})
         if folder.is_main and not (self.options.trains and folder.finished):
@@ -190,8 +192,8 @@ class SegmentationTask(Task):
         predict = MeanOfViews(model.model).test_step if self.recipe.use_tta else model.predict
         own = range(fabric.global_rank, len(pictures.images), fabric.world_size)
         for index in tracked(own, len(own), "predict", fabric.is_global_zero):
-            path = pictures.images.path(pictures.images.names[index])
-            sample = predict(pseudo_collate([transforms({"img_path": str(path)})]))[0]
+            path, picture = pictures.images.path(pictures.images.names[index]), pictures.images.read(index)
+            sample = predict(pseudo_collate([transforms({"img_path": str(path), "image": picture})]))[0]
             labels = sample.pred_sem_seg.data[0].cpu().numpy()
-            pictures.save(index, draw_overlay(pictures.images.read(index), labels, self.classes))
+            pictures.save(index, draw_overlay(picture, labels, self.classes))
         return "the classes over them"

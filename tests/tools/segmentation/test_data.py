@@ -114,13 +114,13 @@ def test_linked_folders_and_other_suffixes_are_said(tmp_path, capsys):
     assert len(split.pairs) == 3
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
-        f"warning: 1 linked folder in {tmp_path}/images/train left out: link",
-        f"warning: 1 file in {tmp_path}/images/train left out by the suffix: 1 .heic",
-        f"warning: 1 file in {tmp_path}/annotations/train left out by the suffix: 1 .txt",
+        f"warning: {tmp_path}/images/train: 1 linked folders skipped (link)",
+        f"warning: {tmp_path}/images/train: 1 other files skipped (suffixes found: .heic)",
+        f"warning: {tmp_path}/annotations/train: 1 other files skipped (suffixes found: .txt)",
     ]
     for i in range(3):
         (tmp_path / f"annotations/train/{i}.png").rename(tmp_path / f"annotations/train/{i}.jpg")
-    with pytest.raises(ValueError, match=r"have no label in .*left out by the suffix: 3 \.jpg"):
+    with pytest.raises(ValueError, match=r"have no label in .*4 other files skipped \(suffixes found: \.jpg, \.txt\)"):
         find_split(tmp_path, "train")
 
 

@@ -1,0 +1,41 @@
+"""What of an image is not looked at, said once for a list: further pages, transparency, further channels."""
+
+from collections import Counter
+
+from PIL import Image
+
+from pretrain.data.decode import FORMATS
+from pretrain.data.sources import ImageList
+
+NUM_IMAGES = 64
+"""Images that are looked at, evenly spread; their headers alone."""
+_SAMPLES_PER_PIXEL = 277
+"""TIFF tag: channels of a page, of which three or four are colours."""
+
+
+def remarks(images: ImageList) -> list[str]:
+    """Returns a line for each kind of loss, with how many of the images looked at have it and the first of them."""
+    counts: Counter[str] = Counter()
+    first: dict[str, str] = {}
+    looked_at = min(len(images), NUM_IMAGES)
+    for number in range(looked_at):
+        name = images.names[number * len(images) // looked_at]
+        for kind in _of_image(images, name):
+            counts[kind] += 1
+            first.setdefault(kind, name)
+    return [f"{count} of {looked_at} images looked at {kind} ({first[kind]})" for kind, count in counts.items()]
+
+
+def _of_image(images: ImageList, name: str) -> list[str]:
+    found = []
+    try:
+        with Image.open(images.path(name), formats=FORMATS) as image:
+            if getattr(image, "n_frames", 1) > 1:
+                found.append("have more than one page or frame: the first is read")
+            if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
+                found.append("are transparent: they are laid on white")
+            if getattr(image, "tag_v2", {}).get(_SAMPLES_PER_PIXEL, 1) > 4:
+                found.append("have more than three colours: the first three are read")
+    except Exception:  # unreadable ones are counted by whoever decodes them
+        return []
+    return found

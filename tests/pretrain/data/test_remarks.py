@@ -1,0 +1,33 @@
+"""What is lost of images is said once a kind."""
+
+from pathlib import Path
+
+from PIL import Image
+
+from pretrain.data.check import check_images
+from pretrain.data.remarks import remarks
+from pretrain.data.sources import ImageList
+
+
+def test_pages_and_transparency_are_said_once(tmp_path: Path, caplog) -> None:
+    plain, clear = Image.new("RGB", (4, 4)), Image.new("RGBA", (4, 4), (9, 9, 9, 0))
+    plain.save(tmp_path / "a.png")
+    plain.save(tmp_path / "b.tif", save_all=True, append_images=[plain, plain])
+    clear.save(tmp_path / "c.png")
+    clear.save(tmp_path / "d.png")
+    (tmp_path / "e.png").write_bytes(b"no image")
+    images = ImageList(tmp_path, ["a.png", "b.tif", "c.png", "d.png", "e.png"])
+    expected = [
+        "1 of 5 images looked at have more than one page or frame: the first is read (b.tif)",
+        "2 of 5 images looked at are transparent: they are laid on white (c.png)",
+    ]
+    assert remarks(images) == expected
+    with caplog.at_level("INFO", logger="pretrain"):
+        check_images(images)
+    assert [record.message for record in caplog.records] == expected
+    assert remarks(ImageList(tmp_path, ["a.png"])) == []
+
+
+def test_a_large_list_is_looked_at_here_and_there(tmp_path: Path) -> None:
+    Image.new("RGBA", (2, 2)).save(tmp_path / "x.png")
+    assert remarks(ImageList(tmp_path, ["x.png"] * 1000))[0].startswith("64 of 64 images looked at")

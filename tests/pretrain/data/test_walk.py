@@ -1,0 +1,33 @@
+"""What lies below a folder: for every tool the same files are taken and the same skipped."""
+
+from pathlib import Path
+
+import pytest
+
+from pretrain.data.walk import walk
+
+
+def test_files_are_taken_by_name_and_the_rest_is_said(tmp_path: Path) -> None:
+    for name in ("b.png", "sub/a.PNG", "sub/.hidden.png", ".ipynb_checkpoints/b.png", "x.txt", "y.heic"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "link").symlink_to(tmp_path / "sub")
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")  # counted as unreadable by whoever reads it
+    names, notes = walk(tmp_path, lambda name: name.lower().endswith(".png"))
+    assert names == ["b.png", "gone.png", "sub/a.PNG"]
+    assert notes == (
+        "2 hidden entries skipped",
+        "1 linked folders skipped (link)",
+        "2 other files skipped (suffixes found: .heic, .txt)",
+    )
+
+
+def test_many_are_counted(tmp_path: Path) -> None:
+    for number in range(12):
+        (tmp_path / f"a.x{number}").write_bytes(b"")
+    assert walk(tmp_path, lambda name: False)[1][0].endswith("and 4 more)")
+
+
+def test_a_folder_that_cannot_be_read_names_the_option(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"--predict: the folder .*none.* cannot be read"):
+        walk(tmp_path / "none", lambda name: True, "--predict")
