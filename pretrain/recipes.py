@@ -91,8 +91,8 @@ class Recipe(CheckedRecipe):
     batch_size: int = value(2048, "images per step over all processes and accumulated micro-batches", low=1)
     accumulate: int = value(
         1,
-        "micro-batches per step; with grad_cache the matching loss finds its negatives in all of them, without it in "
-        "the micro-batch alone (over all processes)",
+        "micro-batches per step; without grad_cache accumulation does not enlarge the set of negatives of the matching "
+        "loss: they come from the micro-batch (over all processes)",
         low=1,
     )
     grad_cache: bool = value(True, "with accumulate: all images of the step are negatives, for one more forward pass")
