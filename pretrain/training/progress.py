@@ -56,6 +56,8 @@ def duration(seconds: float) -> str:
         return f"{whole} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
+    if whole >= 360_000:
+        return f"{whole // 3600:,} h"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 

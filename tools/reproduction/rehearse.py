@@ -116,7 +116,8 @@ def _summary(found: Sequence[Rehearsed]) -> list[str]:
     ready = sum(not rehearsed.missing for rehearsed in found)
     known = [seconds for rehearsed in found if (seconds := rehearsed.seconds) is not None]
     lines = [f"{ready} of {len(found)} steps are ready; together about {duration(sum(known))} on this machine"]
-    missing = dict.fromkeys(text for rehearsed in found for text in rehearsed.missing)
+    waits = {f"{rehearsed.job.name} first" for rehearsed in found}  # said in its line of the table
+    missing = dict.fromkeys(text for rehearsed in found for text in rehearsed.missing if text not in waits)
     return [*lines, "", "missing:", *(f"- {text}" for text in missing)] if missing else lines
 
 

@@ -20,7 +20,7 @@ from tools.classification.recipes import get_recipe
 from tools.classification.task import ClassificationTask
 from tools.finetuning.options import FinetuneOptions
 
-FABRIC: Any = SimpleNamespace(broadcast=lambda value: value)
+FABRIC: Any = SimpleNamespace(is_global_zero=True, broadcast=lambda value: value)
 
 
 def make(root: Path, **given: Any) -> ClassificationTask:

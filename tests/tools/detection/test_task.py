@@ -27,7 +27,7 @@ def folder(path: Path) -> Any:
     return SimpleNamespace(path=path, is_main=True)
 
 
-FABRIC: Any = SimpleNamespace(broadcast=lambda value: value)
+FABRIC: Any = SimpleNamespace(is_global_zero=True, broadcast=lambda value: value)
 
 
 def test_recorded_values_give_the_recipe_again(tmp_path: Path) -> None:
