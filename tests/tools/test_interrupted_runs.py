@@ -54,17 +54,22 @@ def end_of(process, mark: str) -> str:
     return "".join([*lines, *process.stderr])
 
 
+def error_after_images_break(process: subprocess.Popen[str], data: Path, run: Path) -> str:
+    """Returns the error line of a run whose images break once it has made a step."""
+    try:
+        wait_for_a_step(run, process)
+        break_images(data)
+        return error_of(end_of(process, str(run)))
+    finally:
+        process.kill()
+
+
 @pytest.mark.parametrize("tool", TRAINERS)
 def test_an_image_that_breaks_during_the_run_is_named_and_the_tool_leaves(tool: str, tmp_path: Path) -> None:
     skip_without_its_library(tool)
     data, run = make_inputs(tool, tmp_path / "data"), tmp_path / "run"
     process = start(command(tool, data, run, "--workers", "2", "--steps", "5000"))
-    try:
-        wait_for_a_step(run, process)
-        break_images(data)
-        error = error_of(end_of(process, str(run)))
-    finally:
-        process.kill()
+    error = error_after_images_break(process, data, run)
     assert process.wait() == 2
     assert str(data) in error and "could be read when the run started and cannot be now" in error
     assert "Caught" not in error and "Original" not in error
@@ -95,11 +100,5 @@ def test_under_torchrun_all_are_gone_after_the_one_error_line(tmp_path: Path) ->
     data, run = make_inputs("pretrain", tmp_path / "data"), tmp_path / "run"
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29551"]
     words = command("pretrain", data, run, "--workers", "1", "--steps", "5000", "--device", "cpu")
-    process = start([sys.executable, *torchrun, *words[1:]])
-    try:
-        wait_for_a_step(run, process)
-        break_images(data)
-        error = error_of(end_of(process, str(run)))
-    finally:
-        process.kill()
+    error = error_after_images_break(start([sys.executable, *torchrun, *words[1:]]), data, run)
     assert "could be read when the run started and cannot be now" in error
