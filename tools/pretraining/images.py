@@ -47,16 +47,18 @@ def readable_images(
     # Other data than the run's is told apart by write_config, before an image is read.
     if fabric.is_global_zero and (not before or place != OFF and before["fingerprint"] == data["fingerprint"]):
         print(f"{source.describe()}: checking {len(source)} images")
-        found, place = _check(source, place, options, folder.path / "bad_images.txt")
-        bad = bad or found
+        found, place = _check(source, bad, place, options, folder.path / "bad_images.txt")
+        bad |= found
     bad, place = fabric.broadcast((bad, place))
     data["unreadable"] = sorted(bad)
     images = source if place == OFF else attach(source, place)
     return images.subset([name for name in source.names if name not in bad]), data
 
 
-def _check(source: ImageList, place: str, options: PretrainOptions, report: Path) -> tuple[set[str], str]:
-    """Returns the images that cannot be read, and where the others are cached: there is not always room."""
+def _check(
+    source: ImageList, bad: set[str], place: str, options: PretrainOptions, report: Path
+) -> tuple[set[str], str]:
+    """Returns what cannot be read beside the `bad` images, and where the others are cached: there is not always room."""
     with contextlib.ExitStack() as stack:
         images = source
         try:
@@ -67,6 +69,6 @@ def _check(source: ImageList, place: str, options: PretrainOptions, report: Path
                 raise
             logger.warning("%s", error)
             place = OFF
-        found = check_images(images, workers=options.workers)
+        found = check_images(images.subset(set(images.names) - bad), workers=options.workers)
     enforce_bad_limit(len(source), found, options.max_bad_fraction, report, root=source.root)
     return {image.name for image in found}, place

@@ -57,8 +57,6 @@ def prepare_start(source: str | None, folder: RunFolder) -> tuple[Path | None, s
             file = read_encoder_file(place)
             save_encoder(made.encoder, place, file.pyramid, file.partial, [*_lineage_of_file(source), entry])
             logger.info("starting from %s (%s)", source, made.family)
-            if not made.report.complete:
-                logger.warning("%s is not whole: %s", source, made.report.gaps())
     return place, digest
 
 

@@ -54,6 +54,10 @@ def test_a_cache_is_filled_again_by_a_resume_but_not_for_a_finished_run(folder, 
     run.previous = {"data": data}
     found, _ = readable_images(source, run, cached, fabric)
     assert isinstance(found, CachedImages) and found.cache is not None and all(map(found.cache.has, found.names))
+    # The limit is for what a new run finds: a resume knows its bad images.
+    (tmp_path / "cache").rename(tmp_path / "gone")
+    strict = run_options(tmp_path, cache=str(tmp_path / "cache"), max_bad_fraction=0.0)
+    assert readable_images(source, run, strict, fabric)[1] == data
     run.finished = True
     assert not isinstance(readable_images(source, run, cached, fabric)[0], CachedImages)
     assert run_options(tmp_path).cache == OFF
