@@ -77,6 +77,17 @@ class PixelCache:
         """Returns whether an image is there."""
         return bool(self._files()[0][self._rows[name]]["ready"])
 
+    def place(self, name: str) -> tuple[int, int, int] | None:
+        """Returns the first byte, height and width of an image, None where it is not there."""
+        record = self._files()[0][self._rows[name]]
+        if not record["ready"]:
+            return None
+        return int(record["offset"]), int(record["height"]), int(record["width"])
+
+    def pixels(self) -> np.memmap[Any, np.dtype[np.uint8]]:
+        """Returns the bytes of all images, mapped into memory: changes stay with this process."""
+        return np.memmap(self.folder / "pixels.u8", np.uint8, mode="c")
+
     def write(self, name: str, image: Image.Image) -> None:
         """Stores an image in the place that `reserve` gave it; one of other sides than its header's is left out."""
         index, pixels = self._files()
@@ -134,6 +145,20 @@ class CachedImages(ImageList):
         name = self.names[index]
         found = self.cache.read(name) if self.cache is not None else None
         return super().decode(index) if found is None else found
+
+    def place(self, index: int) -> tuple[int, int, int]:
+        """Returns where image `index` lies, as of `PixelCache.place`; `is_complete` says that it does."""
+        found = None if self.cache is None else self.cache.place(self.names[index])
+        assert found is not None
+        return found
+
+    def is_complete(self) -> bool:
+        """Returns whether all images are in the cache, to their last byte."""
+        if self.cache is None:
+            return False
+        places = [self.cache.place(name) for name in self.names]
+        size = (self.cache.folder / "pixels.u8").stat().st_size
+        return all(place is not None and place[0] + 3 * place[1] * place[2] <= size for place in places)
 
     def check(self, index: int) -> None:
         assert self.cache is not None

@@ -56,8 +56,12 @@ class CropAndPatches:
         self.augment, self.patch_ids = augment, patch_ids
         self.grid_size = (augment.img_size // patch_size, augment.img_size // patch_size)
 
+    def draw_ids(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Returns the patch indices of an item: they are drawn before its crop."""
+        return {name: torch.from_numpy(values) for name, values in self.patch_ids(self.grid_size, rng).items()}
+
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> dict[str, Tensor]:
-        ids = {name: torch.from_numpy(values) for name, values in self.patch_ids(self.grid_size, rng).items()}
+        ids = self.draw_ids(rng)
         return {"image": self.augment(image, rng), **ids}
 
 
