@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-WORKERS = 2
+WORKERS = "auto"
 MAX_BAD_FRACTION = 0.01
 """Defaults of the command line."""
 
