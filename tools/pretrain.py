@@ -104,6 +104,7 @@ def main(argv: list[str]) -> int:
         omitted = [name for name in KEPT if getattr(options, name) is None]
         options = dataclasses.replace(options, **{name: before.get(name) for name in omitted})
         recipe.check_tokenizer_weights(options.tokenizer_weights)
+        options.check_cache(recipe.reduced_jpeg)
         fabric = make_fabric(recipe.precision, options.device)
         # Runs of earlier versions took label files and evaluation images for images.
         automatic = folder.previous is None or before.get("labels_left_out", False)

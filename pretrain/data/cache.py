@@ -24,11 +24,9 @@ from PIL import Image
 from pretrain.data.decode import UnreadableImage
 from pretrain.data.pool import results_of
 from pretrain.data.sources import ImageList
+from pretrain.training.options import AUTO
 from pretrain.training.progress import tracked
 from splitmask_backbones.errors import UserError
-
-AUTO, OFF = "auto", "off"
-"""Values of `--cache` beside a folder: the user's own cache folder, where there is room, and none."""
 
 _RECORD = np.dtype(
     [("offset", "<i8"), ("height", "<i4"), ("width", "<i4"), ("size", "<i8"), ("time", "<i8"), ("ready", "u1")]

@@ -77,7 +77,7 @@ class BoxViews(Dataset[dict[str, Any]]):
 
     def __init__(self, views: Views, is_resident: bool = False) -> None:
         assert isinstance(views.make, CropAndPatches)
-        self.images, self.seed, self.make, self.is_resident = views.images, views.seed, views.make, is_resident
+        self.views, self.images, self.make, self.is_resident = views, views.images, views.make, is_resident
 
     def __len__(self) -> int:
         return len(self.images)
@@ -89,7 +89,7 @@ class BoxViews(Dataset[dict[str, Any]]):
             ValueError: the image was readable at the start of the run and is not any more.
         """
         epoch, index, _ = key
-        rng = sample_rng(self.seed, epoch, index)
+        rng = sample_rng(self.views.seed, epoch, index)
         ids = self.make.draw_ids(rng)
         if self.is_resident:
             assert isinstance(self.images, CachedImages)
@@ -98,7 +98,7 @@ class BoxViews(Dataset[dict[str, Any]]):
             left, top, box_width, box_height = drawn.box
             row = (offset // 3 + top * width + left, width, box_height, box_width, drawn.flipped)
             return {"boxes": Boxes(None, _table(row), _colours(drawn)), **ids}
-        image = self.images.read(index)
+        image = self.views.read(index)
         drawn = self.make.augment.draw(image.width, image.height, rng)
         left, top, width, height = drawn.box
         crop, side = image.crop((left, top, left + width, top + height)), self.make.augment.img_size

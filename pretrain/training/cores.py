@@ -18,7 +18,7 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 
 def usable_cores() -> int:
-    """Returns the cores that the system lets this process use: by its affinity and by the quota of its control group."""
+    """Returns the cores that the system lets this process use, by its affinity and its control group's quota."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = cpu_quota(_CGROUPS)
     return cores if quota is None else max(1, min(cores, math.floor(quota)))

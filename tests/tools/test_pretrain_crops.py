@@ -75,3 +75,18 @@ def test_two_processes_make_the_crops_of_their_share(images, tmp_path):
         result = subprocess.run(whole, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
         assert result.returncode == 0, result.stderr
     assert (tmp_path / "device" / ENCODER).read_bytes() == (tmp_path / "cpu" / ENCODER).read_bytes()
+
+
+def test_reduced_jpegs_are_part_of_what_a_run_is(images, tmp_path):
+    """Crops of 32 px of images of 90: some are decoded by halves, and the bytes are others."""
+    words = ["--data", images, *OPTIONS, "--img-size", "32"]
+    reduced = [*words, "--reduced-jpeg", "true"]
+    for name, more in (("whole", words), ("one", reduced), ("two", [*reduced, "--workers", "1", *DEVICE])):
+        result = run(*more, "--output", tmp_path / name)
+        assert result.returncode == 0, result.stderr
+    found = {name: (tmp_path / name / ENCODER).read_bytes() for name in ("whole", "one", "two")}
+    assert found["one"] == found["two"] != found["whole"]
+    said = "--reduced-jpeg was True and is now False"
+    assert said in error_of(run(*words, "--reduced-jpeg", "false", "--output", tmp_path / "one", "--resume"))
+    refused = run(*reduced, "--cache", tmp_path / "cache", "--output", tmp_path / "x")
+    assert "keeps whole images" in error_of(refused) and not (tmp_path / "x").exists()
