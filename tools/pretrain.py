@@ -18,11 +18,13 @@ from tools import cli, monitoring
 from tools.pretraining.options import PretrainOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from lightning_fabric import Fabric
 
     from pretrain.data.sources import ImageList
+    from pretrain.data.views import Views
+    from pretrain.training.loop import Loop
     from pretrain.training.rehearsal import Rehearsal
     from pretrain.training.run_folder import RunFolder
 
@@ -102,6 +104,7 @@ def main(argv: list[str]) -> int:
         omitted = [name for name in KEPT if getattr(options, name) is None]
         options = dataclasses.replace(options, **{name: before.get(name) for name in omitted})
         recipe.check_tokenizer_weights(options.tokenizer_weights)
+        options.check_cache(recipe.reduced_jpeg)
         fabric = make_fabric(recipe.precision, options.device)
         # Runs of earlier versions took label files and evaluation images for images.
         automatic = folder.previous is None or before.get("labels_left_out", False)
@@ -193,7 +196,7 @@ def _train(
     from pretrain.methods.build import build_method, build_views
     from pretrain.tokenizers.build import TOKENIZER_FILE
     from pretrain.training.loader import steps_per_epoch
-    from pretrain.training.loop import Loop, batches_of, fit
+    from pretrain.training.loop import Loop, fit
     from pretrain.training.schedule import cosine, warmup_cosine
     from splitmask_backbones import save_encoder
     from splitmask_backbones.param_groups import param_groups
@@ -247,7 +250,7 @@ def _train(
         optimizer,
         loop=loop,
         lr_at=lambda step: warmup_cosine(step, total_steps, warmup_steps, recipe.end_lr_factor),
-        batches=batches_of(views, loop, fabric, options.workers),
+        batches=_batches(recipe, views, loop, fabric, options.workers),
         folder=folder,
         metric_names=method.metric_names,
         title="pre-train",
@@ -268,6 +271,21 @@ def _train(
         monitoring.draw(folder.path)
         for advice in monitoring.advise(folder.path, recipe.branch_jitter):
             logger.warning(advice)
+
+
+def _batches(recipe: Recipe, views: Views, loop: Loop, fabric: Fabric, workers: int) -> Callable[[int], Iterator[Any]]:
+    """Returns what gives the micro-batches from a step on, their crops made where the recipe says."""
+    from pretrain.training.loop import batches_of
+
+    if recipe.crops == "cpu":
+        return batches_of(views, loop, fabric, workers)
+    from pretrain.data.device_views import BoxViews, DeviceBatches, collate, resident_pixels
+
+    resident = resident_pixels(views, fabric.device)
+    where = "sent by the data processes" if resident is None else f"of {resident.numel() / 1e9:.1f} GB of cached images"
+    print(f"crops are made on {fabric.device}, {where}")
+    boxes = batches_of(BoxViews(views, resident is not None), loop, fabric, workers, collate)
+    return lambda start: DeviceBatches(boxes(start), fabric, recipe.img_size, resident)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,11 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-WORKERS = 2
+AUTO, OFF = "auto", "off"
+"""Values of options that take others as well: `--cache` knows both (the user's own cache folder, where there is room,
+and none), `--workers` the first (see `cores`)."""
+
+WORKERS = AUTO
 MAX_BAD_FRACTION = 0.01
 """Defaults of the command line."""
 
