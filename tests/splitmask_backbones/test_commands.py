@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -115,3 +116,16 @@ def test_commands_work(bare: Path, image_folder: Path, tmp_path: Path) -> None:
 
 def test_a_checkout_runs_its_own_tools() -> None:
     assert commands.tools_root() == ROOT
+
+
+@pytest.mark.slow  # mypy reads torch
+def test_a_users_types_are_checked(bare: Path, tmp_path: Path) -> None:
+    """With py.typed: a right program passes, and a wrong type is found."""
+    right = "from splitmask_backbones import create_encoder\n\nencoder = create_encoder('vit_tiny')\n"
+    for name, code in {"right": right, "wrong": right + "depth: str = encoder.depth\n"}.items():
+        script = tmp_path / f"{name}.py"
+        script.write_text(code)
+        options = ("--python-executable", bare / "python", "--strict", "--follow-imports=silent")
+        done = run(sys.executable, "-m", "mypy", *options, script, cwd=tmp_path)
+        assert (done.returncode == 0) == (name == "right"), done.stdout
+    assert 'expression has type "int", variable has type "str"' in done.stdout
