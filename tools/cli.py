@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from pretrain.training.cores import auto_workers
 from pretrain.training.options import DEVICES, MAX_BAD_FRACTION, REHEARSAL, WORKERS
 from pretrain.training.processes import processes
 from splitmask_backbones.errors import UserError, nearest
@@ -157,8 +158,12 @@ def _device(text: str) -> str:
 
 def add_workers(parser: argparse.ArgumentParser) -> None:
     """Adds `--workers`."""
-    text = f"data processes (default {WORKERS})"
-    parser.add_argument("--workers", type=non_negative_int, default=WORKERS, metavar="N", help=text)
+    text = "data processes; auto: this process's share of the cores that may be used, but one (default auto)"
+    parser.add_argument("--workers", type=_workers, default=WORKERS, metavar="auto|N", help=text)
+
+
+def _workers(text: str) -> int:
+    return auto_workers() if text == WORKERS else non_negative_int(text)
 
 
 def add_bad_fraction(group: argparse._ActionsContainer) -> None:

@@ -18,11 +18,13 @@ from tools import cli, monitoring
 from tools.pretraining.options import PretrainOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from lightning_fabric import Fabric
 
     from pretrain.data.sources import ImageList
+    from pretrain.data.views import Views
+    from pretrain.training.loop import Loop
     from pretrain.training.rehearsal import Rehearsal
     from pretrain.training.run_folder import RunFolder
 
@@ -92,6 +94,7 @@ def main(argv: list[str]) -> int:
         RunFolder.open(options.output, resume=options.resume, artefact=artefact, anew=options.rehearse) as folder,
     ):
         from pretrain.training.distributed import make_fabric
+        from pretrain.training.static_step import check_graph
         from tools.pretraining.images import readable_images, with_range
         from tools.pretraining.start import prepare_start
 
@@ -102,7 +105,11 @@ def main(argv: list[str]) -> int:
         omitted = [name for name in KEPT if getattr(options, name) is None]
         options = dataclasses.replace(options, **{name: before.get(name) for name in omitted})
         recipe.check_tokenizer_weights(options.tokenizer_weights)
+        options.check_cache(recipe.reduced_jpeg)
         fabric = make_fabric(recipe.precision, options.device)
+        if recipe.cuda_graph:
+            capturable = recipe.method != "dino" and recipe.end_weight_decay is None
+            check_graph(fabric, accumulate=recipe.accumulate, capturable=capturable)
         # Runs of earlier versions took label files and evaluation images for images.
         automatic = folder.previous is None or before.get("labels_left_out", False)
         include, exclude = options.include or [], options.exclude or []
@@ -188,12 +195,12 @@ def _train(
     rehearsal: Rehearsal | None,
     init: Path | None,
 ) -> None:
-    import torch
-
     from pretrain.methods.build import build_method, build_views
     from pretrain.tokenizers.build import TOKENIZER_FILE
+    from pretrain.training.compilation import compile_blocks, pays
     from pretrain.training.loader import steps_per_epoch
-    from pretrain.training.loop import Loop, batches_of, fit
+    from pretrain.training.loop import Loop, fit
+    from pretrain.training.optimizer import adamw
     from pretrain.training.schedule import cosine, warmup_cosine
     from splitmask_backbones import save_encoder
     from splitmask_backbones.param_groups import param_groups
@@ -220,12 +227,13 @@ def _train(
         f"{len(images)} images, {total_steps} steps of {recipe.batch_size} "
         f"({total_steps / per_epoch:.1f} epochs), peak lr {recipe.peak_lr:.3g}, {recipe.model}, {fabric.device}"
     )
+    if pays(recipe.compile, fabric.device, total_steps):
+        compile_blocks(method)
     cached = method if recipe.accumulate > 1 and recipe.grad_cache and method.couples else None
     if cached is not None:
         print(f"{recipe.accumulate} micro-batches a step, matched among all of them: one forward pass more for each")
-    optimizer = torch.optim.AdamW(
-        param_groups(method, recipe.peak_lr, recipe.weight_decay), betas=(0.9, recipe.beta2), fused=False
-    )
+    groups = param_groups(method, recipe.peak_lr, recipe.weight_decay)
+    optimizer = adamw(groups, fabric.device, beta2=recipe.beta2, in_graph=recipe.cuda_graph)
     optimizer.register_step_pre_hook(lambda *_: method.before_step())
     loop = Loop.of(
         recipe,
@@ -247,7 +255,7 @@ def _train(
         optimizer,
         loop=loop,
         lr_at=lambda step: warmup_cosine(step, total_steps, warmup_steps, recipe.end_lr_factor),
-        batches=batches_of(views, loop, fabric, options.workers),
+        batches=_batches(recipe, views, loop, fabric, options.workers),
         folder=folder,
         metric_names=method.metric_names,
         title="pre-train",
@@ -255,6 +263,7 @@ def _train(
         weight_decay_at=None if end is None else lambda step: cosine(step, total_steps, recipe.weight_decay, end),
         monitor=make_monitor and make_monitor(method, recipe),
         cached=cached,
+        static=recipe.cuda_graph,
     )
     if rehearsal:
         if fabric.is_global_zero:
@@ -268,6 +277,21 @@ def _train(
         monitoring.draw(folder.path)
         for advice in monitoring.advise(folder.path, recipe.branch_jitter):
             logger.warning(advice)
+
+
+def _batches(recipe: Recipe, views: Views, loop: Loop, fabric: Fabric, workers: int) -> Callable[[int], Iterator[Any]]:
+    """Returns what gives the micro-batches from a step on, their crops made where the recipe says."""
+    from pretrain.training.loop import batches_of
+
+    if recipe.crops == "cpu":
+        return batches_of(views, loop, fabric, workers)
+    from pretrain.data.device_views import BoxViews, DeviceBatches, collate, resident_pixels
+
+    resident = resident_pixels(views, fabric.device)
+    where = "sent by the data processes" if resident is None else f"of {resident.numel() / 1e9:.1f} GB of cached images"
+    print(f"crops are made on {fabric.device}, {where}")
+    boxes = batches_of(BoxViews(views, resident is not None), loop, fabric, workers, collate)
+    return lambda start: DeviceBatches(boxes(start), fabric, recipe.img_size, resident)
 
 
 if __name__ == "__main__":

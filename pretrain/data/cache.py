@@ -24,11 +24,9 @@ from PIL import Image
 from pretrain.data.decode import UnreadableImage
 from pretrain.data.pool import results_of
 from pretrain.data.sources import ImageList
+from pretrain.training.options import AUTO
 from pretrain.training.progress import tracked
 from splitmask_backbones.errors import UserError
-
-AUTO, OFF = "auto", "off"
-"""Values of `--cache` beside a folder: the user's own cache folder, where there is room, and none."""
 
 _RECORD = np.dtype(
     [("offset", "<i8"), ("height", "<i4"), ("width", "<i4"), ("size", "<i8"), ("time", "<i8"), ("ready", "u1")]
@@ -76,6 +74,17 @@ class PixelCache:
     def has(self, name: str) -> bool:
         """Returns whether an image is there."""
         return bool(self._files()[0][self._rows[name]]["ready"])
+
+    def place(self, name: str) -> tuple[int, int, int] | None:
+        """Returns the first byte, height and width of an image, None where it is not there."""
+        record = self._files()[0][self._rows[name]]
+        if not record["ready"]:
+            return None
+        return int(record["offset"]), int(record["height"]), int(record["width"])
+
+    def pixels(self) -> np.memmap[Any, np.dtype[np.uint8]]:
+        """Returns the bytes of all images, mapped into memory: changes stay with this process."""
+        return np.memmap(self.folder / "pixels.u8", np.uint8, mode="c")
 
     def write(self, name: str, image: Image.Image) -> None:
         """Stores an image in the place that `reserve` gave it; one of other sides than its header's is left out."""
@@ -134,6 +143,20 @@ class CachedImages(ImageList):
         name = self.names[index]
         found = self.cache.read(name) if self.cache is not None else None
         return super().decode(index) if found is None else found
+
+    def place(self, index: int) -> tuple[int, int, int]:
+        """Returns where image `index` lies, as of `PixelCache.place`; `is_complete` says that it does."""
+        found = None if self.cache is None else self.cache.place(self.names[index])
+        assert found is not None
+        return found
+
+    def is_complete(self) -> bool:
+        """Returns whether all images are in the cache, to their last byte."""
+        if self.cache is None:
+            return False
+        places = [self.cache.place(name) for name in self.names]
+        size = (self.cache.folder / "pixels.u8").stat().st_size
+        return all(place is not None and place[0] + 3 * place[1] * place[2] <= size for place in places)
 
     def check(self, index: int) -> None:
         assert self.cache is not None

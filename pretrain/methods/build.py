@@ -31,7 +31,8 @@ def build_views(recipe: Recipe, images: ImageList, patch_size: int) -> Views:
     scale = recipe.crop_scale, recipe.crop_scale_max
     augment = PretrainAugment(recipe.img_size, scale=scale, strong=recipe.strong_augment)
     patch_ids = _masked if recipe.method == "beit" else partial(_halves, recipe.mask, recipe.mask_ratio)
-    return Views(images, recipe.seed, CropAndPatches(augment, patch_size, patch_ids))
+    reduced_side = recipe.img_size if recipe.reduced_jpeg else None
+    return Views(images, recipe.seed, CropAndPatches(augment, patch_size, patch_ids), reduced_side)
 
 
 def _masked(grid_size: tuple[int, int], rng: np.random.Generator) -> dict[str, np.ndarray]:

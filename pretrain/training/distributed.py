@@ -80,7 +80,15 @@ def make_fabric(precision: str = "32", device: str = "auto", find_unused_paramet
         fabric.launch()
     if is_together():
         _failures()  # connected while all is well
+    if fabric.is_global_zero and fabric.device.type == "cpu" and precision == "bf16" and not _computes_bf16():
+        logger.warning("this CPU computes bf16 in emulation, up to 30 times slower than float32: use --precision 32")
     return fabric
+
+
+def _computes_bf16() -> bool:
+    """Returns whether this machine's CPU may have instructions for bf16: one that is not known is trusted."""
+    flags: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return flags.get("architecture") != "x86_64" or any(flags.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def is_together() -> bool:

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from pretrain.training.options import RunOptions
+from pretrain.training.options import OFF, RunOptions
+from splitmask_backbones.errors import UserError
 from tools import monitoring
 
 
@@ -18,7 +19,7 @@ class PretrainOptions(monitoring.MonitorOptions, RunOptions):
         range: values of images with more than 8 bits that become 0 and 255; None for those of the data.
         tokenizer_weights: safetensors of DALL-E's encoder.
         init: encoder file or folder to begin with; None for random initialisation.
-        cache: where decoded images are kept: a folder, or one of cache.AUTO and cache.OFF.
+        cache: where decoded images are kept: a folder, or AUTO or OFF.
     """
 
     data: str
@@ -29,3 +30,11 @@ class PretrainOptions(monitoring.MonitorOptions, RunOptions):
     tokenizer_weights: str | None
     init: str | None
     cache: str
+
+    def check_cache(self, reduced_jpeg: bool) -> None:
+        """Raises ValueError where images are to be kept in full and to be decoded in part."""
+        if reduced_jpeg and self.cache != OFF:
+            raise UserError(
+                f"--cache {self.cache} keeps whole images, and --reduced-jpeg true decodes them anew at the size that "
+                "each crop needs: omit one of the two"
+            )
