@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import functools
+import time
 from concurrent.futures import Future
 
 import pytest
 import torch
 
+from pretrain.data.sources import ImageList
 from pretrain.recipes import Recipe
+from pretrain.training.distributed import make_fabric
 from tests.helpers.in_process import run_tool
 from tools import benchmark
-from tools.benchmarks import backbone, in_turns, pretrain
+from tools.benchmarks import backbone, in_turns, loading, pretrain, starts, steps
 
 
 @pytest.mark.detectron2
@@ -54,11 +57,64 @@ def test_calls_are_timed_in_turns():
     assert {name: len(values) for name, values in seconds.items()} == {"a": 2, "b": 2}
 
 
-def test_the_pretraining_benchmark_prints_its_share(capsys, monkeypatch):
+RECIPE = Recipe(model="vit_tiny", img_size=64, batch_size=4, vocab_size=64, drop_path=0.0)
+
+
+def test_the_pretraining_benchmark_prints_all_that_can_be_slow(capsys, monkeypatch):
+    """Each way to make a step and each source of images is a row, or is named with the reason why it is none."""
     monkeypatch.setattr(pretrain, "PRODUCT_SIZE", {"cpu": 64, "cuda": 64})
-    pretrain.pretrain_step(Recipe(model="vit_tiny", img_size=64, batch_size=2, vocab_size=64), 1, "cpu")
+    cannot = steps.Way(pytest.fail, lambda device: f"{device} is too old")
+    broken = steps.Way(lambda *args: 1 / 0)
+    monkeypatch.setattr(steps, "WAYS", {**steps.WAYS, "odd": cannot, "broken": broken})
+    pretrain.benchmark_pretraining(RECIPE, 1, "cpu", 0, num_images=2, num_starts=5)
     shown = capsys.readouterr().out
     assert "GFLOPs per image" in shown and "share of the matrix-product rate: " in shown
+    assert "not measured: odd (cpu is too old)" in shown
+    assert "not measured: broken (ZeroDivisionError: division by zero)" in shown
+    rows = [line.split("│")[1].strip() for line in shown.splitlines() if line.count("│") > 2]
+    named = [name for name in steps.WAYS if name not in ("odd", "broken")]
+    assert {*named, *loading.SOURCES} <= set(rows) and "resume, with a cache" in rows
+    assert "checking" not in shown
+
+
+def test_ways_make_the_same_step():
+    """What is compared does the same work: the losses of three steps are equal but for rounding."""
+    method, fabric = steps.build_method(RECIPE), make_fabric("32", "cpu")
+    made, reasons = steps.make_steps(method, RECIPE, fabric)
+    assert not reasons
+    batch, losses = steps.random_batch(RECIPE, method.encoder.grid_size), {}
+    for name, step in made.items():
+        losses[name] = [step(batch)["loss"].item() for _ in range(3)]
+        assert losses[name] == pytest.approx(losses["as it is"], rel=1e-4), name
+    assert losses["as it is"][2] < losses["as it is"][0]
+
+
+def test_batches_of_all_sources_are_the_same_but_for_reduced_jpegs(tmp_path):
+    fabric = make_fabric("32", "cpu")
+    files, cached = loading.images_of(None, 4, tmp_path)
+    found = {}
+    for name, source in loading.SOURCES.items():
+        images = cached if source.is_cached else files
+        found[name] = next(loading.make_batches(source, RECIPE, images, fabric, 0, 1))["image"]
+    same = [name for name, image in found.items() if torch.equal(image, found["files"])]
+    assert same == ["files", "files, device crops", "cache", "cache, device crops"]
+
+
+def test_speed_counts_what_comes_after_the_warm_batches():
+    fabric = make_fabric("32", "cpu")
+    used = []
+    batches = iter([{"image": torch.zeros(4, 3, 2, 2)}] * 5)
+    speed = loading.images_per_second(batches, lambda batch: (used.append(1), time.sleep(0.02)), 2, 3, fabric)
+    assert len(used) == 5 and 4 / 0.02 * 0.2 < speed <= 4 / 0.02
+
+
+def test_a_second_start_trusts_what_is_known(tmp_path, monkeypatch):
+    decoded = []
+    real = ImageList.decode
+    monkeypatch.setattr(ImageList, "decode", lambda self, index: decoded.append(index) or real(self, index))
+    seconds = starts.start_seconds(7, tmp_path, 0, make_fabric("32", "cpu"))
+    assert len(seconds) == 6 and all(value > 0 for value in seconds.values())
+    assert len(decoded) == 7 * 3  # first starts, and another run without a cache
 
 
 def test_a_model_without_room_is_a_cell_of_the_table(monkeypatch):
@@ -123,6 +179,7 @@ def test_two_models_that_do_not_fit_together_are_timed_one_after_the_other():
         (["backbon"], "unknown benchmark 'backbon': did you mean 'backbone'"),
         (["backbone", "--model", "vit_smal"], "did you mean 'vit_small'"),
         (["pretrain", "--precision", "16"], "unknown precision '16'"),
+        (["pretrain", "--recipe", "smal"], "did you mean 'small'"),
     ],
 )
 def test_wrong_options(argv, message):
