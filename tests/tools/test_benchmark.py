@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import functools
-import time
 from concurrent.futures import Future
 
 import pytest
 import torch
 
-from pretrain.data.sources import ImageList
 from pretrain.recipes import Recipe
-from pretrain.training.distributed import make_fabric
 from tests.helpers.in_process import run_tool
 from tools import benchmark
-from tools.benchmarks import backbone, in_turns, loading, pretrain, starts, steps
+from tools.benchmarks import backbone, in_turns, loading, pretrain, steps
 
 
 @pytest.mark.detectron2
@@ -75,46 +72,6 @@ def test_the_pretraining_benchmark_prints_all_that_can_be_slow(capsys, monkeypat
     named = [name for name in steps.WAYS if name not in ("odd", "broken")]
     assert {*named, *loading.SOURCES} <= set(rows) and "resume, with a cache" in rows
     assert "checking" not in shown
-
-
-def test_ways_make_the_same_step():
-    """What is compared does the same work: the losses of three steps are equal but for rounding."""
-    method, fabric = steps.build_method(RECIPE), make_fabric("32", "cpu")
-    made, reasons = steps.make_steps(method, RECIPE, fabric)
-    assert not reasons
-    batch, losses = steps.random_batch(RECIPE, method.encoder.grid_size), {}
-    for name, step in made.items():
-        losses[name] = [step(batch)["loss"].item() for _ in range(3)]
-        assert losses[name] == pytest.approx(losses["as it is"], rel=1e-4), name
-    assert losses["as it is"][2] < losses["as it is"][0]
-
-
-def test_batches_of_all_sources_are_the_same_but_for_reduced_jpegs(tmp_path):
-    fabric = make_fabric("32", "cpu")
-    files, cached = loading.images_of(None, 4, tmp_path)
-    found = {}
-    for name, source in loading.SOURCES.items():
-        images = cached if source.is_cached else files
-        found[name] = next(loading.make_batches(source, RECIPE, images, fabric, 0, 1))["image"]
-    same = [name for name, image in found.items() if torch.equal(image, found["files"])]
-    assert same == ["files", "files, device crops", "cache", "cache, device crops"]
-
-
-def test_speed_counts_what_comes_after_the_warm_batches():
-    fabric = make_fabric("32", "cpu")
-    used = []
-    batches = iter([{"image": torch.zeros(4, 3, 2, 2)}] * 5)
-    speed = loading.images_per_second(batches, lambda batch: (used.append(1), time.sleep(0.02)), 2, 3, fabric)
-    assert len(used) == 5 and 4 / 0.02 * 0.2 < speed <= 4 / 0.02
-
-
-def test_a_second_start_trusts_what_is_known(tmp_path, monkeypatch):
-    decoded = []
-    real = ImageList.decode
-    monkeypatch.setattr(ImageList, "decode", lambda self, index: decoded.append(index) or real(self, index))
-    seconds = starts.start_seconds(7, tmp_path, 0, make_fabric("32", "cpu"))
-    assert len(seconds) == 6 and all(value > 0 for value in seconds.values())
-    assert len(decoded) == 7 * 3  # first starts, and another run without a cache
 
 
 def test_a_model_without_room_is_a_cell_of_the_table(monkeypatch):
