@@ -32,5 +32,7 @@ def describe(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno is not None:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{_OF_THE_SYSTEM.get(error.errno) or error.strerror}"
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
+        return "a path has letters that this process, started with an ASCII locale, cannot read: set PYTHONUTF8=1"
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:500]}; run again with --debug for the traceback"

@@ -26,3 +26,10 @@ from tools.remedies import describe
 def test_cause_and_remedy(error: Exception, text: str) -> None:
     assert describe(error).startswith(text)
     assert "\n" not in describe(error)
+
+
+def test_a_path_read_under_an_ascii_locale() -> None:
+    path = "\u00f6".encode().decode("ascii", "surrogateescape")
+    with pytest.raises(UnicodeEncodeError) as found:
+        path.encode()
+    assert "PYTHONUTF8=1" in describe(found.value)
