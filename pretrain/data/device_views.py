@@ -105,7 +105,7 @@ class BoxViews(Dataset[dict[str, Any]]):
             pixels = np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC))
             height = width = side
         row = (0, width, height, width, drawn.flipped)
-        return {"boxes": Boxes(torch.from_numpy(pixels.reshape(-1, 3).copy()), _table(row), _colours(drawn)), **ids}
+        return {"boxes": Boxes(torch.from_numpy(np.array(pixels).reshape(-1, 3)), _table(row), _colours(drawn)), **ids}
 
     def _drawn(self, index: int, rng: np.random.Generator) -> tuple[Drawn, np.ndarray]:
         """Returns what is drawn for an image, and the pixels in its box."""
