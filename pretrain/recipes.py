@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from pretrain.training.options import COMPILE, OFF
 from pretrain.training.recipe import ABOVE_ZERO, BELOW_ONE, CheckedRecipe, value
 from splitmask_backbones.errors import UserError, check_choice
 from splitmask_backbones.registry import ENCODERS
@@ -40,6 +41,8 @@ BEFORE: dict[str, Any] = {
     "grad_cache": False,
     "crops": "cpu",
     "reduced_jpeg": False,
+    "compile": "off",
+    "cuda_graph": False,
 }
 """What a run did whose config.json does not know these values yet."""
 
@@ -116,6 +119,8 @@ class Recipe(CheckedRecipe):
     freeze_patch_embed: bool = value(False, "the patch embedding stays as initialised (MoCo v3)")
     seed: int = value(0, "seed of everything random", low=0, high=2**62)
     precision: str = value("32", "bf16 is mixed precision", choices=("32", "bf16"))
+    compile: str = value(OFF, "blocks as compiled code; auto: where the run is long enough to pay", choices=COMPILE)
+    cuda_graph: bool = value(False, "record the step once and play it again: small models and batches on one GPU")
 
     def __post_init__(self) -> None:
         """Raises ValueError for a value that cannot work, naming option and remedy."""

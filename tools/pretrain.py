@@ -94,6 +94,7 @@ def main(argv: list[str]) -> int:
         RunFolder.open(options.output, resume=options.resume, artefact=artefact, anew=options.rehearse) as folder,
     ):
         from pretrain.training.distributed import make_fabric
+        from pretrain.training.static_step import check_graph
         from tools.pretraining.images import readable_images, with_range
         from tools.pretraining.start import prepare_start
 
@@ -106,6 +107,9 @@ def main(argv: list[str]) -> int:
         recipe.check_tokenizer_weights(options.tokenizer_weights)
         options.check_cache(recipe.reduced_jpeg)
         fabric = make_fabric(recipe.precision, options.device)
+        if recipe.cuda_graph:
+            capturable = recipe.method != "dino" and recipe.end_weight_decay is None
+            check_graph(fabric, accumulate=recipe.accumulate, capturable=capturable)
         # Runs of earlier versions took label files and evaluation images for images.
         automatic = folder.previous is None or before.get("labels_left_out", False)
         include, exclude = options.include or [], options.exclude or []
@@ -191,12 +195,12 @@ def _train(
     rehearsal: Rehearsal | None,
     init: Path | None,
 ) -> None:
-    import torch
-
     from pretrain.methods.build import build_method, build_views
     from pretrain.tokenizers.build import TOKENIZER_FILE
+    from pretrain.training.compilation import compile_blocks, pays
     from pretrain.training.loader import steps_per_epoch
     from pretrain.training.loop import Loop, fit
+    from pretrain.training.optimizer import adamw
     from pretrain.training.schedule import cosine, warmup_cosine
     from splitmask_backbones import save_encoder
     from splitmask_backbones.param_groups import param_groups
@@ -223,12 +227,13 @@ def _train(
         f"{len(images)} images, {total_steps} steps of {recipe.batch_size} "
         f"({total_steps / per_epoch:.1f} epochs), peak lr {recipe.peak_lr:.3g}, {recipe.model}, {fabric.device}"
     )
+    if pays(recipe.compile, fabric.device, total_steps):
+        compile_blocks(method)
     cached = method if recipe.accumulate > 1 and recipe.grad_cache and method.couples else None
     if cached is not None:
         print(f"{recipe.accumulate} micro-batches a step, matched among all of them: one forward pass more for each")
-    optimizer = torch.optim.AdamW(
-        param_groups(method, recipe.peak_lr, recipe.weight_decay), betas=(0.9, recipe.beta2), fused=False
-    )
+    groups = param_groups(method, recipe.peak_lr, recipe.weight_decay)
+    optimizer = adamw(groups, fabric.device, beta2=recipe.beta2, in_graph=recipe.cuda_graph)
     optimizer.register_step_pre_hook(lambda *_: method.before_step())
     loop = Loop.of(
         recipe,
@@ -258,6 +263,7 @@ def _train(
         weight_decay_at=None if end is None else lambda step: cosine(step, total_steps, recipe.weight_decay, end),
         monitor=make_monitor and make_monitor(method, recipe),
         cached=cached,
+        static=recipe.cuda_graph,
     )
     if rehearsal:
         if fabric.is_global_zero:

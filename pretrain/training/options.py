@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-AUTO, OFF = "auto", "off"
+AUTO, ON, OFF = "auto", "on", "off"
 """Values of options that take others as well: `--cache` knows both (the user's own cache folder, where there is room,
 and none), `--workers` the first (see `cores`)."""
 
@@ -16,7 +16,8 @@ REHEARSAL = "rehearsal"
 REHEARSAL_RECORD, REHEARSAL_ENCODER = "rehearsal.json", "rehearsal.safetensors"
 """What a rehearsal ends with, and the encoder that it leaves for the rehearsals that need one."""
 
-DEVICES = ("auto", "cpu", "cuda")
+DEVICES = (AUTO, "cpu", "cuda")
+COMPILE = (AUTO, ON, OFF)
 
 NUM_CHECKPOINTS = 2
 """Checkpoints that a run keeps, the newest ones."""

@@ -15,6 +15,7 @@ from pretrain.monitoring.knn import knn_votes
 from pretrain.training.distributed import make_fabric
 from pretrain.training.loader import steps_per_epoch
 from pretrain.training.loop import Loop, fit
+from pretrain.training.optimizer import adamw
 from pretrain.training.options import REHEARSAL_RECORD, RunOptions
 from pretrain.training.rehearsal import STEPS, Rehearsal
 from pretrain.training.run_folder import RunFolder, write_json
@@ -207,7 +208,7 @@ class _Measurement:
         fit(
             make_fabric("32", self.fabric.device.type),  # features are float32 in any case
             probes,
-            torch.optim.AdamW(param_groups(probes, recipe.lr, recipe.weight_decay), fused=False),
+            adamw(param_groups(probes, recipe.lr, recipe.weight_decay), self.fabric.device),
             loop=self.loop,
             lr_at=lambda step: warmup_cosine(step, total_steps, 0),
             batches=lambda start: feature_batches(features, labels, batch_size, recipe.seed, start, total_steps),

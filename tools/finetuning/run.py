@@ -175,7 +175,7 @@ def _fit(
     fit(
         fabric,
         model,
-        task.optimizer(model),
+        task.optimizer(model, fabric.device),
         loop=loop,
         lr_at=lambda step: recipe.lr_factor(step, total_steps),
         batches=batches_of(train_set, loop, fabric, options.workers, task.collate(), task.repeats()),

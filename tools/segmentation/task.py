@@ -143,9 +143,13 @@ class SegmentationTask(Task):
     def collate(self) -> Any:
         return pseudo_collate
 
-    def optimizer(self, model: nn.Module) -> Any:
+    def optimizer(self, model: nn.Module, device: torch.device) -> Any:
         assert isinstance(model, Segmentor)
-        return build_optimizer(model, self.config["optim_wrapper"])
+        wrapper = self.config["optim_wrapper"]
+        named = wrapper.get("optimizer", {})
+        if device.type == "cuda" and named.get("type") == "AdamW":  # as in pretrain.training.optimizer
+            wrapper = {**wrapper, "optimizer": {"fused": True, **named}}
+        return build_optimizer(model, wrapper)
 
     def data_report(self) -> dict[str, Any]:
         for name, counts in self.counts.items():
