@@ -60,7 +60,8 @@ RECIPE = Recipe(model="vit_tiny", img_size=64, batch_size=4, vocab_size=64, drop
 def test_the_pretraining_benchmark_prints_all_that_can_be_slow(capsys, monkeypatch):
     """Each way to make a step and each source of images is a row, or is named with the reason why it is none."""
     monkeypatch.setattr(pretrain, "PRODUCT_SIZE", {"cpu": 64, "cuda": 64})
-    cannot = steps.Way(pytest.fail, lambda device: f"{device} is too old")
+    monkeypatch.setattr(steps, "compile_blocks", lambda method: None)
+    cannot = steps.Way(pytest.fail, lambda recipe, device: f"{device} is too old")
     broken = steps.Way(lambda *args: 1 / 0)
     monkeypatch.setattr(steps, "WAYS", {**steps.WAYS, "odd": cannot, "broken": broken})
     pretrain.benchmark_pretraining(RECIPE, 1, "cpu", 0, num_images=2, num_starts=5)
@@ -69,7 +70,8 @@ def test_the_pretraining_benchmark_prints_all_that_can_be_slow(capsys, monkeypat
     assert "not measured: odd (cpu is too old)" in shown
     assert "not measured: broken (ZeroDivisionError: division by zero)" in shown
     rows = [line.split("│")[1].strip() for line in shown.splitlines() if line.count("│") > 2]
-    named = [name for name in steps.WAYS if name not in ("odd", "broken")]
+    named = [name for name in steps.WAYS if name not in ("odd", "broken") and "CUDA graph" not in name]
+    assert "not measured: CUDA graph (CUDA graphs need a GPU, and this is cpu)" in shown
     assert {*named, *loading.SOURCES} <= set(rows) and "resume, with a cache" in rows
     assert "checking" not in shown
 
