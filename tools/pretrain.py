@@ -200,6 +200,7 @@ def _train(
     from pretrain.training.compilation import compile_blocks, pays
     from pretrain.training.loader import steps_per_epoch
     from pretrain.training.loop import Loop, fit
+    from pretrain.training.model_card import write_model_card
     from pretrain.training.optimizer import adamw
     from pretrain.training.schedule import cosine, warmup_cosine
     from splitmask_backbones import save_encoder
@@ -272,6 +273,8 @@ def _train(
             entry = rehearsal.record("pretrain", loop, fabric, recipe.precision, num_evaluations=0)
             rehearsal.write(folder, entry)
     elif fabric.is_global_zero:
+        # The card first: a run whose encoder is there is finished, and a resume leaves it alone.
+        write_model_card(folder.path, lineage_of(init))
         save_encoder(method.encoder, folder.path / ARTEFACT, lineage=lineage_of(init))
         print(f"wrote {folder.path / ARTEFACT}")
         monitoring.draw(folder.path)
