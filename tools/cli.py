@@ -163,7 +163,7 @@ def _device(text: str) -> str:
     return text
 
 
-def add_workers(parser: argparse.ArgumentParser) -> None:
+def add_workers(parser: argparse._ActionsContainer) -> None:
     """Adds `--workers`."""
     text = "data processes; auto: this process's share of the cores that may be used, but one (default auto)"
     parser.add_argument("--workers", type=_workers, default=WORKERS, metavar="auto|N", help=text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from mmcv.transforms import Compose
@@ -17,6 +17,7 @@ from pretrain.training.progress import tracked
 from pretrain.training.run_folder import RunFolder
 from splitmask_backbones.errors import UserError
 from tools import cli
+from tools.finetuning.labels import labelled
 from tools.finetuning.options import FinetuneOptions
 from tools.finetuning.pictures import Pictures
 from tools.finetuning.task import BAD_IMAGES, Task
@@ -28,7 +29,7 @@ from tools.segmentation.draw import draw_overlay
 from tools.segmentation.evaluate import evaluate
 from tools.segmentation.layout import Split, find_split, is_ade20k, make_layout
 from tools.segmentation.model import Segmentor, build_optimizer, build_segmentor, config_errors
-from tools.segmentation.recipe import SegRecipe
+from tools.segmentation.recipe import BEFORE, SegRecipe
 from tools.segmentation.tta import MeanOfViews, tta_pipeline
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class SegmentationTask(Task):
 
     command, noun = "train_seg", "segmentor"
     remedy = "use the config and the classes that it was trained with"
+    before: ClassVar[dict[str, dict[str, Any]]] = {"values": BEFORE}
     recipe: SegRecipe
 
     def __init__(
@@ -92,7 +94,9 @@ class SegmentationTask(Task):
                 f"layout.label_ids holds {len(layout.label_ids)} numbers for {len(classes.names)} classes: give one "
                 "per class"
             )
-        splits = {name: replace(split, pairs=self.used(name, split.pairs)) for name, split in splits.items()}
+        for name, split in splits.items():
+            some = labelled(name, split.pairs, self.recipe.labels, self.recipe.seed)
+            splits[name] = replace(split, pairs=self.used(name, some))
         identity: dict[str, Any] = {name: split.fingerprint() for name, split in splits.items()}
         identity |= self.choose_range(next(iter(splits.values())).image_list(), fabric)
         splits = {name: replace(split, value_range=self.value_range) for name, split in splits.items()}
