@@ -118,6 +118,7 @@ def add_run_options(parser: argparse.ArgumentParser, intervals: bool = True) -> 
     parser.add_argument("--resume", action="store_true", help="continue the run in --output")
     add_rehearse(parser)
     add_device(parser)
+    add_deterministic(parser)
     add_workers(parser)
     for name, default, what in (("save", 500, "checkpoint"), ("log", 20, "log")):
         shown = default if intervals else "the config's"
@@ -151,6 +152,12 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     """Adds `--device`."""
     text = "where to compute (default auto: a GPU if there is one)"
     parser.add_argument("--device", type=_device, default="auto", metavar="|".join(DEVICES), help=text)
+
+
+def add_deterministic(parser: argparse.ArgumentParser) -> None:
+    """Adds `--deterministic`."""
+    text = "on a GPU: the same bytes from the same seed, by slower algorithms; a CPU always does that"
+    parser.add_argument("--deterministic", action="store_true", help=text)
 
 
 def _device(text: str) -> str:

@@ -106,7 +106,8 @@ def main(argv: list[str]) -> int:
         options = dataclasses.replace(options, **{name: before.get(name) for name in omitted})
         recipe.check_tokenizer_weights(options.tokenizer_weights)
         options.check_cache(recipe.reduced_jpeg)
-        fabric = make_fabric(recipe.precision, options.device)
+        options = dataclasses.replace(options, deterministic=options.is_deterministic(folder.previous))
+        fabric = make_fabric(recipe.precision, options.device, deterministic=options.deterministic)
         if recipe.cuda_graph:
             capturable = recipe.method != "dino" and recipe.end_weight_decay is None
             check_graph(fabric, accumulate=recipe.accumulate, capturable=capturable)
@@ -181,6 +182,7 @@ def _config(
             "threads": torch.get_num_threads(),
             "processes": fabric.world_size,
             "device": fabric.device.type,
+            "deterministic": options.deterministic,
             "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
         },
     }

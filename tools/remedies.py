@@ -40,4 +40,9 @@ def describe(error: BaseException) -> str:
             "splitmask-backbones[pretrain] what one tool needs"
         )
     text = " ".join(str(error).split())
+    if isinstance(error, RuntimeError) and "does not have a deterministic implementation" in text:
+        return (
+            f"--deterministic: {text.split()[0]} has no algorithm that makes the same bytes each time: omit the option "
+            "or use --device cpu"
+        )
     return f"{type(error).__name__}: {text[:500]}; run again with --debug for the traceback"
