@@ -58,7 +58,7 @@ def readable_images(
 def _check(
     source: ImageList, bad: set[str], place: str, options: PretrainOptions, report: Path
 ) -> tuple[set[str], str]:
-    """Returns what cannot be read beside the `bad` images, and where the others are cached: there is not always room."""
+    """Returns what cannot be read beside the `bad` images, and where the others are cached, if there is room."""
     with contextlib.ExitStack() as stack:
         images = source
         try:
