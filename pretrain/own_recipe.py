@@ -99,7 +99,9 @@ def choose_model(facts: Facts) -> tuple[str, str]:
         return "vit_tiny", memory
     if facts.num_images >= MANY_IMAGES and facts.memory >= BASE_MEMORY:
         return "vit_base", f"{MANY_IMAGES:,} images or more, and {memory}"
-    return "vit_small", f"the paper's for fewer than {MANY_IMAGES:,} images, or {memory}"
+    if facts.num_images >= MANY_IMAGES:
+        return "vit_small", f"{memory}; ViT-B takes {BASE_MEMORY / 1e9:.0f}"
+    return "vit_small", f"the paper's smaller one, for fewer than {MANY_IMAGES:,} images"
 
 
 def choose_img_size(facts: Facts) -> tuple[int, str]:
@@ -172,8 +174,7 @@ def derive(facts: Facts, given: dict[str, Any]) -> Derived:
         found["mask"] = ("uniform", "--mask-ratio is given") if given["mask_ratio"] != 0.5 else found["mask"]
     tokenizer = given.get("tokenizer", RECIPES[OWN][1].tokenizer)
     if tokenizer != "dalle":
-        model: str = given.get("model", found["model"][0])
-        patch_size = ENCODERS[model]["patch_size"]
+        patch_size = ENCODERS[str(given.get("model", found["model"][0]))]["patch_size"]
         side = given.get("img_size", found["img_size"][0]) // patch_size
         found["vocab_size"] = choose_vocab_size(facts.num_images, side * side, tokenizer)
     if method == "dino" and facts.num_images < TINY_SET:

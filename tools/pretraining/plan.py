@@ -235,7 +235,7 @@ def _needs(plan: Plan, steps: int) -> list[tuple[str, str, str]]:
         why = f"not measured for fewer than {MEASURED_FROM} steps: --plan does it"
         return [("time, memory", "short", why), ("disk", f"{_gb(plan.free)} free", cache)]
     cost = plan.cost
-    image = f"{1e3 * cost.item_seconds:.1f} ms to read an image"
+    image = f"{1e3 * cost.item_seconds:.3g} ms to read an image"
     used = cost.memory(plan.recipe, plan.processes)
     checkpoints = f"{NUM_CHECKPOINTS} checkpoints of {_gb(cost.checkpoint_bytes)}; {cache}"
     return [
