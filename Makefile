@@ -1,4 +1,4 @@
-# make venv | demo | test | lint    Each makes .venv with everything that PyPI holds, if it is missing.
+# make venv | demo | test | lint | docs    Each makes .venv with everything that PyPI holds, if it is missing.
 #
 #   make venv TORCH="torch==2.11.0 torchvision==0.26.0"   another torch than the pinned one, to fit your driver
 #   make demo DATA=/path/to/coco-layout                   the demo on your own images
@@ -20,7 +20,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 CHOSEN_BEFORE := $(shell cat $(TORCH_CHOICE) 2>/dev/null)
 override TORCH := $(strip $(or $(TORCH),$(CHOSEN_BEFORE)))
 
-.PHONY: venv demo test test-all lint format clean force
+.PHONY: venv demo test test-all lint docs format clean force
 
 venv: $(STAMP)
 
@@ -55,6 +55,10 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from pretrain.training.options import COMPILE, OFF
 from pretrain.training.recipe import ABOVE_ZERO, BELOW_ONE, CheckedRecipe, value
 from splitmask_backbones.errors import UserError, check_choice
 from splitmask_backbones.registry import ENCODERS
@@ -38,9 +39,14 @@ BEFORE: dict[str, Any] = {
     "rescale_residuals": False,
     "position_init": "normal",
     "grad_cache": False,
+    "crops": "cpu",
+    "reduced_jpeg": False,
+    "compile": "off",
+    "cuda_graph": False,
 }
 """What a run did whose config.json does not know these values yet."""
 
+CROPS = ("cpu", "device")
 POSITION_INITS = ("normal", "sincos")
 PATCH_NORMS = ("none", "mean", "pixel_mean", "channel_mean")
 TOKENIZERS = ("random_projection", "random_patches", "kmeans", "dalle")
@@ -51,7 +57,7 @@ _TEACHER = ("local_crops", "dino_outputs", "teacher_momentum", "teacher_temperat
 UNUSED = {
     "splitmask": _TEACHER,
     "beit": (*_SPLIT, *_TEACHER),
-    "dino": (*_TOKENS, *_SPLIT, "crop_scale_max", "strong_augment"),
+    "dino": (*_TOKENS, *_SPLIT, "crop_scale_max", "strong_augment", "crops", "reduced_jpeg"),
 }
 """Values that have no effect with a method. BEiT's mask is its own: blocks, 75 of 196 patches."""
 
@@ -73,6 +79,8 @@ class Recipe(CheckedRecipe):
     img_size: int = value(224, "side of the crop in pixels")
     crop_scale: float = value(0.08, "least share of the image's area in a crop", low=ABOVE_ZERO, high=1)
     crop_scale_max: float = value(1.0, "greatest share; small ones magnify things smaller than a patch", low=0, high=1)
+    crops: str = value("cpu", "where crops are resampled: device is where the model is, a batch at once", choices=CROPS)
+    reduced_jpeg: bool = value(False, "decode JPEGs at 1/2 to 1/8 where the crop has pixels to spare: other bytes")
     strong_augment: bool = value(False, "also grayscale, solarisation, blur and colour jitter (tiny sets)")
     mask: str = value("block", "how patches are split; beit has blocks of its own", choices=("block", "uniform"))
     mask_ratio: float = value(0.5, "share of the patches that a branch does not see", low=0.5, high=BELOW_ONE)
@@ -111,6 +119,8 @@ class Recipe(CheckedRecipe):
     freeze_patch_embed: bool = value(False, "the patch embedding stays as initialised (MoCo v3)")
     seed: int = value(0, "seed of everything random", low=0, high=2**62)
     precision: str = value("32", "bf16 is mixed precision", choices=("32", "bf16"))
+    compile: str = value(OFF, "blocks as compiled code; auto: where the run is long enough to pay", choices=COMPILE)
+    cuda_graph: bool = value(False, "record the step once and play it again: small models and batches on one GPU")
 
     def __post_init__(self) -> None:
         """Raises ValueError for a value that cannot work, naming option and remedy."""

@@ -89,7 +89,8 @@ class Attention(nn.Module):
         """
         batch, num_tokens, dim = x.shape
         qkv = self.qkv(x).reshape(batch, num_tokens, 3, self.num_heads, dim // self.num_heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, N, D)
+        # Each (B, heads, N, D). Unbound where they lie: the gradient is put together in the order in which it is read.
+        query, key, value = (part.transpose(1, 2) for part in qkv.unbind(2))
         if self.use_rel_pos:
             query = query.contiguous()  # three products read it
             attend = attend_in_full if x.device.type == "cpu" else attend_fused
@@ -130,14 +131,16 @@ class DropPath(nn.Module):
 
     def __init__(self, rate: float) -> None:
         super().__init__()
-        self.rate = rate
+        self.rate, self.drops = rate, rate > 0
+        # Tensors, so that blocks of all rates are compiled once; on the CPU, where they count as numbers.
+        self._rate, self._kept = (torch.tensor(value, device="cpu") for value in (rate, 1.0 - rate))
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns `x` in evaluation, `x * keep / (1 - rate)` with one `keep` in {0, 1} per sample in training."""
-        if not self.training or self.rate == 0.0:
+        if not self.training or not self.drops:
             return x
-        keep = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) >= self.rate
-        return x * keep.to(x.dtype) / (1.0 - self.rate)
+        keep = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) >= self._rate
+        return x * keep.to(x.dtype) / self._kept
 
 
 class Block(nn.Module):

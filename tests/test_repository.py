@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import configparser
 import re
-import shlex
 import subprocess
 import sys
 import tomllib
@@ -31,12 +30,6 @@ def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *arguments, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )
-
-
-def readme_commands() -> list[list[str]]:
-    blocks = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines() if line.strip()]
-    return [shlex.split(line, comments=True) for line in lines]
 
 
 def test_tools_were_found() -> None:
@@ -67,25 +60,6 @@ def test_help_and_option_errors_come_before_torch(tool: Path, arguments: list[st
     else:
         assert done.returncode == 2
         assert re.fullmatch(r"error: .*--no-such-option.*\n|error: .* required.*\n", done.stderr), done.stderr
-
-
-def test_readme_commands_exist() -> None:
-    """Every tool, config, recipe, option and make target that the README names is there."""
-    import importlib
-
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
-    named = set(re.findall(r"`make ([a-z-]+)", README)) | {c[1] for c in readme_commands() if c[0] == "make"}
-    assert {"demo", "test", "lint", "venv"} <= named <= targets
-    commands = [argv for argv in readme_commands() if argv[0] == "python"]
-    assert len(commands) >= 7
-    for argv in commands:
-        assert (ROOT / argv[1]).is_file()
-        module = importlib.import_module(argv[1].removesuffix(".py").replace("/", "."))
-        options = module.build_parser()._option_string_actions
-        assert {word for word in argv if word.startswith("--")} <= set(options), argv
-        assert all((ROOT / word).is_file() for word in argv if re.match(r"(det|seg)_configs/", word)), argv
-        if "--recipe" in argv:
-            assert argv[argv.index("--recipe") + 1] in module.RECIPES
 
 
 def test_ci_runs_the_readmes_test_command() -> None:

@@ -21,11 +21,13 @@ from tools import cli, monitoring
 from tools.pretraining.options import PretrainOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from lightning_fabric import Fabric
 
     from pretrain.data.sources import ImageList
+    from pretrain.data.views import Views
+    from pretrain.training.loop import Loop
     from pretrain.training.rehearsal import Rehearsal
     from pretrain.training.run_folder import RunFolder
 
@@ -108,6 +110,7 @@ def main(argv: list[str]) -> int:
             RunFolder.open(place, resume=options.resume, artefact=artefact, anew=options.rehearse)
         )
         from pretrain.training.distributed import make_fabric
+        from pretrain.training.static_step import check_graph
         from tools.pretraining.images import readable_images, with_range
         from tools.pretraining.plan import make_plan, told
         from tools.pretraining.start import prepare_start
@@ -122,7 +125,12 @@ def main(argv: list[str]) -> int:
         if options.hours is None:
             options = dataclasses.replace(options, hours=(folder.previous or {}).get("--hours"))
         recipe.check_tokenizer_weights(options.tokenizer_weights)
-        fabric = make_fabric(recipe.precision, options.device)
+        options.check_cache(recipe.reduced_jpeg)
+        options = dataclasses.replace(options, deterministic=options.is_deterministic(folder.previous))
+        fabric = make_fabric(recipe.precision, options.device, deterministic=options.deterministic)
+        if recipe.cuda_graph:
+            capturable = recipe.method != "dino" and recipe.end_weight_decay is None
+            check_graph(fabric, accumulate=recipe.accumulate, capturable=capturable)
         # Runs of earlier versions took label files and evaluation images for images.
         automatic = folder.previous is None or before.get("labels_left_out", False)
         include, exclude = options.include or [], options.exclude or []
@@ -231,6 +239,7 @@ def _config(
             "threads": torch.get_num_threads(),
             "processes": fabric.world_size,
             "device": fabric.device.type,
+            "deterministic": options.deterministic,
             "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
         },
     }
@@ -247,8 +256,10 @@ def _train(
 ) -> None:
     from pretrain.methods.build import build_method, build_optimizer, build_views
     from pretrain.tokenizers.build import TOKENIZER_FILE
+    from pretrain.training.compilation import compile_blocks, pays
     from pretrain.training.loader import steps_per_epoch
-    from pretrain.training.loop import Loop, batches_of, fit
+    from pretrain.training.loop import Loop, fit
+    from pretrain.training.model_card import write_model_card
     from pretrain.training.schedule import cosine, warmup_cosine
     from splitmask_backbones import save_encoder
     from splitmask_backbones.registry import ENCODERS
@@ -274,10 +285,12 @@ def _train(
         f"{len(images)} images, {total_steps} steps of {recipe.batch_size} "
         f"({total_steps / per_epoch:.1f} epochs), peak lr {recipe.peak_lr:.3g}, {recipe.model}, {fabric.device}"
     )
+    if pays(recipe.compile, fabric.device, total_steps):
+        compile_blocks(method)
     cached = method if recipe.accumulate > 1 and recipe.grad_cache and method.couples else None
     if cached is not None:
         print(f"{recipe.accumulate} micro-batches a step, matched among all of them: one forward pass more for each")
-    optimizer = build_optimizer(method, recipe)
+    optimizer = build_optimizer(method, recipe, fabric.device)
     loop = Loop.of(
         recipe,
         options,
@@ -298,7 +311,7 @@ def _train(
         optimizer,
         loop=loop,
         lr_at=lambda step: warmup_cosine(step, total_steps, warmup_steps, recipe.end_lr_factor),
-        batches=batches_of(views, loop, fabric, options.workers),
+        batches=_batches(recipe, views, loop, fabric, options.workers),
         folder=folder,
         metric_names=method.metric_names,
         title="pre-train",
@@ -306,6 +319,7 @@ def _train(
         weight_decay_at=None if end is None else lambda step: cosine(step, total_steps, recipe.weight_decay, end),
         monitor=make_monitor and make_monitor(method, recipe),
         cached=cached,
+        static=recipe.cuda_graph,
     )
     if rehearsal:
         if fabric.is_global_zero:
@@ -314,11 +328,28 @@ def _train(
             entry = rehearsal.record("pretrain", loop, fabric, recipe.precision, num_evaluations=0)
             rehearsal.write(folder, entry)
     elif fabric.is_global_zero:
+        # The card first: a run whose encoder is there is finished, and a resume leaves it alone.
+        write_model_card(folder.path, lineage_of(init))
         save_encoder(method.encoder, folder.path / ARTEFACT, lineage=lineage_of(init))
         print(f"wrote {folder.path / ARTEFACT}")
         monitoring.draw(folder.path)
         for advice in monitoring.advise(folder.path, recipe.branch_jitter):
             logger.warning(advice)
+
+
+def _batches(recipe: Recipe, views: Views, loop: Loop, fabric: Fabric, workers: int) -> Callable[[int], Iterator[Any]]:
+    """Returns what gives the micro-batches from a step on, their crops made where the recipe says."""
+    from pretrain.training.loop import batches_of
+
+    if recipe.crops == "cpu":
+        return batches_of(views, loop, fabric, workers)
+    from pretrain.data.device_views import BoxViews, DeviceBatches, collate, resident_pixels
+
+    resident = resident_pixels(views, fabric.device)
+    where = "sent by the data processes" if resident is None else f"of {resident.numel() / 1e9:.1f} GB of cached images"
+    print(f"crops are made on {fabric.device}, {where}")
+    boxes = batches_of(BoxViews(views, resident is not None), loop, fabric, workers, collate)
+    return lambda start: DeviceBatches(boxes(start), fabric, recipe.img_size, resident)
 
 
 if __name__ == "__main__":

@@ -64,6 +64,8 @@ def build_parser() -> cli.Parser:
     study = parser.add_argument_group("the small study")
     study.add_argument("--size", metavar="|".join(SIZES), help="(default: gpu where there is one)")
     study.add_argument("--rows", metavar="A,B", help="some of the size's rows, or others; ablation: each value in turn")
+    labels = "shares of the labels to fine-tune random init, BEiT and SplitMask with (default 0.05,0.1,0.25,1)"
+    study.add_argument("--labels", metavar="A,B", help=labels)
     study.add_argument("--sets", metavar="A,B", help="some of the data sets: nuclei, camvid (default both)")
     return parser
 
@@ -109,8 +111,9 @@ def _table(args: Any, extra: dict[str, list[str]], name: str, row: str) -> int:
     table = find_table(name)
     if args.rehearse_batch is not None and not args.rehearse:
         raise UserError("--rehearse-batch goes with --rehearse: add it, or omit both")
-    if args.size is not None or args.rows is not None or args.sets is not None:
-        raise UserError(f"--size, --rows and --sets go with {STUDY}: a row of a table is {name}/{table.rows[0].name}")
+    if any(value is not None for value in (args.size, args.rows, args.sets, args.labels)):
+        options = "--size, --rows, --sets and --labels"
+        raise UserError(f"{options} go with {STUDY}: a row of a table is {name}/{table.rows[0].name}")
     from tools.reproduction.make import make_table, needed_sets
     from tools.reproduction.plan import Planner, parse_files
     from tools.reproduction.sets import Places
@@ -162,8 +165,20 @@ def _study(args: Any, row: str) -> int:
     workers = workers if args.workers is None else args.workers
     output = Path(args.output or f"runs/study_{size}")
     seeds = args.seeds or study.BUDGETS[size].seeds
-    asked = study.Study(size, Path(args.data[0] if args.data else "<data>"), output, rows, seeds, workers, sets)
+    shares = study.SHARES if args.labels is None else _shares(args.labels)
+    asked = study.Study(size, Path(args.data[0] if args.data else "<data>"), output, rows, seeds, workers, sets, shares)
     return make_study(asked, at_once, args.dry_run)
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    """Returns shares of the labels, ascending, all of them among them."""
+    try:
+        shares = {float(part) for part in text.split(",")} | {1.0}
+    except ValueError:
+        shares = {0.0}
+    if not all(0 < share <= 1 for share in shares):
+        raise UserError(f"--labels {text} must be shares above 0 and up to 1, such as 0.05,0.1,0.25,1")
+    return tuple(sorted(shares))
 
 
 def _names(text: str | None, what: str, choices: tuple[str, ...]) -> tuple[str, ...]:

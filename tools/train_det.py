@@ -48,6 +48,7 @@ def build_parser() -> cli.Parser:
         ("img-size", cli.positive_int),
         ("lr", cli.positive_float),
         ("seed", cli.non_negative_int),
+        ("labels", cli.positive_float),
     ):
         help = FIELDS[name.replace("-", "_")].metadata["help"]
         recipe.add_argument(f"--{name}", type=kind, metavar=name.upper().split("-")[-1], help=help)

@@ -15,6 +15,7 @@ TYPES = {
     "batch_size": cli.positive_int,
     "img_size": cli.positive_int,
     "seed": cli.non_negative_int,
+    "labels": cli.positive_float,
 }
 GIVEN = (*TYPES, "overrides", "save_every", "log_every", "lr", "precision", "tta")
 EXAMPLES = """examples:

@@ -59,6 +59,7 @@ class DetRecipe(CheckedRecipe):
     crop_scales: tuple[float, ...] = value((0.5, 0.625, 0.75), "short side before the crop over img_size", low=0.01)
     crop_range: tuple[float, ...] = value((0.48, 0.75), "random side of the crop over img_size", low=0.01)
     flip: float = value(0.5, "probability of a horizontal flip", low=0, high=1)
+    labels: float = value(1.0, "share of the training images that is used, drawn by seed", low=ABOVE_ZERO, high=1)
     # optimisation
     batch_size: int = value(16, "images per step over all processes and micro-batches", low=1)
     accumulate: int = value(1, "micro-batches per step", low=1)
@@ -130,7 +131,13 @@ class DetRecipe(CheckedRecipe):
 
 FIELDS: dict[str, dataclasses.Field[Any]] = {field.name: field for field in dataclasses.fields(DetRecipe)}
 
-BEFORE: dict[str, Any] = {"masks": True, "crop": 0.0, "crop_scales": [0.5, 0.625, 0.75], "crop_range": [0.48, 0.75]}
+BEFORE: dict[str, Any] = {
+    "masks": True,
+    "crop": 0.0,
+    "crop_scales": [0.5, 0.625, 0.75],
+    "crop_range": [0.48, 0.75],
+    "labels": 1.0,
+}
 """What a run did whose config.json does not know these values yet."""
 
 

@@ -4,8 +4,11 @@ Made of PIL operations and one numpy generator only: the pixels depend on nothin
 on the number of threads or data workers (torchvision draws from torch's global generator, and its resize is threaded).
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,6 +21,40 @@ _JITTER: tuple[Callable[[Image.Image], ImageEnhance._Enhance], ...] = (
     ImageEnhance.Contrast,
     ImageEnhance.Color,
 )
+
+GRAY, SOLARISE, BLUR = range(3)
+
+
+@dataclass(frozen=True)
+class Colours:
+    """What is drawn for the colours of a crop.
+
+    Attributes:
+        change: of GRAY, SOLARISE, BLUR.
+        radius: of the blur in pixels; drawn whatever the change is, so that what follows does not depend on it.
+        factors: of brightness, contrast and saturation.
+        order: in which these three come.
+    """
+
+    change: int
+    radius: float
+    factors: tuple[float, float, float]
+    order: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What is drawn for a crop.
+
+    Attributes:
+        box: left, top, width, height in pixels.
+        flipped: from left to right, after the crop.
+        colours: None where they stay.
+    """
+
+    box: tuple[int, int, int, int]
+    flipped: bool
+    colours: Colours | None
 
 
 class PretrainAugment:
@@ -62,17 +99,22 @@ class PretrainAugment:
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> torch.Tensor:
         return to_tensor(self.picture(image, rng))
 
+    def draw(self, width: int, height: int, rng: np.random.Generator) -> Drawn:
+        """Returns all that is random in the crop of an image of so many pixels."""
+        box = crop_box(width, height, self.scale, self.ratio, rng)
+        flipped = bool(rng.random() < self.flip)
+        return Drawn(box, flipped, draw_colours(rng) if self.strong else None)
+
     def picture(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         """Returns the crop as a picture."""
-        left, top, width, height = crop_box(image.width, image.height, self.scale, self.ratio, rng)
+        drawn = self.draw(image.width, image.height, rng)
+        left, top, width, height = drawn.box
         # Cropped first: resize(box=...) would let pixels from outside the crop into its border.
         crop = image.crop((left, top, left + width, top + height))
         crop = crop.resize((self.img_size, self.img_size), Image.Resampling.BICUBIC)
-        if rng.random() < self.flip:
+        if drawn.flipped:
             crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        if self.strong:
-            crop = three_augment(crop, rng)
-        return crop
+        return crop if drawn.colours is None else three_augment(crop, drawn.colours)
 
 
 def to_tensor(picture: Image.Image) -> torch.Tensor:
@@ -105,17 +147,21 @@ def crop_box(
     return (width - w) // 2, (height - h) // 2, w, h
 
 
-def three_augment(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+def draw_colours(rng: np.random.Generator) -> Colours:
+    """Returns what `three_augment` does to an image."""
+    change, radius = int(rng.integers(3)), float(rng.uniform(0.1, 2.0))
+    return Colours(change, radius, *draw_jitter(rng, 0.3))
+
+
+def three_augment(image: Image.Image, drawn: Colours) -> Image.Image:
     """Returns ``image`` (RGB) after one of grayscale, solarisation and blur, then colour jitter (DeiT III, Sec. 3)."""
-    choice = rng.integers(3)
-    radius = rng.uniform(0.1, 2.0)  # always drawn: what follows does not depend on the choice
-    if choice == 0:
+    if drawn.change == GRAY:
         image = image.convert("L").convert("RGB")
-    elif choice == 1:
+    elif drawn.change == SOLARISE:
         image = ImageOps.solarize(image, threshold=128)
     else:
-        image = image.filter(ImageFilter.GaussianBlur(radius))
-    return color_jitter(image, rng, 0.3)
+        image = image.filter(ImageFilter.GaussianBlur(drawn.radius))
+    return _jittered(image, drawn.factors, drawn.order)
 
 
 def color_jitter(image: Image.Image, rng: np.random.Generator, strength: float) -> Image.Image:
@@ -126,7 +172,16 @@ def color_jitter(image: Image.Image, rng: np.random.Generator, strength: float) 
         rng: the factors are uniform in ``1 - strength .. 1 + strength``.
         strength: in [0, 1].
     """
+    return _jittered(image, *draw_jitter(rng, strength))
+
+
+def draw_jitter(rng: np.random.Generator, strength: float) -> tuple[tuple[float, float, float], tuple[int, int, int]]:
+    """Returns the factors of brightness, contrast and saturation, and the order in which they come."""
     factors = rng.uniform(1 - strength, 1 + strength, size=3)
-    for index in rng.permutation(3):
-        image = _JITTER[index](image).enhance(float(factors[index]))
+    return tuple(factors.tolist()), tuple(rng.permutation(3).tolist())
+
+
+def _jittered(image: Image.Image, factors: tuple[float, float, float], order: tuple[int, int, int]) -> Image.Image:
+    for index in order:
+        image = _JITTER[index](image).enhance(factors[index])
     return image

@@ -24,11 +24,9 @@ from PIL import Image
 from pretrain.data.decode import UnreadableImage
 from pretrain.data.pool import results_of
 from pretrain.data.sources import ImageList
+from pretrain.training.options import AUTO
 from pretrain.training.progress import tracked
 from splitmask_backbones.errors import UserError
-
-AUTO, OFF = "auto", "off"
-"""Values of `--cache` beside a folder: the user's own cache folder, where there is room, and none."""
 
 _RECORD = np.dtype(
     [("offset", "<i8"), ("height", "<i4"), ("width", "<i4"), ("size", "<i8"), ("time", "<i8"), ("ready", "u1")]
@@ -50,9 +48,10 @@ class PixelCache:
         self.folder = folder
         self._rows = {name: row for row, name in enumerate(names)}
         self._opened: tuple[np.memmap[Any, Any], int] | None = None
+        self._mapped: np.memmap[Any, Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_opened": None}
+        return {**self.__dict__, "_opened": None, "_mapped": None}
 
     def _files(self) -> tuple[np.memmap[Any, Any], int]:
         """Returns the records, and a descriptor of the pixels."""
@@ -76,6 +75,19 @@ class PixelCache:
     def has(self, name: str) -> bool:
         """Returns whether an image is there."""
         return bool(self._files()[0][self._rows[name]]["ready"])
+
+    def place(self, name: str) -> tuple[int, int, int] | None:
+        """Returns the first byte, height and width of an image, None where it is not there."""
+        record = self._files()[0][self._rows[name]]
+        if not record["ready"]:
+            return None
+        return int(record["offset"]), int(record["height"]), int(record["width"])
+
+    def pixels(self) -> np.memmap[Any, np.dtype[np.uint8]]:
+        """Returns the bytes of all images, mapped into memory: changes stay with this process."""
+        if self._mapped is None:
+            self._mapped = np.memmap(self.folder / "pixels.u8", np.uint8, mode="c")
+        return self._mapped
 
     def write(self, name: str, image: Image.Image) -> None:
         """Stores an image in the place that `reserve` gave it; one of other sides than its header's is left out."""
@@ -134,6 +146,30 @@ class CachedImages(ImageList):
         name = self.names[index]
         found = self.cache.read(name) if self.cache is not None else None
         return super().decode(index) if found is None else found
+
+    def place(self, index: int) -> tuple[int, int, int]:
+        """Returns where image `index` lies, as of `PixelCache.place`; `is_complete` says that it does."""
+        found = None if self.cache is None else self.cache.place(self.names[index])
+        assert found is not None
+        return found
+
+    def stored(self, index: int) -> np.ndarray | None:
+        """Returns image `index` `(H, W, 3)` as it lies in the cache, of which only what is used is read; or None."""
+        place = None if self.cache is None else self.cache.place(self.names[index])
+        if self.cache is None or place is None:
+            return None
+        offset, height, width = place
+        found = self.cache.pixels()[offset : offset + 3 * height * width]
+        # The file was cut by other hands, or has grown since it was mapped.
+        return found.reshape(height, width, 3) if len(found) == 3 * height * width else None
+
+    def is_complete(self) -> bool:
+        """Returns whether all images are in the cache, to their last byte."""
+        if self.cache is None:
+            return False
+        places = [self.cache.place(name) for name in self.names]
+        size = (self.cache.folder / "pixels.u8").stat().st_size
+        return all(place is not None and place[0] + 3 * place[1] * place[2] <= size for place in places)
 
     def check(self, index: int) -> None:
         assert self.cache is not None

@@ -47,7 +47,7 @@ class UnreadableImage(ValueError):
     """An image file that cannot be used; the message is the reason, one line without the path."""
 
 
-def read_image(path: str | os.PathLike[str], value_range: ValueRange | None = None) -> Image.Image:
+def read_image(path: str | os.PathLike[str], value_range: ValueRange | None = None, reduction: int = 1) -> Image.Image:
     """Returns the image in ``path``, decoded to the end, as a PIL image of mode RGB, turned upright as its EXIF says.
 
     How other pixels become 8-bit RGB: one channel of more than 8 bits by `value_range`, as `value_range.to_8_bits` says
@@ -55,12 +55,18 @@ def read_image(path: str | os.PathLike[str], value_range: ValueRange | None = No
     a transparent palette entry) are laid on white, as viewers show them. Embedded colour profiles are ignored, as
     everywhere in this field.
 
+    Args:
+        path: file.
+        value_range: see above.
+        reduction: 2, 4 or 8: a JPEG has only each so many pixels along either axis, rounded up, made by its decoder
+            from fewer frequencies (libjpeg's scaling). Other files come in full.
+
     Raises:
         UnreadableImage: not a regular file, not one of FORMATS, truncated or damaged, or more pixels than the limit
             (``pixel_limit``; Pillow's own is about 89 million).
     """
     with _reasons(), _open_regular(path) as file:
-        image, transpose = _load(file)
+        image, transpose = _load(file, reduction)
         rgb = _to_rgb(image, value_range)
         return rgb if transpose is None else rgb.transpose(transpose)
 
@@ -129,12 +135,14 @@ def _open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
         raise
 
 
-def _load(file: IO[bytes]) -> tuple[Image.Image, Image.Transpose | None]:
+def _load(file: IO[bytes], reduction: int = 1) -> tuple[Image.Image, Image.Transpose | None]:
     """Returns the decoded image, and how it is turned upright."""
     image: Image.Image = Image.open(file, formats=FORMATS)
     if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
         raise UnreadableImage(too_large(image.width * image.height))
     kind = image.format
+    if kind == "JPEG" and reduction > 1:
+        image.draft(None, (max(1, image.width // reduction), max(1, image.height // reduction)))
     with _silent_libtiff() if kind == "TIFF" else contextlib.nullcontext():
         image.load()
     if kind in ("JPEG", "MPO") and _jpeg_ends_in_zeros(file):
@@ -157,8 +165,11 @@ def _to_rgb(image: Image.Image, value_range: ValueRange | None) -> Image.Image:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, layer).convert("RGB")
-    # A copy even when it is RGB already: the result must not hold the file or its metadata.
-    return image.convert("RGB") if image.mode != "RGB" else Image.frombytes("RGB", image.size, image.tobytes())
+    if image.mode != "RGB":
+        return image.convert("RGB")
+    bare = image._new(image.im)  # the pixels alone, not copied: the result must not hold the file or its metadata
+    bare.info = {}
+    return bare
 
 
 def _jpeg_ends_in_zeros(file: IO[bytes]) -> bool:

@@ -66,6 +66,10 @@ class ImageList:
         """
         return read_image(self.path(self.names[index]), self.value_range)
 
+    def decode_reduced(self, index: int, reduction: int) -> Image.Image:
+        """Returns what `decode` does, of a JPEG in a `reduction` as of `read_image`."""
+        return read_image(self.path(self.names[index]), self.value_range, reduction)
+
     def check(self, index: int) -> None:
         """Decodes image ``index`` to its end.
 
@@ -87,10 +91,14 @@ class ImageList:
         try:
             return self.decode(index)
         except UnreadableImage as error:
-            path = self.path(self.names[index])
-            raise UserError(
-                f"{path} could be read when the run started and cannot be now ({error}): restore it, then --resume"
-            ) from None
+            raise self.lost(index, error) from None
+
+    def lost(self, index: int, error: Exception) -> UserError:
+        """Returns what is said of an image that could be read when the run started."""
+        path = self.path(self.names[index])
+        return UserError(
+            f"{path} could be read when the run started and cannot be now ({error}): restore it, then --resume"
+        )
 
     def describe(self) -> str:
         """Returns one line: how many images, from where, read how, and what was skipped."""

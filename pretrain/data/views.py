@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, Dataset
 
 from pretrain.data.augment import PretrainAugment
+from pretrain.data.reduced_jpeg import ReducedImage
 from pretrain.data.sources import ImageList
 from pretrain.training.loader import sample_rng
 from pretrain.training.workers import Batches
@@ -25,10 +26,11 @@ class Views(Dataset[dict[str, Tensor]]):
         images: readable images.
         seed: of all that is random in the items.
         make: returns the item of an RGB image, all that is random drawn from the generator.
+        reduced_side: None, or pixels of the one crop that `make` cuts from a JPEG: see `reduced_jpeg`.
     """
 
-    def __init__(self, images: ImageList, seed: int, make: MakeItem) -> None:
-        self.images, self.seed, self.make = images, seed, make
+    def __init__(self, images: ImageList, seed: int, make: MakeItem, reduced_side: int | None = None) -> None:
+        self.images, self.seed, self.make, self.reduced_side = images, seed, make, reduced_side
 
     def __len__(self) -> int:
         return len(self.images)
@@ -40,7 +42,13 @@ class Views(Dataset[dict[str, Tensor]]):
             ValueError: the image was readable at the start of the run and is not any more.
         """
         epoch, index, _ = key
-        return self.make(self.images.read(index), sample_rng(self.seed, epoch, index))
+        return self.make(self.read(index), sample_rng(self.seed, epoch, index))
+
+    def read(self, index: int) -> Any:
+        """Returns what `make` takes, which may be decoded later."""
+        if self.reduced_side is None:
+            return self.images.read(index)
+        return ReducedImage(self.images, index, self.reduced_side)
 
 
 class CropAndPatches:
@@ -56,8 +64,12 @@ class CropAndPatches:
         self.augment, self.patch_ids = augment, patch_ids
         self.grid_size = (augment.img_size // patch_size, augment.img_size // patch_size)
 
+    def draw_ids(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Returns the patch indices of an item: they are drawn before its crop."""
+        return {name: torch.from_numpy(values) for name, values in self.patch_ids(self.grid_size, rng).items()}
+
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> dict[str, Tensor]:
-        ids = {name: torch.from_numpy(values) for name, values in self.patch_ids(self.grid_size, rng).items()}
+        ids = self.draw_ids(rng)
         return {"image": self.augment(image, rng), **ids}
 
 

@@ -20,6 +20,7 @@ from pretrain.tokenizers.build import build_tokenizer, measure_tokenizer, sample
 from pretrain.tokenizers.codebook import ImageTokenizer, Tokenizer, random_projection
 from pretrain.tokenizers.dalle import DalleTokenizer
 from pretrain.training.distributed import main_process_first
+from pretrain.training.optimizer import adamw
 from splitmask_backbones.param_groups import param_groups
 from splitmask_backbones.registry import create_encoder
 from splitmask_backbones.vit import VisionTransformer
@@ -33,7 +34,8 @@ def build_views(recipe: Recipe, images: ImageList, patch_size: int) -> Views:
     scale = recipe.crop_scale, recipe.crop_scale_max
     augment = PretrainAugment(recipe.img_size, scale=scale, strong=recipe.strong_augment)
     patch_ids = _masked if recipe.method == "beit" else partial(_halves, recipe.mask, recipe.mask_ratio)
-    return Views(images, recipe.seed, CropAndPatches(augment, patch_size, patch_ids))
+    reduced_side = recipe.img_size if recipe.reduced_jpeg else None
+    return Views(images, recipe.seed, CropAndPatches(augment, patch_size, patch_ids), reduced_side)
 
 
 def _masked(grid_size: tuple[int, int], rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -123,11 +125,10 @@ def build_sample(recipe: Recipe, tokenizer_weights: str | Path | None = None, in
     return _assembled(recipe, encoder, tokenizer, None, init, total_steps=1, steps_per_epoch=1)
 
 
-def build_optimizer(method: Method, recipe: Recipe) -> torch.optim.AdamW:
-    """Returns the recipe's optimizer of a method, which tells the method before each step."""
-    optimizer = torch.optim.AdamW(
-        param_groups(method, recipe.peak_lr, recipe.weight_decay), betas=(0.9, recipe.beta2), fused=False
-    )
+def build_optimizer(method: Method, recipe: Recipe, device: torch.device) -> torch.optim.AdamW:
+    """Returns the recipe's optimizer of a method that will lie on `device`; it tells the method before each step."""
+    groups = param_groups(method, recipe.peak_lr, recipe.weight_decay)
+    optimizer = adamw(groups, device, beta2=recipe.beta2, in_graph=recipe.cuda_graph)
     optimizer.register_step_pre_hook(lambda *_: method.before_step())
     return optimizer
 

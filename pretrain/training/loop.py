@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +20,9 @@ from pretrain.training.metrics import MetricsLog
 from pretrain.training.options import RunOptions
 from pretrain.training.progress import Clock, ProgressLine, shown
 from pretrain.training.run_folder import CHECKPOINTS, RunFolder
+from pretrain.training.schedule import set_lr
 from pretrain.training.signals import StopSignals
+from pretrain.training.static_step import StaticStep
 from pretrain.training.step import Coupling, step_seed, train_step
 
 if TYPE_CHECKING:
@@ -142,6 +145,7 @@ def fit(
     weight_decay_at: Callable[[int], float] | None = None,
     monitor: Callable[[], dict[str, float | None]] | None = None,
     cached: Coupling | None = None,
+    static: bool = False,
 ) -> None:
     """Trains `method` in place from the folder's newest checkpoint, or from the start, to `loop.end`.
 
@@ -168,6 +172,7 @@ def fit(
         monitor: returns what goes into monitor.jsonl after steps `loop.monitor_every` apart and after the last;
             called in the main process alone, before the state is saved: a resume finds each line it needs.
         cached: as of `train_step`.
+        static: steps are made by `StaticStep`, as a CUDA graph on a GPU.
 
     Raises:
         ValueError: the loss or gradient is not finite (the step is not made, earlier checkpoints stay).
@@ -180,6 +185,14 @@ def fit(
     # Only now: the optimizer's state goes where its parameters are.
     is_main = fabric.is_global_zero
     start_step = restore_newest(checkpoints, method, optimizer, average, warn=is_main) if folder.resumed else 0
+    clip: Any = {"clip_grad": loop.clip_grad, "clip_per_parameter": loop.clip_per_parameter}
+    make_step: Callable[..., dict[str, Tensor]]
+    if static:
+        make_step = StaticStep(fabric, model, optimizer, **clip)
+    else:
+        more: Any = {"accumulate": loop.accumulate, "cached": cached, **clip}
+        ordinary: Callable[..., dict[str, Tensor]] = train_step
+        make_step = partial(ordinary, fabric, model, wrapped_optimizer, **more)
     folder.start()
     method.train()
     log = MetricsLog(folder.path, start_step) if is_main else None
@@ -228,8 +241,8 @@ def fit(
         data = timed(source)
         for step in range(start_step, loop.end):
             factor = lr_at(step)
+            set_lr(optimizer.param_groups, factor)
             for group in optimizer.param_groups:
-                group["lr"] = group["peak_lr"] * factor
                 if weight_decay_at is not None and group["weight_decay"]:
                     group["weight_decay"] = weight_decay_at(step)
             torch.manual_seed(step_seed(loop.seed, step, fabric.global_rank))
@@ -238,17 +251,7 @@ def fit(
                 nonlocal stop_signal
                 stop_signal = agree(loss, grad_norm, stop.received, step)
 
-            values = train_step(
-                fabric,
-                model,
-                wrapped_optimizer,  # type: ignore[arg-type]
-                data,
-                accumulate=loop.accumulate,
-                clip_grad=loop.clip_grad,
-                clip_per_parameter=loop.clip_per_parameter,
-                approve=approve,
-                cached=cached,
-            )
+            values = make_step(data, approve=approve)
             done = step + 1
             if average is not None:
                 average.update_parameters(method)
@@ -260,7 +263,7 @@ def fit(
                 names = [name for name in metric_names if name in values]
                 means = dict(zip(names, mean_over_ranks([values[name] for name in names]), strict=True))
                 if log and progress:
-                    lr = max(group["lr"] for group in optimizer.param_groups)
+                    lr = max(group["peak_lr"] * factor for group in optimizer.param_groups)
                     speed, data_share = clock.lap()
                     entry = place | {name: means.get(name) for name in metric_names}
                     entry |= {"lr": lr, "grad_norm": float(values["grad_norm"]), "images_per_second": speed}

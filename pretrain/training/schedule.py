@@ -1,7 +1,8 @@
-"""Learning-rate schedules: pure functions from the step (0-based) to a factor on the peak lr."""
+"""Learning-rate schedules: pure functions from the step (0-based) to a factor on the peak lr, and what sets it."""
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 
 def warmup(step: int, warmup_steps: int) -> float:
@@ -27,6 +28,16 @@ def warmup_poly(step: int, total_steps: int, warmup_steps: int, power: float = 1
     if step < warmup_steps:
         return warmup(step, warmup_steps)
     return (1.0 - min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))) ** power
+
+
+def set_lr(groups: Sequence[dict[str, Any]], factor: float) -> None:
+    """Sets the lr of optimizer groups to `factor` of their `peak_lr`; a tensor is filled where it lies."""
+    for group in groups:
+        lr = group["peak_lr"] * factor
+        if hasattr(group["lr"], "fill_"):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
 
 
 def cosine(step: int, total_steps: int, start: float, end: float) -> float:

@@ -26,8 +26,12 @@ from splitmask_backbones.errors import UserError
 
 _PATIENCE_SECONDS = 2.0
 """How long a worker may go on with the item that it makes when nobody wants it any more."""
-_PLENTY = 4 << 30
-"""Bytes of free shared memory above which it is not asked how much the batches need."""
+_PLENTY = 2 << 30
+"""Bytes of free shared memory for each worker above which it is not asked how much the batches need."""
+
+
+_LOOKED_AT = 8
+"""Items of which the largest stands for all: boxes of images differ in size."""
 
 
 @dataclass(frozen=True)
@@ -209,10 +213,11 @@ def _fitting(assembled: _Assembled, keys: Any, workers: int, prefetch: int) -> i
     """Returns how many batches each worker may make ahead, at most `prefetch`, so that shared memory holds them all."""
     free = free_shared_memory()
     first = next(iter(keys), None)
-    if free is None or free > _PLENTY or first is None:
+    if free is None or free > workers * _PLENTY or first is None:
         return prefetch
-    count, key = (len(first), first[0]) if isinstance(first, list) else (1, first)
-    return prefetch_that_fits(count * len(pickle.dumps(assembled.dataset[key])), workers, prefetch)
+    count, some = (len(first), first[:_LOOKED_AT]) if isinstance(first, list) else (1, [first])
+    size = count * max(len(pickle.dumps(assembled.dataset[key])) for key in some)
+    return prefetch_that_fits(size, workers, prefetch)
 
 
 def prefetch_that_fits(batch_bytes: int, workers: int, prefetch: int = 1) -> int:

@@ -7,6 +7,7 @@ the images of a step, and another one (--batch-size) scales the lr linearly unle
 steps = 160000
 batch_size = 16
 seed = 0
+labels = 1.0  # share of the training images that is used, drawn by seed: smaller ones are part of larger ones
 schedule = dict(warmup_fraction=1500 / 160000, power=1.0)
 optim_wrapper = dict(
     type="OptimWrapper",

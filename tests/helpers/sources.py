@@ -6,7 +6,7 @@ import subprocess
 
 from tests.helpers.paths import ROOT
 
-FOLDERS = ("splitmask_backbones", "pretrain", "tools", "tests", "det_configs", "seg_configs")
+FOLDERS = ("splitmask_backbones", "pretrain", "tools", "tests", "det_configs", "seg_configs", "docs")
 
 
 def tracked() -> list[str]:

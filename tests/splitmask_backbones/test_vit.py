@@ -202,6 +202,42 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean():
     assert rates == pytest.approx([0.0, 0.1, 0.2])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_rate_counts_as_the_number_that_it_is(dtype):
+    """It is a tensor for the compiler's sake; the bytes are those of a number, and no state is added."""
+    from splitmask_backbones.vit import DropPath
+
+    x = torch.randn(64, 7, 5, dtype=dtype)
+    for rate in (0.1, 0.2 / 3, 0.37):
+        torch.manual_seed(1)
+        found = DropPath(rate).train()(x)
+        torch.manual_seed(1)
+        keep = torch.rand(64, 1, 1) >= rate
+        assert torch.equal(found, x * keep.to(dtype) / (1.0 - rate))
+        assert found.dtype == dtype and not DropPath(rate).state_dict()
+
+
+def test_the_gradient_of_query_key_and_value_is_written_once():
+    """As one tensor (B, N, 3C), in the order in which the projection's own gradient reads it."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    from splitmask_backbones.vit import Attention
+
+    class Written(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            found = function(*args, **(kwargs or {}))
+            if function.overloadpacket.__name__ in ("clone", "copy_", "cat", "stack") and found.numel() == size:
+                written.append(function.overloadpacket.__name__)
+            return found
+
+    x = torch.randn(2, 10, 24, requires_grad=True)
+    out = Attention(24, 3, True, None)(x, (0, 0)).sum()
+    written, size = [], 2 * 10 * 3 * 24
+    with Written():
+        out.backward()
+    assert len(written) == 1, written
+
+
 def test_init_is_beits():
     encoder = create_encoder("vit_small", depth=1)
     for parameter in (encoder.blocks[0].attn.qkv.weight, encoder.pos_embed, encoder.patch_embed.proj.weight):

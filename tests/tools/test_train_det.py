@@ -143,12 +143,24 @@ def test_resume_of_a_finished_run_changes_nothing_and_other_values_are_named(bas
     assert snapshot(base / "done") == before
 
 
+def test_a_share_of_the_labels_is_trained_on_and_belongs_to_the_run(inputs: Path, tmp_path: Path) -> None:
+    words = [*SMALL, "--data", str(inputs / "root"), "--output", str(tmp_path / "few"), "--weights", "none"]
+    words += ["--engine", "torchvision", "--steps", "1", "--labels"]
+    num_images = len(json.loads((inputs / "root/annotations/instances_train.json").read_text())["images"])
+    code, _, err = run(*words, "0.5")
+    assert code == 0, err
+    report = json.loads((tmp_path / "few/data_report.json").read_text())
+    assert report["train"]["images_used"] == -(-num_images // 2) < num_images
+    assert "--labels was 0.5 and is now 1.0" in error_of(*words, "1", "--resume")
+    assert "labels=2.0 must be above 0 and at most 1" in error_of(*words, "2", "--resume")
+
+
 def test_a_run_of_an_earlier_version_can_be_resumed(base: Path, tmp_path: Path) -> None:
     shutil.copytree(base / "done", tmp_path / "old")
     config = json.loads((tmp_path / "old/config.json").read_text())
-    for group in ("recipe_values", "config_values"):
+    for group in ("values", "recipe_values", "config_values"):
         for name in BEFORE:
-            del config[group][name]
+            config[group].pop(name, None)
     (tmp_path / "old/config.json").write_text(json.dumps(config))
     words = train_words(base, tmp_path / "old")
     assert run(*words, "--resume")[0] == 0

@@ -113,6 +113,15 @@ def test_finished_run_stays_as_it_is(data, finished):
     assert state() == before
 
 
+def test_a_share_of_the_labels_is_trained_on_and_belongs_to_the_run(data, tmp_path):
+    output, words = tmp_path / "few", ["--steps", 1, "--workers", 0, "--labels", 0.5]
+    assert train(data, output, *words).returncode == 0
+    report = json.loads((output / "data_report.json").read_text())
+    assert (report["train"]["images"], report["val"]["images"]) == (3, 6)
+    words[-1] = 1
+    assert "--labels was 0.5 and is now 1.0" in error_of(train(data, output, *words, "--resume"))
+
+
 def test_evaluation_and_overlays_of_a_finished_run(data, finished):
     before = (finished / "results.json").read_bytes()
     result = run("--data", data, "--output", finished, "--eval-only", "--predict", data / "images/val")
@@ -141,6 +150,7 @@ def test_bf16_is_really_on(data, finished, tmp_path):
         (["optim_wrapper.optimizer.lr=high"], "optim_wrapper.optimizer.lr=high"),
         (["--batch-size", 7], "--batch-size 7 is larger than the data set of 6 images"),
         (["--img-size", 16], "--img-size 16 is too small"),
+        (["--labels", 2], "--labels 2.0 must be a share of the training images above 0 and up to 1"),
         (["--weights", "nowhere.safetensors"], "nowhere.safetensors does not exist"),
         (["--lr", "1e30"], "not finite at step"),
         (["lr.x=1"], "unknown config key 'lr.x': did you mean 'optim_wrapper.optimizer.lr'?"),

@@ -11,7 +11,7 @@ from splitmask_backbones.errors import UserError, nearest
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "det_configs"
 # Options that are recipe values under the same name, so that all trainers take them alike.
-OPTIONS = ("steps", "epochs", "batch_size", "img_size", "lr", "seed", "precision")
+OPTIONS = ("steps", "epochs", "batch_size", "img_size", "lr", "seed", "precision", "labels")
 
 
 def config_names() -> list[str]:

@@ -21,6 +21,7 @@ from tools.detection.detect import detect_all
 from tools.detection.draw import draw
 from tools.detection.engines import build_detector, choose_engine
 from tools.detection.evaluate import coco_ap, to_coco
+from tools.finetuning.labels import labelled
 from tools.finetuning.options import FinetuneOptions
 from tools.finetuning.pictures import Pictures
 from tools.finetuning.task import BAD_IMAGES, Task
@@ -41,7 +42,11 @@ class DetectionTask(Task):
 
     command, noun = "train_det", "detector"
     remedy = "omit key=value pairs that change the model"
-    before: ClassVar[dict[str, dict[str, Any]]] = {"recipe_values": BEFORE, "config_values": BEFORE}
+    before: ClassVar[dict[str, dict[str, Any]]] = {
+        "values": {name: value for name, value in BEFORE.items() if name in OPTIONS},
+        "recipe_values": {name: value for name, value in BEFORE.items() if name not in OPTIONS},
+        "config_values": BEFORE,
+    }
 
     def __init__(
         self,
@@ -74,7 +79,8 @@ class DetectionTask(Task):
         known = None if "train" in self.locations else self.categories
         self.splits = data.read_splits(self.locations, known, self.recipe.masks)
         for name, split in self.splits.items():
-            split.images = self.used(name, split.images)
+            some = labelled(name, split.images, self.recipe.labels, self.recipe.seed)
+            split.images = self.used(name, some)
         if folder.is_main:
             data.compare_objects(self.splits, self.recipe)
         identity: dict[str, Any] = {name: data.fingerprint(split) for name, split in self.splits.items()}

@@ -14,6 +14,7 @@ from pretrain.data.deep_images import choose_range
 from pretrain.data.sources import ImageList
 from pretrain.data.value_range import ValueRange
 from pretrain.training.distributed import make_fabric
+from pretrain.training.optimizer import adamw
 from pretrain.training.rehearsal import Rehearsal
 from pretrain.training.run_folder import RunFolder
 from splitmask_backbones.param_groups import param_groups
@@ -73,7 +74,12 @@ class Task(ABC):
 
     def fabric(self) -> Fabric:
         """Returns device, precision and processes."""
-        return make_fabric(self.recipe.precision, self.options.device)
+        return make_fabric(self.recipe.precision, self.options.device, deterministic=self.is_deterministic)
+
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether a GPU makes the same bytes each time."""
+        return self.options.is_deterministic(self.previous)
 
     def used(self, split: str, items: list[T]) -> list[T]:
         """Returns what of "train" or "val" is read: all, or a few in a rehearsal."""
@@ -135,11 +141,11 @@ class Task(ABC):
     def data_report(self) -> dict[str, Any]:
         """Returns the entries of data_report.json, and tells the user what was dropped."""
 
-    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+    def optimizer(self, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
         """Returns AdamW with layer-wise learning rates; the groups' lr are the peak values."""
         recipe = self.recipe
         groups = param_groups(model, recipe.lr, recipe.weight_decay, recipe.layer_decay)
-        return torch.optim.AdamW(groups, betas=(0.9, recipe.beta2), fused=False)
+        return adamw(groups, device, beta2=recipe.beta2)
 
     @abstractmethod
     def measure(self, fabric: Fabric, model: nn.Module, folder: RunFolder, final: bool) -> dict[str, Any] | None:

@@ -97,7 +97,7 @@ def measure(
         # Two at least: a single image has none to be matched against.
         timed = max(timed, min(2, recipe.batch_size))
         cached = method if recipe.accumulate > 1 and recipe.grad_cache and method.couples else None
-        seconds = time_steps(fabric, method, build_optimizer(method, recipe), batch_of(timed), cached)
+        seconds = time_steps(fabric, method, build_optimizer(method, recipe, fabric.device), batch_of(timed), cached)
         seconds *= micro / timed * recipe.accumulate
         local = recipe.batch_size // fabric.world_size
         seconds = with_loading(seconds, local * item_seconds, options.workers, fabric.device.type)

@@ -8,10 +8,11 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pretrain.data.cache import AUTO, OFF, attach, filling
+from pretrain.data.cache import attach, filling
 from pretrain.data.check import check_images, enforce_bad_limit
 from pretrain.data.deep_images import choose_range
 from pretrain.data.sources import ImageList
+from pretrain.training.options import AUTO, OFF
 from pretrain.training.run_folder import RunFolder
 from splitmask_backbones.errors import UserError
 from tools.pretraining.options import PretrainOptions
@@ -58,7 +59,7 @@ def readable_images(
 def _check(
     source: ImageList, bad: set[str], place: str, options: PretrainOptions, report: Path
 ) -> tuple[set[str], str]:
-    """Returns what cannot be read beside the `bad` images, and where the others are cached, if there is room."""
+    """Returns what cannot be read beside the `bad` images, and where the rest is cached: there is not always room."""
     with contextlib.ExitStack() as stack:
         images = source
         try:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from pretrain.training.options import RunOptions
+from pretrain.training.options import OFF, RunOptions
 from splitmask_backbones.errors import UserError
 from tools import monitoring
 
@@ -20,7 +20,7 @@ class PretrainOptions(monitoring.MonitorOptions, RunOptions):
         range: values of images with more than 8 bits that become 0 and 255; None for those of the data.
         tokenizer_weights: safetensors of DALL-E's encoder.
         init: encoder file or folder to begin with; None for random initialisation.
-        cache: where decoded images are kept: a folder, or one of cache.AUTO and cache.OFF.
+        cache: where decoded images are kept: a folder, or AUTO or OFF.
         plan: whether the run is only planned.
         hours: that the training may take; None for no bound of the user's.
     """
@@ -33,8 +33,8 @@ class PretrainOptions(monitoring.MonitorOptions, RunOptions):
     tokenizer_weights: str | None
     init: str | None
     cache: str
-    plan: bool
-    hours: float | None
+    plan: bool = False
+    hours: float | None = None
 
     def check_plan(self, given: dict[str, Any]) -> None:
         """Raises ValueError for options that contradict each other; `given` are the recipe values given."""
@@ -44,3 +44,11 @@ class PretrainOptions(monitoring.MonitorOptions, RunOptions):
         for name in ("steps", "epochs"):
             if self.hours is not None and given.get(name) is not None:
                 raise UserError(f"--hours and --{name} exclude each other: give one of them")
+
+    def check_cache(self, reduced_jpeg: bool) -> None:
+        """Raises ValueError where images are to be kept in full and to be decoded in part."""
+        if reduced_jpeg and self.cache != OFF:
+            raise UserError(
+                f"--cache {self.cache} keeps whole images, and --reduced-jpeg true decodes them anew at the size that "
+                "each crop needs: omit one of the two"
+            )

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pretrain import own_recipe
-from pretrain.data.cache import OFF
 from pretrain.data.sources import ImageList, split_holdout
 from pretrain.own_recipe import OWN, Derived, Facts
 from pretrain.recipes import Recipe
 from pretrain.training.loader import steps_per_epoch
-from pretrain.training.options import NUM_CHECKPOINTS
+from pretrain.training.options import NUM_CHECKPOINTS, OFF
 from pretrain.training.progress import duration
 from pretrain.training.workers import prefetch_that_fits
 from splitmask_backbones.checkpoints import read_encoder_file
@@ -112,7 +111,7 @@ def make_plan(
     if options.plan or derives_length or options.hours is not None or recipe.total_steps(per_epoch) >= MEASURED_FROM:
 
         def split(fixed: float, per_image: float) -> int:
-            if name == OWN and "accumulate" not in given:
+            if name == OWN and "accumulate" not in given and not recipe.cuda_graph:
                 parts, why = own_recipe.choose_accumulate(recipe, fabric.world_size, fixed, per_image, memory)
                 reasons["accumulate"] = why
                 return parts

@@ -9,7 +9,7 @@ from pretrain.training.progress import duration
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import write_atomically
 from tools.finetuning import plots
-from tools.reproduction import cost, render, study_report
+from tools.reproduction import cost, render, study_labels, study_report
 from tools.reproduction.paper import tables
 from tools.reproduction.paper.schema import Row, Table
 from tools.reproduction.plan import Planner
@@ -126,7 +126,9 @@ def _report(study: Study) -> None:
     output = study.output
     rows = study_report.finished_rows(output, study.rows)
     values = study_report.read_values(output, rows)
-    header, body = study_report.write_table(output, values, rows, study.budget)
+    few = study_report.read_curves(output, rows, study.shares)
+    header, body = study_report.write_table(output, values, rows, study.budget, few)
+    study_labels.save_plot(few, output / study_report.FOLDER / "labels.png")
     study_report.save_points(values, rows, output / study_report.FOLDER / "points.png")
     study_report.save_grids(study)
     if sys.stdout.isatty():  # lengths stand in the file: a terminal is narrow

@@ -2,7 +2,8 @@
 
 Every row of a size has the same budget: pre-training in images seen, fine-tuning in steps. The longer random row gets
 as many further steps as fit in the time that SplitMask's pre-training takes, by the seconds of the budget. The rows
-of ABLATION each change one value of SplitMask's.
+of ABLATION each change one value of SplitMask's. Those of FEW_LABELS are fine-tuned on shares of the labels too, from
+the same pre-training and with the same steps.
 """
 
 from dataclasses import dataclass
@@ -83,6 +84,9 @@ ABLATION = {
 }
 ROWS = METHODS | ABLATION
 LONGER = "random_longer"
+FEW_LABELS = ("random", "beit", "full")
+SHARES = (0.05, 0.1, 0.25, 1.0)
+"""Of the training images with their labels, nested by seed (`tools/finetuning/labels.py`)."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +169,7 @@ class Study:
     seeds: int
     workers: int = 0  # data processes of each job
     sets: tuple[str, ...] = tuple(HEADS)
+    shares: tuple[float, ...] = SHARES  # of the labels, 1.0 among them
 
     @property
     def budget(self) -> Budget:
@@ -175,6 +180,12 @@ class Study:
 def run_folder(output: Path, row: str, data: str, seed: int) -> Path:
     """Returns the folder of the runs of one row on one data set with one seed."""
     return output / row / data / f"seed{seed}"
+
+
+def finetuning_folder(output: Path, row: str, data: str, seed: int, share: float = 1.0) -> Path:
+    """Returns the folder of a fine-tuning on a share of the labels."""
+    suffix = "" if share == 1 else f"_{100 * share:g}_percent"
+    return run_folder(output, row, data, seed) / f"{HEADS[data].tool}{suffix}"
 
 
 def missing_sets(study: Study) -> list[str]:
@@ -194,7 +205,7 @@ def study_jobs(study: Study) -> list[Job]:
 
 
 def _row_jobs(study: Study, data: str, row: str, seed: int) -> list[Job]:
-    """Returns the pre-training of a row on a data set with a seed, if it has one, and its fine-tuning."""
+    """Returns the pre-training of a row on a data set with a seed, if it has one, and its fine-tunings."""
     folder = run_folder(study.output, row, data, seed)
     common = ["--seed", str(seed), "--workers", str(study.workers), "--save-every", "100", "--log-every", "10"]
     pretraining = _pretraining(study, row, folder / "pretrain", study.root / data, common)
@@ -202,11 +213,16 @@ def _row_jobs(study: Study, data: str, row: str, seed: int) -> list[Job]:
     argv = [*head.config, "--steps", str(length), "--batch-size", str(budget.finetune[data].batch_size)]
     argv += ["--precision", FINETUNE_PRECISION, "--data", str(study.root / data), "--weights"]
     argv += [str(pretraining[0].folder / ENCODER) if pretraining else "none", *common]
-    run, needs = folder / head.tool, tuple(job.name for job in pretraining)
+    needs = tuple(job.name for job in pretraining)
     seconds = budget.finetuning_seconds(data, row) + budget.start_seconds
     costs: dict[str, Any] = {"seconds": seconds, "disk": head.disk, "num_steps": length}
-    name = str(run.relative_to(study.output))
-    return [*pretraining, Job(name, f"{head.tool}.py", tuple(argv), run, RESULTS, needs, **costs)]
+    finetunings = []
+    for share in study.shares if row in FEW_LABELS else (1.0,):
+        run = finetuning_folder(study.output, row, data, seed, share)
+        given = (*argv, *(() if share == 1 else ("--labels", f"{share:g}")))
+        name = str(run.relative_to(study.output))
+        finetunings.append(Job(name, f"{head.tool}.py", given, run, RESULTS, needs, **costs))
+    return [*pretraining, *finetunings]
 
 
 def _pretraining(study: Study, row: str, folder: Path, data: Path, common: list[str]) -> list[Job]:

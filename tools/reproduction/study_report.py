@@ -9,8 +9,9 @@ from typing import Any
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import write_atomically
 from tools.finetuning import plots
+from tools.reproduction import study_labels
 from tools.reproduction.render import cells, csv_text, listed, mean_and_spread, shown
-from tools.reproduction.study import HEADS, PICTURES, ROWS, Budget, Study, run_folder
+from tools.reproduction.study import HEADS, PICTURES, ROWS, Budget, Study, finetuning_folder, run_folder
 from tools.running.job import copy_numbered, drawn
 
 Values = dict[str, dict[str, list[float]]]  # column -> row -> one value per seed
@@ -31,20 +32,29 @@ def finished_rows(output: Path, asked: Sequence[str]) -> tuple[str, ...]:
     return tuple(row for row in ROWS if row in asked or any((output / row).glob("*/seed*/*/results.json")))
 
 
-def read_values(output: Path, rows: Sequence[str]) -> Values:
+def read_values(output: Path, rows: Sequence[str], share: float = 1.0) -> Values:
     """Returns what the finished runs of all seeds reached, seed by seed; undefined values are left out.
+
+    Args:
+        share: of the labels, that they were fine-tuned with.
 
     Raises:
         ValueError: a results.json that cannot be read.
     """
     values: Values = {}
     for data, head in HEADS.items():
+        tool = finetuning_folder(output, "", data, 0, share).name
         for name, path in head.metrics:
             column = values.setdefault(f"{data} {name}", {})
             for row in rows:
-                found = [_read(file, path) for file in _files(output, row, data, head.tool, "results.json")]
+                found = [_read(file, path) for file in _files(output, row, data, tool, "results.json")]
                 column[row] = [float(v) for v in found if isinstance(v, int | float) and math.isfinite(v)]
     return values
+
+
+def read_curves(output: Path, rows: Sequence[str], shares: Sequence[float]) -> study_labels.Curves:
+    """Returns `read_values` by the share of the labels, ascending."""
+    return {share: read_values(output, rows, share) for share in sorted(shares)}
 
 
 def _files(output: Path, row: str, data: str, tool: str, name: str) -> list[Path]:
@@ -71,8 +81,15 @@ def _steps(output: Path, row: str, runs: Sequence[tuple[str, str]], planned: int
     return " or ".join(map(str, sorted({_read(file, "values.steps") for file in files}) or [planned]))
 
 
-def write_table(output: Path, values: Values, rows: Sequence[str], budget: Budget) -> tuple[list[str], list[list[str]]]:
-    """Writes table.md and table.csv into `output`; returns header and rows."""
+def write_table(
+    output: Path, values: Values, rows: Sequence[str], budget: Budget, few: study_labels.Curves | None = None
+) -> tuple[list[str], list[list[str]]]:
+    """Writes table.md and table.csv into `output`; returns header and rows.
+
+    Args:
+        few: what shares of the labels reached, in a table of their own.
+    """
+    few = few or {}
     header = ["encoder", *values, "pre-training", *(f"{data} steps" for data in HEADS)]
     body = [
         [
@@ -84,11 +101,15 @@ def write_table(output: Path, values: Values, rows: Sequence[str], budget: Budge
         for row in rows
     ]
     text = f"{plots.markdown_table(header, body)}\n{CAPTION}\n"
+    text += study_labels.section(few)
     titles, looks = learned(output, rows)
     if looks:
         text += f"\n{plots.markdown_table(titles, looks)}\n{LOOKS_CAPTION}\n"
     write_atomically(output / "table.md", text.encode())
     found = [(row, column, values[column][row]) for column in values for row in rows if values[column][row]]
+    for name, share, row, numbers in study_labels.measured(few):
+        if share < 1:
+            found.append((row, study_labels.column(name, share), numbers))
     lines = [[row, column, *cells(numbers), listed(numbers)] for row, column, numbers in found]
     write_atomically(output / "table.csv", csv_text([CSV_HEADER, *lines]).encode())
     return header, body

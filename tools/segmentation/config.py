@@ -14,8 +14,8 @@ CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "seg_configs"
 REQUIRED = ("model", "optim_wrapper", "schedule", "steps", "batch_size", "img_size", "train_pipeline", "test_pipeline")
 
 OPTIONAL = (
-    *("seed", "log_every", "save_every", "eval_every", "accumulate", "ema", "class_weights", "find_unused_parameters"),
-    *("tta", "use_tta", "slide_stride", "layout", "classes", "palette", "reduce_zero_label"),
+    *("seed", "labels", "log_every", "save_every", "eval_every", "accumulate", "ema", "class_weights"),
+    *("find_unused_parameters", "tta", "use_tta", "slide_stride", "layout", "classes", "palette", "reduce_zero_label"),
     *("custom_hooks", "visualizer", "data_root"),
 )
 """What a config may omit: then the value of seg_configs/_base_ holds, or None where that has none."""
@@ -185,6 +185,8 @@ def check_config(config: dict[str, Any]) -> None:
         raise UserError(f"eval_every={config['eval_every']} must be a whole number of at least 1, or none")
     if config["batch_size"] % config["accumulate"]:
         raise UserError(f"batch_size {config['batch_size']} must be a multiple of accumulate {config['accumulate']}")
+    if type(config["labels"]) not in (int, float) or not 0 < config["labels"] <= 1:
+        raise UserError(f"--labels {config['labels']} must be a share of the training images above 0 and up to 1")
     ema = config["ema"]
     if ema is not None and (type(ema) not in (int, float) or not 0 <= ema <= 1):
         raise UserError(f"ema={ema} must be a decay in [0, 1], or none")

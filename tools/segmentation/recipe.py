@@ -11,8 +11,11 @@ from pretrain.training.schedule import warmup_poly
 from splitmask_backbones.errors import UserError, check_choice
 from tools.segmentation.config import check_config, gives_lr, load_config, override, scale_lr
 
-OPTIONS = ("steps", "batch_size", "img_size", "seed")
+OPTIONS = ("steps", "batch_size", "img_size", "seed", "labels")
 """Config values that are options under the same name."""
+
+BEFORE: dict[str, Any] = {"labels": 1.0}
+"""What a run did whose config.json does not know these values yet."""
 
 FREE = ("save_every", "log_every", "eval_every", "visualizer")
 """Config values that do not change the weights of the finished run."""
@@ -42,7 +45,7 @@ class SegRecipe:
     @classmethod
     def recorded(cls, record: dict[str, Any]) -> SegRecipe:
         """Returns the recipe of the run that a config.json is of."""
-        values, free = record["values"], record["free"]
+        values, free = BEFORE | record["values"], record["free"]
         config = {key: _tuples(value) for key, value in record["recipe_values"].items()}
         config |= {name: values[name] for name in OPTIONS} | {name: free[name] for name in FREE}
         config |= {"use_tta": values["tta"], **dict.fromkeys(_OF_DATA)}

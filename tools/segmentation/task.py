@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from mmcv.transforms import Compose
@@ -17,6 +17,7 @@ from pretrain.training.progress import tracked
 from pretrain.training.run_folder import RunFolder
 from splitmask_backbones.errors import UserError
 from tools import cli
+from tools.finetuning.labels import labelled
 from tools.finetuning.options import FinetuneOptions
 from tools.finetuning.pictures import Pictures
 from tools.finetuning.task import BAD_IMAGES, Task
@@ -28,7 +29,7 @@ from tools.segmentation.draw import draw_overlay
 from tools.segmentation.evaluate import evaluate
 from tools.segmentation.layout import Split, find_split, is_ade20k, make_layout
 from tools.segmentation.model import Segmentor, build_optimizer, build_segmentor, config_errors
-from tools.segmentation.recipe import SegRecipe
+from tools.segmentation.recipe import BEFORE, SegRecipe
 from tools.segmentation.tta import MeanOfViews, tta_pipeline
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class SegmentationTask(Task):
 
     command, noun = "train_seg", "segmentor"
     remedy = "use the config and the classes that it was trained with"
+    before: ClassVar[dict[str, dict[str, Any]]] = {"values": BEFORE}
     recipe: SegRecipe
 
     def __init__(
@@ -71,7 +73,8 @@ class SegmentationTask(Task):
         return SegRecipe.recorded(config)
 
     def fabric(self) -> Fabric:
-        return make_fabric(self.recipe.precision, self.options.device, self.recipe.find_unused_parameters)
+        recipe, options = self.recipe, self.options
+        return make_fabric(recipe.precision, options.device, recipe.find_unused_parameters, self.is_deterministic)
 
     @property
     def classes(self) -> Classes:
@@ -91,7 +94,9 @@ class SegmentationTask(Task):
                 f"layout.label_ids holds {len(layout.label_ids)} numbers for {len(classes.names)} classes: give one "
                 "per class"
             )
-        splits = {name: replace(split, pairs=self.used(name, split.pairs)) for name, split in splits.items()}
+        for name, split in splits.items():
+            some = labelled(name, split.pairs, self.recipe.labels, self.recipe.seed)
+            splits[name] = replace(split, pairs=self.used(name, some))
         identity: dict[str, Any] = {name: split.fingerprint() for name, split in splits.items()}
         identity |= self.choose_range(next(iter(splits.values())).image_list(), fabric)
         splits = {name: replace(split, value_range=self.value_range) for name, split in splits.items()}
@@ -143,9 +148,13 @@ class SegmentationTask(Task):
     def collate(self) -> Any:
         return pseudo_collate
 
-    def optimizer(self, model: nn.Module) -> Any:
+    def optimizer(self, model: nn.Module, device: torch.device) -> Any:
         assert isinstance(model, Segmentor)
-        return build_optimizer(model, self.config["optim_wrapper"])
+        wrapper = self.config["optim_wrapper"]
+        named = wrapper.get("optimizer", {})
+        if device.type == "cuda" and named.get("type") == "AdamW":  # as in pretrain.training.optimizer
+            wrapper = {**wrapper, "optimizer": {"fused": True, **named}}
+        return build_optimizer(model, wrapper)
 
     def data_report(self) -> dict[str, Any]:
         for name, counts in self.counts.items():

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pretrain.data.augment import PretrainAugment, crop_box, three_augment
+from pretrain.data.augment import PretrainAugment, crop_box, draw_colours, three_augment
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.imagenet_stats import IMAGENET_MEAN, IMAGENET_STD
 
@@ -138,7 +138,7 @@ def test_three_augment_takes_each_of_the_three(monkeypatch):
     solarised = ImageOps.solarize(image, 128).tobytes()
     counts = {"grey": 0, "solarised": 0, "blurred": 0}
     for seed in range(300):
-        out = three_augment(image, rng(seed)).tobytes()
+        out = three_augment(image, draw_colours(rng(seed))).tobytes()
         if out == grey:
             counts["grey"] += 1
         elif out == solarised:

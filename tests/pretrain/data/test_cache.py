@@ -14,9 +14,10 @@ import pytest
 from PIL import Image
 
 from pretrain.data import cache
-from pretrain.data.cache import AUTO, CachedImages, attach, cache_folder, filling
+from pretrain.data.cache import CachedImages, attach, cache_folder, filling
 from pretrain.data.check import check_images
 from pretrain.data.sources import ImageList
+from pretrain.training.options import AUTO
 
 
 def picture(path: Path, size: tuple[int, int], seed: int) -> None:

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from pretrain.training.distributed import make_fabric
 from tests.helpers.paths import ROOT
 
 SCRIPT = """
@@ -141,3 +142,13 @@ def test_train_seg_under_torchrun(tmp_path):
         torch.testing.assert_close(weights[1][name], value, atol=1e-4, rtol=1e-3, msg=name)
     report = json.loads((tmp_path / "two/data_report.json").read_text())
     assert report["train"]["images"] == 5
+
+
+@pytest.mark.parametrize(
+    ("units", "precision", "said"), [(False, "bf16", True), (True, "bf16", False), (False, "32", False)]
+)
+def test_bf16_on_a_cpu_without_it_is_said(units, precision, said, monkeypatch, caplog):
+    flags = {"architecture": "x86_64", "avx512_bf16": units, "amx_bf16": False}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags, raising=False)
+    make_fabric(precision, "cpu")
+    assert ("--precision 32" in caplog.text) == said

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pretrain.data.cache import OFF, CachedImages
+from pretrain.data.cache import CachedImages
 from pretrain.data.sources import open_source
 from pretrain.training.distributed import make_fabric
+from pretrain.training.options import OFF
 from tools import pretrain
 from tools.pretraining import images, options
 from tools.pretraining.images import readable_images, with_range

@@ -16,11 +16,14 @@ from tools.reproduction.render import mean_and_spread, shown
 from tools.reproduction.study import (
     ABLATION,
     BUDGETS,
+    FEW_LABELS,
     HEADS,
     METHODS,
     ROWS,
+    SHARES,
     Length,
     Study,
+    finetuning_folder,
     missing_sets,
     picture_jobs,
     run_folder,
@@ -54,7 +57,8 @@ def test_every_row_has_the_budget_and_commands_that_work(size: str, data: Path, 
     study = Study(size, data, tmp_path / "out", budget.rows, budget.seeds)
     jobs = study_jobs(study)
     pretrainings = [row for row in budget.rows if ROWS[row].argv is not None]
-    assert len(jobs) == budget.seeds * 2 * (len(budget.rows) + len(pretrainings))
+    finetunings = len(budget.rows) + len(set(budget.rows) & set(FEW_LABELS)) * (len(SHARES) - 1)
+    assert len(jobs) == budget.seeds * 2 * (finetunings + len(pretrainings))
     assert len({job.name for job in jobs}) == len({job.folder for job in jobs}) == len(jobs)
     images = {
         int(option(s.argv, "--steps")) * int(option(s.argv, "--batch-size")) for s in jobs if s.tool == "pretrain.py"
@@ -85,8 +89,22 @@ def test_the_rows_differ_in_what_they_are_about(data: Path, tmp_path: Path) -> N
     assert option(given["beit"], "--method") == "beit" and "--method" not in given["full"]
 
 
+def test_shares_of_the_labels_share_the_pre_training(data: Path, tmp_path: Path) -> None:
+    study = Study("cpu", data, tmp_path / "out", ("random", "match", "full"), 1, sets=("nuclei",), shares=(0.1, 1.0))
+    jobs = {job.name: job for job in study_jobs(study)}
+    few, all_labels = (jobs[f"full/nuclei/seed0/train_det{suffix}"] for suffix in ("_10_percent", ""))
+    assert few.argv == (*all_labels.argv, "--labels", "0.1") and "--labels" not in all_labels.argv
+    assert few.needs == all_labels.needs == ("full/nuclei/seed0/pretrain",)
+    assert few.folder == finetuning_folder(study.output, "full", "nuclei", 0, 0.1) != all_labels.folder
+    assert [name for name in jobs if "percent" in name] == [
+        f"{row}/nuclei/seed0/train_det_10_percent" for row in ("random", "full")
+    ]
+    check(few)
+
+
 def test_rows_of_the_ablation_change_one_value_and_work(data: Path, tmp_path: Path) -> None:
-    jobs = study_jobs(Study("cpu", data, tmp_path / "out", ("full", *ABLATION), 1, sets=("nuclei",)))
+    rows = ("full", *ABLATION)
+    jobs = study_jobs(Study("cpu", data, tmp_path / "out", rows, 1, sets=("nuclei",), shares=(1.0,)))
     assert len(jobs) == 2 * (1 + len(ABLATION)) and all("nuclei" in job.name for job in jobs)
     whole = pairs(tuple(jobs[0].identity()[1:]))
     for pretraining, finetuning in zip(jobs[2::2], jobs[3::2], strict=True):
@@ -142,7 +160,7 @@ def test_the_longer_row_pays_for_the_pre_training() -> None:
 
 
 def test_budgets_take_about_as_long_as_they_promise(data: Path, tmp_path: Path) -> None:
-    for size, at_once, minutes in (("cpu", 2, 150), ("gpu", 3, 40)):
+    for size, at_once, minutes in (("cpu", 2, 240), ("gpu", 3, 60)):
         budget = BUDGETS[size]
         jobs = study_jobs(Study(size, data, tmp_path / "out", budget.rows, budget.seeds))
         assert sum(job.seconds for job in jobs) / at_once < 60 * minutes
@@ -153,7 +171,7 @@ def test_missing_data_are_named(tmp_path: Path) -> None:
     assert [line.split(":")[0] for line in missing_sets(study)] == [
         f"--data {tmp_path} holds no folder {name}" for name in HEADS
     ]
-    assert len(study_jobs(study)) == 2  # a plan needs none of them
+    assert len(study_jobs(study)) == 2 * len(SHARES)  # a plan needs none of them
     for name in HEADS:
         (tmp_path / name).mkdir()
     assert missing_sets(study) == []

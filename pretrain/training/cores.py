@@ -1,0 +1,52 @@
+"""How many cores this process may use, and how many data workers that makes. Free of torch."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+from pretrain.training.processes import processes
+from pretrain.training.shortage import free_shared_memory
+
+MOST_WORKERS = 32
+"""Data workers of a process, unless a number is given: more decode than any card takes."""
+_FEW_WORKERS = 2
+_LITTLE_SHARED_MEMORY = 1 << 30
+"""Bytes of shared memory below which batches of many workers may not fit: a container has 64 MB."""
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+def usable_cores() -> int:
+    """Returns the cores that the system lets this process use, by its affinity and its control group's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cpu_quota(_CGROUPS)
+    return cores if quota is None else max(1, min(cores, math.floor(quota)))
+
+
+def cpu_quota(root: Path) -> float | None:
+    """Returns the cores' worth of time that a control group (version 2 or 1) allows; None where there is no limit.
+
+    Args:
+        root: where control groups are mounted; in a container its own group's files lie there.
+    """
+    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            words = " ".join((root / name).read_text(encoding="ascii") for name in files).split()
+            quota, period = float(words[0]), float(words[1])
+        except (OSError, ValueError, IndexError):  # not there, or "max"
+            continue
+        if quota > 0 and period > 0:
+            return quota / period
+    return None
+
+
+def auto_workers() -> int:
+    """Returns the data workers of this process, at least 1: its share of the cores but one, which feeds the model."""
+    try:
+        local_world_size = processes().local_world_size
+    except ValueError:  # told where the processes are started
+        local_world_size = 1
+    found = max(1, min(usable_cores() // local_world_size - 1, MOST_WORKERS))
+    free = free_shared_memory()
+    return min(found, _FEW_WORKERS) if free is not None and free < _LITTLE_SHARED_MEMORY else found

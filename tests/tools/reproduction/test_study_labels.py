@@ -1,0 +1,73 @@
+"""What the study says about few labels, from hand-made numbers and runs."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tools.reproduction import study_labels, study_report
+from tools.reproduction.study import BUDGETS, finetuning_folder
+
+NAME = "nuclei mask AP"
+
+
+def curves(random: dict[float, list[float]], full: dict[float, list[float]]) -> study_labels.Curves:
+    shares = sorted({*random, *full})
+    return {share: {NAME: {"random": random.get(share, []), "full": full.get(share, [])}} for share in shares}
+
+
+@pytest.mark.parametrize(
+    ("full", "expected"),
+    [
+        (
+            {0.1: [7.0, 9.0], 0.5: [12.0], 1.0: [20.0]},
+            "SplitMask with 10 % of the labels equals random init with 100 %",
+        ),
+        ({0.1: [3.0], 0.5: [7.9], 1.0: [9.0]}, "SplitMask with 100 % of the labels equals random init with 100 %"),
+        ({0.1: [3.0], 0.5: [4.0], 1.0: [5.0]}, "SplitMask with 50 % of the labels equals random init with 50 %"),
+        ({0.1: [0.5], 0.5: [0.5], 1.0: [2.0]}, "SplitMask with 100 % of the labels equals random init with 10 %"),
+        (
+            {0.1: [0.1], 0.5: [0.2], 1.0: [0.3]},
+            "SplitMask equals random init with no share of the labels (0.3 at most)",
+        ),
+    ],
+)
+def test_the_sentence_names_the_least_share_that_is_enough(full: dict[float, list[float]], expected: str) -> None:
+    random = {0.1: [1.0, 2.0, 0.0], 0.5: [4.0], 1.0: [6.0, 10.0]}  # means 1, 4, 8
+    (told,) = study_labels.sentences(curves(random, full))
+    assert told.startswith(f"{NAME}: {expected}")
+
+
+def test_one_share_alone_says_nothing(tmp_path: Path) -> None:
+    alone = curves({1.0: [1.0]}, {1.0: [2.0]})
+    assert study_labels.sentences(alone) == [] and study_labels.section(alone) == ""
+    assert not study_labels.save_plot(alone, tmp_path / "labels.png") and not (tmp_path / "labels.png").exists()
+
+
+def test_the_table_has_a_column_for_each_share(tmp_path: Path) -> None:
+    for row, share, seed, value in (
+        ("random", 0.1, 0, 1.0), ("random", 0.1, 1, 3.0), ("random", 1.0, 0, 6.0),
+        ("full", 0.1, 0, 7.0), ("full", 1.0, 0, 9.0),
+    ):  # fmt: skip
+        folder = finetuning_folder(tmp_path, row, "camvid", seed, share)
+        folder.mkdir(parents=True)
+        (folder / "results.json").write_text(json.dumps({"mIoU": value}))
+    rows = study_report.finished_rows(tmp_path, ())
+    values, few = study_report.read_values(tmp_path, rows), study_report.read_curves(tmp_path, rows, (1.0, 0.1))
+    assert values["camvid mIoU"] == {"random": [6.0], "full": [9.0]}, "all labels alone in the first table"
+    study_report.write_table(tmp_path, values, rows, BUDGETS["cpu"], few)
+    text = (tmp_path / "table.md").read_text()
+    assert "| encoder | camvid mIoU, 10 % | camvid mIoU, 100 % |" in text
+    assert "| random init | 2.0 ± 1.4 (2) | 6.0 (1) |" in text and "| SplitMask | 7.0 (1) | 9.0 (1) |" in text
+    assert "- camvid mIoU: SplitMask with 10 % of the labels equals random init with 100 % (7.0 against 6.0)" in text
+    with open(tmp_path / "table.csv", newline="") as file:
+        lines = {(line["row"], line["column"]): line["values"] for line in csv.DictReader(file)}
+    assert lines["random", "camvid mIoU, 10 % of the labels"] == "1.0; 3.0" and lines["full", "camvid mIoU"] == "9.0"
+    assert len(lines) == 4
+    assert study_labels.save_plot(few, tmp_path / "labels.png")
+    with Image.open(tmp_path / "labels.png") as picture:
+        assert picture.width > 200

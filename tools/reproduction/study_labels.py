@@ -1,0 +1,112 @@
+"""What the study says about few labels: columns, a plot over the labels, and a sentence for each number."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import fmean
+
+from tools.finetuning.plots import markdown_table
+from tools.reproduction.render import mean_and_spread, shown
+from tools.reproduction.study import ROWS
+
+Values = dict[str, dict[str, list[float]]]  # column -> row -> one value per seed
+Curves = dict[float, Values]
+"""By the share of the labels, ascending, up to 1.0."""
+
+CAPTION = "Fine-tuned on a share of the training images (nested, drawn by the seed) with the same steps."
+RANDOM, FULL = "random", "full"
+
+
+def column(name: str, share: float) -> str:
+    """Returns the name of a column: that of the number, and the share of the labels where it is not all of them."""
+    return name if share == 1 else f"{name}, {100 * share:g} % of the labels"
+
+
+def measured(curves: Curves) -> Iterator[tuple[str, float, str, list[float]]]:
+    """Yields number, share, row and its values, where there are some."""
+    for name in next(iter(curves.values()), {}):
+        for share, values in curves.items():
+            for row, found in values[name].items():
+                if found:
+                    yield name, share, row, found
+
+
+def section(curves: Curves) -> str:
+    """Returns table and sentences, as Markdown; nothing where no share but all of the labels was measured."""
+    few = [(name, row) for name, share, row, _ in measured(curves) if share < 1]
+    if not few:
+        return ""
+    rows = [row for row in ROWS if any(row == other for _, other in few)]
+    names = list(dict.fromkeys(name for name, _ in few))
+    header = ["encoder", *(f"{name}, {100 * share:g} %" for name in names for share in curves)]
+    body = [
+        [ROWS[row].title, *(shown(values[name].get(row, [])) for name in names for values in curves.values())]
+        for row in rows
+    ]
+    lines = [markdown_table(header, body), CAPTION, "", *(f"- {text}" for text in sentences(curves))]
+    return "\n" + "\n".join(lines) + "\n"
+
+
+def sentences(curves: Curves) -> list[str]:
+    """Returns for each number how few labels SplitMask needs for what random init reaches with how many.
+
+    Named is the largest share of random init that a share of SplitMask's reaches in the mean, and the least such one.
+    """
+    told = []
+    for name in next(iter(curves.values()), {}):
+        means = {
+            row: {share: fmean(values[name][row]) for share, values in curves.items() if values[name].get(row)}
+            for row in (RANDOM, FULL)
+        }
+        if len(means[RANDOM]) < 2 or len(means[FULL]) < 2:
+            continue
+        told.append(f"{name}: {_compared(means[FULL], means[RANDOM])}")
+    return told
+
+
+def _compared(full: dict[float, float], random: dict[float, float]) -> str:
+    for labels, goal in sorted(random.items(), reverse=True):
+        enough = [share for share in sorted(full) if full[share] >= goal]
+        if enough:
+            return (
+                f"SplitMask with {100 * enough[0]:g} % of the labels equals random init with {100 * labels:g} % "
+                f"({full[enough[0]]:.1f} against {goal:.1f})"
+            )
+    return f"SplitMask equals random init with no share of the labels ({max(full.values()):.1f} at most)"
+
+
+def save_plot(curves: Curves, path: Path) -> bool:
+    """Writes a panel for each number: its mean over the labels by row, with a bar of one standard deviation.
+
+    Returns whether there was something to draw: more than one share.
+    """
+    names = list(dict.fromkeys(name for name, share, _, _ in measured(curves) if share < 1))
+    if not names:
+        return False
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, len(names), figsize=(1.2 + 3.6 * len(names), 3.4), squeeze=False)
+    for axis, name in zip(axes[0], names, strict=True):
+        for row in ROWS:
+            points = [(100 * share, *mean_and_spread(found)) for share, found in _line(curves, name, row)]
+            if len(points) > 1:
+                shares, means, spreads = zip(*points, strict=True)
+                axis.errorbar(shares, means, [spread or 0.0 for spread in spreads], marker="o", label=ROWS[row].title)
+        ticks = [100 * share for share in curves]
+        axis.set_xscale("log")
+        axis.set_xticks(ticks, [f"{tick:g} %" for tick in ticks], minor=False)
+        axis.minorticks_off()
+        axis.set(title=name, xlabel="share of the labels")
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0][0].legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    return True
+
+
+def _line(curves: Curves, name: str, row: str) -> Sequence[tuple[float, list[float]]]:
+    return [(share, values[name][row]) for share, values in curves.items() if values[name].get(row)]
