@@ -1,4 +1,4 @@
-"""mkdocs calls this before it reads the pages: recipes.md is made from the dataclasses, where each value stands once."""
+"""mkdocs calls this before it reads the pages: recipes.md is made from the dataclasses, which hold each value."""
 
 from __future__ import annotations
 

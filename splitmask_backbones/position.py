@@ -1,6 +1,7 @@
 """Positions: resizing learned tables, sin-cos tables of MAE and of XCiT, and ViTDet's decomposed relative positions."""
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,9 +32,16 @@ def resize_pos_embed(
         return pos_embed
     prefix, patches = pos_embed[:, :num_prefix_tokens], pos_embed[:, num_prefix_tokens:]
     maps = patches.reshape(1, *grid_size, -1).permute(0, 3, 1, 2).float()  # (1, N, C) -> (1, C, H, W)
-    maps = F.interpolate(maps, size=new_grid_size, mode="bicubic", align_corners=False, antialias=resize == "antialias")
+    antialias = resize == "antialias"
+    maps = _interpolate(maps, size=new_grid_size, mode="bicubic", align_corners=False, antialias=antialias)
     patches = maps.permute(0, 2, 3, 1).flatten(1, 2).to(pos_embed.dtype)
     return torch.cat([prefix, patches], dim=1)
+
+
+def _interpolate(table: Tensor, **how: Any) -> Tensor:
+    """Returns `F.interpolate` of a table, on the CPU where a GPU is to be deterministic: it has no such gradient."""
+    away = table.is_cuda and torch.are_deterministic_algorithms_enabled()
+    return F.interpolate(table.cpu() if away else table, **how).to(table.device)
 
 
 def sincos_pos_embed(
@@ -99,7 +107,7 @@ def relative_table(table: Tensor, size: int) -> Tensor:
     """
     length = 2 * size - 1
     if table.shape[0] != length:
-        table = F.interpolate(table.float().T[None], size=length, mode="linear")[0].T.to(table.dtype)
+        table = _interpolate(table.float().T[None], size=length, mode="linear")[0].T.to(table.dtype)
     positions = torch.arange(size, device=table.device)
     return table[positions[:, None] - positions[None, :] + size - 1]
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 # Before torch is imported, and for the tools that tests start: several workers of pytest share few cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -23,19 +24,43 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 import _path  # noqa: E402, F401
 
+_VISIBLE = os.environ.get("CUDA_VISIBLE_DEVICES")
+_of_torch: dict[str, Any] = {}
+"""What torch says of the GPUs of this machine: `is_available` and `device_count`."""
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Keeps torch on one thread: sums are the same on every machine, and workers do not fight for cores."""
     import torch
 
     torch.set_num_threads(1)
+    for name in ("is_available", "device_count"):
+        _of_torch[name] = getattr(torch.cuda, name)
+        _of_torch[name]()  # with all GPUs in sight: the first answer is the driver's for good
+    _show_gpus(False)
+
+
+def _show_gpus(shown: bool) -> None:
+    """Shows the GPUs to this process and to what it starts, or hides them."""
+    import torch
+
+    for name, answer in (("is_available", False), ("device_count", 0)):
+        setattr(torch.cuda, name, _of_torch[name] if shown else lambda answer=answer: answer)
+    if shown and _VISIBLE is None:
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    else:
+        os.environ["CUDA_VISIBLE_DEVICES"] = (_VISIBLE or "") if shown else ""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Shows GPUs to tests with the mark `gpu` alone: the bytes of all others are those of a CPU, on every machine."""
+    _show_gpus(item.get_closest_marker("gpu") is not None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skips what this machine cannot run, and says why."""
-    import torch
-
-    no_gpu = None if torch.cuda.is_available() else "no CUDA device"
+    no_gpu = None if _of_torch["is_available"]() else "no CUDA device"
     no_detectron2 = None if find_spec("detectron2") else "detectron2 is not installed (PyPI does not hold it)"
     for item in items:
         for marker, reason in (("gpu", no_gpu), ("detectron2", no_detectron2)):
@@ -51,6 +76,17 @@ def logs_as_they_were() -> Iterator[None]:
         logger = logging.getLogger(name)
         logger.handlers[:], logger.propagate = [], True
         logger.setLevel(logging.NOTSET)
+
+
+@pytest.fixture(autouse=True)
+def algorithms_as_they_were() -> Iterator[None]:
+    """Takes back what `--deterministic` sets for the whole process."""
+    import torch
+
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
 
 
 @pytest.fixture

@@ -38,6 +38,9 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        started_as = Path(sys.argv[0]).name
+        if started_as.startswith("splitmask-"):  # an installed command: the reader has no tools/
+            kwargs["prog"] = started_as
         super().__init__(allow_abbrev=False, **kwargs)
         self.add_argument("--debug", action="store_true", help="show the traceback of an error as well")
 
@@ -115,6 +118,7 @@ def add_run_options(parser: argparse.ArgumentParser, intervals: bool = True) -> 
     parser.add_argument("--resume", action="store_true", help="continue the run in --output")
     add_rehearse(parser)
     add_device(parser)
+    add_deterministic(parser)
     add_workers(parser)
     for name, default, what in (("save", 500, "checkpoint"), ("log", 20, "log")):
         shown = default if intervals else "the config's"
@@ -150,13 +154,19 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", type=_device, default="auto", metavar="|".join(DEVICES), help=text)
 
 
+def add_deterministic(parser: argparse.ArgumentParser) -> None:
+    """Adds `--deterministic`."""
+    text = "on a GPU: the same bytes from the same seed, by slower algorithms; a CPU always does that"
+    parser.add_argument("--deterministic", action="store_true", help=text)
+
+
 def _device(text: str) -> str:
     if text not in DEVICES:
         raise argparse.ArgumentTypeError(f"unknown device '{text}': {nearest(text, DEVICES)}")
     return text
 
 
-def add_workers(parser: argparse.ArgumentParser) -> None:
+def add_workers(parser: argparse._ActionsContainer) -> None:
     """Adds `--workers`."""
     text = "data processes; auto: this process's share of the cores that may be used, but one (default auto)"
     parser.add_argument("--workers", type=_workers, default=WORKERS, metavar="auto|N", help=text)

@@ -106,7 +106,8 @@ def main(argv: list[str]) -> int:
         options = dataclasses.replace(options, **{name: before.get(name) for name in omitted})
         recipe.check_tokenizer_weights(options.tokenizer_weights)
         options.check_cache(recipe.reduced_jpeg)
-        fabric = make_fabric(recipe.precision, options.device)
+        options = dataclasses.replace(options, deterministic=options.is_deterministic(folder.previous))
+        fabric = make_fabric(recipe.precision, options.device, deterministic=options.deterministic)
         if recipe.cuda_graph:
             capturable = recipe.method != "dino" and recipe.end_weight_decay is None
             check_graph(fabric, accumulate=recipe.accumulate, capturable=capturable)
@@ -181,6 +182,7 @@ def _config(
             "threads": torch.get_num_threads(),
             "processes": fabric.world_size,
             "device": fabric.device.type,
+            "deterministic": options.deterministic,
             "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
         },
     }
@@ -200,6 +202,7 @@ def _train(
     from pretrain.training.compilation import compile_blocks, pays
     from pretrain.training.loader import steps_per_epoch
     from pretrain.training.loop import Loop, fit
+    from pretrain.training.model_card import write_model_card
     from pretrain.training.optimizer import adamw
     from pretrain.training.schedule import cosine, warmup_cosine
     from splitmask_backbones import save_encoder
@@ -272,6 +275,8 @@ def _train(
             entry = rehearsal.record("pretrain", loop, fabric, recipe.precision, num_evaluations=0)
             rehearsal.write(folder, entry)
     elif fabric.is_global_zero:
+        # The card first: a run whose encoder is there is finished, and a resume leaves it alone.
+        write_model_card(folder.path, lineage_of(init))
         save_encoder(method.encoder, folder.path / ARTEFACT, lineage=lineage_of(init))
         print(f"wrote {folder.path / ARTEFACT}")
         monitoring.draw(folder.path)

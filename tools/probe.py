@@ -25,6 +25,7 @@ def build_parser() -> cli.Parser:
     parser.add_argument("--resume", action="store_true", help="continue the run in --output")
     cli.add_rehearse(parser)
     cli.add_device(parser)
+    cli.add_deterministic(parser)
     parser.add_argument("--keep-features", action="store_true", help="leave DIR/features where it is at the end")
     cli.add_workers(parser)
     cli.add_values(parser, ProbeRecipe)
@@ -51,6 +52,7 @@ def main(argv: list[str]) -> int:
         max_bad_fraction=args.max_bad_fraction,
         rehearse=args.rehearse,
         device=args.device,
+        deterministic=args.deterministic,
         weights=None if args.weights == "none" else Path(args.weights),
         places=DataOptions.of(vars(args)),
         keep_features=args.keep_features,

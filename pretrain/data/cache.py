@@ -48,9 +48,10 @@ class PixelCache:
         self.folder = folder
         self._rows = {name: row for row, name in enumerate(names)}
         self._opened: tuple[np.memmap[Any, Any], int] | None = None
+        self._mapped: np.memmap[Any, Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_opened": None}
+        return {**self.__dict__, "_opened": None, "_mapped": None}
 
     def _files(self) -> tuple[np.memmap[Any, Any], int]:
         """Returns the records, and a descriptor of the pixels."""
@@ -84,7 +85,9 @@ class PixelCache:
 
     def pixels(self) -> np.memmap[Any, np.dtype[np.uint8]]:
         """Returns the bytes of all images, mapped into memory: changes stay with this process."""
-        return np.memmap(self.folder / "pixels.u8", np.uint8, mode="c")
+        if self._mapped is None:
+            self._mapped = np.memmap(self.folder / "pixels.u8", np.uint8, mode="c")
+        return self._mapped
 
     def write(self, name: str, image: Image.Image) -> None:
         """Stores an image in the place that `reserve` gave it; one of other sides than its header's is left out."""
@@ -149,6 +152,16 @@ class CachedImages(ImageList):
         found = None if self.cache is None else self.cache.place(self.names[index])
         assert found is not None
         return found
+
+    def stored(self, index: int) -> np.ndarray | None:
+        """Returns image `index` `(H, W, 3)` as it lies in the cache, of which only what is used is read; or None."""
+        place = None if self.cache is None else self.cache.place(self.names[index])
+        if self.cache is None or place is None:
+            return None
+        offset, height, width = place
+        found = self.cache.pixels()[offset : offset + 3 * height * width]
+        # The file was cut by other hands, or has grown since it was mapped.
+        return found.reshape(height, width, 3) if len(found) == 3 * height * width else None
 
     def is_complete(self) -> bool:
         """Returns whether all images are in the cache, to their last byte."""

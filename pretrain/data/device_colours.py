@@ -6,6 +6,8 @@ float32, as is done here.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,17 +23,19 @@ _BITS = 24
 @torch.no_grad()
 def change_colours(images: Tensor, drawn: list[Colours]) -> Tensor:
     """Returns uint8 `(B, 3, H, W)` of RGB images of that form, each changed as was drawn for it."""
-    device = images.device
     image = images.int()
-    change = torch.tensor([one.change for one in drawn], device=device)[:, None, None, None]
+
+    def sent(numbers: list[Any], dtype: torch.dtype = torch.int64) -> Tensor:  # without waiting for the device
+        return torch.tensor(numbers, dtype=dtype).to(images.device, non_blocking=True)
+
+    change = sent([one.change for one in drawn])[:, None, None, None]
     image = torch.where(change == GRAY, luminance(image), image)
     image = torch.where((change == SOLARISE) & (image >= 128), 255 - image, image)
     blurred = [row for row, one in enumerate(drawn) if one.change == BLUR]
     if blurred:
-        rows = torch.tensor(blurred, device=device)
+        rows = sent(blurred)
         image[rows] = gaussian_blur(image[rows], np.array([drawn[row].radius for row in blurred]))
-    factors = torch.tensor([one.factors for one in drawn], dtype=torch.float32, device=device)
-    order = torch.tensor([one.order for one in drawn], device=device)
+    factors, order = sent([one.factors for one in drawn], torch.float32), sent([one.order for one in drawn])
     for kind, factor in zip(order.T, factors.gather(1, order).T, strict=True):
         image = enhance(image, kind[:, None, None, None], factor[:, None, None, None])
     return image.to(torch.uint8)
@@ -81,7 +85,7 @@ def gaussian_blur(image: Tensor, radius: np.ndarray) -> Tensor:
     distance = np.abs(np.arange(-most, most + 1))
     taps = np.where(distance <= reach[:, None], inner[:, None], 0)
     taps = np.where(distance == reach[:, None] + 1, outer[:, None], taps)  # (B, 2 * most + 1)
-    columns = torch.from_numpy(taps).to(image.device)[:, :, None, None, None].unbind(1)
+    columns = torch.from_numpy(taps).to(image.device, non_blocking=True)[:, :, None, None, None].unbind(1)
     image = image.long()
     for _ in range(2):  # rows, then columns
         places = torch.arange(-most, image.shape[-1] + most, device=image.device).clamp(0, image.shape[-1] - 1)

@@ -90,7 +90,7 @@ def resample(pixels: Tensor, boxes: np.ndarray, out_size: int) -> Tensor:
     for down_first in (False, True):
         for rows in _groups(boxes, np.flatnonzero(tall == down_first)):
             made = _resample(pixels, boxes[rows], out_size, down_first)
-            result[torch.from_numpy(rows).to(pixels.device)] = made
+            result[_sent(rows, pixels.device)] = made
     return result
 
 
@@ -121,7 +121,7 @@ def _groups(boxes: np.ndarray, rows: np.ndarray) -> list[np.ndarray]:
 
 def _resample(pixels: Tensor, boxes: np.ndarray, out_size: int, down_first: bool) -> Tensor:
     """Returns what `resample` does, all padded to the greatest sides; `down_first` turns the order of the passes."""
-    table = torch.from_numpy(boxes).to(pixels.device)[:, :, None, None]
+    table = _sent(boxes, pixels.device)[:, :, None, None]
     height, width = (int(side) for side in boxes[:, [HEIGHT, WIDTH]].max(axis=0))
     y = torch.arange(height, device=pixels.device)[:, None].minimum(table[:, HEIGHT] - 1)
     x = torch.arange(width, device=pixels.device).minimum(table[:, WIDTH] - 1)
@@ -133,6 +133,11 @@ def _resample(pixels: Tensor, boxes: np.ndarray, out_size: int, down_first: bool
     image = image.transpose(2, 3) if down_first else image
     image = _apply(_apply(image, first).transpose(2, 3), second)
     return (image if down_first else image.transpose(2, 3)).to(torch.uint8)
+
+
+def _sent(numbers: np.ndarray, device: torch.device) -> Tensor:
+    """Returns a few numbers on the device, without waiting for what it does."""
+    return torch.from_numpy(numbers).to(device, non_blocking=True)
 
 
 def _apply(image: Tensor, matrices: Tensor) -> Tensor:

@@ -98,15 +98,26 @@ class BoxViews(Dataset[dict[str, Any]]):
             left, top, box_width, box_height = drawn.box
             row = (offset // 3 + top * width + left, width, box_height, box_width, drawn.flipped)
             return {"boxes": Boxes(None, _table(row), _colours(drawn)), **ids}
+        drawn, pixels = self._drawn(index, rng)
+        height, width = pixels.shape[:2]
+        side = self.make.augment.img_size
+        if width * height > _LARGE * side * side:
+            pixels = np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC))
+            height = width = side
+        row = (0, width, height, width, drawn.flipped)
+        return {"boxes": Boxes(torch.from_numpy(np.array(pixels).reshape(-1, 3)), _table(row), _colours(drawn)), **ids}
+
+    def _drawn(self, index: int, rng: np.random.Generator) -> tuple[Drawn, np.ndarray]:
+        """Returns what is drawn for an image, and the pixels in its box."""
+        stored = self.images.stored(index) if isinstance(self.images, CachedImages) else None
+        if stored is not None:
+            drawn = self.make.augment.draw(stored.shape[1], stored.shape[0], rng)
+            left, top, width, height = drawn.box
+            return drawn, stored[top : top + height, left : left + width]
         image = self.views.read(index)
         drawn = self.make.augment.draw(image.width, image.height, rng)
         left, top, width, height = drawn.box
-        crop, side = image.crop((left, top, left + width, top + height)), self.make.augment.img_size
-        if width * height > _LARGE * side * side:
-            crop = crop.resize((side, side), Image.Resampling.BICUBIC)
-        pixels = torch.from_numpy(np.asarray(crop).reshape(-1, 3).copy())
-        row = (0, crop.width, crop.height, crop.width, drawn.flipped)
-        return {"boxes": Boxes(pixels, _table(row), _colours(drawn)), **ids}
+        return drawn, np.asarray(image.crop((left, top, left + width, top + height)))
 
 
 def _table(row: tuple[int, int, int, int, bool]) -> np.ndarray:

@@ -32,13 +32,16 @@ _FAILED = "splitmask_failed"
 _SAID_AFTER_SECONDS = 15.0
 
 
-def make_fabric(precision: str = "32", device: str = "auto", find_unused_parameters: bool = False) -> Fabric:
+def make_fabric(
+    precision: str = "32", device: str = "auto", find_unused_parameters: bool = False, deterministic: bool = False
+) -> Fabric:
     """Returns a launched Fabric: one process, or all of torchrun's with DDP (gloo on CPUs).
 
     Args:
         precision: "32" or "bf16" (mixed: weights and optimizer stay in float32).
         device: of `DEVICES`; "auto" is a GPU where there is one.
         find_unused_parameters: for models of which a step may leave parameters without a gradient.
+        deterministic: on a GPU, algorithms that make the same bytes each time, and none that do not; a CPU's always do.
 
     Raises:
         ValueError: unknown precision or device, no GPU, more processes on this machine than GPUs, or what
@@ -76,6 +79,7 @@ def make_fabric(precision: str = "32", device: str = "auto", find_unused_paramet
         # Named, so that Fabric does not look for SLURM's variables and others itself.
         plugins=[TorchElasticEnvironment() if own.world_size > 1 else LightningEnvironment()],
     )
+    use_deterministic(deterministic and fabric.device.type == "cuda")
     with waiting_for(f"{own.others} at {own.address}:{own.port}"):
         fabric.launch()
     if is_together():
@@ -83,6 +87,16 @@ def make_fabric(precision: str = "32", device: str = "auto", find_unused_paramet
     if fabric.is_global_zero and fabric.device.type == "cpu" and precision == "bf16" and not _computes_bf16():
         logger.warning("this CPU computes bf16 in emulation, up to 30 times slower than float32: use --precision 32")
     return fabric
+
+
+def use_deterministic(on: bool) -> None:
+    """Lets torch take deterministic algorithms only, or whatever is fastest; an operation without one is an error."""
+    if on:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read where cuBLAS is first used
+    # Not as a mere warning: attention takes its deterministic backward pass only where it has to.
+    torch.use_deterministic_algorithms(on)
+    # Nothing here reads what it has not written.
+    torch.utils.deterministic.fill_uninitialized_memory = not on  # type: ignore[attr-defined]
 
 
 def _computes_bf16() -> bool:

@@ -1,7 +1,9 @@
 """What the user says about how a run is made, and what does not change its result. Free of torch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 AUTO, ON, OFF = "auto", "on", "off"
 """Values of options that take others as well: `--cache` knows both (the user's own cache folder, where there is room,
@@ -36,6 +38,7 @@ class RunOptions:
         max_bad_fraction: share of the images, in [0, 1], that may be missing or unreadable.
         rehearse: whether only the first steps are made, and timed.
         device: of `DEVICES`.
+        deterministic: whether a GPU makes the same bytes each time; a resume keeps it.
     """
 
     output: Path
@@ -46,3 +49,8 @@ class RunOptions:
     max_bad_fraction: float
     rehearse: bool = field(default=False, kw_only=True)
     device: str = field(default="auto", kw_only=True)
+    deterministic: bool = field(default=False, kw_only=True)
+
+    def is_deterministic(self, previous: Mapping[str, Any] | None) -> bool:
+        """Returns `deterministic`, or that of the run whose config.json is `previous`."""
+        return self.deterministic or bool((previous or {}).get("free", {}).get("deterministic"))

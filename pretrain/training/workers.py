@@ -30,6 +30,10 @@ _PLENTY = 2 << 30
 """Bytes of free shared memory for each worker above which it is not asked how much the batches need."""
 
 
+_LOOKED_AT = 8
+"""Items of which the largest stands for all: boxes of images differ in size."""
+
+
 @dataclass(frozen=True)
 class Failure:
     """An error that a worker hands over in place of a batch."""
@@ -211,8 +215,8 @@ def _fitting(assembled: _Assembled, keys: Any, workers: int, prefetch: int) -> i
     first = next(iter(keys), None)
     if free is None or free > workers * _PLENTY or first is None:
         return prefetch
-    count, key = (len(first), first[0]) if isinstance(first, list) else (1, first)
-    size = count * len(pickle.dumps(assembled.dataset[key]))
+    count, some = (len(first), first[:_LOOKED_AT]) if isinstance(first, list) else (1, [first])
+    size = count * max(len(pickle.dumps(assembled.dataset[key])) for key in some)
     room = free // processes().local_world_size - 2 * size  # one is in use, one on its way
     if room < workers * size:
         raise UserError(

@@ -10,7 +10,7 @@ import torch
 
 from splitmask_backbones import VisionTransformer, load_encoder, save_encoder
 from splitmask_backbones.param_groups import param_groups
-from splitmask_backbones.position import FOURIER_CHANNELS, fourier_features
+from splitmask_backbones.position import FOURIER_CHANNELS, fourier_features, resize_pos_embed
 
 TINY = {"embed_dim": 32, "depth": 2, "num_heads": 2, "img_size": 64}
 
@@ -80,3 +80,19 @@ def test_learned_positions_of_a_file_are_replaced_and_back(tmp_path) -> None:
     assert set(fixed.load_report.dropped) == {"pos_proj.weight", "pos_proj.bias"}
     with pytest.raises(ValueError, match="does not fit"):
         load_encoder(tmp_path / "fourier.safetensors", positions="learned")
+
+
+@pytest.mark.gpu
+def test_resized_positions_have_a_deterministic_gradient_on_a_gpu():
+    """torch has none of bicubic interpolation there."""
+    torch.manual_seed(0)
+    found = []
+    for device, deterministic in (("cpu", False), ("cuda", False), ("cuda", True)):
+        torch.use_deterministic_algorithms(deterministic)
+        table = torch.linspace(-1, 1, 16 * 8).reshape(1, 16, 8).to(device).requires_grad_()
+        resized = resize_pos_embed(table, (4, 4), (6, 5), 0, "antialias")
+        resized.square().sum().backward()
+        assert resized.device.type == device
+        found.append(table.grad.cpu())
+    torch.testing.assert_close(found[1], found[0])
+    assert torch.equal(found[2], found[0])

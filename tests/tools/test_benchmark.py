@@ -11,7 +11,7 @@ import torch
 from pretrain.recipes import Recipe
 from tests.helpers.in_process import run_tool
 from tools import benchmark
-from tools.benchmarks import backbone, in_turns, pretrain
+from tools.benchmarks import backbone, in_turns, loading, pretrain, steps
 
 
 @pytest.mark.detectron2
@@ -54,11 +54,26 @@ def test_calls_are_timed_in_turns():
     assert {name: len(values) for name, values in seconds.items()} == {"a": 2, "b": 2}
 
 
-def test_the_pretraining_benchmark_prints_its_share(capsys, monkeypatch):
+RECIPE = Recipe(model="vit_tiny", img_size=64, batch_size=4, vocab_size=64, drop_path=0.0)
+
+
+def test_the_pretraining_benchmark_prints_all_that_can_be_slow(capsys, monkeypatch):
+    """Each way to make a step and each source of images is a row, or is named with the reason why it is none."""
     monkeypatch.setattr(pretrain, "PRODUCT_SIZE", {"cpu": 64, "cuda": 64})
-    pretrain.pretrain_step(Recipe(model="vit_tiny", img_size=64, batch_size=2, vocab_size=64), 1, "cpu")
+    monkeypatch.setattr(steps, "compile_blocks", lambda method: None)
+    cannot = steps.Way(pytest.fail, lambda recipe, device: f"{device} is too old")
+    broken = steps.Way(lambda *args: 1 / 0)
+    monkeypatch.setattr(steps, "WAYS", {**steps.WAYS, "odd": cannot, "broken": broken})
+    pretrain.benchmark_pretraining(RECIPE, 1, "cpu", 0, num_images=2, num_starts=5)
     shown = capsys.readouterr().out
     assert "GFLOPs per image" in shown and "share of the matrix-product rate: " in shown
+    assert "not measured: odd (cpu is too old)" in shown
+    assert "not measured: broken (ZeroDivisionError: division by zero)" in shown
+    rows = [line.split("│")[1].strip() for line in shown.splitlines() if line.count("│") > 2]
+    named = [name for name in steps.WAYS if name not in ("odd", "broken") and "CUDA graph" not in name]
+    assert "not measured: CUDA graph (CUDA graphs need a GPU, and this is cpu)" in shown
+    assert {*named, *loading.SOURCES} <= set(rows) and "resume, with a cache" in rows
+    assert "checking" not in shown
 
 
 def test_a_model_without_room_is_a_cell_of_the_table(monkeypatch):
@@ -123,6 +138,7 @@ def test_two_models_that_do_not_fit_together_are_timed_one_after_the_other():
         (["backbon"], "unknown benchmark 'backbon': did you mean 'backbone'"),
         (["backbone", "--model", "vit_smal"], "did you mean 'vit_small'"),
         (["pretrain", "--precision", "16"], "unknown precision '16'"),
+        (["pretrain", "--recipe", "smal"], "did you mean 'small'"),
     ],
 )
 def test_wrong_options(argv, message):

@@ -20,6 +20,10 @@ from tools.remedies import describe
         (OSError(errno.EIO, "?", "/data/x"), "/data/x: the disk or the network that it lies on has failed"),
         (OSError(errno.EXDEV, "Invalid cross-device link", "/data/x"), "/data/x: Invalid cross-device link"),
         (OSError(errno.ENOSPC, "?", "/data/x"), "/data/x: the disk is full"),
+        (
+            RuntimeError("some_backward_cuda does not have a deterministic implementation, but you set 'torch.use_"),
+            "--deterministic: some_backward_cuda has no algorithm that makes the same bytes each time: omit",
+        ),
         (KeyError("x"), "KeyError: 'x'; run again with --debug"),
     ],
 )

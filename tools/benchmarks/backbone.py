@@ -7,7 +7,6 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from splitmask_backbones import create_encoder
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.registry import ENCODERS
 from tools.benchmarks import in_turns
+from tools.benchmarks.memory import peak_of
 from tools.finetuning.plots import print_table
 
 WINDOW_SIZE = 14
@@ -81,25 +81,12 @@ def make_step(
     return step
 
 
-def _peak_of(whose: str, *arguments: Any) -> int:
+def _peak_of(whose: str, *arguments: Any) -> int | None:
     """In a fresh process: returns the bytes that one step adds at its peak to what the model needs itself."""
     step = make_step(whose, *arguments)
     if arguments[-2] == "cuda":
         step()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        step()
-        return torch.cuda.max_memory_allocated() - before
-    Path("/proc/self/clear_refs").write_text("5")  # Linux: starts the high-water mark anew
-    before = _status("VmRSS")
-    step()
-    return _status("VmHWM") - before
-
-
-def _status(name: str) -> int:
-    """Returns an entry of Linux's /proc/self/status in bytes."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+    return peak_of(step, arguments[-2])
 
 
 def peak_memory(*arguments: Any) -> int | None:

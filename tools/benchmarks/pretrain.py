@@ -1,66 +1,149 @@
-"""How much of the machine's matrix-product rate a pre-training step reaches, both measured in one run."""
+"""What limits pre-training on this machine: the step, the loader, both together, memory, the start; all in one run."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import torch
+from lightning_fabric import Fabric
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from pretrain.data.masking import split_halves
-from pretrain.methods.build import build_encoder
 from pretrain.methods.splitmask import SplitMask, complement
 from pretrain.recipes import Recipe
-from pretrain.tokenizers.codebook import Tokenizer, random_projection
 from pretrain.training.distributed import make_fabric
-from pretrain.training.loader import sample_rng
-from splitmask_backbones.param_groups import param_groups
 from splitmask_backbones.vit import gather_tokens
 from tools.benchmarks import in_turns
+from tools.benchmarks.loading import SOURCES, images_of, images_per_second, make_batches
+from tools.benchmarks.memory import peak_of
+from tools.benchmarks.starts import COCO, start_seconds
+from tools.benchmarks.steps import Batch, Step, build_method, make_steps, random_batch
 from tools.finetuning.plots import print_table
 
 PRODUCT_SIZE = {"cpu": 2048, "cuda": 8192}
 """Sides of the square matrices that are multiplied."""
 
 
-def pretrain_step(recipe: Recipe, num_steps: int, device: str) -> None:
-    """Prints FLOPs by part, images/s, and the share of the matrix-product rate measured between the steps."""
+def benchmark_pretraining(
+    recipe: Recipe,
+    num_steps: int,
+    device: str,
+    workers: int,
+    data: str | None = None,
+    num_images: int = 64,
+    num_starts: int = 0,
+) -> None:
+    """Prints FLOPs by part, and tables of the bare step, the loader, both together and the start.
+
+    Args:
+        recipe: of SplitMask.
+        num_steps: that are measured, each.
+        device: of `make_fabric`.
+        workers: data processes.
+        data: images as `--data` of tools/pretrain.py; None for synthetic ones of COCO's size.
+        num_images: of them that are read, at least a batch.
+        num_starts: tiny images with which starts are measured; 0 for none.
+    """
     fabric = make_fabric(recipe.precision, device)
-    encoder = build_encoder(recipe)
-    codebook = random_projection(recipe.vocab_size, 3 * encoder.patch_size**2, 0)
-    method = SplitMask(encoder, Tokenizer(codebook, recipe.patch_norm))
-    optimizer = torch.optim.AdamW(param_groups(method, recipe.peak_lr, recipe.weight_decay))
-    halves = [split_halves("block", encoder.grid_size, sample_rng(0, 0, i)) for i in range(recipe.batch_size)]
-    batch = {
-        "image": torch.randint(256, (recipe.batch_size, 3, recipe.img_size, recipe.img_size), dtype=torch.uint8),
-        "ids_a": torch.stack([torch.from_numpy(a) for a, _ in halves]),
-        "ids_b": torch.stack([torch.from_numpy(b) for _, b in halves]),
-    }
+    method = build_method(recipe)
+    batch = random_batch(recipe, method.encoder.grid_size)
+    title = f"SplitMask, {recipe.model}, {recipe.img_size} px, batch {recipe.batch_size}"
     flops = flops_per_image(method, batch)
-    model, wrapped = fabric.setup(method, optimizer)
-    batch = fabric.to_device(batch)
-    method.train()
-
-    def step() -> None:
-        fabric.backward(model(batch)["loss"])
-        torch.nn.utils.clip_grad_norm_(method.parameters(), recipe.clip_grad)
-        wrapped.step()
-        wrapped.zero_grad(set_to_none=True)
-
-    dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
-    size = PRODUCT_SIZE[fabric.device.type]
-    left, right = (torch.randn(size, size, device=fabric.device, dtype=dtype) for _ in range(2))
-    products = {f"product {i}": lambda: left @ right for i in range(4)}
-    seconds = in_turns({**products, "step": step}, num_steps, fabric.device.type)
-    # The best of each: on a shared machine everything slower measures the neighbours.
-    best, slowest = min(seconds["step"]), max(seconds["step"])
-    rate = 2 * size**3 / min(min(seconds[name]) for name in products)
-    reached = sum(flops.values()) * recipe.batch_size / best
-
-    title = f"SplitMask step, {recipe.model}, {recipe.img_size} px, batch {recipe.batch_size}"
     parts = {**flops, "total": sum(flops.values())}
     print_table(title, "", ("part", "GFLOPs per image"), [[name, f"{v / 1e9:.2f}"] for name, v in parts.items()])
-    print(f"device {fabric.device}, precision {recipe.precision}, threads {torch.get_num_threads()}")
-    print(f"step {best:.3f} s (slowest {slowest:.3f}), {recipe.batch_size / best:.1f} images/s")
-    print(f"matrix product {size} x {size}: {rate / 1e9:.0f} GFLOP/s; the step reaches {reached / 1e9:.0f} GFLOP/s")
-    print(f"share of the matrix-product rate: {100 * reached / rate:.0f} %")
+    where = torch.cuda.get_device_name() if fabric.device.type == "cuda" else "cpu"
+    print(f"device {where}, precision {recipe.precision}, threads {torch.get_num_threads()}, workers {workers}")
+    steps, reasons = make_steps(method, recipe, fabric)
+    bare, step = measure_steps(steps, reasons, parts["total"], fabric.to_device(batch), recipe, num_steps, fabric)
+    with tempfile.TemporaryDirectory(prefix="benchmark") as folder:
+        place = Path(folder)
+        count = max(num_images, recipe.batch_size)
+        measure_loading(step, bare, recipe, num_steps, workers, data, count, place, fabric)
+        measure_starts(num_starts, place, workers, fabric)
+
+
+def measure_steps(
+    steps: dict[str, Step],
+    reasons: dict[str, str],
+    flops: float,
+    batch: Batch,
+    recipe: Recipe,
+    num_steps: int,
+    fabric: Fabric,
+) -> tuple[float, Step]:
+    """Prints a table of bare steps; returns the images/s of the fastest, and that step."""
+    device = fabric.device.type
+    size, dtype = PRODUCT_SIZE[device], torch.bfloat16 if recipe.precision == "bf16" else torch.float32
+    left, right = (torch.randn(size, size, device=fabric.device, dtype=dtype) for _ in range(2))
+    calls: dict[str, Callable[[], object]] = {f"product {i}": lambda: left @ right for i in range(4)}
+    calls |= {name: partial(step, batch) for name, step in steps.items()}
+    peaks = {name: peak_of(calls[name], device) or 0 for name in steps} if device == "cuda" else {}
+    seconds = {name: min(found) for name, found in in_turns(calls, num_steps, device).items()}
+    # The best of each: on a shared machine everything slower measures the neighbours.
+    rate = 2 * size**3 / min(found for name, found in seconds.items() if name.startswith("product"))
+    first = next(iter(steps))
+    rows = []
+    for name in steps:
+        speed = recipe.batch_size / seconds[name]
+        share = f"{100 * flops * speed / rate:.0f} %"
+        cells = [f"{1000 * seconds[name]:.1f}", f"{speed:.1f}", f"{seconds[first] / seconds[name]:.2f}", share]
+        rows.append([name, *cells, f"{peaks[name] / 2**30:.2f}" if name in peaks else "-"])
+    header = ("bare step", "ms", "images/s", "speed-up", "product", "peak GiB")
+    caption = "product: share of the matrix-product rate; peak: what the first step adds to the weights"
+    print_table("a batch that lies on the device", caption, header, rows)
+    if not peaks:
+        reasons = {**reasons, "peak memory": "only a GPU tells that of one way after another"}
+    for name, reason in reasons.items():
+        print(f"not measured: {name} ({reason})")
+    print(f"matrix product {size} x {size}: {rate / 1e9:.0f} GFLOP/s")
+    print(f"share of the matrix-product rate: {rows[0][4]}")
+    fastest = min(steps, key=lambda name: seconds[name])
+    return recipe.batch_size / seconds[fastest], steps[fastest]
+
+
+def measure_loading(
+    step: Step,
+    bare: float,
+    recipe: Recipe,
+    num_steps: int,
+    workers: int,
+    data: str | None,
+    num_images: int,
+    place: Path,
+    fabric: Fabric,
+) -> None:
+    """Prints a table of the loader alone, and of the fastest step fed by it."""
+    from_files, cached = images_of(data, num_images, place)
+    warm = max(2, workers)
+    counts = {"loader": max(num_steps, 2 * workers), "end to end": num_steps}
+    uses: dict[str, Step] = {"loader": lambda batch: None, "end to end": step}
+    rows, first = [], 0.0
+    for name, source in SOURCES.items():
+        speeds = {}
+        for kind, use in uses.items():
+            images = cached if source.is_cached else from_files
+            batches = make_batches(source, recipe, images, fabric, workers, warm + counts[kind])
+            speeds[kind] = images_per_second(batches, use, warm, counts[kind], fabric)
+        alone, whole = speeds.values()
+        first = first or alone
+        cells = [f"{alone:.1f}", f"{alone / max(1, workers):.1f}", f"{alone / first:.2f}", f"{whole:.1f}"]
+        rows.append([name, *cells, f"{whole / bare:.2f}"])
+    header = ("images from", "loader", "a worker", "speed-up", "with the step", "of it")
+    caption = "the loader makes the crops on the device as well; of it: share of the fastest bare step's images/s"
+    print_table(f"images/s with {workers} workers, {len(from_files)} images", caption, header, rows)
+
+
+def measure_starts(count: int, place: Path, workers: int, fabric: Fabric) -> None:
+    """Prints a table of the seconds before the first step, and what they are for COCO."""
+    if not count:
+        print("not measured: starts of a run (--start-images 20000 writes and checks so many tiny files)")
+        return
+    found = start_seconds(count, place, workers, fabric)
+    rows = [[name, f"{seconds:.1f}", f"{seconds * COCO / count:.1f}"] for name, seconds in found.items()]
+    print_table("until the images are known", "", ("start", f"s, {count} images", f"s, {COCO} images"), rows)
 
 
 @torch.no_grad()

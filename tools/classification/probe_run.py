@@ -72,7 +72,8 @@ def probe(options: ProbeOptions, recipe: ProbeRecipe, given: dict[str, Any]) -> 
             recipe = ProbeRecipe(**folder.previous["values"]).override(given)
         encoder = _encoder(recipe, options.weights, given.get("model"))
         recipe = dataclasses.replace(recipe, img_size=recipe.img_size or encoder.img_size[0])
-        fabric = make_fabric(recipe.precision, options.device)
+        options = dataclasses.replace(options, deterministic=options.is_deterministic(folder.previous))
+        fabric = make_fabric(recipe.precision, options.device, deterministic=options.deterministic)
         before = (folder.previous or {}).get("data")
         if rehearsal:
             for name, split in images.splits.items():
@@ -96,6 +97,7 @@ def probe(options: ProbeOptions, recipe: ProbeRecipe, given: dict[str, Any]) -> 
                     "torch": torch.__version__,
                     "threads": torch.get_num_threads(),
                     "device": fabric.device.type,
+                    "deterministic": options.deterministic,
                 },
             }
         )
@@ -205,8 +207,9 @@ class _Measurement:
             total_steps, batch_size, per_epoch, save_every=often, log_every=often, seed=recipe.seed,
             stop_after=STEPS if rehearsal else None,
         )  # fmt: skip
+        deterministic = torch.are_deterministic_algorithms_enabled()
         fit(
-            make_fabric("32", self.fabric.device.type),  # features are float32 in any case
+            make_fabric("32", self.fabric.device.type, deterministic=deterministic),  # features are float32 in any case
             probes,
             adamw(param_groups(probes, recipe.lr, recipe.weight_decay), self.fabric.device),
             loop=self.loop,

@@ -87,6 +87,7 @@ def finetune_options(given: Mapping[str, Any], noun: str) -> FinetuneOptions:
         max_bad_fraction=given["max_bad_fraction"],
         rehearse=given["rehearse"],
         device=given["device"],
+        deterministic=given["deterministic"],
         weights=None if weights in (None, "none") else Path(weights),
         eval_only=given["eval_only"],
         predict=None if predict is None else Path(predict),

@@ -70,7 +70,7 @@ def _train(task: Task) -> None:
             "encoder": model.encoder.config,
             "data": data,
             **({"rehearsal": True} if options.rehearse else {}),
-            "free": _free(options, fabric) | task.free(),
+            "free": _free(options, fabric) | {"deterministic": task.is_deterministic} | task.free(),
         }
         train_set: Any = task.train_set()
         num_images = len(train_set) if task.rehearsal is None else task.rehearsal.num_images["train"]

@@ -74,7 +74,12 @@ class Task(ABC):
 
     def fabric(self) -> Fabric:
         """Returns device, precision and processes."""
-        return make_fabric(self.recipe.precision, self.options.device)
+        return make_fabric(self.recipe.precision, self.options.device, deterministic=self.is_deterministic)
+
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether a GPU makes the same bytes each time."""
+        return self.options.is_deterministic(self.previous)
 
     def used(self, split: str, items: list[T]) -> list[T]:
         """Returns what of "train" or "val" is read: all, or a few in a rehearsal."""

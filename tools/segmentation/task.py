@@ -73,7 +73,8 @@ class SegmentationTask(Task):
         return SegRecipe.recorded(config)
 
     def fabric(self) -> Fabric:
-        return make_fabric(self.recipe.precision, self.options.device, self.recipe.find_unused_parameters)
+        recipe, options = self.recipe, self.options
+        return make_fabric(recipe.precision, options.device, recipe.find_unused_parameters, self.is_deterministic)
 
     @property
     def classes(self) -> Classes:

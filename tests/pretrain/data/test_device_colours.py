@@ -19,7 +19,8 @@ def pictures() -> list[Image.Image]:
 
 
 @pytest.mark.parametrize("change", [GRAY, SOLARISE, BLUR])
-def test_the_bytes_are_pillows(change: int) -> None:
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_the_bytes_are_pillows(change: int, device: str) -> None:
     rng = np.random.default_rng(change)
     images = [image for image in pictures() for _ in range(30)]
     drawn = [replace(draw_colours(rng), change=change) for _ in images]
@@ -27,7 +28,7 @@ def test_the_bytes_are_pillows(change: int) -> None:
     drawn[1] = replace(drawn[1], radius=2.0, factors=(0.7, 1.3, 1.0))
     expected = torch.stack([to_tensor(three_augment(image, one)) for image, one in zip(images, drawn, strict=True)])
     before = torch.stack([to_tensor(image) for image in images])
-    found = change_colours(before, drawn)
+    found = change_colours(before.to(device), drawn).cpu()
     assert found.dtype == torch.uint8 and torch.equal(found, expected)
     assert (found != before).float().mean() > 0.3
 

@@ -72,7 +72,19 @@ def test_cached_images_are_not_read_again(cached, monkeypatch) -> None:
     resident = resident_pixels(views, CPU)
     assert resident is not None
     monkeypatch.setattr(CachedImages, "decode", partial(pytest.fail, "an image was read"))
-    assert on_device(views, resident)
+    assert on_device(views, resident) and on_device(views)
+
+
+def test_a_cache_that_was_cut_gives_way_to_the_files(cached) -> None:
+    views = build(cached)
+    expected = list(Batches(views, KEYS, 0))
+    assert cached.cache is not None
+    whole = cached.cache.folder / "pixels.u8"
+    with open(whole, "r+b") as file:
+        file.truncate(whole.stat().st_size // 2)
+    views = build(attach(ImageList(cached.root, cached.names), str(cached.cache.folder.parent)))
+    assert resident_pixels(views, CPU) is None
+    assert same(on_device(views), expected)
 
 
 def test_pixels_lie_on_the_device_only_where_all_are_cached_and_there_is_room(cached, monkeypatch) -> None:

@@ -2,16 +2,22 @@
 
 import copy
 import logging
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from pretrain.methods.splitmask import SplitMask
+from pretrain.recipes import BEFORE, Recipe
 from pretrain.tokenizers.codebook import Tokenizer, random_projection
 from pretrain.training import compilation
 from pretrain.training.compilation import AUTO_STEPS, compile_blocks, pays
 from splitmask_backbones import VisionTransformer
+from tests.helpers.paths import ROOT
+from tests.helpers.pretrain_tool import ENCODER, OPTIONS, error_of, run
 from tests.helpers.splitmask import make_batch
 
 
@@ -52,18 +58,11 @@ def test_losses_are_those_of_eager_blocks_and_no_name_changes():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_losses_of_the_real_backend(precision):
+def test_losses_of_the_real_backend():
     eager, method = build(2), build(2)
     compile_blocks(method)
-    with torch.autocast("cpu", precision, enabled=precision != torch.float32):
-        found, expected = losses(method), losses(eager)
-    assert found == pytest.approx(expected, abs=1e-5 if precision == torch.float32 else 2e-2)
-    assert not _failed(method)
-
-
-def _failed(method):
-    return method.encoder.blocks[0].forward.failed
+    assert losses(method) == pytest.approx(losses(eager), abs=1e-5)
+    assert not method.encoder.blocks[0].forward.failed
 
 
 def test_graphs_do_not_grow_with_depth_and_rates():
@@ -148,3 +147,74 @@ def test_auto_compiles_long_runs_on_a_gpu_and_says_so(caplog):
         ]
     assert pays("on", cpu, 1) and not pays("off", cuda, 10**6)
     assert compilation.AUTO_STEPS == 5000
+
+
+def test_the_tool_compiles_says_so_and_keeps_it_on_a_resume(image_folder, tmp_path, monkeypatch):
+    used = []
+    monkeypatch.setattr(compilation, "compile_blocks", used.append)
+    words = [*OPTIONS, "--steps", "2", "--data", image_folder, "--device", "cpu", "--output"]
+    assert run(*words, tmp_path / "on", "--compile", "on").returncode == 0
+    (tmp_path / "on" / ENCODER).unlink()
+    assert run(*words, tmp_path / "on", "--resume").returncode == 0
+    assert len(used) == 2 and all(isinstance(model, SplitMask) for model in used)
+    assert "--compile was on and is now off" in error_of(run(*words, tmp_path / "on", "--resume", "--compile", "off"))
+    auto = run(*words, tmp_path / "auto", "--compile", "auto")
+    assert auto.returncode == 0 and "--compile auto: not compiled" in auto.stdout
+    assert len(used) == 2
+
+
+def test_a_run_of_an_earlier_version_had_neither():
+    assert BEFORE["compile"] == "off" and BEFORE["cuda_graph"] is False
+    assert (Recipe().compile, Recipe().cuda_graph) == ("off", False)
+
+
+TWO_PROCESSES = """
+import sys, torch
+sys.path.insert(0, sys.argv[1])
+from pretrain.training.compilation import compile_blocks
+from pretrain.training.distributed import make_fabric
+from pretrain.training.optimizer import adamw
+from pretrain.training.static_step import StaticStep
+from pretrain.training.step import train_step
+from pretrain.methods.splitmask import SplitMask
+from pretrain.tokenizers.codebook import Tokenizer, random_projection
+from splitmask_backbones import VisionTransformer
+torch.manual_seed(1)
+order = torch.stack([torch.randperm(16) for _ in range(4)])
+images = torch.randint(256, (4, 3, 64, 64), dtype=torch.uint8)
+fabric = make_fabric(device="cpu")
+found = []
+for way in ("plain", "compiled", "static"):
+    torch.manual_seed(0)
+    encoder = VisionTransformer(img_size=64, embed_dim=24, depth=2, num_heads=2, drop_path_rate=0.5)
+    method = SplitMask(encoder, Tokenizer(random_projection(32, 768, 0)))
+    if way == "compiled":
+        compile_blocks(method, "eager")
+    optimizer = adamw([{"params": list(method.parameters()), "lr": 1e-3, "weight_decay": 0.05}], fabric.device)
+    model, wrapped = fabric.setup(method, optimizer)
+    static = StaticStep(fabric, model, optimizer, clip_grad=3.0) if way == "static" else None
+    losses = []
+    for step in range(3):
+        batch = {"image": images // (1 + fabric.global_rank + step), "ids_a": order[:, :8], "ids_b": order[:, 8:]}
+        torch.manual_seed(step)
+        data = iter([batch])
+        values = static(data) if static else train_step(fabric, model, wrapped, data, clip_grad=3.0)
+        losses.append(values["loss"].item())
+    found.append([*losses, *(p.detach().double().sum().item() for p in method.parameters())])
+torch.save(found, f"{sys.argv[2]}/{fabric.global_rank}.pt")
+"""
+
+
+def test_two_processes_compiled_and_static(tmp_path):
+    (tmp_path / "script.py").write_text(TWO_PROCESSES)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
+    env = {**{k: v for k, v in os.environ.items() if k != "RANK"}, "OMP_NUM_THREADS": "1"}
+    words = [*launch, "--master-port=29558", str(tmp_path / "script.py"), str(ROOT), str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, env=env, timeout=180, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
+    for plain, compiled, static in ranks:
+        assert compiled == pytest.approx(plain, abs=1e-4)
+        assert compiled[:3] == pytest.approx(plain[:3], abs=1e-5)
+        assert static == plain
+    assert ranks[0][0][3:] == ranks[1][0][3:]  # the ranks keep the same weights

@@ -190,6 +190,20 @@ def test_small_shared_memory_holds_fewer_batches_or_is_named_before_the_start(mo
     assert len(list(Batches(dataset, keys, 0))) == 2
 
 
+class Growing:
+    """Items of `key` MB."""
+
+    def __getitem__(self, key: int) -> torch.Tensor:
+        return torch.zeros(key * 250_000)
+
+
+def test_the_largest_of_some_items_stands_for_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "free_shared_memory", lambda: 21_000_000)
+    with pytest.raises(ValueError, match="hand over batches of 8.0 MB"):
+        module._fitting(module._Assembled(Growing(), list), [[1, 4]], 2, 4)
+    assert module._fitting(module._Assembled(Growing(), list), [[1, 1]], 2, 4) == 4
+
+
 def test_too_few_open_files_name_the_limit_and_not_the_disk() -> None:
     code = (
         "import resource, torch\n"
