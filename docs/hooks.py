@@ -1,4 +1,4 @@
-"""mkdocs calls this before it reads the pages: recipes.md comes from the dataclasses, where each value stands once."""
+"""mkdocs calls this before it reads the pages: recipes.md is made from the dataclasses, which hold each value."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = "recipes.md"
+OWN = "own"
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -55,7 +56,8 @@ def _recipes(recipes: dict[str, tuple[str, Any]]) -> str:
     for name, (about, recipe) in recipes.items():
         fields = dataclasses.fields(recipe)
         own = [f"{f.name} {_shown(getattr(recipe, f.name))}" for f in fields if getattr(recipe, f.name) != f.default]
-        rows.append(f"| `{name}` | {_cell(about)} | {', '.join(own) or 'nothing'} |")
+        differs = "what it derives from images and machine: `--plan` says it" if name == OWN else ", ".join(own)
+        rows.append(f"| `{name}` | {_cell(about)} | {differs or 'nothing'} |")
     return "\n".join(rows)
 
 

@@ -199,6 +199,8 @@ _CPU: dict[str, Any] = {"model": "vit_tiny", "base_lr": 4e-3, "warmup_fraction":
 _FEW_IMAGES = _CPU | {"mask": "uniform", "dino_outputs": 4096, "crop_scale": 0.2, "batch_size": 64}
 
 RECIPES: dict[str, tuple[str, Recipe]] = {
+    # Here stands what `own_recipe` does not derive; uniform masks can have any --mask-ratio.
+    "own": ("your own images", Recipe(mask="uniform", epochs=None, steps=1_000)),
     "imagenet": ("ImageNet, 1,281,167 images", Recipe(epochs=300)),
     "imagenet_10percent": ("10 % of ImageNet", Recipe(epochs=3_000)),
     "imagenet_1percent": ("1 % of ImageNet", Recipe(epochs=30_000)),

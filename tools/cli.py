@@ -38,6 +38,9 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        started_as = Path(sys.argv[0]).name
+        if started_as.startswith("splitmask-"):  # an installed command: the reader has no tools/
+            kwargs["prog"] = started_as
         super().__init__(allow_abbrev=False, **kwargs)
         self.add_argument("--debug", action="store_true", help="show the traceback of an error as well")
 

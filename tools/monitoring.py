@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from pretrain.recipes import Recipe
 from splitmask_backbones.errors import UserError
 from tools import cli
-from tools.finetuning.plots import Curves, curve, read_metrics, save_curves
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from pretrain.data.sources import ImageList
     from pretrain.methods.base import Method
     from pretrain.monitoring.monitor import Monitor
+    from tools.finetuning.plots import Curves
 
 NUM_IMAGES = 256
 LITTLE_MORE = 2.0
@@ -130,6 +130,8 @@ def prepare(
 
 def draw(run_dir: Path) -> None:
     """Writes monitor.png beside the monitor.jsonl of a run, where there is one."""
+    from tools.finetuning.plots import curve, read_metrics, save_curves
+
     entries = read_metrics(run_dir / "monitor.jsonl")
     panels: dict[str, Curves] = {}
     for title, names in PANELS.items():
@@ -145,6 +147,8 @@ def advise(run_dir: Path, branch_jitter: float) -> list[str]:
 
     Where the run had `branch_jitter`, its matching could not go by colours, and is not compared with them.
     """
+    from tools.finetuning.plots import read_metrics
+
     entries = read_metrics(run_dir / "monitor.jsonl")
     last = entries[-1] if entries else {}
     found = []

@@ -8,9 +8,12 @@ import dataclasses
 import logging
 import os
 import platform
+import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pretrain.own_recipe import HOURS, OWN, choose_precision
 from pretrain.recipes import BEFORE, RECIPES, Recipe, get_recipe
 from pretrain.training.options import REHEARSAL_ENCODER, REHEARSAL_RECORD
 from splitmask_backbones.errors import UserError
@@ -42,6 +45,8 @@ def build_parser() -> cli.Parser:
     recipes = "\n".join(
         f"  {name:20}{about}; {r.model}, {f'{r.epochs} epochs' if r.epochs else f'{r.steps} steps'}, "
         f"batch {r.batch_size}, lr {r.peak_lr:.2g}"
+        if name != OWN
+        else f"  {name:20}{about}; everything is derived from them and the machine: --plan shows what, and why"
         for name, (about, r) in RECIPES.items()
     )
     parser = cli.Parser(
@@ -66,6 +71,10 @@ def build_parser() -> cli.Parser:
     text = "begin with these weights: any encoder file or folder that tools/convert.py reads"
     parser.add_argument("--init", metavar="FILE", help=text)
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for everything the run writes")
+    text = "say what the run will do and why, measure what it takes of time, memory and disk, and stop"
+    parser.add_argument("--plan", action="store_true", help=text)
+    text = f"the training may take so long: fewer steps if need be (default {HOURS:g} for --recipe own, else no bound)"
+    parser.add_argument("--hours", type=cli.positive_float, metavar="H", help=text)
     cli.add_run_options(parser)
     cli.add_bad_fraction(parser)
     monitoring.add_options(parser)
@@ -81,7 +90,11 @@ def main(argv: list[str]) -> int:
     if not options.resume:
         recipe.check_tokenizer_weights(options.tokenizer_weights)
         options.check_monitoring()
+    options.check_plan(given)
     cli.start_log()
+    from tools.pretraining.machine import check_versions
+
+    check_versions()
     from pretrain.data.sources import open_source
     from pretrain.training.rehearsal import Rehearsal
     from pretrain.training.run_folder import RunFolder
@@ -89,21 +102,28 @@ def main(argv: list[str]) -> int:
 
     rehearsal = Rehearsal() if options.rehearse else None
     artefact = REHEARSAL_RECORD if rehearsal else ARTEFACT
-    with (
-        StopSignals(),
-        RunFolder.open(options.output, resume=options.resume, artefact=artefact, anew=options.rehearse) as folder,
-    ):
+    with ExitStack() as stack:
+        stack.enter_context(StopSignals())
+        # A plan leaves no trace in the output folder.
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory())) if options.plan else options.output
+        folder = stack.enter_context(
+            RunFolder.open(place, resume=options.resume, artefact=artefact, anew=options.rehearse)
+        )
         from pretrain.training.distributed import make_fabric
         from pretrain.training.static_step import check_graph
         from tools.pretraining.images import readable_images, with_range
+        from tools.pretraining.plan import make_plan, told
         from tools.pretraining.start import prepare_start
 
         folder.assume({"values": BEFORE})
+        named = _with_precision(args.recipe, named, options.device)
         recipe = _recipe_of(args.recipe, named, given, folder.previous)
         before = (folder.previous or {}).get("free", {})
         options.check_monitoring(before.get("monitor_every"))
         omitted = [name for name in KEPT if getattr(options, name) is None]
         options = dataclasses.replace(options, **{name: before.get(name) for name in omitted})
+        if options.hours is None:
+            options = dataclasses.replace(options, hours=(folder.previous or {}).get("--hours"))
         recipe.check_tokenizer_weights(options.tokenizer_weights)
         options.check_cache(recipe.reduced_jpeg)
         options = dataclasses.replace(options, deterministic=options.is_deterministic(folder.previous))
@@ -116,11 +136,22 @@ def main(argv: list[str]) -> int:
         include, exclude = options.include or [], options.exclude or []
         source = open_source(options.data, options.images, include, exclude, automatic)
         source = with_range(source, options.range, folder.previous, fabric)
-        if rehearsal:
+        if rehearsal and args.recipe != OWN:
             source = source.subset(rehearsal.a_few(source.names, "train", recipe.batch_size))
-        images, data = readable_images(source, folder, options, fabric)
+        images, data = (source, {}) if options.plan else readable_images(source, folder, options, fabric)
         init, digest = prepare_start(args.init, folder)
-        folder.write_config(_config(args.recipe, recipe, options, data, fabric, init, digest))
+        init = fabric.broadcast(init)  # a plan's lies in a folder of the main process's own
+        planned: dict[str, Any] = {}
+        if folder.previous is None and (args.recipe == OWN or not rehearsal):
+            plan = make_plan(args.recipe, named, given, images, options, fabric, init)
+            recipe, planned = plan.recipe, plan.record()
+            if fabric.is_global_zero:
+                print("\n".join(told(args.recipe, plan)), flush=True)
+        if options.plan:
+            return _say_what_next(options, fabric)
+        if rehearsal and args.recipe == OWN:
+            images = images.subset(rehearsal.a_few(images.names, "train", recipe.batch_size))
+        folder.write_config(_config(args.recipe, recipe, options, data, fabric, init, digest, planned))
         if folder.finished:
             print(f"{folder.path / ARTEFACT} is finished: nothing to do")
             return 0
@@ -146,9 +177,32 @@ def _recipe_of(name: str, named: Recipe, given: dict[str, Any], previous: dict[s
             "name the old recipe, or start anew in another --output"
         )
     old = Recipe(**previous["values"])
+    if name == OWN:
+        return old.override(given)
     if "epochs" in given and old.steps is not None or "steps" in given and old.epochs is not None:
         return named.override(given)
     return old.override(given)
+
+
+def _with_precision(name: str, named: Recipe, device: str) -> Recipe:
+    if name != OWN:
+        return named
+    import torch
+
+    has_gpu = device != "cpu" and torch.cuda.is_available()
+    return dataclasses.replace(named, precision=choose_precision(has_gpu and torch.cuda.is_bf16_supported())[0])
+
+
+def _say_what_next(options: PretrainOptions, fabric: Fabric) -> int:
+    from pretrain.training.run_folder import CHECKPOINTS, CONFIG
+
+    held = [name for name in (CONFIG, CHECKPOINTS, ARTEFACT) if (options.output / name).exists()]
+    if fabric.is_global_zero:
+        if held:
+            print(f"a plan: nothing was written. {options.output} holds a run ({held[0]}): choose another --output")
+        else:
+            print("a plan: nothing was written. Without --plan the run begins")
+    return 0
 
 
 def _config(
@@ -159,6 +213,7 @@ def _config(
     fabric: Fabric,
     init: Path | None,
     init_digest: str | None,
+    planned: dict[str, Any],
 ) -> dict[str, Any]:
     import torch
 
@@ -175,9 +230,11 @@ def _config(
         **({"--tokenizer-weights": sha256_of(options.tokenizer_weights)} if options.tokenizer_weights else {}),
         **({"--init": init_digest} if init else {}),
         **({"--holdout": options.holdout} if options.holdout else {}),
+        **({"--hours": options.hours} if options.hours is not None else {}),
         "free": {
             **{key: getattr(options, key) for key in FREE},
             "labels_left_out": True,
+            "plan": planned,
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
             "processes": fabric.world_size,
@@ -197,15 +254,14 @@ def _train(
     rehearsal: Rehearsal | None,
     init: Path | None,
 ) -> None:
-    from pretrain.methods.build import build_method, build_views
+    from pretrain.methods.build import build_method, build_optimizer, build_views
     from pretrain.tokenizers.build import TOKENIZER_FILE
     from pretrain.training.compilation import compile_blocks, pays
     from pretrain.training.loader import steps_per_epoch
     from pretrain.training.loop import Loop, fit
-    from pretrain.training.optimizer import adamw
+    from pretrain.training.model_card import write_model_card
     from pretrain.training.schedule import cosine, warmup_cosine
     from splitmask_backbones import save_encoder
-    from splitmask_backbones.param_groups import param_groups
     from splitmask_backbones.registry import ENCODERS
     from tools.pretraining.start import lineage_of
 
@@ -234,9 +290,7 @@ def _train(
     cached = method if recipe.accumulate > 1 and recipe.grad_cache and method.couples else None
     if cached is not None:
         print(f"{recipe.accumulate} micro-batches a step, matched among all of them: one forward pass more for each")
-    groups = param_groups(method, recipe.peak_lr, recipe.weight_decay)
-    optimizer = adamw(groups, fabric.device, beta2=recipe.beta2, in_graph=recipe.cuda_graph)
-    optimizer.register_step_pre_hook(lambda *_: method.before_step())
+    optimizer = build_optimizer(method, recipe, fabric.device)
     loop = Loop.of(
         recipe,
         options,
@@ -274,6 +328,8 @@ def _train(
             entry = rehearsal.record("pretrain", loop, fabric, recipe.precision, num_evaluations=0)
             rehearsal.write(folder, entry)
     elif fabric.is_global_zero:
+        # The card first: a run whose encoder is there is finished, and a resume leaves it alone.
+        write_model_card(folder.path, lineage_of(init))
         save_encoder(method.encoder, folder.path / ARTEFACT, lineage=lineage_of(init))
         print(f"wrote {folder.path / ARTEFACT}")
         monitoring.draw(folder.path)

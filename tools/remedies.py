@@ -34,6 +34,11 @@ def describe(error: BaseException) -> str:
         return f"{where}{_OF_THE_SYSTEM.get(error.errno) or error.strerror}"
     if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
         return "a path has letters that this process, started with an ASCII locale, cannot read: set PYTHONUTF8=1"
+    if isinstance(error, ModuleNotFoundError):
+        return (
+            f"the package '{error.name}' is not installed: make venv installs all, an extra such as "
+            "splitmask-backbones[pretrain] what one tool needs"
+        )
     text = " ".join(str(error).split())
     if isinstance(error, RuntimeError) and "does not have a deterministic implementation" in text:
         return (

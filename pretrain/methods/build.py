@@ -17,8 +17,11 @@ from pretrain.methods.initialization import begin_with_sincos, encoder_from, res
 from pretrain.methods.splitmask import SplitMask
 from pretrain.recipes import Recipe
 from pretrain.tokenizers.build import build_tokenizer, measure_tokenizer, sample_token_ids, token_prior
-from pretrain.tokenizers.codebook import ImageTokenizer
+from pretrain.tokenizers.codebook import ImageTokenizer, Tokenizer, random_projection
+from pretrain.tokenizers.dalle import DalleTokenizer
 from pretrain.training.distributed import main_process_first
+from pretrain.training.optimizer import adamw
+from splitmask_backbones.param_groups import param_groups
 from splitmask_backbones.registry import create_encoder
 from splitmask_backbones.vit import VisionTransformer
 
@@ -91,6 +94,54 @@ def build_method(
         ValueError: what `build_tokenizer` raises.
     """
     encoder = build_encoder(recipe, init)
+    tokenizer: ImageTokenizer | None = None
+    prior: torch.Tensor | None = None
+    if recipe.uses_tokens:
+        with main_process_first() as is_main:
+            tokenizer = build_tokenizer(recipe, views, encoder.patch_size, folder, workers, tokenizer_weights)
+        token_ids = sample_token_ids(tokenizer, views, encoder.patch_size, workers)
+        prior = token_prior(token_ids, tokenizer.vocab_size)
+        if is_main:
+            measure_tokenizer(token_ids, tokenizer, recipe, folder)
+    return _assembled(recipe, encoder, tokenizer, prior, init, total_steps, steps_per_epoch)
+
+
+def build_sample(recipe: Recipe, tokenizer_weights: str | Path | None = None, init: Path | None = None) -> Method:
+    """Returns a method that takes the time and the memory of the recipe's, without a look at the data.
+
+    Args:
+        recipe: all values.
+        tokenizer_weights: of DALL-E's encoder.
+        init: as of `build_encoder`.
+    """
+    encoder = build_encoder(recipe, init)
+    tokenizer: ImageTokenizer | None = None
+    if recipe.uses_tokens and recipe.tokenizer == "dalle":
+        recipe.check_tokenizer_weights(tokenizer_weights)
+        tokenizer = DalleTokenizer(str(tokenizer_weights))
+    elif recipe.uses_tokens:
+        words = random_projection(recipe.vocab_size, 3 * encoder.patch_size**2, recipe.seed)
+        tokenizer = Tokenizer(words, recipe.patch_norm)
+    return _assembled(recipe, encoder, tokenizer, None, init, total_steps=1, steps_per_epoch=1)
+
+
+def build_optimizer(method: Method, recipe: Recipe, device: torch.device) -> torch.optim.AdamW:
+    """Returns the recipe's optimizer of a method that will lie on `device`; it tells the method before each step."""
+    groups = param_groups(method, recipe.peak_lr, recipe.weight_decay)
+    optimizer = adamw(groups, device, beta2=recipe.beta2, in_graph=recipe.cuda_graph)
+    optimizer.register_step_pre_hook(lambda *_: method.before_step())
+    return optimizer
+
+
+def _assembled(
+    recipe: Recipe,
+    encoder: VisionTransformer,
+    tokenizer: ImageTokenizer | None,
+    prior: torch.Tensor | None,
+    init: Path | None,
+    total_steps: int,
+    steps_per_epoch: int,
+) -> Method:
     if recipe.method == "dino":
         from pretrain.methods.dino import Dino
 
@@ -104,15 +155,6 @@ def build_method(
             total_steps=total_steps,
             frozen_steps=steps_per_epoch,
         )
-    tokenizer: ImageTokenizer | None = None
-    prior: torch.Tensor | None = None
-    if recipe.uses_tokens:
-        with main_process_first() as is_main:
-            tokenizer = build_tokenizer(recipe, views, encoder.patch_size, folder, workers, tokenizer_weights)
-        token_ids = sample_token_ids(tokenizer, views, encoder.patch_size, workers)
-        prior = token_prior(token_ids, tokenizer.vocab_size)
-        if is_main:
-            measure_tokenizer(token_ids, tokenizer, recipe, folder)
     if recipe.method == "beit":
         assert tokenizer is not None
         return Beit(encoder, tokenizer, prior)

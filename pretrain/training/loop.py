@@ -15,10 +15,10 @@ from torch.optim.swa_utils import AveragedModel
 from pretrain.training.checkpoints import restore_newest, save_checkpoint
 from pretrain.training.distributed import agree, mean_over_ranks
 from pretrain.training.loader import step_batches
+from pretrain.training.measuring import STEPS
 from pretrain.training.metrics import MetricsLog
 from pretrain.training.options import RunOptions
 from pretrain.training.progress import Clock, ProgressLine, shown
-from pretrain.training.rehearsal import STEPS
 from pretrain.training.run_folder import CHECKPOINTS, RunFolder
 from pretrain.training.schedule import set_lr
 from pretrain.training.signals import StopSignals

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import logging
 import math
-import resource
 import shutil
-import statistics
-import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-
-import torch
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
     from pretrain.training.loop import Loop
 
+from pretrain.training.measuring import STEPS, median_step, now, peak_memory
 from pretrain.training.options import REHEARSAL_RECORD
 from pretrain.training.progress import duration
 from pretrain.training.run_folder import CHECKPOINTS, RunFolder, write_json
@@ -27,18 +22,8 @@ from pretrain.training.run_folder import CHECKPOINTS, RunFolder, write_json
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-STEPS = 3
-"""Optimizer steps: the first one warms up and is not counted."""
 NUM_IMAGES = {"train": 512, "val": 4}
 """Images of each split that a rehearsal looks at, at least."""
-
-
-def peak_memory() -> int:
-    """Returns the bytes that this process needed at most: of the GPU's memory where it used one, else of the host's."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        return torch.cuda.max_memory_reserved()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 class Rehearsal:
@@ -52,7 +37,7 @@ class Rehearsal:
     def __init__(self) -> None:
         self.num_images: dict[str, int] = {}
         self.num_used: dict[str, int] = {}
-        self._last = _now()
+        self._last = now()
         self._steps: list[float] = []
         self._evaluation = 0.0
         self._evaluated: Sequence[str] = ()
@@ -99,7 +84,7 @@ class Rehearsal:
         self._evaluation, self._evaluated = self._lap(), splits
 
     def _lap(self) -> float:
-        before, self._last = self._last, _now()
+        before, self._last = self._last, now()
         return self._last - before
 
     def record(self, tool: str, loop: Loop, fabric: Fabric, precision: str, num_evaluations: int) -> dict[str, Any]:
@@ -123,7 +108,7 @@ class Rehearsal:
             "num_images": self.num_images,
             "steps": len(self._steps),
             "setup_seconds": self._setup,
-            "step_seconds": statistics.median(self._steps[1:] or self._steps or [0.0]),
+            "step_seconds": median_step(self._steps),
             "first_step_seconds": self._steps[0] if self._steps else 0.0,
             "save_seconds": self._save,
             "checkpoint_bytes": self._checkpoint,
@@ -139,12 +124,6 @@ class Rehearsal:
         write_json(folder.path / REHEARSAL_RECORD, entry)
         for line in (*told(entry), f"wrote {folder.path / REHEARSAL_RECORD}: a rehearsal, no result"):
             logger.info(line)
-
-
-def _now() -> float:
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        torch.cuda.synchronize()
-    return time.monotonic()
 
 
 def whole_run(

@@ -217,10 +217,22 @@ def _fitting(assembled: _Assembled, keys: Any, workers: int, prefetch: int) -> i
         return prefetch
     count, some = (len(first), first[:_LOOKED_AT]) if isinstance(first, list) else (1, [first])
     size = count * max(len(pickle.dumps(assembled.dataset[key])) for key in some)
-    room = free // processes().local_world_size - 2 * size  # one is in use, one on its way
-    if room < workers * size:
+    return prefetch_that_fits(size, workers, prefetch)
+
+
+def prefetch_that_fits(batch_bytes: int, workers: int, prefetch: int = 1) -> int:
+    """Returns how many batches each worker may make ahead, at most `prefetch`, so that shared memory holds them all.
+
+    Raises:
+        ValueError: there is no room for one.
+    """
+    free = free_shared_memory()
+    if free is None or not workers:
+        return prefetch
+    room = free // processes().local_world_size - 2 * batch_bytes  # one is in use, one on its way
+    if room < workers * batch_bytes:
         raise UserError(
             f"{SHARED} (shared memory) has {free / 1e6:.1f} MB free, and {workers} data workers hand over batches of "
-            f"{size / 1e6:.1f} MB in it: {shared_memory_remedy()}"
+            f"{batch_bytes / 1e6:.1f} MB in it: {shared_memory_remedy()}"
         )
-    return min(prefetch, room // (workers * size))
+    return min(prefetch, room // (workers * batch_bytes))

@@ -15,7 +15,7 @@ from splitmask_backbones.checkpoints import save_encoder
 from splitmask_backbones.convert.export import Export, export
 from splitmask_backbones.convert.families import Source, read_source
 from splitmask_backbones.convert.hf_models import processor_for
-from splitmask_backbones.convert.names import TARGETS
+from splitmask_backbones.convert.names import HUB_CARD, MODEL_CARD, TARGETS
 from splitmask_backbones.convert.read import read_weights
 from splitmask_backbones.convert.references import TOKENS, Forward, reference_of
 from splitmask_backbones.errors import UserError, check_choice
@@ -211,6 +211,9 @@ def _write(destination: Path, to: str, made: Export, read: Source) -> None:
             if processor is not None:
                 text = json.dumps(processor, indent=2, sort_keys=True)
                 (weights / "preprocessor_config.json").write_text(text + "\n", encoding="utf-8")
+            card = _card_for(destination, read)
+            if card is not None:
+                (weights / HUB_CARD).write_text(card, encoding="utf-8")
             weights /= "model.safetensors"
         if to != "hf" and destination.suffix == ".pth":
             with open(weights, "wb") as file:  # torch would write the name of a path into the file
@@ -218,3 +221,17 @@ def _write(destination: Path, to: str, made: Export, read: Source) -> None:
         else:
             # Hugging Face's tools look for the "format".
             weights.write_bytes(save(state, metadata={"format": "pt"}))
+
+
+def _card_for(destination: Path, read: Source) -> str | None:
+    """Returns the card of a Hugging Face folder: what lies there already, else that beside the source, else None.
+
+    The library that reads the folder is transformers, and the card says so.
+    """
+    there, beside = destination / HUB_CARD, Path(read.path).parent / MODEL_CARD
+    if there.is_file():
+        return there.read_text(encoding="utf-8")
+    if not beside.is_file():
+        return None
+    text = beside.read_text(encoding="utf-8")
+    return text.replace("\nlibrary_name: splitmask_backbones\n", "\nlibrary_name: transformers\n", 1)

@@ -8,3 +8,9 @@ FAMILIES = ("timm", "deit", "beit", "dino", "mae", "mocov3", "vitdet", "hf", "sp
 
 TARGETS = ("splitmask", "timm", "detectron2", "mmseg", "hf")
 """What can be written."""
+
+MODEL_CARD = "MODEL_CARD.md"
+"""What an encoder file was made of, beside it: the model card of a pre-training run."""
+
+HUB_CARD = "README.md"
+"""What the Hugging Face hub reads as the card of a folder."""

@@ -15,9 +15,10 @@ from pretrain.monitoring.knn import knn_votes
 from pretrain.training.distributed import make_fabric
 from pretrain.training.loader import steps_per_epoch
 from pretrain.training.loop import Loop, fit
+from pretrain.training.measuring import STEPS
 from pretrain.training.optimizer import adamw
 from pretrain.training.options import REHEARSAL_RECORD, RunOptions
-from pretrain.training.rehearsal import STEPS, Rehearsal
+from pretrain.training.rehearsal import Rehearsal
 from pretrain.training.run_folder import RunFolder, write_json
 from pretrain.training.schedule import warmup_cosine
 from pretrain.training.signals import StopSignals

@@ -1,6 +1,7 @@
 """What the command line of tools/pretrain.py says beside the values of the recipe. Free of torch."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from pretrain.training.options import OFF, RunOptions
 from splitmask_backbones.errors import UserError
@@ -20,6 +21,8 @@ class PretrainOptions(monitoring.MonitorOptions, RunOptions):
         tokenizer_weights: safetensors of DALL-E's encoder.
         init: encoder file or folder to begin with; None for random initialisation.
         cache: where decoded images are kept: a folder, or AUTO or OFF.
+        plan: whether the run is only planned.
+        hours: that the training may take; None for no bound of the user's.
     """
 
     data: str
@@ -30,6 +33,17 @@ class PretrainOptions(monitoring.MonitorOptions, RunOptions):
     tokenizer_weights: str | None
     init: str | None
     cache: str
+    plan: bool = False
+    hours: float | None = None
+
+    def check_plan(self, given: dict[str, Any]) -> None:
+        """Raises ValueError for options that contradict each other; `given` are the recipe values given."""
+        for name in ("resume", "rehearse"):
+            if self.plan and getattr(self, name):
+                raise UserError(f"--plan and --{name} exclude each other: a plan is of a run that begins; omit one")
+        for name in ("steps", "epochs"):
+            if self.hours is not None and given.get(name) is not None:
+                raise UserError(f"--hours and --{name} exclude each other: give one of them")
 
     def check_cache(self, reduced_jpeg: bool) -> None:
         """Raises ValueError where images are to be kept in full and to be decoded in part."""

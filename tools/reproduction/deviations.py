@@ -4,6 +4,7 @@ import dataclasses
 import json
 from typing import Any
 
+from pretrain.own_recipe import OWN
 from pretrain.recipes import BEFORE, RECIPES, REFERENCE_BATCH
 from pretrain.training.run_folder import flatten
 from splitmask_backbones.errors import UserError
@@ -87,6 +88,8 @@ def _of_pretraining(config: dict[str, Any]) -> list[str]:
     if config.get("command") != "pretrain" or config.get("recipe") not in RECIPES:
         return []
     name, got = str(config["recipe"]), {**BEFORE, **config["values"]}
+    if name == OWN:  # no row of the paper: its values are derived from the images
+        return []
     # A method may bring values of its own along.
     want = dataclasses.asdict(RECIPES[name][1].override({key: got[key] for key in ("method", "model") if key in got}))
     found = _length(got, want) + _values(got, want, (*APART, *IDENTITY, "model", "method"))

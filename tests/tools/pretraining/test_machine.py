@@ -1,0 +1,54 @@
+"""What a machine has: versions, memory, disk; sides of images."""
+
+from __future__ import annotations
+
+import configparser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pretrain.data.sources import open_source
+from tests.helpers.paths import ROOT
+from tools.pretraining import machine
+from tools.pretraining.machine import NEEDED, check_versions, free_disk, free_memory, sizes_of
+
+
+def test_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_versions()
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    lines = setup["options"]["install_requires"] + setup["options.extras_require"]["pretrain"]
+    assert all(f"{name}>={oldest}" in lines for name, oldest in NEEDED.items())
+    monkeypatch.setattr(machine.metadata, "version", lambda name: "2.9.1+cu128")
+    check_versions({"torch": "2.9", "other": "2.9.1"})
+    with pytest.raises(
+        ValueError, match=r"torch 2\.9\.1\+cu128 is too old, 2\.11 or newer .* pip install 'torch>=2\.11'"
+    ):
+        check_versions({"torch": "2.11"})
+
+
+def test_sizes(tmp_path: Path) -> None:
+    for number, (height, width) in enumerate([(10, 20), (40, 30), (50, 60)]):
+        Image.fromarray(np.zeros((height, width, 3), np.uint8)).save(tmp_path / f"{number}.png")
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    found = sizes_of(open_source(tmp_path))
+    assert (found.short_side, found.smallest, found.largest) == (30, 10, 50)
+    assert found.area == pytest.approx((200 + 1200 + 3000) / 3)
+    for number in range(3):
+        (tmp_path / f"{number}.png").unlink()
+    with pytest.raises(ValueError, match="none of the 1 images"):
+        sizes_of(open_source(tmp_path))
+
+
+def test_memory_and_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = free_memory(torch.device("cpu"), tmp_path)  # no control group
+    assert 0 < free < 100e12
+    (tmp_path / "memory.max").write_text("3000000\n")
+    (tmp_path / "memory.current").write_text("1000000\n")
+    assert free_memory(torch.device("cpu"), tmp_path) == 2_000_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_memory(torch.device("cpu"), tmp_path) > 2_000_000
+    assert free_disk(tmp_path / "not/there/yet") > 0

@@ -1,0 +1,157 @@
+"""`--recipe own`, `--plan`, `--hours`: what is said, kept for a resume, refused, and that measuring leaves no trace."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pretrain.recipes import get_recipe
+from tests.helpers.pretrain_tool import OPTIONS, error_of, run
+from tools.pretraining import cost, plan
+from tools.pretraining.cost import MEASURED_FROM, Cost, with_loading
+from tools.pretraining.machine import Sizes
+from tools.pretraining.plan import Plan, told
+
+OWN = ["--recipe", "own", "--workers", "0"]
+SMALL = ["--img-size", "64", "--batch-size", "4", "--vocab-size", "64"]
+COST = Cost(
+    step_seconds=0.5,
+    item_seconds=0.003,
+    fixed_bytes=1e9,
+    bytes_per_image=0.1e9,
+    item_bytes=1000,
+    checkpoint_bytes=2 * 10**8,
+)
+
+
+def plan_of(recipe: Any, **changes: Any) -> Plan:
+    sizes = Sizes(256, 200, 1040, 1e6)
+    made = Plan(recipe, {"model": "because"}, 470, sizes, "cpu, 2 cores", 16 * 10**9, 10**10, COST, 1, "off")
+    return dataclasses.replace(made, **changes)
+
+
+def test_a_plan_is_said_and_nothing_written(images: Path, tmp_path: Path) -> None:
+    result = run(*OWN, *SMALL, "--data", images, "--output", tmp_path / "out", "--plan")
+    assert result.returncode == 0, result.stderr
+    shown = result.stdout
+    assert re.search(r"model +vit_tiny +the one that a CPU trains", shown)
+    assert re.search(r"batch +4 +given", shown) and re.search(r"crop +64 px.* given", shown)
+    assert re.search(r"mask +uniform, 75% +the paper's for fewer than 10,000 images", shown)
+    assert re.search(r"time +about .* s a step measured", shown) and "memory" in shown and "2 checkpoints of" in shown
+    assert len(shown.splitlines()) < 20 and max(map(len, shown.splitlines())) < 130
+    assert "nothing was written" in shown and not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/config.json").write_text("{}")
+    again = run(*OPTIONS, "--data", images, "--output", tmp_path / "out", "--plan")
+    assert again.returncode == 0 and "out holds a run (config.json)" in again.stdout
+    assert "s a step measured" in again.stdout  # for any recipe, however short
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["config.json"]
+
+
+def test_a_resume_takes_what_was_derived(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(images, data)
+    words = [*OWN, "--data", data, "--output", tmp_path / "out"]
+    done = run(*words, *SMALL, "--steps", 2)
+    assert done.returncode == 0, done.stderr
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert config["values"]["model"] == "vit_tiny" and config["values"]["base_lr"] == 4e-3
+    reasons = config["free"]["plan"]["reasons"]
+    assert reasons["img_size"] == "given" and "CPU" in reasons["model"]
+    (tmp_path / "out/encoder.safetensors").unlink()
+    monkeypatch.setattr(plan, "make_plan", None)  # nothing is derived again
+    monkeypatch.setattr("pretrain.own_recipe.choose_model", None)
+    assert run(*words, "--resume").returncode == 0
+    assert "--hours was (absent) and is now 2.0" in error_of(run(*words, "--resume", "--hours", 2))
+    shutil.copy(next(path for path in data.rglob("*.*") if path.is_file()), data / "new.jpg")
+    assert "num_files" in error_of(run(*words, "--resume"))
+
+
+def test_measuring_changes_no_byte(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [*OPTIONS, "--data", images, "--output"]
+    assert run(*words, tmp_path / "a").returncode == 0
+    assert MEASURED_FROM > 6
+    monkeypatch.setattr(plan, "MEASURED_FROM", 1)
+    made = run(*words, tmp_path / "b")
+    assert made.returncode == 0 and "s a step measured" in made.stdout, made.stderr
+    assert "s a step measured" not in run(*words, tmp_path / "b", "--resume").stdout
+    same = [(tmp_path / name / "encoder.safetensors").read_bytes() for name in "ab"]
+    assert same[0] == same[1]
+
+
+def test_hours_bound_any_recipe(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def measured(recipe: Any, images: Any, options: Any, fabric: Any, init: Any, split: Any) -> Any:
+        return recipe, dataclasses.replace(COST, step_seconds=100.0)
+
+    monkeypatch.setattr(plan, "measure", measured)
+    words = ["--data", images, "--output", tmp_path / "out", "--plan", "--workers", 0]
+    # 0.95 x 4 x 3,600 / 100
+    own = run(*OWN, *words, *SMALL)
+    assert "136 steps" in own.stdout and "an afternoon: 4 hours" in own.stdout
+    tiny = run("--recipe", "tiny", "--epochs", 500, *words)
+    assert "1,000 steps" in tiny.stdout  # 20 images in batches of 8
+    assert "exclude each other" in error_of(run("--recipe", "tiny", "--epochs", 500, *words, "--hours", 5))
+    small = run("--recipe", "small", "--batch-size", 8, *words, "--hours", 5)
+    assert "171 steps" in small.stdout and "the recipe's would be 1,000 steps" in small.stdout
+    assert "has room for 3 steps" in error_of(run("--recipe", "small", "--batch-size", 8, *words, "--hours", 0.1))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--hours", "0"], "--hours: must be a positive number, got 0"),
+        (["--hours", "nan"], "--hours: must be a positive number, got nan"),
+        (["--hours", "1", "--steps", "3"], "--hours and --steps exclude each other"),
+        (["--plan", "--resume"], "--plan and --resume exclude each other"),
+        (["--plan", "--rehearse"], "--plan and --rehearse exclude each other"),
+        (["--plan", "--batch-size", "99"], "--batch-size 99 is larger than the data set of 20 images"),
+    ],
+)
+def test_what_cannot_be_planned(images: Path, tmp_path: Path, words: list[str], message: str) -> None:
+    assert message in error_of(run(*OWN, "--data", images, "--output", tmp_path / "out", *words))
+    assert not (tmp_path / "out").exists()
+
+
+def test_memory_disk_and_shared_memory_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = get_recipe("coco").override({"batch_size": 64})
+    options: Any = SimpleNamespace(output=Path("out"), workers=2)
+    fits = plan_of(recipe)  # 1 GB and 64 x 0.1 GB
+    plan._check(fits, options)
+    assert fits.disk == 4 * 2 * 10**8  # two checkpoints, one that is written, and the encoder
+    # 0.8 x 5 GB leave 3 GB, for 30 images: three parts are 21.3, which 64 does not have; four are 16.
+    message = r"--batch-size 64 needs about 7\.4 GB .*5\.0 GB are free: use --accumulate 4 \(all images stay"
+    with pytest.raises(ValueError, match=message):
+        plan._check(dataclasses.replace(fits, memory=5 * 10**9), options)
+    with pytest.raises(ValueError, match="--output out: 2 checkpoints .* need 800 MB, and 700 MB are free"):
+        plan._check(dataclasses.replace(fits, free=7 * 10**8), options)
+    monkeypatch.setattr("pretrain.training.workers.free_shared_memory", lambda: 200_000)
+    with pytest.raises(ValueError, match="shared memory"):  # 2 x 64,000 and two on their way
+        plan._check(fits, options)
+    plan._check(fits, SimpleNamespace(output=Path("out"), workers=0))  # type: ignore[arg-type]
+
+
+def test_what_is_said() -> None:
+    lines = told("own", plan_of(get_recipe("coco").override({"batch_size": 64, "accumulate": 2, "steps": 7200})))
+    text = "\n".join(lines)
+    assert "470 images, shorter side 256 px (200 to 1040); cpu, 2 cores" in lines[0]
+    assert re.search(r"time +about 1 h 00 min +0\.5 s a step measured, 3 ms to read an image", text)
+    assert re.search(r"memory +about 4\.2 GB of 16\.0 GB +100 MB an image", text)  # 1 GB and 32 x 0.1 GB
+    assert "decoded images are 1.4 GB" in text and re.search("model +vit_small +because", text)
+    assert re.search("batch +64 in 2 parts", text)
+    short = "\n".join(told("tiny", plan_of(get_recipe("tiny"), cost=None)))
+    assert "not measured for fewer than 60 steps" in short
+
+
+def test_seconds_with_loading(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost.torch, "get_num_threads", lambda: 4)
+    assert with_loading(1.0, 2.0, 0, "cuda") == 3.0
+    assert with_loading(1.0, 2.0, 4, "cuda") == 1.0
+    assert with_loading(1.0, 8.0, 4, "cuda") == 2.0
+    assert with_loading(1.0, 2.0, 8, "cpu") == 1.5

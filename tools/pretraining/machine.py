@@ -1,0 +1,97 @@
+"""What a machine has and what images measure: the facts that a plan is made from."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import statistics
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from pretrain.data.decode import UnreadableImage
+from pretrain.data.sources import ImageList
+from pretrain.training.processes import processes
+from splitmask_backbones.errors import UserError
+
+NEEDED = {"torch": "2.11", "torchvision": "0.26", "lightning-fabric": "2.5", "pillow": "11"}
+"""Oldest versions that pre-training runs with, as in setup.cfg."""
+NUM_SIZES = 1_000
+"""Images whose headers are read, evenly spread."""
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def check_versions(needed: dict[str, str] = NEEDED) -> None:
+    """Raises ValueError for a library that is too old, with the command that replaces it."""
+    for name, oldest in needed.items():
+        try:
+            found = metadata.version(name)
+        except metadata.PackageNotFoundError:  # may still be importable; if not, the import says so
+            continue
+        if _numbers(found) < _numbers(oldest):
+            raise UserError(f"{name} {found} is too old, {oldest} or newer is needed: pip install '{name}>={oldest}'")
+
+
+def _numbers(version: str) -> list[int]:
+    match = re.match(r"\d+(\.\d+)*", version)
+    return [int(part) for part in match[0].split(".")] if match else []
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sides of images in pixels: the median and the extremes of the shorter ones, and the mean area."""
+
+    short_side: int
+    smallest: int
+    largest: int
+    area: float
+
+
+def sizes_of(images: ImageList) -> Sizes:
+    """Returns what the headers of some images say, unreadable ones left out.
+
+    Raises:
+        ValueError: none of them can be read.
+    """
+    count = min(len(images), NUM_SIZES)
+    found = []
+    for number in range(count):
+        try:
+            found.append(images.size(number * len(images) // count))
+        except (OSError, ValueError, SyntaxError, UnreadableImage):  # the check of the images says what is wrong
+            continue
+    if not found:
+        raise UserError(f"--data: none of the {count} images looked at can be read: repair them or choose others")
+    short = [min(size) for size in found]
+    area = statistics.fmean(height * width for height, width in found)
+    return Sizes(int(statistics.median(short)), min(short), max(short), area)
+
+
+def free_memory(device: torch.device, root: Path = _CGROUP) -> int:
+    """Returns the bytes that this process may use: of its GPU, or its part of the host's, a container's limit included.
+
+    Args:
+        device: where the run computes.
+        root: folder of the control group.
+    """
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with contextlib.suppress(OSError, IndexError):
+        free = int(re.findall(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())[0]) * 1024
+    with contextlib.suppress(OSError, ValueError):
+        limit, used = ((root / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        free = free if limit == "max" else min(free, max(0, int(limit) - int(used)))
+    return free // processes().local_world_size
+
+
+def free_disk(folder: Path) -> int:
+    """Returns the bytes that are free where a folder is or will be."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free

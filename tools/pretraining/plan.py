@@ -1,0 +1,244 @@
+"""The plan of a pre-training: what it will do and why, how long, with how much memory and disk, on one screen."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pretrain import own_recipe
+from pretrain.data.sources import ImageList, split_holdout
+from pretrain.own_recipe import OWN, Derived, Facts
+from pretrain.recipes import Recipe
+from pretrain.training.loader import steps_per_epoch
+from pretrain.training.options import NUM_CHECKPOINTS, OFF
+from pretrain.training.progress import duration
+from pretrain.training.workers import prefetch_that_fits
+from splitmask_backbones.checkpoints import read_encoder_file
+from splitmask_backbones.errors import UserError
+from splitmask_backbones.registry import encoder_name
+from tools.pretraining.cost import MEASURED_FROM, Cost, measure
+from tools.pretraining.machine import Sizes, free_disk, free_memory, sizes_of
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+    from tools.pretraining.options import PretrainOptions
+
+GIVEN = "given"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is going to be.
+
+    Attributes:
+        recipe: all values.
+        reasons: why, by the name of a value; empty for recipes that derive nothing.
+        num_images: to train on.
+        sizes: of the images.
+        device: in words.
+        memory: bytes that one process may use.
+        free: bytes of the disk.
+        cost: what was measured; None for a run that is too short for it.
+        processes: of the run.
+        cache: where decoded images are kept.
+    """
+
+    recipe: Recipe
+    reasons: dict[str, str]
+    num_images: int
+    sizes: Sizes
+    device: str
+    memory: int
+    free: int
+    cost: Cost | None
+    processes: int
+    cache: str
+
+    @property
+    def disk(self) -> int:
+        """Bytes of the checkpoints, the one that is being written included, and of the encoder."""
+        return 0 if self.cost is None else (NUM_CHECKPOINTS + 2) * self.cost.checkpoint_bytes
+
+    def record(self) -> dict[str, Any]:
+        """Returns what config.json keeps of it."""
+        cost = {} if self.cost is None else dataclasses.asdict(self.cost)
+        return {"reasons": self.reasons, "short_side": self.sizes.short_side, "memory": self.memory, **cost}
+
+
+def make_plan(
+    name: str,
+    named: Recipe,
+    given: dict[str, Any],
+    images: ImageList,
+    options: PretrainOptions,
+    fabric: Fabric,
+    init: Path | None,
+) -> Plan:
+    """Returns the plan of a run that begins; to be called in all processes.
+
+    Args:
+        name: of the recipe.
+        named: its values, those that are given aside.
+        given: recipe values of the command line, precision included.
+        images: all that there are.
+        options: of the command line.
+        fabric: device, precision, processes.
+        init: encoder file to begin with.
+
+    Raises:
+        ValueError: what is derived cannot work, or memory, disk, shared memory or time do not suffice.
+    """
+    if options.holdout:
+        images = split_holdout(images, options.holdout)[0]
+    memory, sizes = fabric.broadcast((free_memory(fabric.device), sizes_of(images)))
+    reasons: dict[str, str] = {}
+    if name == OWN:
+        model = None if init is None else encoder_name(read_encoder_file(init).config)
+        facts = Facts(len(images), sizes.short_side, fabric.device.type, memory, fabric.world_size, model)
+        derived = own_recipe.derive(facts, given)
+        recipe = _with(named, given, derived)
+        reasons = {key: why for key, (_, why) in derived.items()}
+        reasons["precision"] = own_recipe.choose_precision(named.precision == "bf16")[1]
+    else:
+        recipe = named.override(given)
+    per_epoch = steps_per_epoch(len(images), recipe.batch_size)
+    derives_length = name == OWN and not _has_length(given)
+    cost: Cost | None = None
+    if options.plan or derives_length or options.hours is not None or recipe.total_steps(per_epoch) >= MEASURED_FROM:
+
+        def split(fixed: float, per_image: float) -> int:
+            if name == OWN and "accumulate" not in given and not recipe.cuda_graph:
+                parts, why = own_recipe.choose_accumulate(recipe, fabric.world_size, fixed, per_image, memory)
+                reasons["accumulate"] = why
+                return parts
+            return recipe.accumulate
+
+        recipe, cost = measure(recipe, images, options, fabric, init, split)
+        reasons = fabric.broadcast(reasons)
+    if derives_length:
+        assert cost is not None
+        size, why = own_recipe.choose_smaller_batch(recipe, fabric.world_size, cost.step_seconds, options.hours)
+        if size < recipe.batch_size and "batch_size" not in given:
+            reasons["batch_size"] = why
+            cost = dataclasses.replace(cost, step_seconds=cost.step_seconds * size / recipe.batch_size)
+            recipe = recipe.override({"batch_size": size})
+        steps, reasons["steps"] = own_recipe.choose_steps(
+            len(images), recipe.batch_size, cost.step_seconds, options.hours
+        )
+        recipe = recipe.override({"steps": steps})
+    elif options.hours is not None:
+        assert cost is not None
+        wanted = recipe.total_steps(per_epoch)
+        steps, reasons["steps"] = own_recipe.bounded(
+            wanted, "the recipe's", recipe.batch_size, cost.step_seconds, options.hours
+        )
+        recipe = recipe if steps == wanted else recipe.override({"steps": steps})
+    if name == OWN:
+        by_length = own_recipe.choose_for_length(recipe.total_steps(per_epoch))
+        by_length = own_recipe.used(by_length, given, recipe.method)
+        recipe = recipe.override({key: value for key, (value, _) in by_length.items()})
+        reasons |= {key: why for key, (_, why) in by_length.items()} | dict.fromkeys(given, GIVEN)
+    kind = fabric.device.type
+    device = f"{kind}, {os.cpu_count()} cores" if kind == "cpu" else str(fabric.device)
+    free = fabric.broadcast(free_disk(options.output))
+    plan = Plan(
+        recipe, reasons, len(images), sizes, device, memory, free, cost, fabric.world_size, options.cache or OFF
+    )
+    _check(plan, options)
+    return plan
+
+
+def _has_length(given: dict[str, Any]) -> bool:
+    return given.get("steps") is not None or given.get("epochs") is not None
+
+
+def _with(named: Recipe, given: dict[str, Any], derived: Derived) -> Recipe:
+    return named.override({**{key: value for key, (value, _) in derived.items()}, **given})
+
+
+def _check(plan: Plan, options: PretrainOptions) -> None:
+    """Raises ValueError where the machine has too little of something."""
+    cost, recipe = plan.cost, plan.recipe
+    if cost is None:
+        return
+    local = recipe.batch_size // (plan.processes * recipe.accumulate)
+    if (needed := cost.memory(recipe, plan.processes)) > plan.memory:
+        have = f"needs about {_gb(needed)} of memory in a process, and {_gb(plan.memory)} are free"
+        if local == 1:
+            raise UserError(f"--model {recipe.model} {have}: use a smaller --model or --img-size")
+        fitting = (own_recipe.MEMORY_SHARE * plan.memory - cost.fixed_bytes) / cost.bytes_per_image
+        parts = next(n for n in range(2, local + 1) if local % n == 0 and (local // n <= fitting or n == local))
+        kept = "all images stay negatives, for one more forward pass" if recipe.grad_cache else "fewer negatives"
+        raise UserError(
+            f"--batch-size {recipe.batch_size} {have}: use --accumulate {recipe.accumulate * parts} ({kept}), or "
+            f"--batch-size {recipe.batch_size // parts}"
+        )
+    if plan.disk > plan.free:
+        raise UserError(
+            f"--output {options.output}: {NUM_CHECKPOINTS} checkpoints and what is written beside them need "
+            f"{_gb(plan.disk)}, and {_gb(plan.free)} are free: make room, or choose another --output"
+        )
+    prefetch_that_fits(local * cost.item_bytes, options.workers)
+
+
+def _gb(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+def told(name: str, plan: Plan) -> list[str]:
+    """Returns the plan in lines: what, and why."""
+    r, sizes = plan.recipe, plan.sizes
+    sides = (
+        f"{sizes.short_side} px"
+        if sizes.smallest == sizes.largest
+        else (f"{sizes.short_side} px ({sizes.smallest} to {sizes.largest})")
+    )
+    per_epoch = steps_per_epoch(plan.num_images, r.batch_size)
+    steps = r.total_steps(per_epoch)
+    rows: list[tuple[str, str, tuple[str, ...]]] = [
+        ("model", r.model, ("model",)),
+        ("crop", f"{r.img_size} px, {r.crop_scale:.0%} to {r.crop_scale_max:.0%} of an image", ("img_size",)),
+        ("batch", f"{r.batch_size}" + (f" in {r.accumulate} parts" if r.accumulate > 1 else ""), ("batch_size",)),
+        ("length", f"{steps:,} steps, {steps / per_epoch:,.0f} epochs", ("steps", "epochs")),
+        ("lr", f"{r.peak_lr:.2g}, warm-up {r.warmup_fraction:.0%}, drop path {r.drop_path:g}", ("base_lr", "lr")),
+        ("precision", r.precision, ("precision",)),
+    ]
+    if r.accumulate > 1:
+        rows.insert(3, ("parts", f"{r.batch_size // r.accumulate} images", ("accumulate",)))
+    if r.method == "splitmask":
+        rows.append(("mask", f"{r.mask}, {r.mask_ratio:.0%}", ("mask",)))
+    if r.method != "dino":
+        rows.append(("augmentation", "strong" if r.strong_augment else "crop and flip", ("strong_augment",)))
+    if r.uses_tokens:
+        rows.append(("codebook", f"{r.tokenizer}, {r.vocab_size} words", ("vocab_size",)))
+    table = [
+        (title, shown, "; ".join(dict.fromkeys(plan.reasons[key] for key in keys if key in plan.reasons)))
+        for title, shown, keys in rows
+    ]
+    table += _needs(plan, steps)
+    wide = max(len(shown) for _, shown, _ in table)
+    head = f"--recipe {name}, --method {r.method}: {plan.num_images:,} images, shorter side {sides}; {plan.device}"
+    if plan.processes > 1:
+        head += f", {plan.processes} processes"
+    return [head, *(f"  {title:13} {shown:{wide}}  {why}".rstrip() for title, shown, why in table)]
+
+
+def _needs(plan: Plan, steps: int) -> list[tuple[str, str, str]]:
+    cache_bytes = 3 * plan.sizes.area * plan.num_images
+    cache = f"cache {plan.cache}, decoded images are {_gb(cache_bytes)}"
+    if plan.cost is None:
+        why = f"not measured for fewer than {MEASURED_FROM} steps: --plan does it"
+        return [("time, memory", "short", why), ("disk", f"{_gb(plan.free)} free", cache)]
+    cost = plan.cost
+    image = f"{1e3 * cost.item_seconds:.3g} ms to read an image"
+    used = cost.memory(plan.recipe, plan.processes)
+    checkpoints = f"{NUM_CHECKPOINTS} checkpoints of {_gb(cost.checkpoint_bytes)}; {cache}"
+    return [
+        ("time", f"about {duration(steps * cost.step_seconds)}", f"{cost.step_seconds:.2g} s a step measured, {image}"),
+        ("memory", f"about {_gb(used)} of {_gb(plan.memory)}", f"{_gb(cost.bytes_per_image)} an image measured"),
+        ("disk", f"{_gb(plan.disk)} of {_gb(plan.free)}", checkpoints),
+    ]
