@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._dynamo.exc import TorchDynamoException
 
 from pretrain.training.options import AUTO, ON
 from splitmask_backbones.vit import Block
@@ -50,7 +49,7 @@ class _Compiled:
         if self.block.training and not self.failed:
             try:
                 return self.compiled(self.block, *args)
-            except TorchDynamoException as error:
+            except torch._dynamo.exc.TorchDynamoException as error:
                 self.failed.append(True)
                 reason = " ".join(str(error).split("\n\n")[0].split())[:300] or type(error).__name__
                 logger.warning("--compile: the run goes on without compiled blocks (%s)", reason)

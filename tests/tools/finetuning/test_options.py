@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pretrain.training.cores import auto_workers
 from pretrain.training.options import RunOptions
 from tools import cli
 from tools.finetuning.options import FinetuneOptions, add_options, finetune_options
@@ -20,9 +21,15 @@ def parse(*argv: str) -> FinetuneOptions:
 def test_a_new_run_is_trained(tmp_path):
     options = parse("--output", str(tmp_path / "new"), "--weights", "none", "--save-every", "7")
     assert options.trains and options.weights is None and not options.resume
-    assert (options.workers, options.save_every, options.log_every, options.max_bad_fraction) == (2, 7, 20, 0.01)
+    assert (options.workers, options.save_every, options.log_every, options.max_bad_fraction) == (
+        auto_workers(),
+        7,
+        20,
+        0.01,
+    )
     assert parse("--output", "new", "--weights", "e.safetensors").weights == Path("e.safetensors")
-    assert isinstance(options, RunOptions)
+    assert isinstance(options, RunOptions) and not options.deterministic
+    assert parse("--output", "new", "--weights", "none", "--deterministic").deterministic
     with pytest.raises(FrozenInstanceError):
         options.workers = 3
 

@@ -85,7 +85,7 @@ class Toy(Task):
     def data_report(self) -> dict[str, Any]:
         return {name: {"images": 4} for name in self.needed}
 
-    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+    def optimizer(self, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
         return torch.optim.SGD(model.parameters(), lr=self.recipe.lr)
 
     def measure(self, fabric: Any, model: Any, folder: Any, final: bool) -> dict[str, Any]:
