@@ -73,9 +73,9 @@ def plain_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_", "PIP_"))}
 
 
-def install(python: Path, wheel: Path) -> str:
+def install(python: Path, wheel: Path, extras: str) -> str:
     """Installs the wheel with no index to take anything else from; returns what pip says."""
-    command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-index", str(wheel)]
+    command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-index", f"{wheel}[{extras}]"]
     settings = {"PIP_CONFIG_FILE": os.devnull}  # which may name folders of wheels
     done = subprocess.run(command, env=plain_environment() | settings, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

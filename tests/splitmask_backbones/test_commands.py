@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from splitmask_backbones import commands, create_encoder, save_encoder
+from splitmask_backbones import __version__, commands, create_encoder, save_encoder
 from tests.helpers import installed
 from tests.helpers.paths import ROOT
 
@@ -25,9 +25,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Returns the `bin` of an environment with torch and the wheel."""
     python = installed.environment_with(tmp_path_factory.mktemp("bare") / "env", "torch", "numpy", "safetensors")
-    said = installed.install(python, wheel)
-    assert "Successfully installed splitmask-backbones" in said
-    assert "uninstall" not in said  # torch and the rest stay as they are
+    # The extras for programs that have their framework: nothing is looked for, let alone replaced.
+    said = installed.install(python, wheel, "detectron2,mmseg,torchvision")
+    (done,) = [line for line in said.splitlines() if line.startswith("Successfully installed")]
+    assert done.split()[2:] == ["splitmask-backbones-" + __version__]
+    assert "uninstall" not in said and "does not provide the extra" not in said
     return python.parent
 
 
