@@ -53,7 +53,8 @@ SHORT: dict[str, Any] = {"base_lr": 4e-3, "warmup_fraction": 0.1, "drop_path": 0
 """Steps below which these values take the place of the paper's, those of the recipe `small`."""
 
 MEMORY_SHARE = 0.8
-"""Of the memory that a step may take: what is measured leaves out what is needed for moments only."""
+"""Part of a step's memory that is measured. What is needed for moments only is the rest: on a CPU, ViT-Ti with 16 and
+with 128 images took 318 and 1,479 MB, of which 249 and 1,177 MB were measured."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from torch.utils.data import default_collate
 from pretrain.data.sources import ImageList
 from pretrain.data.views import Views
 from pretrain.methods.build import build_optimizer, build_sample, build_views
+from pretrain.own_recipe import MEMORY_SHARE
 from pretrain.recipes import Recipe
 from pretrain.training.measuring import memory_of_step, now, time_steps
 from splitmask_backbones.errors import UserError
@@ -56,7 +57,8 @@ class Cost:
 
     def memory(self, recipe: Recipe, processes: int) -> float:
         """Returns the bytes of a step of the recipe."""
-        return self.fixed_bytes + recipe.batch_size // (processes * recipe.accumulate) * self.bytes_per_image
+        micro = recipe.batch_size // (processes * recipe.accumulate)
+        return (self.fixed_bytes + micro * self.bytes_per_image) / MEMORY_SHARE
 
 
 def measure(
