@@ -1,0 +1,37 @@
+"""tools/pretraining/record.py: the recipe of a start or a resume; tests/tools/test_pretrain.py has config.json."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+import pytest
+
+from pretrain.own_recipe import OWN
+from pretrain.recipes import get_recipe
+from splitmask_backbones.errors import UserError
+from tools.pretraining.record import recipe_of, with_precision
+
+TINY = get_recipe("tiny")
+BEFORE = {"recipe": "tiny", "values": asdict(replace(TINY, base_lr=0.5, steps=7))}
+
+
+def test_a_start_has_the_recipe_and_what_is_given() -> None:
+    assert recipe_of("tiny", TINY, {"batch_size": 3}, None) == replace(TINY, batch_size=3)
+
+
+def test_a_resume_keeps_the_values_of_the_run_where_they_are_omitted() -> None:
+    assert recipe_of("tiny", TINY, {"batch_size": 3}, BEFORE) == replace(TINY, base_lr=0.5, steps=7, batch_size=3)
+
+
+def test_a_resume_by_epochs_of_a_run_by_steps_is_another_run() -> None:
+    assert recipe_of("tiny", TINY, {"epochs": 2}, BEFORE) == replace(TINY, epochs=2, steps=None)
+
+
+def test_a_resume_under_another_name_is_refused() -> None:
+    with pytest.raises(UserError, match="--recipe tiny and not small"):
+        recipe_of("small", get_recipe("small"), {}, BEFORE)
+
+
+def test_only_own_takes_the_precision_of_the_machine() -> None:
+    assert with_precision("tiny", replace(TINY, precision="bf16"), "cpu").precision == "bf16"
+    assert with_precision(OWN, replace(get_recipe(OWN), precision="bf16"), "cpu").precision == "32"

@@ -1,0 +1,93 @@
+"""What config.json of a pre-training run holds, and the recipe that a start or a resume has by it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pretrain.methods.build import build_encoder
+from pretrain.own_recipe import OWN, choose_precision
+from pretrain.recipes import Recipe
+from splitmask_backbones.errors import UserError
+from splitmask_backbones.files import sha256_of
+from tools.pretraining.options import FREE, PretrainOptions
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+def recipe_of(name: str, named: Recipe, given: dict[str, Any], previous: dict[str, Any] | None) -> Recipe:
+    """Returns the recipe with the options given; on a resume, omitted options keep the values of the run."""
+    if previous is None:
+        return named.override(given)
+    if previous.get("recipe") != name:
+        raise UserError(
+            f"--resume: the run in --output has --recipe {previous.get('recipe')} and not {name}: "
+            "name the old recipe, or start anew in another --output"
+        )
+    old = Recipe(**previous["values"])
+    if name == OWN:
+        return old.override(given)
+    if "epochs" in given and old.steps is not None or "steps" in given and old.epochs is not None:
+        return named.override(given)
+    return old.override(given)
+
+
+def with_precision(name: str, named: Recipe, device: str) -> Recipe:
+    """Returns the recipe with the precision that `own` chooses for this machine's device; the others have theirs."""
+    if name != OWN:
+        return named
+    has_gpu = device != "cpu" and torch.cuda.is_available()
+    return dataclasses.replace(named, precision=choose_precision(has_gpu and torch.cuda.is_bf16_supported())[0])
+
+
+def config_of(
+    name: str,
+    recipe: Recipe,
+    options: PretrainOptions,
+    data: dict[str, Any],
+    fabric: Fabric,
+    init: Path | None,
+    init_digest: str | None,
+    planned: dict[str, Any],
+) -> dict[str, Any]:
+    """Returns config.json of a run: what has to stay the same on a resume, and under "free" what may change.
+
+    Args:
+        name: of the recipe.
+        recipe: all values.
+        options: of the command line.
+        data: of `readable_images`.
+        fabric: device and processes.
+        init: as of `build_encoder`.
+        init_digest: of the file given with `--init`.
+        planned: of `Plan.record`.
+    """
+    return {
+        "command": "pretrain",
+        "recipe": name,
+        "values": dataclasses.asdict(recipe),
+        "encoder": build_encoder(recipe, init).config,
+        "data": data,
+        **({"rehearsal": True} if options.rehearse else {}),
+        **({"--tokenizer-weights": sha256_of(options.tokenizer_weights)} if options.tokenizer_weights else {}),
+        **({"--init": init_digest} if init else {}),
+        **({"--holdout": options.holdout} if options.holdout else {}),
+        **({"--hours": options.hours} if options.hours is not None else {}),
+        "free": {
+            **{key: getattr(options, key) for key in FREE},
+            "labels_left_out": True,
+            "plan": planned,
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "processes": fabric.world_size,
+            "device": fabric.device.type,
+            "deterministic": options.deterministic,
+            "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
+        },
+    }

@@ -1,0 +1,138 @@
+"""The training of a pre-training run: from readable images and a recipe to encoder.safetensors."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pretrain.data.sources import ImageList
+from pretrain.data.views import Views
+from pretrain.methods.build import build_method, build_optimizer, build_views
+from pretrain.recipes import Recipe
+from pretrain.tokenizers.build import TOKENIZER_FILE
+from pretrain.training.compilation import compile_blocks, pays
+from pretrain.training.loader import steps_per_epoch
+from pretrain.training.loop import Loop, batches_of, fit
+from pretrain.training.model_card import write_model_card
+from pretrain.training.options import REHEARSAL_ENCODER
+from pretrain.training.run_folder import RunFolder
+from pretrain.training.schedule import cosine, warmup_cosine
+from splitmask_backbones import save_encoder
+from splitmask_backbones.registry import ENCODERS
+from tools import monitoring
+from tools.pretraining.options import ARTEFACT, PretrainOptions
+from tools.pretraining.start import lineage_of
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+    from pretrain.training.rehearsal import Rehearsal
+
+logger = logging.getLogger("tools.pretrain")
+
+
+def train(
+    recipe: Recipe,
+    images: ImageList,
+    folder: RunFolder,
+    options: PretrainOptions,
+    fabric: Fabric,
+    rehearsal: Rehearsal | None,
+    init: Path | None,
+) -> None:
+    """Trains from the folder's newest checkpoint, or the start, and writes the encoder, its card and the pictures.
+
+    Args:
+        recipe: all values.
+        images: readable ones.
+        folder: of the run, its config.json written.
+        options: of the command line.
+        fabric: device, precision, processes.
+        rehearsal: in place of a result, where it is one.
+        init: as of `build_encoder`.
+    """
+    images, make_monitor = monitoring.prepare(options, images, fabric, options.workers)
+    per_epoch = steps_per_epoch(rehearsal.num_images["train"] if rehearsal else len(images), recipe.batch_size)
+    total_steps = recipe.total_steps(per_epoch)
+    if not folder.resumed and folder.is_main:
+        (folder.path / TOKENIZER_FILE).unlink(missing_ok=True)  # of a start that failed
+    views = build_views(recipe, images, ENCODERS[recipe.model]["patch_size"])
+    method = build_method(
+        recipe,
+        views,
+        folder.path,
+        options.workers,
+        options.tokenizer_weights,
+        init,
+        total_steps=total_steps,
+        steps_per_epoch=per_epoch,
+    )
+    print(
+        f"{len(images)} images, {total_steps} steps of {recipe.batch_size} "
+        f"({total_steps / per_epoch:.1f} epochs), peak lr {recipe.peak_lr:.3g}, {recipe.model}, {fabric.device}"
+    )
+    if pays(recipe.compile, fabric.device, total_steps):
+        compile_blocks(method)
+    cached = method if recipe.accumulate > 1 and recipe.grad_cache and method.couples else None
+    if cached is not None:
+        print(f"{recipe.accumulate} micro-batches a step, matched among all of them: one forward pass more for each")
+    optimizer = build_optimizer(method, recipe, fabric.device)
+    loop = Loop.of(
+        recipe,
+        options,
+        total_steps,
+        per_epoch,
+        clip_per_parameter=recipe.clip_per_parameter,
+        monitor_every=options.monitor_every,
+    )
+    after_step: Callable[[int], None] = method.after_step
+    if rehearsal:
+        after_step = rehearsal.after(method.after_step)
+        rehearsal.begin_training()
+    end = recipe.end_weight_decay
+    warmup_steps = round(recipe.warmup_fraction * total_steps)
+    fit(
+        fabric,
+        method,
+        optimizer,
+        loop=loop,
+        lr_at=lambda step: warmup_cosine(step, total_steps, warmup_steps, recipe.end_lr_factor),
+        batches=_batches(recipe, views, loop, fabric, options.workers),
+        folder=folder,
+        metric_names=method.metric_names,
+        title="pre-train",
+        after_step=after_step,
+        weight_decay_at=None if end is None else lambda step: cosine(step, total_steps, recipe.weight_decay, end),
+        monitor=make_monitor and make_monitor(method, recipe),
+        cached=cached,
+        static=recipe.cuda_graph,
+    )
+    if rehearsal:
+        if fabric.is_global_zero:
+            rehearsal.end_training(folder.path)
+            save_encoder(method.encoder, folder.path / REHEARSAL_ENCODER, lineage=lineage_of(init))
+            entry = rehearsal.record("pretrain", loop, fabric, recipe.precision, num_evaluations=0)
+            rehearsal.write(folder, entry)
+    elif fabric.is_global_zero:
+        # The card first: a run whose encoder is there is finished, and a resume leaves it alone.
+        write_model_card(folder.path, lineage_of(init))
+        save_encoder(method.encoder, folder.path / ARTEFACT, lineage=lineage_of(init))
+        print(f"wrote {folder.path / ARTEFACT}")
+        monitoring.draw(folder.path)
+        for advice in monitoring.advise(folder.path, recipe.branch_jitter):
+            logger.warning(advice)
+
+
+def _batches(recipe: Recipe, views: Views, loop: Loop, fabric: Fabric, workers: int) -> Callable[[int], Iterator[Any]]:
+    """Returns what gives the micro-batches from a step on, their crops made where the recipe says."""
+    if recipe.crops == "cpu":
+        return batches_of(views, loop, fabric, workers)
+    from pretrain.data.device_views import BoxViews, DeviceBatches, collate, resident_pixels
+
+    resident = resident_pixels(views, fabric.device)
+    where = "sent by the data processes" if resident is None else f"of {resident.numel() / 1e9:.1f} GB of cached images"
+    print(f"crops are made on {fabric.device}, {where}")
+    boxes = batches_of(BoxViews(views, resident is not None), loop, fabric, workers, collate)
+    return lambda start: DeviceBatches(boxes(start), fabric, recipe.img_size, resident)
