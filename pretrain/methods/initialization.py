@@ -46,18 +46,20 @@ def begin_with_sincos(encoder: VisionTransformer) -> None:
 def encoder_from(path: Path, recipe: Recipe) -> VisionTransformer:
     """Returns the encoder of a file as the recipe trains on from it: positions at the grid of its crops.
 
-    Prefix tokens go, because a method of patches has no use for them; DINO keeps a class token.
+    Prefix tokens go, because a method of patches has no use for them. DINO keeps a class token, and so does an encoder
+    with BEiT's bias, whose table has rows for it.
 
     Raises:
         ValueError: it is of another size than the recipe's model, or cannot be trained by its method.
     """
-    has_token = recipe.method == "dino"
     file = read_encoder_file(path)
+    is_biased = file.config["relative_position_bias"] != "none"
+    has_token = recipe.method == "dino" or is_biased and file.config["use_class_token"]
     sizes = ENCODERS[recipe.model]
     if any(file.config[key] != size for key, size in sizes.items()):
         name = encoder_name(file.config) or "of no size that has a name"
         raise UserError(f"--init: the encoder is {name}, and --model is {recipe.model}: use the --model of the file")
-    if recipe.method == "splitmask" and (file.config["use_rel_pos"] or file.config["relative_position_bias"] != "none"):
+    if recipe.method == "splitmask" and (file.config["use_rel_pos"] or is_biased):
         raise UserError(
             "--init: the encoder has relative positions, and SplitMask's encoder sees half of the patches: use "
             "--method beit, or an encoder without them"

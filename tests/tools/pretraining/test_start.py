@@ -67,6 +67,22 @@ def test_ours_at_another_size_and_its_lineage(images, tmp_path) -> None:
     assert config["--init"] == sha256_of(source) and config["free"]["init"] == str(source)
 
 
+def test_beits_own_encoder_goes_on_with_its_bias_and_class_token(images, tmp_path) -> None:
+    beit = pytest.importorskip("timm.models.beit")
+    torch.manual_seed(5)
+    sizes = {"img_size": 64, "embed_dim": 192, "depth": 12, "num_heads": 3, "num_classes": 0, "global_pool": "token"}
+    model = beit.Beit(**sizes, use_abs_pos_emb=False, use_rel_pos_bias=True, init_values=0.1)
+    torch.nn.init.normal_(model.blocks[3].attn.relative_position_bias_table)
+    torch.save(model.state_dict(), tmp_path / "beit.pth")
+    words = ["--data", images, "--output", tmp_path / "run", *ONE_STEP, "--init", tmp_path / "beit.pth"]
+    result = run(*words, "--method", "beit")
+    assert result.returncode == 0, result.stderr
+    encoder = load_encoder(tmp_path / "run/encoder.safetensors").eval()
+    pixels = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(encoder(pixels), model.eval().forward_features(pixels), atol=2e-5, rtol=0)
+    assert "use --method beit" in error_of(run(*words[:3], tmp_path / "other", *words[4:]))
+
+
 @pytest.mark.parametrize(
     ("arguments", "more", "message"),
     [
