@@ -19,6 +19,7 @@ from splitmask_backbones import VisionTransformer
 from tests.helpers.paths import ROOT
 from tests.helpers.pretrain_tool import ENCODER, OPTIONS, error_of, run
 from tests.helpers.splitmask import make_batch
+from tools.pretraining import train
 
 
 @pytest.fixture(autouse=True)
@@ -151,7 +152,7 @@ def test_auto_compiles_long_runs_on_a_gpu_and_says_so(caplog):
 
 def test_the_tool_compiles_says_so_and_keeps_it_on_a_resume(image_folder, tmp_path, monkeypatch):
     used = []
-    monkeypatch.setattr(compilation, "compile_blocks", used.append)
+    monkeypatch.setattr(train, "compile_blocks", used.append)
     words = [*OPTIONS, "--steps", "2", "--data", image_folder, "--device", "cpu", "--output"]
     assert run(*words, tmp_path / "on", "--compile", "on").returncode == 0
     (tmp_path / "on" / ENCODER).unlink()
