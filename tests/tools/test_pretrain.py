@@ -98,7 +98,9 @@ def test_another_seed_gives_other_bytes(finished, images, tmp_path):
     assert (tmp_path / "run/encoder.safetensors").read_bytes() != (finished / "encoder.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_killed_and_resumed_equals_uninterrupted(finished, images, tmp_path, number):
     output = tmp_path / "run"
     words = ["--data", images, "--output", output, *OPTIONS, "--steps", "40", "--save-every", "3", "--log-every", "1"]

@@ -73,8 +73,8 @@ def test_loss_and_gradients_equal_one_process(tmp_path):
     [
         (29532, "splitmask", SPLITMASK, []),
         (29536, "splitmask", SPLITMASK, ["--accumulate", 2]),  # all negatives, by gradient caching
-        (29534, "beit", ("loss", "grad_norm", "token_accuracy"), []),
-        (29535, "dino", ("loss", "grad_norm"), []),
+        pytest.param(29534, "beit", ("loss", "grad_norm", "token_accuracy"), [], marks=pytest.mark.slow),
+        pytest.param(29535, "dino", ("loss", "grad_norm"), [], marks=pytest.mark.slow),
     ],
 )
 def test_the_tool_under_torchrun(port, method, names, more, tmp_path):
