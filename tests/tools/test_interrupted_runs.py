@@ -60,7 +60,9 @@ def error_after_images_break(process: subprocess.Popen[str], data: Path, run: Pa
     try:
         wait_for_a_step(run, process)
         break_images(data)
-        return error_of(end_of(process, str(run)))
+        # What follows is torchrun's own report of a process that failed, its traceback included.
+        ours, _, _ = end_of(process, str(run)).partition("torch/distributed/elastic")
+        return error_of(ours)
     finally:
         process.kill()
 
