@@ -9,7 +9,7 @@ from typing import Any, Self
 from pretrain.training.options import COMPILE, OFF
 from pretrain.training.recipe import ABOVE_ZERO, BELOW_ONE, CheckedRecipe, value
 from splitmask_backbones.errors import UserError, check_choice
-from splitmask_backbones.registry import ENCODERS
+from splitmask_backbones.registry import ENCODERS, encoder_sizes
 
 REFERENCE_BATCH = 2048
 METHODS = ("splitmask", "beit", "dino")
@@ -43,6 +43,8 @@ BEFORE: dict[str, Any] = {
     "reduced_jpeg": False,
     "compile": "off",
     "cuda_graph": False,
+    "embed_dim": None,
+    "depth": None,
 }
 """What a run did whose config.json does not know these values yet."""
 
@@ -70,6 +72,8 @@ class Recipe(CheckedRecipe):
     """
 
     model: str = value("vit_small", "encoder", choices=tuple(ENCODERS))
+    embed_dim: int | None = value(None, "width of the encoder in place of the model's: few images, few minutes", low=1)
+    depth: int | None = value(None, "its blocks in place of the model's", low=1)
     method: str = value("splitmask", "pre-training method", choices=METHODS)
     tokenizer: str = value("random_projection", "where the codebook comes from", choices=TOKENIZERS)
     vocab_size: int = value(8192, "vectors of the codebook, V", low=1)
@@ -129,7 +133,7 @@ class Recipe(CheckedRecipe):
             raise UserError(f"--crop-scale {self.crop_scale} must be at most --crop-scale-max {self.crop_scale_max}")
         if self.method == "splitmask":
             self._check_split()
-        patch_size = ENCODERS[self.model]["patch_size"]
+        patch_size = self.encoder_sizes["patch_size"]
         side = self.img_size // patch_size
         if self.img_size < 1 or self.img_size % patch_size or (side * side) % 2 or side * side < 4:
             raise UserError(
@@ -152,6 +156,18 @@ class Recipe(CheckedRecipe):
     def shown(name: str, given: Any) -> str:
         """Returns how a user gives a value: `--name value`."""
         return f"--{name.replace('_', '-')} {given}"
+
+    @property
+    def encoder_sizes(self) -> dict[str, Any]:
+        """patch_size, embed_dim, depth and num_heads of the encoder."""
+        return encoder_sizes(self.model, self.embed_dim, self.depth)
+
+    @property
+    def encoder_title(self) -> str:
+        """The model's name, with the sizes of one's own: "vit_tiny (96 wide, 6 blocks)"."""
+        own = [f"{self.embed_dim} wide"] if self.embed_dim is not None else []
+        own += [f"{self.depth} blocks"] if self.depth is not None else []
+        return f"{self.model} ({', '.join(own)})" if own else self.model
 
     @property
     def uses_tokens(self) -> bool:

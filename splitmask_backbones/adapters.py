@@ -6,7 +6,7 @@ from typing import Any
 from splitmask_backbones.checkpoints import load_encoder, read_encoder_file
 from splitmask_backbones.errors import UserError, check_choice
 from splitmask_backbones.pyramid import PYRAMIDS, tap_indices
-from splitmask_backbones.registry import ENCODERS, create_encoder, encoder_name
+from splitmask_backbones.registry import ENCODERS, create_encoder, named_sizes
 from splitmask_backbones.vit import VisionTransformer, check_arguments
 
 
@@ -56,8 +56,8 @@ def resolve_encoder(
         for key, size in ENCODERS[encoder].items():
             expected = overrides.get(key, size)
             if config[key] != expected:
-                name = encoder_name(config)
-                named = f" (encoder={name})" if name else ""
+                names = named_sizes(config) or {}
+                named = f" ({', '.join(f'{key}={size}' for key, size in names.items())})" if names else ""
                 raise UserError(
                     f"weights file {weights} has {key} {config[key]}, encoder '{encoder}' has {expected}: "
                     f"name the encoder of the file{named}, or omit the name"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from splitmask_backbones.errors import check_choice
+from splitmask_backbones.errors import UserError, check_choice
 
 if TYPE_CHECKING:
     from splitmask_backbones.vit import VisionTransformer
@@ -24,10 +25,37 @@ def list_encoders() -> list[str]:
     return list(ENCODERS)
 
 
+def encoder_sizes(name: str, embed_dim: int | None = None, depth: int | None = None) -> dict[str, Any]:
+    """Returns patch_size, embed_dim, depth and num_heads of the encoder `name`, with a width or depth of one's own.
+
+    Raises:
+        ValueError: unknown name, or a width that its heads cannot share and the sin-cos positions cannot fill.
+    """
+    check_choice("encoder", name, ENCODERS)
+    own = {"embed_dim": embed_dim, "depth": depth}
+    sizes = {**ENCODERS[name], **{key: size for key, size in own.items() if size is not None}}
+    unit = math.lcm(sizes["num_heads"], 4)  # sin and cos of two directions
+    if sizes["embed_dim"] % unit:
+        raise UserError(f"embed_dim {embed_dim} must be a multiple of {unit}: {name} has {sizes['num_heads']} heads")
+    return sizes
+
+
 def encoder_name(config: Mapping[str, Any]) -> str | None:
     """Returns the name of the encoder whose sizes are those of `config`, the arguments of one; None without a name."""
     fitting = (name for name, sizes in ENCODERS.items() if all(config.get(key) == size for key, size in sizes.items()))
     return next(fitting, None)
+
+
+def named_sizes(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Returns how an encoder is named, whose sizes are those of `config`: {"encoder": "vit_tiny", "depth": 6}.
+
+    None where no named encoder has its patch size and heads.
+    """
+    for name, sizes in ENCODERS.items():
+        own = {key: config.get(key) for key, size in sizes.items() if config.get(key) != size}
+        if not own or encoder_name(config) is None and set(own) <= {"embed_dim", "depth"}:
+            return {"encoder": name, **own}
+    return None
 
 
 def create_encoder(name: str, **overrides: Any) -> VisionTransformer:

@@ -18,6 +18,8 @@ class DetRecipe(CheckedRecipe):
 
     # model
     encoder: str = value("vit_small", "encoder, must be that of --weights", choices=tuple(ENCODERS))
+    embed_dim: int | None = value(None, "its width in place of the named encoder's", low=1)
+    depth: int | None = value(None, "its blocks in place of the named encoder's", low=1)
     pyramid: str = value("simple", "feature pyramid", choices=("simple", "tapped"))
     out_channels: int = value(256, "channels of the pyramid", low=1)
     positions: str | None = value(
@@ -116,6 +118,8 @@ class DetRecipe(CheckedRecipe):
     def encoder_arguments(self) -> dict[str, Any]:
         """Returns the keyword arguments of `VisionTransformer` that this recipe decides."""
         arguments: dict[str, Any] = {"img_size": self.img_size, "drop_path_rate": self.drop_path}
+        arguments |= {"embed_dim": self.embed_dim} if self.embed_dim is not None else {}
+        arguments |= {"depth": self.depth} if self.depth is not None else {}
         if self.positions is not None:
             arguments["positions"] = self.positions
         if self.grad_checkpointing:
@@ -137,6 +141,8 @@ BEFORE: dict[str, Any] = {
     "crop_scales": [0.5, 0.625, 0.75],
     "crop_range": [0.48, 0.75],
     "labels": 1.0,
+    "embed_dim": None,
+    "depth": None,
 }
 """What a run did whose config.json does not know these values yet."""
 

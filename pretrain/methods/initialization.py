@@ -10,7 +10,7 @@ from pretrain.recipes import Recipe
 from splitmask_backbones.checkpoints import load_encoder, read_encoder_file
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.position import sincos_pos_embed
-from splitmask_backbones.registry import ENCODERS, encoder_name
+from splitmask_backbones.registry import named_sizes
 from splitmask_backbones.vit import VisionTransformer
 
 
@@ -55,10 +55,16 @@ def encoder_from(path: Path, recipe: Recipe) -> VisionTransformer:
     file = read_encoder_file(path)
     is_biased = file.config["relative_position_bias"] != "none"
     has_token = recipe.method == "dino" or is_biased and file.config["use_class_token"]
-    sizes = ENCODERS[recipe.model]
+    sizes = recipe.encoder_sizes
     if any(file.config[key] != size for key, size in sizes.items()):
-        name = encoder_name(file.config) or "of no size that has a name"
-        raise UserError(f"--init: the encoder is {name}, and --model is {recipe.model}: use the --model of the file")
+        names = named_sizes(file.config)
+        if names is None:
+            raise UserError(
+                "--init: the encoder has the patch size and heads of no --model, so it cannot be trained on"
+            )
+        options = " ".join(f"--{key.replace('_', '-')} {size}" for key, size in names.items())
+        options = options.replace("--encoder", "--model")
+        raise UserError(f"--init: the encoder is not {recipe.encoder_title}: use {options}, the size of the file")
     if recipe.method == "splitmask" and (file.config["use_rel_pos"] or is_biased):
         raise UserError(
             "--init: the encoder has relative positions, and SplitMask's encoder sees half of the patches: use "

@@ -26,7 +26,6 @@ from pretrain.monitoring.knn import knn_votes
 from pretrain.monitoring.labelled import Labelled
 from pretrain.recipes import Recipe
 from pretrain.tokenizers.codebook import token_statistics
-from splitmask_backbones.registry import ENCODERS
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -131,7 +130,7 @@ class Monitor:
     ) -> None:
         self.method, self.fabric, self.labelled = method, fabric, labelled
         self._limit, self._workers = num_images, workers
-        patch_size = ENCODERS[recipe.model]["patch_size"]
+        patch_size = recipe.encoder_sizes["patch_size"]
         recipe = replace(recipe, local_crops=0)  # DINO is looked at through its large crops
         self._views = {"train": build_views(recipe, images, patch_size)}
         if holdout is not None:

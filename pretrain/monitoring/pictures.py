@@ -38,7 +38,7 @@ def load_method(run_dir: Path) -> tuple[Recipe, SplitMask]:
     if found is None or "model.head.weight" not in found[1]:
         raise UserError(f"{run_dir} holds no checkpoint of a run with inpainting: nothing to decode")
     state = {key.removeprefix("model."): value for key, value in found[1].items() if key.startswith("model.")}
-    encoder = create_encoder(recipe.model, img_size=recipe.img_size)
+    encoder = create_encoder(recipe.model, **recipe.encoder_sizes, img_size=recipe.img_size)
     tokenizer: ImageTokenizer
     if recipe.tokenizer == "dalle":
         tokenizer = DalleTokenizer(config["free"]["tokenizer_weights"])

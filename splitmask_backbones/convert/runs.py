@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from splitmask_backbones.errors import UserError
-from splitmask_backbones.registry import ENCODERS
+from splitmask_backbones.registry import encoder_sizes
 from splitmask_backbones.vit import check_arguments
 
 FINISHED = (
@@ -112,4 +112,5 @@ def encoder_of(
 
 def _pretrained(values: dict[str, Any]) -> dict[str, Any]:
     """Returns the arguments of a pre-training whose config.json does not hold them."""
-    return {**ENCODERS[values["model"]], "img_size": values["img_size"], "drop_path_rate": values.get("drop_path", 0.0)}
+    sizes = encoder_sizes(values["model"], values.get("embed_dim"), values.get("depth"))
+    return {**sizes, "img_size": values["img_size"], "drop_path_rate": values.get("drop_path", 0.0)}

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from det_configs.common.recipe import FIELDS, DetRecipe, parse_value
+from det_configs.common.tiny import TINY
+from splitmask_backbones.adapters import resolve_encoder
 from tools import cli
 from tools.detection.config import CONFIG_DIR, OPTIONS, given_values, load_config
 
@@ -164,3 +166,10 @@ def test_config_files_of_the_user(tmp_path: Path) -> None:
             load_config(str(path))
     with pytest.raises(ValueError, match="did you mean 'det_configs/nuclei_tiny.py'"):
         load_config("det_configs/nuclei_tinny.py")
+
+
+def test_an_encoder_of_ones_own_width_and_depth() -> None:
+    recipe = dataclasses.replace(TINY, embed_dim=96, depth=6, img_size=64)
+    assert TINY.encoder_arguments().keys().isdisjoint({"embed_dim", "depth"})
+    encoder = resolve_encoder(recipe.encoder, **recipe.encoder_arguments())
+    assert (encoder.embed_dim, encoder.depth, encoder.blocks[0].attn.num_heads) == (96, 6, 3)

@@ -90,3 +90,11 @@ def test_recipes_do_not_import_torch():
     names = "pretrain.recipes, pretrain.training.run_folder, splitmask_backbones"
     code = f"import sys, {names}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_encoder_of_ones_own_width_and_depth() -> None:
+    recipe = RECIPES["tiny"][1].override({"embed_dim": 96, "depth": 6})
+    assert recipe.encoder_title == "vit_tiny (96 wide, 6 blocks)"
+    assert recipe.encoder_sizes == {"patch_size": 16, "embed_dim": 96, "depth": 6, "num_heads": 3}
+    with pytest.raises(ValueError, match="embed_dim 100 must be a multiple of 12"):
+        recipe.override({"embed_dim": 100})

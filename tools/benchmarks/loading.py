@@ -21,7 +21,6 @@ from pretrain.data.sources import ImageList, open_source
 from pretrain.methods.build import build_views
 from pretrain.recipes import Recipe
 from pretrain.training.loader import step_batches
-from splitmask_backbones.registry import ENCODERS
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ def make_batches(
 ) -> Iterator[dict[str, Tensor]]:
     """Returns batches as `tools/pretrain.py` has them; each must be asked for once."""
     recipe = replace(recipe, **source.values)
-    views = build_views(recipe, images, ENCODERS[recipe.model]["patch_size"])
+    views = build_views(recipe, images, recipe.encoder_sizes["patch_size"])
     options: dict[str, Any] = {
         "num_items": len(views), "batch_size": recipe.batch_size, "seed": 0, "start_step": 0, "total_steps": steps,
         "workers": workers, "pin_memory": fabric.device.type == "cuda",

@@ -50,7 +50,7 @@ def benchmark_pretraining(
     fabric = make_fabric(recipe.precision, device)
     method = build_method(recipe)
     batch = random_batch(recipe, method.encoder.grid_size)
-    title = f"SplitMask, {recipe.model}, {recipe.img_size} px, batch {recipe.batch_size}"
+    title = f"SplitMask, {recipe.encoder_title}, {recipe.img_size} px, batch {recipe.batch_size}"
     flops = flops_per_image(method, batch)
     parts = {**flops, "total": sum(flops.values())}
     print_table(title, "", ("part", "GFLOPs per image"), [[name, f"{v / 1e9:.2f}"] for name, v in parts.items()])

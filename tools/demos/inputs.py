@@ -17,7 +17,6 @@ from PIL import Image
 from pretrain.data.decode import UnreadableImage
 from pretrain.recipes import get_recipe
 from pretrain.training.run_folder import write_json
-from splitmask_backbones.registry import ENCODERS
 from tools.demo_data import make_demo_data
 from tools.detection.coco import CocoSplit
 from tools.detection.records import ImageRecord
@@ -112,7 +111,7 @@ def _readable(split: CocoSplit, count: int) -> list[Path]:
 def _small_data(num_images: int) -> list[str]:
     """Returns the options that let the demo's recipe run on fewer images than it is made for."""
     recipe = get_recipe("demo")
-    num_patches = num_images * (recipe.img_size // ENCODERS[recipe.model]["patch_size"]) ** 2
+    num_patches = num_images * (recipe.img_size // recipe.encoder_sizes["patch_size"]) ** 2
     options = []
     if 2 <= num_images < recipe.batch_size:
         options += ["--batch-size", str(num_images)]

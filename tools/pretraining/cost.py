@@ -19,7 +19,6 @@ from pretrain.own_recipe import MEMORY_SHARE
 from pretrain.recipes import Recipe
 from pretrain.training.measuring import memory_of_step, now, time_steps
 from splitmask_backbones.errors import UserError
-from splitmask_backbones.registry import ENCODERS
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -81,7 +80,7 @@ def measure(
     """
     devices = [fabric.device] if fabric.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
-        views = build_views(recipe, images, ENCODERS[recipe.model]["patch_size"])
+        views = build_views(recipe, images, recipe.encoder_sizes["patch_size"])
         items, item_seconds = _items(views)
         method = build_sample(recipe, options.tokenizer_weights, init).to(fabric.device).train()
 

@@ -169,7 +169,7 @@ def _check(plan: Plan, options: PretrainOptions) -> None:
     if (needed := cost.memory(recipe, plan.processes)) > plan.memory:
         have = f"needs about {_gb(needed)} of memory in a process, and {_gb(plan.memory)} are free"
         if local == 1:
-            raise UserError(f"--model {recipe.model} {have}: use a smaller --model or --img-size")
+            raise UserError(f"--model {recipe.encoder_title} {have}: use a smaller --model or --img-size")
         fitting = (own_recipe.MEMORY_SHARE * plan.memory - cost.fixed_bytes) / cost.bytes_per_image
         parts = next(n for n in range(2, local + 1) if local % n == 0 and (local // n <= fitting or n == local))
         kept = "all images stay negatives, for one more forward pass" if recipe.grad_cache else "fewer negatives"
@@ -200,7 +200,7 @@ def told(name: str, plan: Plan) -> list[str]:
     per_epoch = steps_per_epoch(plan.num_images, r.batch_size)
     steps = r.total_steps(per_epoch)
     rows: list[tuple[str, str, tuple[str, ...]]] = [
-        ("model", r.model, ("model",)),
+        ("model", r.encoder_title, ("model", "embed_dim", "depth")),
         ("crop", f"{r.img_size} px, {r.crop_scale:.0%} to {r.crop_scale_max:.0%} of an image", ("img_size",)),
         ("batch", f"{r.batch_size}" + (f" in {r.accumulate} parts" if r.accumulate > 1 else ""), ("batch_size",)),
         ("length", f"{steps:,} steps, {steps / per_epoch:,.0f} epochs", ("steps", "epochs")),

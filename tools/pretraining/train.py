@@ -20,7 +20,6 @@ from pretrain.training.options import REHEARSAL_ENCODER
 from pretrain.training.run_folder import RunFolder
 from pretrain.training.schedule import cosine, warmup_cosine
 from splitmask_backbones import save_encoder
-from splitmask_backbones.registry import ENCODERS
 from tools import monitoring
 from tools.pretraining.options import ARTEFACT, PretrainOptions
 from tools.pretraining.start import lineage_of
@@ -58,7 +57,7 @@ def train(
     total_steps = recipe.total_steps(per_epoch)
     if not folder.resumed and folder.is_main:
         (folder.path / TOKENIZER_FILE).unlink(missing_ok=True)  # of a start that failed
-    views = build_views(recipe, images, ENCODERS[recipe.model]["patch_size"])
+    views = build_views(recipe, images, recipe.encoder_sizes["patch_size"])
     method = build_method(
         recipe,
         views,
@@ -71,7 +70,7 @@ def train(
     )
     print(
         f"{len(images)} images, {total_steps} steps of {recipe.batch_size} "
-        f"({total_steps / per_epoch:.1f} epochs), peak lr {recipe.peak_lr:.3g}, {recipe.model}, {fabric.device}"
+        f"({total_steps / per_epoch:.1f} epochs), peak lr {recipe.peak_lr:.3g}, {recipe.encoder_title}, {fabric.device}"
     )
     if pays(recipe.compile, fabric.device, total_steps):
         compile_blocks(method)

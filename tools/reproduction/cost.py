@@ -4,6 +4,7 @@ Operations are those of `pretrain/flops.py` in closed form (a test compares them
 is the one figure that the paper measured: SplitMask with ViT-B on ImageNet, 300 epochs in 34.0 hours on 16 GPUs.
 """
 
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
@@ -37,9 +38,9 @@ def block_operations(tokens: int, dim: int) -> float:
     return 24 * tokens * dim**2 + 4 * tokens**2 * dim
 
 
-def encoder_operations(model: str, tokens: int) -> float:
-    """Returns the operations of a forward pass of an encoder that sees `tokens` patches."""
-    dim, depth = ENCODERS[model]["embed_dim"], ENCODERS[model]["depth"]
+def encoder_operations(sizes: Mapping[str, int], tokens: int) -> float:
+    """Returns the operations of a forward pass of an encoder of these sizes that sees `tokens` patches."""
+    dim, depth = sizes["embed_dim"], sizes["depth"]
     return depth * block_operations(tokens, dim) + 2 * tokens * PATCH_DIM * dim
 
 
@@ -49,18 +50,18 @@ def pretraining_operations(recipe: Recipe) -> float:
     BEiT sees all patches and predicts 75 of 196; DINO's student sees two large crops and eight small ones, its teacher
     the large ones. Their heads' and DALL-E's own operations are left out.
     """
-    dim = ENCODERS[recipe.model]["embed_dim"]
+    dim = recipe.encoder_sizes["embed_dim"]
     patches = (recipe.img_size // 16) ** 2
     tokenizer = 2 * patches * PATCH_DIM * recipe.vocab_size
     if recipe.method == "dino":
-        large = 2 * encoder_operations(recipe.model, patches)
-        small = DINO_LOCAL_CROPS * encoder_operations(recipe.model, round(patches * DINO_LOCAL_SHARE))
+        large = 2 * encoder_operations(recipe.encoder_sizes, patches)
+        small = DINO_LOCAL_CROPS * encoder_operations(recipe.encoder_sizes, round(patches * DINO_LOCAL_SHARE))
         return 3 * (large + small) + large
     if recipe.method == "beit":
         head = 6 * (75 * patches / 196) * dim * recipe.vocab_size
-        return 3 * encoder_operations(recipe.model, patches) + head + tokenizer
+        return 3 * encoder_operations(recipe.encoder_sizes, patches) + head + tokenizer
     hidden = round(patches * recipe.mask_ratio)
-    total = 6 * encoder_operations(recipe.model, patches - hidden)
+    total = 6 * encoder_operations(recipe.encoder_sizes, patches - hidden)
     total += 6 * recipe.decoder_depth * block_operations(patches, dim)
     if recipe.inpaint_weight:
         total += 6 * 2 * hidden * dim * recipe.vocab_size + tokenizer
@@ -79,15 +80,15 @@ def finetuning_operations(tool: str, model: str) -> float:
     Mask R-CNN at 480-800 px, UperNet at 512 px, classifiers and probes at 224 px.
     """
     if tool == "train_det":
-        return 3 * (encoder_operations(model, DET_PATCHES) + DET_PATCHES * DET_PER_PATCH + DET_ROIS)
+        return 3 * (encoder_operations(ENCODERS[model], DET_PATCHES) + DET_PATCHES * DET_PER_PATCH + DET_ROIS)
     if tool == "train_seg":
-        return 3 * (encoder_operations(model, SEG_PATCHES) + SEG_HEADS)
-    return (1 if tool == "probe" else 3) * encoder_operations(model, 196)
+        return 3 * (encoder_operations(ENCODERS[model], SEG_PATCHES) + SEG_HEADS)
+    return (1 if tool == "probe" else 3) * encoder_operations(ENCODERS[model], 196)
 
 
-def encoder_parameters(model: str) -> float:
+def encoder_parameters(sizes: Mapping[str, int]) -> float:
     """Returns the parameters of an encoder: blocks, patch embedding, positions of a 224-px grid."""
-    dim, depth = ENCODERS[model]["embed_dim"], ENCODERS[model]["depth"]
+    dim, depth = sizes["embed_dim"], sizes["depth"]
     return depth * (12 * dim**2 + 13 * dim) + dim * (PATCH_DIM + 1) + 196 * dim + 2 * dim
 
 
@@ -120,7 +121,7 @@ def pretraining_cost(argv: list[str], data: str) -> dict[str, Any]:
     recipe = planned_recipe(argv)
     steps = recipe.total_steps(SETS[data].num_images // recipe.batch_size)
     operations = pretraining_operations(recipe) * steps * recipe.batch_size
-    dim, parameters = ENCODERS[recipe.model]["embed_dim"], encoder_parameters(recipe.model)
+    dim, parameters = recipe.encoder_sizes["embed_dim"], encoder_parameters(recipe.encoder_sizes)
     # DINO's checkpoints hold the teacher too.
     heads = recipe.decoder_depth * 12 * dim**2 + dim * recipe.vocab_size
     disk = training_bytes(parameters + (parameters if recipe.method == "dino" else heads))
@@ -151,7 +152,7 @@ def finetuning_cost(tool: str, argv: list[str], model: str, data: str) -> dict[s
     else:
         recipe = _detection_recipe(argv) if tool == "train_det" else _classification_recipe(argv)
         steps, batch = recipe.steps or (recipe.epochs or 0) * (num_images // recipe.batch_size), recipe.batch_size
-    disk = training_bytes(encoder_parameters(model) + HEAD_PARAMETERS[tool])
+    disk = training_bytes(encoder_parameters(ENCODERS[model]) + HEAD_PARAMETERS[tool])
     return {"num_steps": steps, "batch_size": batch, "operations": operations * steps * batch, "disk": disk}
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from splitmask_backbones.errors import UserError, check_choice
+from splitmask_backbones.registry import ENCODERS
 from tools.reproduction.cost import BYTES, encoder_parameters, finetuning_cost, pretraining_cost
 from tools.reproduction.paper import tables
 from tools.reproduction.paper.schema import Measurement, Origin, Row
@@ -168,7 +169,7 @@ class Planner:
         folder = self.output / name
         source = str(given or f"<{origin.name}>")
         argv = (source, str(folder / ENCODER), "--from", origin.method, "--model", origin.model)
-        disk = BYTES * encoder_parameters(origin.model)
+        disk = BYTES * encoder_parameters(ENCODERS[origin.model])
         job = Job(name, "convert.py", argv, folder, ENCODER, resumable=False, with_output=False, disk=disk)
         return self._add(replace(job, missing=missing))
 

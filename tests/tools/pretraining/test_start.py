@@ -86,7 +86,8 @@ def test_beits_own_encoder_goes_on_with_its_bias_and_class_token(images, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "more", "message"),
     [
-        ({"embed_dim": 96}, [], "--init: the encoder is of no size that has a name, and --model is vit_tiny"),
+        ({"embed_dim": 96}, [], "--init: the encoder is not vit_tiny: use --model vit_tiny --embed-dim 96, the size"),
+        ({"patch_size": 8}, [], "--init: the encoder has the patch size and heads of no --model"),
         ({"use_rel_pos": True}, [], "--init: the encoder has relative positions"),
         ({}, ["--method", "dino"], "--init: the encoder has no class token"),
     ],

@@ -12,6 +12,7 @@ from pretrain.recipes import RECIPES, Recipe
 from pretrain.tokenizers.codebook import Tokenizer, random_projection
 from splitmask_backbones import create_encoder
 from splitmask_backbones.errors import UserError
+from splitmask_backbones.registry import ENCODERS
 from tests.helpers.plans import check
 from tools.benchmarks.pretrain import flops_per_image
 from tools.reproduction import cost
@@ -199,7 +200,7 @@ def test_the_papers_rate_gives_the_papers_hours() -> None:
 @pytest.mark.parametrize("model", ["vit_tiny", "vit_small"])
 def test_parameters_equal_the_encoders(model: str) -> None:
     counted = sum(parameter.numel() for parameter in create_encoder(model, img_size=224).parameters())
-    assert cost.encoder_parameters(model) == counted
+    assert cost.encoder_parameters(ENCODERS[model]) == counted
 
 
 def test_a_probe_needs_room_for_its_features(tmp_path: Path) -> None:
