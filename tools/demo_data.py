@@ -1,7 +1,8 @@
-"""Makes the demo's images: scenes of textured shapes, with instance masks (COCO layout) and semantic labels.
+"""Makes the demo's images: coins with handwritten digits, with instance masks (COCO layout) and semantic labels.
 
-Colours tell nothing: every scene draws its own. What tells the classes apart is the shape and, in most cases, the
-texture that goes with it, and both can be learned from images without a label.
+All coins are alike but for the digit, which is the class: finding one is easy, and telling it from the others takes all
+of it, not a patch. There are many images without a label and few with, and the digits to evaluate on are none of the
+others.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from splitmask_backbones.errors import UserError
 from tools import cli
 
 if TYPE_CHECKING:
-    from tools.demos.scenes import Shape
+    from tools.demos.scenes import Coin
 
-CLASSES = ("disc", "box", "triangle", "star", "ring")
+CLASSES = ("zero", "one", "two", "three", "four")
 PALETTE = ((40, 40, 48), (230, 90, 70), (70, 150, 230), (245, 190, 60), (120, 200, 110), (180, 110, 220))
 SPLITS = ("train", "val", "unlabelled")
 RECORD = "demo_data.json"
@@ -30,12 +31,12 @@ RECORD = "demo_data.json"
 class DemoData:
     """What decides every byte of the pictures and annotations."""
 
-    num_train: int = 300
+    num_train: int = 60
     num_val: int = 80
-    num_unlabelled: int = 900
+    num_unlabelled: int = 1500
     img_size: int = 160
     seed: int = 0
-    version: int = 1  # of the pictures: another number makes an older folder unusable for a newer demo
+    version: int = 2  # of the pictures: another number makes an older folder unusable for a newer demo
 
 
 DEFAULT = DemoData()
@@ -85,47 +86,47 @@ def _write_split(root: Path, split: str, data: DemoData) -> None:
     for index in range(getattr(data, f"num_{split}")):
         # Seeded one by one: picture 7 is the same however many there are.
         rng = np.random.default_rng([data.seed, SPLITS.index(split), index])
-        pixels, shapes = draw_scene(data.img_size, len(CLASSES), rng)
+        pixels, coins = draw_scene(data.img_size, split == "val", rng)
         name = f"{index:06d}"
         Image.fromarray(pixels).save(folder / f"{name}.jpg", quality=92)
         if not labelled:
             continue
         shutil.copyfile(folder / f"{name}.jpg", seg_images / f"{name}.jpg")
         labels = np.zeros(pixels.shape[:2], np.uint8)
-        for shape in shapes:
-            labels[shape.mask] = shape.kind + 1
-            annotations.append(_annotation(len(annotations) + 1, index + 1, shape))
+        for coin in coins:
+            labels[coin.mask] = coin.kind + 1
+            annotations.append(_annotation(len(annotations) + 1, index + 1, coin))
         picture = Image.fromarray(labels, mode="P")
         picture.putpalette([value for colour in PALETTE for value in colour])
         picture.save(seg_labels / f"{name}.png")
         images.append({"id": index + 1, "file_name": f"{name}.jpg", "height": data.img_size, "width": data.img_size})
     if labelled:
-        categories = [{"id": i + 1, "name": name, "supercategory": "shape"} for i, name in enumerate(CLASSES)]
+        categories = [{"id": i + 1, "name": name, "supercategory": "digit"} for i, name in enumerate(CLASSES)]
         (root / "coco" / "annotations").mkdir(exist_ok=True)
         _write_json(
             root / "coco" / "annotations" / f"instances_{split}.json",
-            {"info": {"description": "Scenes of textured shapes, made by tools/demo_data.py"}, "licenses": []}
+            {"info": {"description": "Coins with handwritten digits, made by tools/demo_data.py"}, "licenses": []}
             | {"images": images, "annotations": annotations, "categories": categories},
         )
 
 
-def _annotation(number: int, image: int, shape: Shape) -> dict[str, Any]:
+def _annotation(number: int, image: int, coin: Coin) -> dict[str, Any]:
     """Returns the COCO annotation `number` of an image: a polygon where the whole outline is visible, else an RLE."""
     import numpy as np
     from pycocotools import mask as coco_mask
 
-    rle = coco_mask.encode(np.asfortranarray(shape.mask.astype(np.uint8)))
+    rle = coco_mask.encode(np.asfortranarray(coin.mask.astype(np.uint8)))
     segmentation: Any
-    if shape.outline is None:
+    if coin.outline is None:
         segmentation = {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
     else:
-        segmentation = [[round(float(value), 2) for value in shape.outline.reshape(-1)]]
+        segmentation = [[round(float(value), 2) for value in coin.outline.reshape(-1)]]
     return {
         "id": number,
         "image_id": image,
-        "category_id": shape.kind + 1,
+        "category_id": coin.kind + 1,
         "iscrowd": 0,
-        "area": int(shape.mask.sum()),
+        "area": int(coin.mask.sum()),
         "bbox": [float(value) for value in coco_mask.toBbox(rle)],
         "segmentation": segmentation,
     }
@@ -155,7 +156,7 @@ def main(argv: list[str]) -> int:
     """Runs the tool; returns the exit code."""
     args = build_parser().parse_args(argv)
     if args.img_size < 64:
-        raise UserError(f"--img-size {args.img_size} is too small for shapes: use 64 or more")
+        raise UserError(f"--img-size {args.img_size} is too small for coins: use 64 or more")
     root = make_demo_data(args.output, DemoData(args.train, args.val, args.unlabelled, args.img_size, args.seed))
     print(f"{root}: {args.train} + {args.val} labelled images, {args.unlabelled} without labels")
     return 0

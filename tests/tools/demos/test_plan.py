@@ -19,10 +19,10 @@ from tools.finetuning import plots
 def test_the_jobs_of_a_small_folder(tmp_path: Path, segmentation: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not segmentation:
         monkeypatch.setattr("tools.demos.inputs.MAX_CLASSES", 3)
-    data, output = make_demo_data(tmp_path / "data", DemoData(10, 3, 1, img_size=96)), tmp_path / "out"
+    data, output = make_demo_data(tmp_path / "data", DemoData(6, 3, 1, img_size=96)), tmp_path / "out"
     inputs = own_inputs(open_folder(str(data / "coco"), output / "data"), output / "data")
-    assert inputs.pretrain[-4:-2] == ["--batch-size", "10"] and inputs.pretrain[-2] == "--vocab-size"
-    assert len(inputs.pictures) == 3 and len(inputs.token_images) == 10
+    assert inputs.pretrain[-4:-2] == ["--batch-size", "6"] and inputs.pretrain[-2] == "--vocab-size"
+    assert len(inputs.pictures) == 3 and len(inputs.token_images) == 6
     assert (inputs.note is None) == segmentation
     jobs = demo_jobs(output, inputs, {"pretrain": 3, "det": None, "seg": 2}, 0, 1)
     heads = ["det", "seg"] if segmentation else ["det"]
