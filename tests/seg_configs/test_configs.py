@@ -40,7 +40,8 @@ def test_builds_at_full_size(path: Path) -> None:
     check_config(config)
     with torch.device("meta"):
         model = build(derive(config, num_classes=19))
-    width = {"vit_tiny": 192, "vit_small": 384, "vit_base": 768}[config["model"]["backbone"]["encoder"]]
+    backbone = config["model"]["backbone"]
+    width = backbone.get("embed_dim", {"vit_tiny": 192, "vit_small": 384, "vit_base": 768}[backbone["encoder"]])
     assert model.backbone.encoder.embed_dim == width and model.decode_head.num_classes == 19
 
 
