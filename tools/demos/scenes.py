@@ -4,19 +4,19 @@ The digits are real: the 1,797 of 13 people that scikit-learn brings along (Alpa
 Handwritten Digits, CC BY 4.0). Every scene has the same colours, so that they tell neither a coin nor a scene.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 KINDS = 5  # the digits 0 to 4
 HELD_OUT = 797  # of the digits, the last ones: for the scenes to evaluate on
 RADIUS = (0.16, 0.24)  # of the scene's side
+LEAST_DISTANCE = 0.8  # of two centres, over the sum of their radii
 TURN = 10.0  # degrees, at most, to either side
 GROUND, METAL, INK = (np.array(colour) for colour in ((0.46, 0.51, 0.53), (0.73, 0.68, 0.57), (0.19, 0.21, 0.29)))
 CLOUDS = 0.075  # what they add to the ground or take from it
-FINE = 4  # outlines are drawn at this scale and averaged: smooth edges
 PAD = 4  # empty cells around a digit, so that nothing is repeated beyond it
 
 
@@ -52,7 +52,7 @@ def digits(held_out: bool) -> tuple[np.ndarray, np.ndarray]:
 def draw_scene(size: int, held_out: bool, rng: np.random.Generator) -> tuple[np.ndarray, list[Coin]]:
     """Returns pixels, uint8 (size, size, 3), and the coins from back to front.
 
-    Every coin keeps at least 85 % of its area visible and 60 pixels of it.
+    A coin hides a tenth of another at most.
 
     Args:
         size: pixels.
@@ -62,31 +62,32 @@ def draw_scene(size: int, held_out: bool, rng: np.random.Generator) -> tuple[np.
     images, kinds = digits(held_out)
     clouds = 2 * _smooth_noise(size, size / 3, rng) - 1
     canvas = GROUND + CLOUDS * clouds[..., None]
-    whole: list[tuple[int, np.ndarray, np.ndarray]] = []  # kind, mask, outline
-    visible: list[np.ndarray] = []
+    placed: list[tuple[np.ndarray, float]] = []  # centre, radius
+    coins: list[Coin] = []
     wanted = int(rng.integers(4, 8))
-    for _ in range(wanted * 8):  # some places are taken: try again, but not for ever
-        if len(whole) == wanted:
+    for _ in range(wanted * 20):  # some places are taken: try again, but not for ever
+        if len(placed) == wanted:
             break
-        index = int(rng.integers(len(kinds)))
         radius, centre = size * rng.uniform(*RADIUS), rng.uniform(0.1 * size, 0.9 * size, 2)
-        outline = _circle(centre, radius)
-        alpha = _coverage(outline, size)
-        mask = alpha > 0.5
-        left = [old & ~mask for old in visible]
-        enough = all(after.sum() >= max(60, 0.85 * item[1].sum()) for after, item in zip(left, whole, strict=True))
-        if not enough or mask.sum() < 60:
+        if any(np.hypot(*(centre - other)) < LEAST_DISTANCE * (radius + r) for other, r in placed):
             continue
+        placed.append((centre, radius))
+        index = int(rng.integers(len(kinds)))
+        alpha = _coverage(centre, radius, size)
         ink = _written(images[index], centre, radius, rng.uniform(-TURN, TURN), size)[..., None]
         canvas = canvas + alpha[..., None] * (METAL * (1 - ink) + INK * ink - canvas)
-        whole.append((int(kinds[index]), mask, outline))
-        visible = [*left, mask]
-    coins = []
-    for (kind, mask, outline), seen in zip(whole, visible, strict=True):
+        mask = alpha > 0.5
+        coins = [_under(coin, mask) for coin in coins]
+        outline = _circle(centre, radius)
         inside = outline.min() >= 0 and outline.max() <= size
-        coins.append(Coin(kind, seen, outline if inside and bool((mask == seen).all()) else None))
+        coins.append(Coin(int(kinds[index]), mask, outline if inside else None))
     canvas = canvas + 0.015 * rng.normal(size=(size, size, 1))  # grain, as a camera's
     return (canvas.clip(0, 1) * 255).round().astype(np.uint8), coins
+
+
+def _under(coin: Coin, mask: np.ndarray) -> Coin:
+    """Returns what another one leaves visible of a coin."""
+    return replace(coin, mask=coin.mask & ~mask, outline=None) if (coin.mask & mask).any() else coin
 
 
 def _circle(centre: np.ndarray, radius: float) -> np.ndarray:
@@ -95,13 +96,10 @@ def _circle(centre: np.ndarray, radius: float) -> np.ndarray:
     return np.stack([np.cos(angle), np.sin(angle)], axis=1) * radius + centre
 
 
-def _coverage(outline: np.ndarray, size: int) -> np.ndarray:
-    """Returns the share of each pixel that lies inside the outline, float (size, size) in [0, 1]."""
-    picture = Image.new("L", (size * FINE, size * FINE))
-    # A pixel's centre is half a pixel from its corner; pillow draws on centres.
-    ImageDraw.Draw(picture).polygon([(float(x) * FINE - 0.5, float(y) * FINE - 0.5) for x, y in outline], fill=255)
-    fine = np.asarray(picture, dtype=np.float64) / 255
-    return fine.reshape(size, FINE, size, FINE).mean(axis=(1, 3))
+def _coverage(centre: np.ndarray, radius: float, size: int) -> np.ndarray:
+    """Returns the share of each pixel that lies inside a circle, float (size, size) in [0, 1]."""
+    y, x = np.mgrid[:size, :size] + 0.5  # the middle of a pixel; its size is all that an edge is soft by
+    return (radius - np.hypot(x - centre[0], y - centre[1]) + 0.5).clip(0, 1)
 
 
 def _written(digit: np.ndarray, centre: np.ndarray, radius: float, degrees: float, size: int) -> np.ndarray:
