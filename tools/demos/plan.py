@@ -17,6 +17,7 @@ from tools.running.job import ENCODER, RESULTS, Job, copy_numbered, drawn, predi
 STARTS = {"none": "random init", "splitmask": "SplitMask"}
 HEADS = ("det", "seg")
 HEADER = ("encoder", "box AP", "mask AP", "mIoU", "pre-training s", "fine-tuning s")
+SCORES = {"box AP": ("det", "bbox", "AP"), "mask AP": ("det", "segm", "AP"), "mIoU": ("seg", "mIoU")}
 CAPTION = "val, in percent. One seed each: repeat with others before reading much into a small difference."
 
 
@@ -76,21 +77,43 @@ def save_pictures(output: Path, token_images: Sequence[Path]) -> None:
     save_token_picture(output / "pretrain", list(token_images), pictures / "words.png")
 
 
-def write_table(output: Path, seconds: Callable[[str], float], note: str | None) -> None:
-    """Prints the table and writes table.md, the last file of a demo, from the seconds of a job by its name."""
+def write_table(output: Path, seconds: Callable[[str], float], note: str | None, known: str = CAPTION) -> None:
+    """Prints the table and what it says, and writes table.md, the last file of a demo.
+
+    Args:
+        output: the demo's folder.
+        seconds: those of a job by its name.
+        note: why there is no segmentation.
+        known: by how much seeds differ, as far as it is known.
+    """
+    results = {start: {head: _results(output / f"{head}_{start}" / RESULTS) for head in HEADS} for start in STARTS}
+    scores = {start: {name: _score(results[start], path) for name, path in SCORES.items()} for start in STARTS}
     rows = []
     for start, name in STARTS.items():
-        det, seg = (_results(output / f"{head}_{start}" / RESULTS) for head in HEADS)
-        cells = [plots.show(det["bbox"]["AP"]), plots.show(det["segm"]["AP"])]
-        cells.append(plots.show(seg["mIoU"]) if seg else "-")
+        cells = [plots.show(value) if results[start][SCORES[key][0]] else "-" for key, value in scores[start].items()]
         before = seconds("pretrain") if start == "splitmask" else 0.0
         after = sum(seconds(f"{head}_{start}") for head in HEADS)
         rows.append([name, *cells, f"{before:.0f}", f"{after:.0f}"])
-    caption = CAPTION if note is None else f"{CAPTION} {note[0].upper()}{note[1:]}."
+    caption = f"{_gains(scores)}{known}" + ("" if note is None else f" {note[0].upper()}{note[1:]}.")
     text = plots.markdown_table(HEADER, rows) + f"\n{caption}\n"
     write_atomically(output / "table.md", text.encode("utf-8"))
     plots.print_table("random init against SplitMask", caption, HEADER, rows)
     sys.stdout.write(f"table: {output / 'table.md'}\npictures: {output / 'pictures'}\n")
+
+
+def _score(results: dict[str, Any], path: tuple[str, ...]) -> float | None:
+    found: Any = results
+    for key in path:
+        found = found.get(key) if found else None
+    return found
+
+
+def _gains(scores: dict[str, dict[str, float | None]]) -> str:
+    """Returns what the table says, in a sentence with a space after it."""
+    before, after = scores["none"], scores["splitmask"]
+    both = {name: (before[name], value) for name, value in after.items()}
+    gains = [f"{name} {b - a:+.1f}" for name, (a, b) in both.items() if a is not None and b is not None]
+    return f"SplitMask's pre-training changes {', '.join(gains)}, at equal fine-tuning. " if gains else ""
 
 
 def _results(path: Path) -> dict[str, Any]:

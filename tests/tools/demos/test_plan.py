@@ -46,14 +46,15 @@ def test_curves_and_tables(tmp_path: Path) -> None:
 
 
 def test_the_table_holds_scores_and_seconds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    results = {"bbox": {"AP": 1.25}, "segm": {"AP": None}}
-    for start in ("none", "splitmask"):
+    for start, box_ap in (("none", 1.25), ("splitmask", 3.5)):
+        results = {"bbox": {"AP": box_ap}, "segm": {"AP": None}}
         (tmp_path / f"det_{start}").mkdir()
         (tmp_path / f"det_{start}" / "results.json").write_text(json.dumps(results))
     seconds = {"pretrain": 60.4, "det_none": 1.0, "det_splitmask": 2.0}
     report.write_table(tmp_path, lambda name: seconds.get(name, 0.0), "no segmentation: too many classes")
     text = (tmp_path / "table.md").read_text()
     assert "| random init | 1.2 | undefined | - | 0 | 1 |" in text
-    assert "| SplitMask | 1.2 | undefined | - | 60 | 2 |" in text
+    assert "| SplitMask | 3.5 | undefined | - | 60 | 2 |" in text
+    assert "\nSplitMask's pre-training changes box AP +2.2, at equal fine-tuning. val, in percent." in text
     assert text.endswith("small difference. No segmentation: too many classes.\n")
     assert "table.md" in capsys.readouterr().out

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from tools.demos.scenes import INK, KINDS, METAL, digits, draw_scene
+from tools.demos.scenes import KINDS, _written, digits, draw_scene
 
 
 def test_coins_stay_visible_whatever_lies_on_them() -> None:
@@ -17,23 +18,17 @@ def test_coins_stay_visible_whatever_lies_on_them() -> None:
         assert all(coin.mask.sum() >= 60 for coin in coins)
 
 
-def test_a_coin_shows_its_digit_the_right_way_round() -> None:
-    """Left half and right half, upper and lower half have the ink that the digit has there."""
-    found = {}
-    for seed in range(40):
-        pixels, coins = draw_scene(160, False, np.random.default_rng(seed))
-        dark = np.linalg.norm(pixels / 255 - INK, axis=2) < np.linalg.norm(pixels / 255 - METAL, axis=2)
-        for coin in coins:
-            if coin.outline is not None:
-                x, y = coin.outline.mean(axis=0).round().astype(int)
-                ink = dark & coin.mask
-                quarters = [ink[:y, :x], ink[:y, x:], ink[y:, :x], ink[y:, x:]]
-                found.setdefault(coin.kind, []).append([part.sum() / ink.sum() for part in quarters])
+def test_a_digit_is_written_where_it_should_and_as_it_is() -> None:
+    """Cells of the coin's middle, averaged, are the 8 x 8 values; mirrored or turned ones are not."""
     images, kinds = digits(False)
-    for kind in range(KINDS):
-        mean = images[kinds == kind].mean(axis=0) / images[kinds == kind].mean() / 64
-        expected = [mean[:4, :4].sum(), mean[:4, 4:].sum(), mean[4:, :4].sum(), mean[4:, 4:].sum()]
-        assert np.abs(np.mean(found[kind], axis=0) - expected).max() < 0.06
+    digit = images[kinds == 3][0]
+    ink = _written(digit, np.array([50.0, 60.0]), 36.0, 0.0, 96)  # cells of 6 pixels
+    cells = ink[36:84, 26:74].reshape(8, 6, 8, 6).mean(axis=(1, 3))
+    assert ink.sum() == pytest.approx(ink[36:84, 26:74].sum(), rel=0.06)  # strokes are soft
+    alike = [np.corrcoef(cells.ravel(), other.ravel())[0, 1] for other in (digit, digit[::-1], digit[:, ::-1], digit.T)]
+    assert alike[0] > 0.95 > 0.8 > max(alike[1:])
+    turned = _written(digit, np.array([50.0, 60.0]), 36.0, 90.0, 96)[36:84, 26:74]
+    assert np.abs(turned - np.rot90(ink[36:84, 26:74], -1)).max() < 0.02  # clockwise
 
 
 def test_the_digits_to_evaluate_on_are_others() -> None:
