@@ -18,7 +18,7 @@ STARTS = {"none": "random init", "splitmask": "SplitMask"}
 HEADS = ("det", "seg")
 HEADER = ("encoder", "box AP", "mask AP", "mIoU", "pre-training s", "fine-tuning s")
 SCORES = {"box AP": ("det", "bbox", "AP"), "mask AP": ("det", "segm", "AP"), "mIoU": ("seg", "mIoU")}
-CAPTION = "val, in percent. One seed each: repeat with others before reading much into a small difference."
+UNKNOWN = "One seed each: repeat with others before reading much into a small difference."
 
 
 def demo_jobs(output: Path, inputs: Inputs, num_steps: dict[str, int | None], seed: int, workers: int) -> list[Job]:
@@ -77,7 +77,7 @@ def save_pictures(output: Path, token_images: Sequence[Path]) -> None:
     save_token_picture(output / "pretrain", list(token_images), pictures / "words.png")
 
 
-def write_table(output: Path, seconds: Callable[[str], float], note: str | None, known: str = CAPTION) -> None:
+def write_table(output: Path, seconds: Callable[[str], float], note: str | None, known: str = UNKNOWN) -> None:
     """Prints the table and what it says, and writes table.md, the last file of a demo.
 
     Args:
@@ -94,7 +94,7 @@ def write_table(output: Path, seconds: Callable[[str], float], note: str | None,
         before = seconds("pretrain") if start == "splitmask" else 0.0
         after = sum(seconds(f"{head}_{start}") for head in HEADS)
         rows.append([name, *cells, f"{before:.0f}", f"{after:.0f}"])
-    caption = f"{_gains(scores)}{known}" + ("" if note is None else f" {note[0].upper()}{note[1:]}.")
+    caption = f"val, in percent. {_gains(scores)}{known}" + ("" if note is None else f" {note[0].upper()}{note[1:]}.")
     text = plots.markdown_table(HEADER, rows) + f"\n{caption}\n"
     write_atomically(output / "table.md", text.encode("utf-8"))
     plots.print_table("random init against SplitMask", caption, HEADER, rows)

@@ -111,7 +111,7 @@ def _written(digit: np.ndarray, centre: np.ndarray, radius: float, degrees: floa
     matrix = (cos, sin, middle - cos * x - sin * y, -sin, cos, middle + sin * x - cos * y)
     picture = Image.fromarray(np.pad(digit, PAD).astype(np.float32))
     turned = picture.transform((size, size), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)
-    return 1.5 * np.asarray(turned, dtype=np.float64).clip(0, 1 / 1.5)
+    return np.asarray(turned, dtype=np.float64).clip(0, 1)
 
 
 def _smooth_noise(size: int, cell: float, rng: np.random.Generator) -> np.ndarray:

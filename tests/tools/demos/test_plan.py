@@ -55,6 +55,6 @@ def test_the_table_holds_scores_and_seconds(tmp_path: Path, capsys: pytest.Captu
     text = (tmp_path / "table.md").read_text()
     assert "| random init | 1.2 | undefined | - | 0 | 1 |" in text
     assert "| SplitMask | 3.5 | undefined | - | 60 | 2 |" in text
-    assert "\nSplitMask's pre-training changes box AP +2.2, at equal fine-tuning. val, in percent." in text
+    assert "\nval, in percent. SplitMask's pre-training changes box AP +2.2, at equal fine-tuning. One seed" in text
     assert text.endswith("small difference. No segmentation: too many classes.\n")
     assert "table.md" in capsys.readouterr().out
