@@ -10,6 +10,8 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
+from splitmask_backbones.errors import UserError
+
 KINDS = 5  # the digits 0 to 4
 HELD_OUT = 797  # of the digits, the last ones: for the scenes to evaluate on
 RADIUS = (0.16, 0.24)  # of the scene's side
@@ -40,8 +42,14 @@ def digits(held_out: bool) -> tuple[np.ndarray, np.ndarray]:
     """Returns the digits of `KINDS`, float (N, 8, 8) in [0, 1], and which they are, int (N,).
 
     Those that are held out are none of the others.
+
+    Raises:
+        ValueError: scikit-learn is missing.
     """
-    from sklearn.datasets import load_digits  # a second
+    try:
+        from sklearn.datasets import load_digits  # a second
+    except ImportError as error:
+        raise UserError(f"the demo's digits come with scikit-learn ({error}): install the extra 'demo'") from None
 
     found = load_digits()
     part = slice(-HELD_OUT, None) if held_out else slice(None, -HELD_OUT)
