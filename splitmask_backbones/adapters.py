@@ -6,7 +6,7 @@ from typing import Any
 from splitmask_backbones.checkpoints import load_encoder, read_encoder_file
 from splitmask_backbones.errors import UserError, check_choice
 from splitmask_backbones.pyramid import PYRAMIDS, tap_indices
-from splitmask_backbones.registry import ENCODERS, create_encoder, named_sizes
+from splitmask_backbones.registry import ENCODERS, create_encoder, encoder_name, named_sizes
 from splitmask_backbones.vit import VisionTransformer, check_arguments
 
 
@@ -27,7 +27,8 @@ def resolve_encoder(
             with `weights` lets the file decide.
         weights: an encoder file of `save_encoder`, loaded strictly.
         pyramid: "simple", "tapped" or "taps".
-        **overrides: keyword arguments of `VisionTransformer`.
+        **overrides: keyword arguments of `VisionTransformer`. An `embed_dim` and a `depth` are those of random init: a
+            file of the named encoder's own sizes is taken as it is, so that a small config serves it too.
 
     Raises:
         ValueError: neither encoder nor weights, a name that contradicts the file, unknown names or keys, or a ready
@@ -52,7 +53,9 @@ def resolve_encoder(
         depth = overrides.get("depth", ENCODERS[encoder]["depth"])
         return create_encoder(encoder, **_for_maps(pyramid, depth, overrides))
     config = read_encoder_file(weights).config
-    if encoder is not None:
+    if encoder is not None and encoder_name(config) == encoder:
+        overrides = {key: given for key, given in overrides.items() if key not in ("embed_dim", "depth")}
+    elif encoder is not None:
         for key, size in ENCODERS[encoder].items():
             expected = overrides.get(key, size)
             if config[key] != expected:

@@ -18,8 +18,8 @@ class DetRecipe(CheckedRecipe):
 
     # model
     encoder: str = value("vit_small", "encoder, must be that of --weights", choices=tuple(ENCODERS))
-    embed_dim: int | None = value(None, "its width in place of the named encoder's", low=1)
-    depth: int | None = value(None, "its blocks in place of the named encoder's", low=1)
+    embed_dim: int | None = value(None, "its width from random init, in place of its own", low=1)
+    depth: int | None = value(None, "its blocks from random init, in place of its own", low=1)
     pyramid: str = value("simple", "feature pyramid", choices=("simple", "tapped"))
     out_channels: int = value(256, "channels of the pyramid", low=1)
     positions: str | None = value(

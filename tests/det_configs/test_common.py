@@ -80,4 +80,4 @@ def test_the_small_configs_stay_small(name: str) -> None:
     recipe = load_config(f"det_configs/{name}.py")
     assert (recipe.encoder, recipe.box_head, recipe.batch_size) == (TINY.encoder, "2fc", TINY.batch_size)
     assert recipe.rois_per_image <= TINY.rois_per_image and recipe.img_size <= TINY.img_size
-    assert recipe.total_steps(20) <= 200
+    assert recipe.total_steps(20) * recipe.out_channels <= 200 * TINY.out_channels

@@ -44,8 +44,8 @@ def test_builds_at_full_size(path: Path, engine: str) -> None:
     needs(recipe, engine)
     with torch.device("meta"):
         detector = build_detector(engine, recipe, 80)
-    width = {"vit_tiny": 192, "vit_small": 384, "vit_base": 768}[recipe.encoder]
-    assert detector.encoder.embed_dim == width and detector.encoder.depth == 12
+    width = recipe.embed_dim or {"vit_tiny": 192, "vit_small": 384, "vit_base": 768}[recipe.encoder]
+    assert detector.encoder.embed_dim == width and detector.encoder.depth == (recipe.depth or 12)
     paper = path.stem.startswith(("coco_3x", "coco_6x"))
     assert (detector.encoder.positions == "sincos") == paper and (not paper or recipe.pyramid == "tapped")
     placed = [name for group in param_groups(detector, 1.0, 0.1, recipe.layer_decay) for name in group["names"]]

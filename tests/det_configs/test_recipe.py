@@ -12,6 +12,7 @@ import pytest
 
 from det_configs.common.recipe import FIELDS, DetRecipe, parse_value
 from det_configs.common.tiny import TINY
+from splitmask_backbones import create_encoder, save_encoder
 from splitmask_backbones.adapters import resolve_encoder
 from tools import cli
 from tools.detection.config import CONFIG_DIR, OPTIONS, given_values, load_config
@@ -168,8 +169,18 @@ def test_config_files_of_the_user(tmp_path: Path) -> None:
         load_config("det_configs/nuclei_tinny.py")
 
 
-def test_an_encoder_of_ones_own_width_and_depth() -> None:
+def test_an_encoder_of_ones_own_width_and_depth(tmp_path: Path) -> None:
     recipe = dataclasses.replace(TINY, embed_dim=96, depth=6, img_size=64)
     assert TINY.encoder_arguments().keys().isdisjoint({"embed_dim", "depth"})
     encoder = resolve_encoder(recipe.encoder, **recipe.encoder_arguments())
     assert (encoder.embed_dim, encoder.depth, encoder.blocks[0].attn.num_heads) == (96, 6, 3)
+
+    # Both its own file and one of the named encoder fit the same config; another one's does not.
+    sizes = {"img_size": 64, "embed_dim": 96, "depth": 6}
+    for name, given in (("own", sizes), ("named", {"img_size": 64}), ("other", sizes | {"depth": 5})):
+        save_encoder(create_encoder("vit_tiny", **given), tmp_path / name)
+    for name, depth in (("own", 6), ("named", 12)):
+        encoder = resolve_encoder(recipe.encoder, tmp_path / name, **recipe.encoder_arguments())
+        assert (encoder.depth, encoder.out_indices) == (depth, (depth - 1,))
+    with pytest.raises(ValueError, match=r"depth 5.*\(encoder=vit_tiny, embed_dim=96, depth=5\)"):
+        resolve_encoder(recipe.encoder, tmp_path / "other", **recipe.encoder_arguments())

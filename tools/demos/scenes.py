@@ -17,7 +17,7 @@ HELD_OUT = 797  # of the digits, the last ones: for the scenes to evaluate on
 RADIUS = (0.16, 0.24)  # of the scene's side
 LEAST_DISTANCE = 0.8  # of two centres, over the sum of their radii
 TURN = 10.0  # degrees, at most, to either side
-# One hue for all: with others, ink and rims come apart by a linear filter, and finding digits becomes a matter of colour.
+# One hue: among several, a linear filter parts the ink from the rims of coins, and a random encoder has such filters.
 LIGHT = np.array([1.0, 0.97, 0.9])
 GROUND, METAL, INK = 0.5, 0.68, 0.23
 CLOUDS = 0.075  # what they add to the ground or take from it

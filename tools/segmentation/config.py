@@ -234,11 +234,11 @@ def _map_channels(backbone: dict[str, Any]) -> int:
     """Returns the channels of the backbone's maps: the encoder's width with pyramid="taps", else `out_channels`."""
     if backbone.get("pyramid") != "taps":
         return backbone.get("out_channels", 256)
-    if backbone.get("embed_dim"):
+    if backbone.get("embed_dim") and not backbone.get("init_cfg"):
         return backbone["embed_dim"]
-    if backbone.get("encoder") in ENCODERS:
+    if backbone.get("encoder") in ENCODERS and not backbone.get("embed_dim"):
         return ENCODERS[backbone["encoder"]]["embed_dim"]
-    if backbone.get("encoder") is not None or not backbone.get("init_cfg"):
+    if not backbone.get("init_cfg") or not backbone.get("embed_dim") and backbone.get("encoder") is not None:
         return 0  # building the backbone says what is wrong
     from splitmask_backbones.checkpoints import read_encoder_file  # torch
 
