@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
     """Runs the tool; returns the exit code."""
     args = build_parser().parse_args(argv)
     from tools.demos.inputs import make_inputs, open_folder, own_inputs
-    from tools.demos.plan import demo_jobs, save_pictures, write_table
+    from tools.demos.plan import KNOWN, UNKNOWN, demo_jobs, save_pictures, write_table
     from tools.running.executor import Executor, carry_out, open_plan, read_object
 
     output = Path(args.output)
@@ -52,7 +52,8 @@ def main(argv: list[str]) -> int:
         code = carry_out(executor, jobs)
         if code == 0:
             save_pictures(output, inputs.token_images)
-            write_table(output, executor.seconds, inputs.note)
+            known = KNOWN if found is None and not any(num_steps.values()) else UNKNOWN
+            write_table(output, executor.seconds, inputs.note, known)
     return code
 
 
