@@ -51,6 +51,8 @@ class CheckedRecipe:
         for name in values:
             if name not in names:
                 raise UserError(f"unknown recipe value '{name}': {nearest(name, names)}")
+        if "embed_dim" in names and not {"model", "encoder"}.isdisjoint(values):
+            values = {"embed_dim": None, "depth": None, **values}  # who names an encoder means that one
         lengths = {name: values.get(name) for name in ("epochs", "steps")}
         if None not in lengths.values():
             raise UserError("--epochs and --steps exclude each other: give one of them")

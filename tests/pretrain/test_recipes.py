@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from pretrain.recipes import RECIPES, get_recipe
+from splitmask_backbones.registry import ENCODERS
 
 PAPER_EPOCHS = {  # PAPER section 3
     "imagenet": 300,
@@ -98,3 +99,10 @@ def test_an_encoder_of_ones_own_width_and_depth() -> None:
     assert recipe.encoder_sizes == {"patch_size": 16, "embed_dim": 96, "depth": 6, "num_heads": 3}
     with pytest.raises(ValueError, match="embed_dim 100 must be a multiple of 12"):
         recipe.override({"embed_dim": 100})
+
+
+def test_who_names_a_model_gets_that_one() -> None:
+    demo = get_recipe("demo")
+    assert demo.encoder_sizes["embed_dim"] == demo.override({"steps": 3}).encoder_sizes["embed_dim"] == 96
+    assert demo.override({"model": "vit_tiny"}).encoder_sizes == ENCODERS["vit_tiny"]
+    assert demo.override({"model": "vit_small", "depth": 4}).encoder_sizes == ENCODERS["vit_small"] | {"depth": 4}
