@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -214,15 +214,18 @@ def take_overrides(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[li
     return rest, overrides
 
 
-def add_values(parser: argparse.ArgumentParser, recipe: type) -> None:
+def add_values(parser: argparse.ArgumentParser, recipe: type, names: Collection[str] | None = None) -> None:
     """Adds one option for every value of a recipe, with choices and default in its help.
 
     Args:
         recipe: a dataclass whose fields have "help" and "choices" in their metadata.
+        names: of the values that get one, all by default.
     """
     group = parser.add_argument_group("recipe values")
     types: dict[str, Any] = {"int": integer, "float": number, "str": str, "bool": boolean}
     for field in dataclasses.fields(recipe):
+        if names is not None and field.name not in names:
+            continue
         choices = field.metadata["choices"]
         group.add_argument(
             f"--{field.name.replace('_', '-')}",
@@ -241,7 +244,7 @@ def _shown(default: Any) -> str:
 def given_values(args: argparse.Namespace, recipe: type) -> dict[str, Any]:
     """Returns the recipe values that stand on the command line."""
     names = [field.name for field in dataclasses.fields(recipe)]
-    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    return {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}
 
 
 def print_error(error: BaseException, debug: bool) -> None:

@@ -121,9 +121,9 @@ def main(argv: list[str]) -> int:
         source = with_range(source, options.range, folder.previous, fabric)
         if rehearsal and args.recipe != OWN:
             source = source.subset(rehearsal.a_few(source.names, "train", recipe.batch_size))
-        images, data = (source, {}) if options.plan else readable_images(source, folder, options, fabric)
-        init, digest = prepare_start(args.init, folder)
+        init, digest = prepare_start(args.init, folder)  # before the check of the images, which may take hours
         init = fabric.broadcast(init)  # a plan's lies in a folder of the main process's own
+        images, data = (source, {}) if options.plan else readable_images(source, folder, options, fabric)
         planned: dict[str, Any] = {}
         if folder.previous is None and (args.recipe == OWN or not rehearsal):
             plan = make_plan(args.recipe, named, given, images, options, fabric, init)

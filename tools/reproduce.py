@@ -21,7 +21,7 @@ data of a table: --data ROOT with a folder for each set (coco, ade20k, imagenet,
 domainnet), or NAME=PATH for each; where a row needs one set only, ROOT may be that set itself.
 weights of others: --weights deit_small=FILE, deit_base, beit_base, dino_small, dino_base, mocov3_base, and dalle=FILE
 for DALL-E's encoder; the name of a pre-training (see the plan), such as coco_splitmask_vit_small=FILE, takes an encoder
-that you have already.
+that you have already. The study takes imagenet=FILE: DeiT-Ti's, for a row of its own.
 
 examples:
   python tools/reproduce.py small --dry-run
@@ -48,8 +48,8 @@ def build_parser() -> cli.Parser:
     parser.add_argument("--workers", type=cli.non_negative_int, metavar="N", help="data processes of each job")
     jobs = "jobs at once (default 1; of the study the cores, on a GPU 3)"
     parser.add_argument("--jobs", type=cli.positive_int, metavar="N", help=jobs)
+    parser.add_argument("--weights", action="append", default=[], metavar="NAME=FILE", help="files that you have")
     table = parser.add_argument_group("tables of the paper")
-    table.add_argument("--weights", action="append", default=[], metavar="NAME=FILE", help="files that you have")
     table.add_argument("--gpus", type=cli.positive_int, metavar="N", help="processes of torchrun (default 1)")
     table.add_argument("--precision", metavar="32|bf16", help="of every training (default bf16)")
     tflops = "what one GPU reaches, as tools/benchmark.py measures it"
@@ -85,8 +85,8 @@ def main(argv: list[str]) -> int:
     extra = {tool: _split(tool, vars(args)[f"{tool}_options"]) for tool in TOOLS}
     if name != STUDY:
         return _table(args, extra, name, row)
-    if len(args.data) > 1 or args.weights or any(extra.values()):
-        raise UserError(f"{STUDY} takes one --data ROOT and neither --weights nor --TOOL-options")
+    if len(args.data) > 1 or any(extra.values()):
+        raise UserError(f"{STUDY} takes one --data ROOT and no --TOOL-options")
     return _study(args, row)
 
 
@@ -148,6 +148,7 @@ def _study(args: Any, row: str) -> int:
         check_choice("--size", args.size, SIZES)
     from tools.reproduction import study
     from tools.reproduction.make import make_study
+    from tools.reproduction.plan import parse_files
 
     rows = _names(row or args.rows, "row of the study", (*study.ROWS, "ablation"))
     sets = _names(args.sets, "data set of the study", tuple(study.HEADS)) or tuple(study.HEADS)
@@ -156,7 +157,11 @@ def _study(args: Any, row: str) -> int:
     size = args.size
     if size is None:
         size = "gpu" if _has_gpu() else "cpu"
-    rows = tuple(name for name in study.ROWS if name in (rows or study.BUDGETS[size].rows))
+    files = parse_files(args.weights, [name for name, row in study.ROWS.items() if row.given])
+    lacking = {name for name, row in study.ROWS.items() if row.given and name not in files}
+    for name in sorted(lacking.intersection(rows)):
+        raise UserError(f"row {name} needs --weights {name}=FILE: {study.ROWS[name].title}, docs/weights.md says where")
+    rows = tuple(name for name in study.ROWS if name in (rows or {*study.BUDGETS[size].rows, *files} - lacking))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # Such a small model leaves most of a GPU idle: several jobs share it, as far as there are cores for their data.
     at_once = args.jobs or (cores if size == "cpu" else max(1, min(3, cores // 4)))
@@ -166,7 +171,8 @@ def _study(args: Any, row: str) -> int:
     output = Path(args.output or f"runs/study_{size}")
     seeds = args.seeds or study.BUDGETS[size].seeds
     shares = study.SHARES if args.labels is None else _shares(args.labels)
-    asked = study.Study(size, Path(args.data[0] if args.data else "<data>"), output, rows, seeds, workers, sets, shares)
+    root = Path(args.data[0] if args.data else "<data>")
+    asked = study.Study(size, root, output, rows, seeds, workers, sets, shares, files)
     return make_study(asked, at_once, args.dry_run)
 
 

@@ -23,12 +23,12 @@ class MultiCrop:
         img_size: side of the large crops in pixels.
         scale: border between small and large crops, a share of the image's area.
         num_local: small crops.
-        patch_size: the small crops' side, 96 of 224, is rounded to whole patches.
+        patch_size: of the encoder; see `local_size`.
     """
 
     def __init__(self, img_size: int, scale: float, num_local: int, patch_size: int) -> None:
         self.num_local = num_local
-        self.local_size = max(1, round(LOCAL_SIDE * img_size / patch_size)) * patch_size
+        self.local_size = local_size(img_size, patch_size)
         self.large = PretrainAugment(img_size, scale=(scale, 1.0))
         self.small = PretrainAugment(self.local_size, scale=(min(0.05, scale), scale))
 
@@ -78,3 +78,8 @@ def shift_hue(image: Image.Image, share: float) -> Image.Image:
     hue, saturation, value = image.convert("HSV").split()
     turned = (np.asarray(hue).astype(np.int16) + round(share * 255)) % 256
     return Image.merge("HSV", (Image.fromarray(turned.astype(np.uint8)), saturation, value)).convert("RGB")
+
+
+def local_size(img_size: int, patch_size: int) -> int:
+    """Returns the side of small crops beside large ones of `img_size`: 96 of 224, in whole patches."""
+    return max(1, round(LOCAL_SIDE * img_size / patch_size)) * patch_size

@@ -15,7 +15,7 @@ from tools.reproduction.paper.schema import Row, Table
 from tools.reproduction.plan import Planner
 from tools.reproduction.rehearse import rehearse
 from tools.reproduction.results import fill, read_runs
-from tools.reproduction.study import LONGER, ROWS, Study, missing_sets, picture_jobs, study_jobs
+from tools.reproduction.study import LONGER, ROWS, Study, missing, picture_jobs, study_jobs
 from tools.running.executor import Executor, run_plan
 from tools.running.job import Job
 
@@ -95,7 +95,9 @@ def make_study(study: Study, at_once: int, dry_run: bool) -> int:
     """
     budget, output = study.budget, study.output
     jobs = study_jobs(study)
-    _say([f"the small study, size {study.size}, {study.seeds} seeds", *_command_lines(jobs)])
+    left_out = [row for row in budget.rows if ROWS[row].given and row not in study.rows]
+    skipped = [f"row {row} ({ROWS[row].title}): skipped, --weights {row}=FILE gives its encoder" for row in left_out]
+    _say([f"the small study, size {study.size}, {study.seeds} seeds", *_command_lines(jobs), *skipped])
     to_do = [job for job in jobs if not job.done]
     seconds = [job.seconds for job in to_do]
     time = duration(max([0.0, sum(seconds) / at_once, *seconds]))
@@ -108,13 +110,13 @@ def make_study(study: Study, at_once: int, dry_run: bool) -> int:
         _say([f"{ROWS[LONGER].title}: as many more steps as fit in the time of a pre-training: {told}"])
     executor = Executor(output, at_once, threads=1 if study.size == "cpu" else None)
     executor.check(jobs)
-    missing = missing_sets(study)
-    if missing and dry_run:
-        _say(["needed from you:", *(f"  {what}" for what in missing)])
+    needed = missing(study)
+    if needed and dry_run:
+        _say(["needed from you:", *(f"  {what}" for what in needed)])
     if dry_run:
         return 0
-    if missing:
-        raise UserError(missing[0])
+    if needed:
+        raise UserError(needed[0])
     config = {"command": "reproduce", "values": {"make": f"study {study.size}"}}
     code = run_plan(executor, jobs + picture_jobs(study), config, lambda: study_report.choose_pictures(study))
     if code == 0:

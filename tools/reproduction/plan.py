@@ -1,6 +1,6 @@
 """From rows of the tables to the jobs that make them, each once. Free of torch."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,18 +22,23 @@ def known_files() -> list[str]:
     return sorted({origin.name for origin in origins if origin.kind != "none"} | {DALLE})
 
 
-def parse_files(given: Iterable[str]) -> dict[str, Path]:
+def parse_files(given: Iterable[str], names: Sequence[str] | None = None) -> dict[str, Path]:
     """Returns the files that --weights NAME=FILE gives.
+
+    Args:
+        given: what stands after --weights.
+        names: that there are, those of `known_files` by default.
 
     Raises:
         ValueError: not NAME=FILE, or an unknown name (with the nearest).
     """
     files = {}
+    example = f"{names[0]}=FILE" if names else "deit_small=deit_small.pth"
     for text in given:
         name, equals, path = text.partition("=")
         if not equals or not path:
-            raise UserError(f"--weights {text} is not NAME=FILE: write for example deit_small=deit_small.pth")
-        check_choice("--weights name", name, known_files())
+            raise UserError(f"--weights {text} is not NAME=FILE: write for example {example}")
+        check_choice("--weights name", name, names or known_files())
         files[name] = Path(path)
     return files
 

@@ -6,7 +6,8 @@ of ABLATION each change one value of SplitMask's. Those of FEW_LABELS are fine-t
 the same pre-training and with the same steps.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,11 @@ from tools.running.job import ENCODER, RESULTS, Job, prediction_job
 
 PICTURES = 4
 PRETRAIN_DISK = 190e6  # bytes of a pre-training of ViT-Ti, measured
-PRETRAIN_PRECISION, FINETUNE_PRECISION = "bf16", "32"
+FINETUNE_PRECISION = "32"
+PRETRAIN = "pretrain.py"
+GIVEN_MODEL = "vit_tiny"
+OTHERS_SLOWER = 3.0
+"""A step of lightly-train's DINO over SplitMask's, measured on a CPU: two large and eight small crops an image."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,8 @@ class Head:
     """Data, tool and config of one half of the study, what its results.json is read for, and the bytes of a run.
 
     The bytes were measured: two checkpoints, and the detector. The engine is named, so that the numbers of two machines
-    compare although detectron2 may be installed on one of them only.
+    compare although detectron2 may be installed on one of them only. `encoder` is where its config holds the encoder's
+    sizes.
     """
 
     tool: str
@@ -32,6 +38,7 @@ class Head:
     disk: float
     metrics: tuple[tuple[str, str], ...]
     pictures: str
+    encoder: str = ""
 
 
 HEADS = {
@@ -42,17 +49,29 @@ HEADS = {
         (("box AP", "bbox.AP"), ("mask AP", "segm.AP")),
         "val",
     ),
-    "camvid": Head("train_seg", ("seg_configs/camvid_tiny.py",), 160e6, (("mIoU", "mIoU"),), "images/val"),
+    "camvid": Head(
+        "train_seg", ("seg_configs/camvid_tiny.py",), 160e6, (("mIoU", "mIoU"),), "images/val", "model.backbone."
+    ),
 }
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the study: its title, the options of its pre-training (None without one), the factor on its steps."""
+    """One row of the study.
+
+    Attributes:
+        title: in the table.
+        argv: options of its pre-training, None without one.
+        length: factor on its steps.
+        tool: what pre-trains.
+        given: the encoder comes from the user (`--weights ROW=FILE`).
+    """
 
     title: str
     argv: tuple[str, ...] | None
     length: float = 1.0
+    tool: str = PRETRAIN
+    given: bool = False
 
 
 METHODS = {
@@ -63,6 +82,11 @@ METHODS = {
     "inpaint": Row("SplitMask, inpaint only", ("--match-weight", "0")),
     "match": Row("SplitMask, match only", ("--inpaint-weight", "0")),
     "full": Row("SplitMask", ()),
+}
+# What users would do instead.
+OTHERS = {
+    "imagenet": Row("ImageNet labels (DeiT-Ti)", None, given=True),
+    "lightly": Row("DINO of lightly-train", (), tool="benchmarks/lightly.py"),
 }
 BASE_LR = get_recipe("small").base_lr
 ABLATION = {
@@ -82,7 +106,7 @@ ABLATION = {
     "crop_large": Row("crops of 50 to 100 %", ("--crop-scale", "0.5")),
     "frozen": Row("patch embedding frozen", ("--freeze-patch-embed", "true")),
 }
-ROWS = METHODS | ABLATION
+ROWS = METHODS | OTHERS | ABLATION
 LONGER = "random_longer"
 FEW_LABELS = ("random", "beit", "full")
 SHARES = (0.05, 0.1, 0.25, 1.0)
@@ -108,6 +132,8 @@ class Budget:
         pretrain: steps x batch size are the images seen in pre-training, in every row.
         finetune: by data set, at the config's image size.
         start_seconds: start, check of the data and evaluation of one run.
+        encoder: its sizes where they are not ViT-Ti's, of every row without an encoder from elsewhere.
+        precision: of pre-training; bf16 needs a machine that has instructions for it.
         hardware: what the seconds were taken on; estimates and the longer row follow them.
     """
 
@@ -117,6 +143,8 @@ class Budget:
     finetune: dict[str, Length]
     start_seconds: float
     hardware: str
+    precision: str
+    encoder: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def pretraining_seconds(self) -> float:
@@ -139,21 +167,24 @@ class Budget:
 
 BUDGETS = {
     "cpu": Budget(
-        rows=("random", "beit", "full"),
+        rows=("random", "beit", "full", "imagenet"),
         seeds=2,
         pretrain=Length(500, 64, 1.5),
         finetune={"nuclei": Length(200, 4, 1.6), "camvid": Length(300, 8, 0.85)},
         start_seconds=60.0,
         hardware="two jobs at once, one thread of a 2-core CPU each",
+        precision="32",
+        encoder={"embed_dim": 96, "depth": 6},  # of 0.67 million parameters: a minute counts for four times the crops
     ),
     "gpu": Budget(
-        rows=tuple(METHODS),
+        rows=(*METHODS, "imagenet"),
         seeds=3,
         # The batches of the CPU: learning rates follow them, and these are the rates that were tried.
         pretrain=Length(2000, 64, 0.03),
         finetune={"nuclei": Length(500, 4, 0.08), "camvid": Length(600, 8, 0.05)},
         start_seconds=15.0,
         hardware="a guess for one GPU with jobs at once: nobody has measured it yet",
+        precision="bf16",
     ),
 }
 
@@ -170,6 +201,7 @@ class Study:
     workers: int = 0  # data processes of each job
     sets: tuple[str, ...] = tuple(HEADS)
     shares: tuple[float, ...] = SHARES  # of the labels, 1.0 among them
+    files: Mapping[str, Path] = field(default_factory=dict)  # encoders by the row that takes them
 
     @property
     def budget(self) -> Budget:
@@ -188,32 +220,39 @@ def finetuning_folder(output: Path, row: str, data: str, seed: int, share: float
     return run_folder(output, row, data, seed) / f"{HEADS[data].tool}{suffix}"
 
 
-def missing_sets(study: Study) -> list[str]:
-    """Returns a sentence for each data set that is not there."""
+def missing(study: Study) -> list[str]:
+    """Returns a sentence for each data set and each encoder that is not there."""
     needed = " and ".join(study.sets)
-    return [
+    sets = [
         f"--data {study.root} holds no folder {data}: the study needs {needed} in it"
         for data in study.sets
         if not (study.root / data).is_dir()
     ]
+    absent = {row: file for row, file in study.files.items() if not file.exists()}
+    return [*sets, *(f"--weights {row}={file}: the file does not exist" for row, file in absent.items())]
 
 
 def study_jobs(study: Study) -> list[Job]:
     """Returns all jobs, seed by seed, so that what is finished can be compared early; data may be missing."""
     places = [(data, row, seed) for seed in range(study.seeds) for data in study.sets for row in study.rows]
-    return [job for place in places for job in _row_jobs(study, *place)]
+    given = [job for row in study.rows if ROWS[row].given for job in _given(study, row)]
+    return [*given, *(job for place in places for job in _row_jobs(study, *place))]
 
 
 def _row_jobs(study: Study, data: str, row: str, seed: int) -> list[Job]:
     """Returns the pre-training of a row on a data set with a seed, if it has one, and its fine-tunings."""
     folder = run_folder(study.output, row, data, seed)
-    common = ["--seed", str(seed), "--workers", str(study.workers), "--save-every", "100", "--log-every", "10"]
-    pretraining = _pretraining(study, row, folder / "pretrain", study.root / data, common)
+    common = ["--seed", str(seed), "--workers", str(study.workers)]
+    logged = ["--save-every", "100", "--log-every", "10"]
+    pretraining = _pretraining(study, row, folder / "pretrain", study.root / data, common, logged)
+    start = _given(study, row) or pretraining
     budget, head, length = study.budget, HEADS[data], study.budget.finetuning_steps(data, row)
     argv = [*head.config, "--steps", str(length), "--batch-size", str(budget.finetune[data].batch_size)]
     argv += ["--precision", FINETUNE_PRECISION, "--data", str(study.root / data), "--weights"]
-    argv += [str(pretraining[0].folder / ENCODER) if pretraining else "none", *common]
-    needs = tuple(job.name for job in pretraining)
+    argv += [str(start[0].folder / ENCODER) if start else "none", *common, *logged]
+    if not ROWS[row].given:
+        argv += [f"{head.encoder}{name}={size}" for name, size in budget.encoder.items()]
+    needs = tuple(job.name for job in start)
     seconds = budget.finetuning_seconds(data, row) + budget.start_seconds
     costs: dict[str, Any] = {"seconds": seconds, "disk": head.disk, "num_steps": length}
     finetunings = []
@@ -225,18 +264,34 @@ def _row_jobs(study: Study, data: str, row: str, seed: int) -> list[Job]:
     return [*pretraining, *finetunings]
 
 
-def _pretraining(study: Study, row: str, folder: Path, data: Path, common: list[str]) -> list[Job]:
+def _given(study: Study, row: str) -> list[Job]:
+    """Returns the job that converts the encoder that the user gives for a row, in a list; an empty one for others."""
+    if not ROWS[row].given:
+        return []
+    folder = study.output / row
+    argv = (str(study.files.get(row, f"<{row}>")), str(folder / ENCODER), "--model", GIVEN_MODEL)
+    return [Job(row, "convert.py", argv, folder, ENCODER, resumable=False, with_output=False, disk=PRETRAIN_DISK / 8)]
+
+
+def _pretraining(study: Study, row: str, folder: Path, data: Path, common: list[str], logged: list[str]) -> list[Job]:
     """Returns the pre-training of a row in a list, an empty one for a row without."""
     own, budget, length = ROWS[row].argv, study.budget, study.budget.pretraining_steps(row)
     if own is None:
         return []
     argv = ["--recipe", "small", *own, "--steps", str(length), "--batch-size", str(budget.pretrain.batch_size)]
-    argv += ["--monitor-every", str(length), "--precision", PRETRAIN_PRECISION, "--data", str(data), *common]
+    argv += [text for size, value in budget.encoder.items() for text in (f"--{size.replace('_', '-')}", str(value))]
+    argv += ["--precision", budget.precision, "--data", str(data), *common]
+    name, tool = str(folder.relative_to(study.output)), ROWS[row].tool
+    if tool != PRETRAIN:
+        seconds = length * budget.pretrain.seconds * OTHERS_SLOWER + budget.start_seconds
+        costs: dict[str, Any] = {"seconds": seconds, "disk": PRETRAIN_DISK, "num_steps": length}
+        return [Job(name, tool, tuple(argv), folder, ENCODER, resumable=False, **costs)]
+    argv += [*logged, "--monitor-every", str(length)]
     recipe = planned_recipe(argv)
-    dearer = pretraining_operations(recipe) / pretraining_operations(get_recipe("small"))
+    dearer = pretraining_operations(recipe) / pretraining_operations(get_recipe("small").override(dict(budget.encoder)))
     seconds = length * budget.pretrain.seconds * dearer + budget.start_seconds
-    costs: dict[str, Any] = {"seconds": seconds, "disk": PRETRAIN_DISK, "num_steps": length, "recipe": recipe}
-    return [Job(str(folder.relative_to(study.output)), "pretrain.py", tuple(argv), folder, ENCODER, **costs)]
+    costs = {"seconds": seconds, "disk": PRETRAIN_DISK, "num_steps": length, "recipe": recipe}
+    return [Job(name, tool, tuple(argv), folder, ENCODER, **costs)]
 
 
 def picture_jobs(study: Study) -> list[Job]:

@@ -58,6 +58,7 @@ def test_ours_at_another_size_and_its_lineage(images, tmp_path) -> None:
     )
     result = run("--data", images, "--output", tmp_path / "run", *ONE_STEP, "--init", source)
     assert result.returncode == 0, result.stderr
+    assert "checking" in result.stdout + result.stderr
     encoder = load_encoder(tmp_path / "run/encoder.safetensors")
     assert encoder.img_size == (64, 64)
     torch.testing.assert_close(encoder.pos_embed, load_encoder(source, img_size=64).pos_embed, atol=1e-6, rtol=0)
@@ -104,5 +105,7 @@ def test_what_cannot_be_trained_on(images, tmp_path, arguments, more, message) -
 
 def test_a_missing_file_is_named(images, tmp_path) -> None:
     words = ["--data", images, "--output", tmp_path / "run", *ONE_STEP, "--init", tmp_path / "none.pth"]
-    assert "none.pth" in error_of(run(*words))
+    result = run(*words)
+    assert "none.pth" in error_of(result)
+    assert "checking" not in result.stdout + result.stderr, "it is told before the images are read, which may take hours"
     assert digest_of(tmp_path) != ""
