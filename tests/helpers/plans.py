@@ -12,7 +12,7 @@ from tools.running.job import Job
 def check(job: Job) -> None:
     """Parses a job's command line with its tool."""
     name = job.tool.removesuffix(".py")
-    module = importlib.import_module(f"tools.{name}")
+    module = importlib.import_module(f"tools.{name.replace('/', '.')}")
     argv = job.full_argv()
     if name == "train_det":
         from tools import cli

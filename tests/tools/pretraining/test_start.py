@@ -107,5 +107,7 @@ def test_a_missing_file_is_named(images, tmp_path) -> None:
     words = ["--data", images, "--output", tmp_path / "run", *ONE_STEP, "--init", tmp_path / "none.pth"]
     result = run(*words)
     assert "none.pth" in error_of(result)
-    assert "checking" not in result.stdout + result.stderr, "it is told before the images are read, which may take hours"
+    assert "checking" not in result.stdout + result.stderr, (
+        "it is told before the images are read, which may take hours"
+    )
     assert digest_of(tmp_path) != ""

@@ -11,7 +11,6 @@ from PIL import Image
 
 from splitmask_backbones.errors import UserError
 from tests.helpers.plans import check
-from tools.benchmarks import lightly
 from tools.reproduction import study_report
 from tools.reproduction.render import mean_and_spread, shown
 from tools.reproduction.study import (
@@ -194,7 +193,7 @@ def test_what_others_do_is_a_row_like_any(data: Path, tmp_path: Path) -> None:
     assert not set(sizes) & set(finetunings[0].argv), "the encoder given has sizes of its own"
     pretraining, finetuning = [job for job in jobs if job.name.startswith("lightly/nuclei/seed1/")]
     assert option(pretraining.argv, "--steps") == str(study.budget.pretraining_steps("full"))
-    assert lightly.build_parser().parse_args([*pretraining.full_argv()]).batch_size == study.budget.pretrain.batch_size
+    check(pretraining)
     assert finetuning.needs == (pretraining.name,)
     assert set(sizes) <= set(finetuning.argv)
 
