@@ -92,7 +92,7 @@ def token_prior(token_ids: Tensor, vocab_size: int) -> Tensor:
 
     The bias that the head begins with (ours). From a bias of zeros the shares have to be learned through the tokens:
     for hundreds of steps all of them move the same way, against the matching loss, until one direction that all
-    tokens share says what the bias could have said (`docs/study/README.md`).
+    tokens share says what the bias could have said (`docs/study/ablation.md`).
     """
     counts = torch.bincount(token_ids.flatten(), minlength=vocab_size).double() + 1
     return (counts / counts.sum()).log().float()
