@@ -12,8 +12,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-if not __package__:  # a script: what tools/_path.py is for the tools
+if not __package__:  # a script: its folder has a pretrain.py too; as tools/_path.py
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    del sys.path[1]
 
 from pretrain.recipes import Recipe, get_recipe
 from splitmask_backbones.errors import UserError
@@ -27,7 +28,7 @@ PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}
 
 def build_parser() -> cli.Parser:
     """Returns the parser."""
-    parser = cli.Parser(prog="tools/benchmarks/lightly.py", description=__doc__)
+    parser = cli.Parser(prog="tools/benchmarks/lightly_dino.py", description=__doc__)
     parser.add_argument("--recipe", required=True, metavar="NAME", help="of tools/pretrain.py")
     parser.add_argument("--data", required=True, metavar="PATH", help="image folder, or what tools/pretrain.py takes")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for all that is written")

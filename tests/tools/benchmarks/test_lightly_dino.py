@@ -19,7 +19,7 @@ from PIL import Image
 from pretrain.recipes import get_recipe
 from splitmask_backbones.checkpoints import read_encoder_file
 from tests.helpers.in_process import run_tool
-from tools.benchmarks import lightly
+from tools.benchmarks import lightly_dino
 
 TINY = [
     "--recipe",
@@ -48,7 +48,7 @@ def images(tmp_path: Path) -> Path:
 
 def test_the_budget_is_the_recipes() -> None:
     recipe = get_recipe("small").override({"method": "dino", "embed_dim": 48, "depth": 2, "steps": 100, "seed": 3})
-    called = lightly.arguments(recipe, 470)
+    called = lightly_dino.arguments(recipe, 470)
     model = called.pop("model")
     assert isinstance(model, timm.models.VisionTransformer)
     assert (model.embed_dim, len(model.blocks), model.patch_embed.patch_size) == (48, 2, (16, 16))
@@ -77,21 +77,21 @@ def test_what_it_exports_becomes_an_encoder_of_ours(
 
     monkeypatch.setitem(sys.modules, "lightly_train", SimpleNamespace(pretrain=pretrain))
     argv = [*TINY, "--data", str(images), "--output", str(tmp_path / "out"), "--workers", "0"]
-    done = run_tool(lightly.main, *argv)
+    done = run_tool(lightly_dino.main, *argv)
     assert done.returncode == 0, done.stderr
     assert called["data"] == [str(images / f"{i}.png") for i in range(4)]
     encoder = read_encoder_file(tmp_path / "out" / "encoder.safetensors")
     np.testing.assert_array_equal(
         encoder.tensors["patch_embed.proj.weight"], called["model"].state_dict()["patch_embed.proj.weight"]
     )
-    again = run_tool(lightly.main, *argv)
+    again = run_tool(lightly_dino.main, *argv)
     assert again.returncode == 2
     assert "exists already: name another --output" in again.stderr
 
 
 def test_without_lightly_train(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lightly_train", None)
-    done = run_tool(lightly.main, *TINY, "--data", str(images), "--output", str(tmp_path / "out"))
+    done = run_tool(lightly_dino.main, *TINY, "--data", str(images), "--output", str(tmp_path / "out"))
     assert done.returncode == 2
     assert "pip install lightly-train" in done.stderr
     assert not (tmp_path / "out").exists()
