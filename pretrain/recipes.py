@@ -205,6 +205,8 @@ class Recipe(CheckedRecipe):
                 raise UserError(f"{self.shown(name, given)} has no effect with --method {method}: omit it")
         if method != self.method:
             values = {**METHOD_VALUES.get(method, {}), **values}
+        if values.get("match_weight") == 0:  # the recipe's jitter is against matching by colours
+            values = {"branch_jitter": 0.0, **values}
         return self.replaced(values)
 
 
@@ -231,7 +233,17 @@ RECIPES: dict[str, tuple[str, Recipe]] = {
     "sketch": ("DomainNet Sketch, 49,115 images", Recipe(**_TINY_SETS)),
     "small": (
         "a few hundred images on a CPU",
-        Recipe(**_FEW_IMAGES, vocab_size=2048, mask_ratio=0.75, img_size=128, steps=1_000),
+        # docs/study/ablation.md: matching must neither outweigh inpainting nor go by colours.
+        Recipe(
+            **_FEW_IMAGES,
+            tokenizer="kmeans",
+            vocab_size=256,
+            match_weight=0.1,
+            branch_jitter=0.4,
+            mask_ratio=0.75,
+            img_size=96,
+            steps=2_000,
+        ),
     ),
     "demo": (
         "the images of make demo",

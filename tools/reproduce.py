@@ -64,7 +64,7 @@ def build_parser() -> cli.Parser:
     study = parser.add_argument_group("the small study")
     study.add_argument("--size", metavar="|".join(SIZES), help="(default: gpu where there is one)")
     study.add_argument("--rows", metavar="A,B", help="some of the size's rows, or others; ablation: each value in turn")
-    labels = "shares of the labels to fine-tune random init, BEiT and SplitMask with (default 0.05,0.1,0.25,1)"
+    labels = "shares of the labels to fine-tune random init and SplitMask with (default 0.05,0.1,0.25,0.5,1)"
     study.add_argument("--labels", metavar="A,B", help=labels)
     study.add_argument("--sets", metavar="A,B", help="some of the data sets: nuclei, camvid (default both)")
     return parser
@@ -183,7 +183,7 @@ def _shares(text: str) -> tuple[float, ...]:
     except ValueError:
         shares = {0.0}
     if not all(0 < share <= 1 for share in shares):
-        raise UserError(f"--labels {text} must be shares above 0 and up to 1, such as 0.05,0.1,0.25,1")
+        raise UserError(f"--labels {text} must be shares above 0 and up to 1, such as 0.1,0.5,1")
     return tuple(sorted(shares))
 
 

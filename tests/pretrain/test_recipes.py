@@ -87,6 +87,11 @@ def test_values_that_cannot_work(values, match):
         get_recipe("coco").override(values)
 
 
+def test_without_matching_there_is_no_jitter_against_colours():
+    assert get_recipe("small").branch_jitter > 0
+    assert get_recipe("small").override({"match_weight": 0.0}).branch_jitter == 0
+
+
 def test_recipes_do_not_import_torch():
     names = "pretrain.recipes, pretrain.training.run_folder, splitmask_backbones"
     code = f"import sys, {names}; sys.exit('torch' in sys.modules)"

@@ -33,8 +33,9 @@ def test_dry_run_of_the_study(data: Path, tmp_path: Path) -> None:
     done = run_tool(reproduce.main, *argv)
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "out").exists()
-    # 2 data sets, 3 seeds, 7 fine-tunings and 5 pre-trainings, and 3 rows fine-tuned on 3 shares of the labels
-    assert "126 of 126 jobs to do" in done.stdout
+    # 2 data sets, 3 seeds, 7 fine-tunings and 5 pre-trainings, and 2 rows fine-tuned on 4 shares of the labels
+    assert "120 of 120 jobs to do" in done.stdout
+    assert "row imagenet (DeiT-Ti, ImageNet's labels): skipped, --weights imagenet=FILE" in done.stdout
     assert "as many more steps as fit in the time of a pre-training" in done.stdout
     one = run_tool(reproduce.main, *argv, "--rows", "random,full", "--seeds", "1", "--labels", "1")
     assert "6 of 6 jobs to do" in one.stdout

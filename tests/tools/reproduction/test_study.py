@@ -135,7 +135,7 @@ def test_what_an_older_recipe_made_is_not_taken_for_done(data: Path, tmp_path: P
 
     check_with()
     check_with(temperature="unknown")  # made before there was such a value: it had the default
-    with pytest.raises(UserError, match=r"match_weight 0.5 and not 1.0"):
+    with pytest.raises(UserError, match=r"match_weight 0.5 and not 0.1"):
         check_with(match_weight=0.5)
     with pytest.raises(UserError, match=r"base_lr 0.0015 and not 0.004"):
         check_with(base_lr="unknown")
@@ -161,9 +161,10 @@ def test_the_longer_row_pays_for_the_pre_training() -> None:
 
 
 def test_budgets_take_about_as_long_as_they_promise(data: Path, tmp_path: Path) -> None:
-    for size, at_once, minutes in (("cpu", 2, 240), ("gpu", 3, 60)):
+    for size, at_once, minutes in (("cpu", 2, 360), ("gpu", 3, 60)):
         budget = BUDGETS[size]
-        jobs = study_jobs(Study(size, data, tmp_path / "out", budget.rows, budget.seeds))
+        rows = tuple(row for row in budget.rows if not ROWS[row].given)
+        jobs = study_jobs(Study(size, data, tmp_path / "out", rows, budget.seeds))
         assert sum(job.seconds for job in jobs) / at_once < 60 * minutes
 
 
@@ -229,7 +230,7 @@ def test_table_and_pictures(data: Path, tmp_path: Path) -> None:
         (folder / "monitor.jsonl").write_text(json.dumps(look) + "\n")
     study_report.write_table(output, values, rows, BUDGETS["cpu"])
     text = (output / "table.md").read_text()
-    assert "| 100 or 400 x 64 images | 200 | 300 |" in text
+    assert "| 100 or 400 x 64 images | 400 | 800 |" in text
     assert "| SplitMask | 0.75 ± 0.71 (2) | 0.50 ± 0.00 (2) | - | - | - | - |" in text  # spread sqrt(0.5)
     assert study_report.finished_rows(output, ("beit",)) == ("random", "beit", "full")
     study_report.choose_pictures(study)
