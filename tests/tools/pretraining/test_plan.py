@@ -99,7 +99,7 @@ def test_hours_bound_any_recipe(images: Path, tmp_path: Path, monkeypatch: pytes
     assert "1,000 steps" in tiny.stdout  # 20 images in batches of 8
     assert "exclude each other" in error_of(run("--recipe", "tiny", "--epochs", 500, *words, "--hours", 5))
     small = run("--recipe", "small", "--batch-size", 8, *words, "--hours", 5)
-    assert "171 steps" in small.stdout and "the recipe's would be 1,000 steps" in small.stdout
+    assert "171 steps" in small.stdout and "the recipe's would be 2,000 steps" in small.stdout
     assert "has room for 3 steps" in error_of(run("--recipe", "small", "--batch-size", 8, *words, "--hours", 0.1))
 
 
