@@ -59,8 +59,8 @@ def test_the_budget_is_the_recipes() -> None:
         "precision": "32-true",
         "seed": 3,
         "devices": 1,
-        # 96 of 224 pixels, in patches of 16
-        "transform_args": {"image_size": (128, 128), "local_view": {"num_views": 8, "view_size": (48, 48)}},
+        # 96 of 224 of the side: 41 pixels, 3 patches of 16
+        "transform_args": {"image_size": (96, 96), "local_view": {"num_views": 8, "view_size": (48, 48)}},
         "trainer_args": {"max_steps": 100},
     }
 
