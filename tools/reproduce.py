@@ -160,7 +160,7 @@ def _study(args: Any, row: str) -> int:
     files = parse_files(args.weights, [name for name, row in study.ROWS.items() if row.given])
     lacking = {name for name, row in study.ROWS.items() if row.given and name not in files}
     for name in sorted(lacking.intersection(rows)):
-        raise UserError(f"row {name} needs --weights {name}=FILE: {study.ROWS[name].title}, docs/weights.md says where")
+        raise UserError(f"row {name} needs --weights {name}=FILE: {study.ROWS[name].title}, as timm or DeiT publish it")
     rows = tuple(name for name in study.ROWS if name in (rows or {*study.BUDGETS[size].rows, *files} - lacking))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # Such a small model leaves most of a GPU idle: several jobs share it, as far as there are cores for their data.

@@ -16,6 +16,7 @@ if not __package__:  # a script: its folder has a pretrain.py too; as tools/_pat
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     del sys.path[1]
 
+from pretrain.own_recipe import OWN
 from pretrain.recipes import Recipe, get_recipe
 from splitmask_backbones.errors import UserError
 from tools import cli
@@ -40,20 +41,20 @@ def build_parser() -> cli.Parser:
 def main(argv: list[str]) -> int:
     """Runs the script; returns the exit code."""
     args = build_parser().parse_args(argv)
+    if args.recipe == OWN:
+        raise UserError(f"--recipe {OWN} derives its values in tools/pretrain.py: name another, such as small")
     recipe = get_recipe(args.recipe).override({**cli.given_values(args, Recipe), "method": "dino"})
     encoder, work = Path(args.output) / ENCODER, Path(args.output) / "lightly"
     if encoder.exists():
         raise UserError(f"{encoder} exists already: name another --output")
+    files = readable_files(args.data)
     try:
         import lightly_train
     except ImportError as error:
         raise UserError(f"this comparison needs lightly-train ({error}): pip install lightly-train") from None
     cli.start_log()
-    from pretrain.data.sources import open_source
     from splitmask_backbones.convert import convert
 
-    images = open_source(args.data)
-    files = [str(images.path(name)) for name in images.names]
     start = time.perf_counter()
     called = arguments(recipe, len(files))
     lightly_train.pretrain(out=str(work), data=files, num_workers=args.workers, overwrite=True, **called)
@@ -62,6 +63,25 @@ def main(argv: list[str]) -> int:
     convert(work / "exported_models" / "exported_last.pt", encoder, from_="timm", overrides=heads)
     print(f"{seconds:.0f} s; wrote {encoder}")
     return 0
+
+
+def readable_files(data: str) -> list[str]:
+    """Returns the images of `--data`, checked before lightly-train is imported: it lets pillow read truncated ones.
+
+    Raises:
+        ValueError: one cannot be read.
+    """
+    from pretrain.data.decode import UnreadableImage
+    from pretrain.data.sources import open_source
+
+    images = open_source(data)
+    files = [images.path(name) for name in images.names]
+    for index, file in enumerate(files):
+        try:
+            images.check(index)
+        except UnreadableImage as error:
+            raise UserError(f"{file}: {error}: repair or remove it") from None
+    return [str(file) for file in files]
 
 
 def arguments(recipe: Recipe, num_images: int) -> dict[str, Any]:

@@ -74,9 +74,10 @@ class Executor:
         self._received: int | None = None
 
     def check(self, jobs: Sequence[Job]) -> None:
-        """Raises ValueError where a job was begun or finished with other options or recipe values than the plan's."""
+        """Raises ValueError where a training was begun or finished with other options or recipe values than planned."""
         for job in jobs:
-            if not (job.resumable and (job.done or job.started)):
+            trains = job.resumable or job.num_steps is not None
+            if not (trains and (job.done or job.started)):
                 continue
             before, now = self.record.get(job.name, {}).get("identity"), job.identity()
             if before is not None and before != now:

@@ -95,3 +95,14 @@ def test_without_lightly_train(images: Path, tmp_path: Path, monkeypatch: pytest
     assert done.returncode == 2
     assert "pip install lightly-train" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_what_it_cannot_compare_is_said(images: Path, tmp_path: Path) -> None:
+    words = ["--data", str(images), "--output", str(tmp_path / "out")]
+    own = run_tool(lightly_dino.main, "--recipe", "own", *words)
+    assert (own.returncode, "name another, such as small" in own.stderr) == (2, True)
+    whole = (images / "2.png").read_bytes()
+    (images / "2.png").write_bytes(whole[: len(whole) // 2])
+    broken = run_tool(lightly_dino.main, *TINY, *words)
+    assert broken.returncode == 2
+    assert str(images / "2.png") in broken.stderr and "repair or remove it" in broken.stderr

@@ -8,6 +8,7 @@ import re
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,10 @@ def test_other_options_for_a_job_that_exists_are_refused(fake: Path) -> None:
     Executor(fake).run([job(fake, "a", "ok", "--steps", "5", "--data", "there")])  # moved data are the same data
     with pytest.raises(UserError, match=r"other options \(5\) than those of now \(6\)"):
         Executor(fake).run([job(fake, "a", "ok", "--steps", "6", "--data", "here")])
+    again = replace(job(fake, "a", "ok", "--steps", "6"), resumable=False)
+    Executor(fake).run([again])  # a conversion, pictures
+    with pytest.raises(UserError, match="other options"):  # a training that cannot be resumed is a training too
+        Executor(fake).run([replace(again, num_steps=6)])
 
 
 # Counts the signals that reach it, and takes its time to end.
