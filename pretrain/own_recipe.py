@@ -50,7 +50,8 @@ SMALLEST_STEPS, SMALLEST_BATCH = 100, 8
 
 SHORT_RUN = 10_000
 SHORT: dict[str, Any] = {"base_lr": 4e-3, "warmup_fraction": 0.1, "drop_path": 0.0, "crop_scale": 0.2}
-"""Steps below which these values take the place of the paper's, those of the recipe `small`."""
+"""Steps below which these values take the place of the paper's, those of the recipe `small` but for
+its smaller crops, which are for things smaller than a patch."""
 
 MEMORY_SHARE = 0.8
 """Part of a step's memory that is measured. What is needed for moments only is the rest: on a CPU, ViT-Ti with 16 and

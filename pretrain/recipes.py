@@ -233,9 +233,9 @@ RECIPES: dict[str, tuple[str, Recipe]] = {
     "sketch": ("DomainNet Sketch, 49,115 images", Recipe(**_TINY_SETS)),
     "small": (
         "a few hundred images on a CPU",
-        # docs/study/ablation.md: matching must neither outweigh inpainting nor go by colours.
+        # docs/study/ablation.md: matching must neither outweigh inpainting nor go by colours; small crops magnify.
         Recipe(
-            **_FEW_IMAGES,
+            **_FEW_IMAGES | {"crop_scale": 0.05, "crop_scale_max": 0.4},
             tokenizer="kmeans",
             vocab_size=256,
             match_weight=0.1,

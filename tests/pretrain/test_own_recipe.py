@@ -36,7 +36,8 @@ def test_a_few_hundred_images_and_a_cpu_are_close_to_the_recipe_small():
     for name in ("model", "batch_size", "mask", "mask_ratio"):
         assert found[name] == getattr(small, name), name
     assert (found["img_size"], found["vocab_size"]) == (128, 2048)  # 470 x 64 / 12 = 2,506
-    assert all(value == getattr(small, name) for name, value in own_recipe.SHORT.items())
+    different = {name for name, value in own_recipe.SHORT.items() if value != getattr(small, name)}
+    assert different == {"crop_scale"}  # small's magnify: nuclei and CamVid have things smaller than a patch
 
 
 @pytest.mark.parametrize(

@@ -115,8 +115,18 @@ def test_rows_of_the_ablation_change_one_value_and_work(data: Path, tmp_path: Pa
         expected = pairs(row.argv or ())
         if row.length != 1:
             expected |= {("--steps", str(round(row.length * BUDGETS["cpu"].pretrain.steps)))}
+        if row.rate != 1:
+            expected |= {("--base-lr", f"{row.rate * HEADS['nuclei'].base_lr:g}")}
         assert expected and pairs(tuple(pretraining.identity()[1:])) - whole == expected
         assert "none" not in finetuning.argv
+
+
+def test_rates_are_those_of_the_data_set(data: Path, tmp_path: Path) -> None:
+    jobs = {job.name: job for job in study_jobs(Study("cpu", data, tmp_path / "out", ("full", "lr_lower"), 1))}
+    for name, rate in (("nuclei", 4e-3), ("camvid", 1.6e-2)):
+        for row, factor in (("full", 1), ("lr_lower", 0.25)):
+            recipe = jobs[f"{row}/{name}/seed0/pretrain"].recipe
+            assert recipe is not None and recipe.base_lr == pytest.approx(rate * factor)
 
 
 def test_what_an_older_recipe_made_is_not_taken_for_done(data: Path, tmp_path: Path) -> None:
