@@ -183,7 +183,7 @@ BUDGETS = {
     "cpu": Budget(
         rows=("random", "beit", "full", "imagenet"),
         seeds=3,
-        pretrain=Length(2000, 64, 0.36),
+        pretrain=Length(4000, 64, 0.36),
         finetune={"nuclei": Length(400, 4, 0.85), "camvid": Length(800, 8, 0.52)},
         start_seconds=60.0,
         hardware="two jobs at once, one thread of a 2-core CPU each",
