@@ -25,7 +25,7 @@ recipe = dataclasses.replace(
     rpn_post_nms_test=500,
     detections_per_image=200,
     steps=400,
-    lr=2e-3,
+    lr=1e-3,
     layer_decay=0.7,
     beta2=0.95,  # 400 steps are too few for a memory of 1000
 )

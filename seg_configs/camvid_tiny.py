@@ -15,7 +15,7 @@ img_size = 160
 steps = 300
 batch_size = 8
 schedule = dict(warmup_fraction=0.1)
-optim_wrapper = dict(optimizer=dict(lr=2e-3), paramwise_cfg=dict(decay_rate=0.75))
+optim_wrapper = dict(optimizer=dict(lr=1e-3), paramwise_cfg=dict(decay_rate=0.75))
 log_every = 10
 save_every = 100
 
