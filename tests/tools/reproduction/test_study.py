@@ -129,6 +129,12 @@ def test_rates_are_those_of_the_data_set(data: Path, tmp_path: Path) -> None:
             assert recipe is not None and recipe.base_lr == pytest.approx(rate * factor)
 
 
+def test_a_small_encoder_has_rates_of_its_own(data: Path, tmp_path: Path) -> None:
+    for size, given in (("cpu", {"lr=0.002", "optim_wrapper.optimizer.lr=0.002"}), ("gpu", set())):
+        jobs = study_jobs(Study(size, data, tmp_path / "out", ("random",), 1, shares=(1.0,)))
+        assert {text for job in jobs for text in job.argv if "lr=" in text} == given
+
+
 def test_what_an_older_recipe_made_is_not_taken_for_done(data: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     job = study_jobs(Study("cpu", data, output, ("full",), 1, sets=("nuclei",)))[0]
