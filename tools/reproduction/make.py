@@ -126,9 +126,9 @@ def make_study(study: Study, at_once: int, dry_run: bool) -> int:
 
 def _report(study: Study) -> None:
     output = study.output
-    rows = study_report.finished_rows(output, study.rows)
+    rows, shares = study_report.finished_rows(output, study.rows), study_report.finished_shares(output, study.shares)
     values = study_report.read_values(output, rows)
-    few = study_report.read_curves(output, rows, study.shares)
+    few = study_report.read_curves(output, rows, shares)
     header, body = study_report.write_table(output, values, rows, study.budget, few)
     study_labels.save_plot(few, output / study_report.FOLDER / "labels.png")
     study_report.save_points(values, rows, output / study_report.FOLDER / "points.png")

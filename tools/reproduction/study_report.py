@@ -32,6 +32,13 @@ def finished_rows(output: Path, asked: Sequence[str]) -> tuple[str, ...]:
     return tuple(row for row in ROWS if row in asked or any((output / row).glob("*/seed*/*/results.json")))
 
 
+def finished_shares(output: Path, asked: Sequence[float]) -> tuple[float, ...]:
+    """Returns the shares of the labels asked for, and those that earlier calls have left results of, ascending."""
+    folders = {file.parent.name for file in output.glob("*/*/seed*/*_percent/results.json")}
+    found = {float(name.removesuffix("_percent").rpartition("_")[2]) / 100 for name in folders}
+    return tuple(sorted({*asked, *found}))
+
+
 def read_values(output: Path, rows: Sequence[str], share: float = 1.0) -> Values:
     """Returns what the finished runs of all seeds reached, seed by seed; undefined values are left out.
 
@@ -53,8 +60,8 @@ def read_values(output: Path, rows: Sequence[str], share: float = 1.0) -> Values
 
 
 def read_curves(output: Path, rows: Sequence[str], shares: Sequence[float]) -> study_labels.Curves:
-    """Returns `read_values` by the share of the labels, ascending."""
-    return {share: read_values(output, rows, share) for share in sorted(shares)}
+    """Returns `read_values` by the share of the labels."""
+    return {share: read_values(output, rows, share) for share in shares}
 
 
 def _files(output: Path, row: str, data: str, tool: str, name: str) -> list[Path]:

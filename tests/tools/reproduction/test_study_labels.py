@@ -57,7 +57,9 @@ def test_the_table_has_a_column_for_each_share(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         (folder / "results.json").write_text(json.dumps({"mIoU": value}))
     rows = study_report.finished_rows(tmp_path, ())
-    values, few = study_report.read_values(tmp_path, rows), study_report.read_curves(tmp_path, rows, (1.0, 0.1))
+    shares = study_report.finished_shares(tmp_path, (1.0,))
+    assert shares == (0.1, 1.0), "those of an earlier call stay"
+    values, few = study_report.read_values(tmp_path, rows), study_report.read_curves(tmp_path, rows, shares)
     assert values["camvid mIoU"] == {"random": [6.0], "full": [9.0]}, "all labels alone in the first table"
     study_report.write_table(tmp_path, values, rows, BUDGETS["cpu"], few)
     text = (tmp_path / "table.md").read_text()
