@@ -12,6 +12,7 @@ from tools.finetuning import plots
 from tools.reproduction import study_labels
 from tools.reproduction.render import cells, csv_text, listed, mean_and_spread, shown
 from tools.reproduction.study import HEADS, PICTURES, ROWS, Budget, Study, finetuning_folder, run_folder
+from tools.reproduction.study_mixed import mixed_values
 from tools.running.job import copy_numbered, drawn
 
 Values = dict[str, dict[str, list[float]]]  # column -> row -> one value per seed
@@ -108,6 +109,7 @@ def write_table(
         for row in rows
     ]
     text = f"{plots.markdown_table(header, body)}\n{CAPTION}\n"
+    text += "".join(f"\n{sentence}\n" for sentence in mixed_values(output, rows))
     text += study_labels.section(few)
     titles, looks = learned(output, rows)
     if looks:
