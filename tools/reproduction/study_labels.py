@@ -50,6 +50,7 @@ def sentences(curves: Curves) -> list[str]:
     """Returns for each number how few labels SplitMask needs for what random init reaches with how many.
 
     Named is the largest share of random init that a share of SplitMask's reaches in the mean, and the least such one.
+    Where random init has no use for more labels, the comparison is not one of labels, and that is told too.
     """
     told = []
     for name in next(iter(curves.values()), {}):
@@ -59,7 +60,7 @@ def sentences(curves: Curves) -> list[str]:
         }
         if len(means[RANDOM]) < 2 or len(means[FULL]) < 2:
             continue
-        told.append(f"{name}: {_compared(means[FULL], means[RANDOM])}")
+        told.append(f"{name}: {_compared(means[FULL], means[RANDOM])}{_falling(means[RANDOM])}")
     return told
 
 
@@ -72,6 +73,17 @@ def _compared(full: dict[float, float], random: dict[float, float]) -> str:
                 f"({full[enough[0]]:.1f} against {goal:.1f})"
             )
     return f"SplitMask equals random init with no share of the labels ({max(full.values()):.1f} at most)"
+
+
+def _falling(random: dict[float, float]) -> str:
+    """Returns what is to be added where random init is not best with the most labels, else nothing."""
+    most, best = max(random), max(random, key=lambda share: random[share])
+    if best == most:
+        return ""
+    return (
+        f"; but random init itself is better with {100 * best:g} % than with {100 * most:g} % ({random[best]:.1f} and "
+        f"{random[most]:.1f}): within these steps it is not labels that are short"
+    )
 
 
 def save_plot(curves: Curves, path: Path) -> bool:

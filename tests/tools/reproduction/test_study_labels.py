@@ -39,7 +39,13 @@ def curves(random: dict[float, list[float]], full: dict[float, list[float]]) -> 
 def test_the_sentence_names_the_least_share_that_is_enough(full: dict[float, list[float]], expected: str) -> None:
     random = {0.1: [1.0, 2.0, 0.0], 0.5: [4.0], 1.0: [6.0, 10.0]}  # means 1, 4, 8
     (told,) = study_labels.sentences(curves(random, full))
-    assert told.startswith(f"{NAME}: {expected}")
+    assert told.startswith(f"{NAME}: {expected}") and "but random init" not in told
+
+
+def test_a_curve_that_falls_is_told() -> None:
+    (told,) = study_labels.sentences(curves({0.1: [5.0], 0.5: [7.0], 1.0: [4.0, 6.0]}, {0.1: [6.0], 1.0: [9.0]}))
+    assert "SplitMask with 10 % of the labels equals random init with 100 % (6.0 against 5.0); but random init" in told
+    assert "better with 50 % than with 100 % (7.0 and 5.0)" in told
 
 
 def test_one_share_alone_says_nothing(tmp_path: Path) -> None:
