@@ -30,8 +30,8 @@ class Head:
 
     The bytes were measured: two checkpoints, and the detector. The engine is named, so that the numbers of two machines
     compare although detectron2 may be installed on one of them only. `encoder` is where its config holds the encoder's
-    sizes and `lr` the rate, `overrides` are values that its config does not have, `base_lr` is the rate of every
-    pre-training on it.
+    sizes and `lr` the rate, `overrides` are values that its config does not have, `rate` is a factor on the base
+    learning rate of every pre-training on it.
     """
 
     tool: str
@@ -42,7 +42,7 @@ class Head:
     encoder: str = ""
     lr: str = "lr"
     overrides: tuple[str, ...] = ()
-    base_lr: float = get_recipe("small").base_lr
+    rate: float = 1.0
 
 
 HEADS = {
@@ -64,7 +64,7 @@ HEADS = {
         # So that mIoU is not that of the four largest classes. mmseg's own tools/train.py cannot read it from a config.
         ("class_weights=median_frequency",),
         # docs/study/ablation.md: road scenes gain by four times the rate that nuclei lose by.
-        base_lr=1.6e-2,
+        rate=4.0,
     ),
 }
 
@@ -77,7 +77,7 @@ class Row:
         title: in the table.
         argv: options of its pre-training, None without one.
         length: factor on its steps.
-        rate: factor on the data set's base learning rate.
+        rate: factor on its base learning rate.
         tool: what pre-trains.
         given: the encoder comes from the user (`--weights ROW=FILE`).
     """
@@ -308,7 +308,8 @@ def _pretraining(study: Study, row: str, data: str, folder: Path, common: list[s
         seconds = length * budget.pretrain.seconds * OTHERS_SLOWER + budget.start_seconds
         costs: dict[str, Any] = {"seconds": seconds, "disk": PRETRAIN_DISK, "num_steps": length}
         return [Job(name, tool, tuple(argv), folder, ENCODER, resumable=False, **costs)]
-    argv += ["--base-lr", f"{HEADS[data].base_lr * ROWS[row].rate:g}", *logged, "--monitor-every", str(length)]
+    base_lr = planned_recipe(argv).base_lr * HEADS[data].rate * ROWS[row].rate  # DINO has a rate of its own
+    argv += ["--base-lr", f"{base_lr:g}", *logged, "--monitor-every", str(length)]
     recipe = planned_recipe(argv)
     dearer = pretraining_operations(recipe) / pretraining_operations(get_recipe("small").override(dict(budget.encoder)))
     seconds = length * budget.pretrain.seconds * dearer + budget.start_seconds

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from pretrain.recipes import METHOD_VALUES, get_recipe
 from splitmask_backbones.errors import UserError
 from tests.helpers.plans import check
 from tools.reproduction import study_report
@@ -116,7 +117,7 @@ def test_rows_of_the_ablation_change_one_value_and_work(data: Path, tmp_path: Pa
         if row.length != 1:
             expected |= {("--steps", str(round(row.length * BUDGETS["cpu"].pretrain.steps)))}
         if row.rate != 1:
-            expected |= {("--base-lr", f"{row.rate * HEADS['nuclei'].base_lr:g}")}
+            expected |= {("--base-lr", f"{row.rate * get_recipe('small').base_lr:g}")}
         assert expected and pairs(tuple(pretraining.identity()[1:])) - whole == expected
         assert "none" not in finetuning.argv
 
@@ -127,6 +128,14 @@ def test_rates_are_those_of_the_data_set(data: Path, tmp_path: Path) -> None:
         for row, factor in (("full", 1), ("lr_lower", 0.25)):
             recipe = jobs[f"{row}/{name}/seed0/pretrain"].recipe
             assert recipe is not None and recipe.base_lr == pytest.approx(rate * factor)
+
+
+def test_a_method_keeps_a_rate_of_its_own(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHOD_VALUES["dino"], "base_lr", 1e-3)
+    jobs = {job.name: job for job in study_jobs(Study("cpu", data, tmp_path / "out", ("dino",), 1))}
+    for name, rate in (("nuclei", 1e-3), ("camvid", 4e-3)):
+        recipe = jobs[f"dino/{name}/seed0/pretrain"].recipe
+        assert recipe is not None and recipe.base_lr == pytest.approx(rate)
 
 
 def test_a_small_encoder_has_rates_of_its_own(data: Path, tmp_path: Path) -> None:
