@@ -62,6 +62,18 @@ class PatchEmbed(nn.Module):
         return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
 
 
+def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+    """Returns SDPA's attention, `(B, heads, N, D)`, with a bias on the scores.
+
+    Under bf16 on a CPU by its products one by one, as long as their N x N scores are small: forward and backward take a
+    half to a ninth of the time of torch's fused kernel there (2.15, N from 10 to 1025).
+    """
+    if query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.shape[2] <= 1024:
+        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+        return (scores if bias is None else scores + bias).softmax(dim=-1) @ value
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention over all tokens it is given, by SDPA, with optional decomposed relative positions."""
 
@@ -96,8 +108,7 @@ class Attention(nn.Module):
             attend = attend_in_full if x.device.type == "cpu" else attend_fused
             x = attend(query, key, value, *decomposed_bias(query, self.rel_pos_h, self.rel_pos_w, grid_size))
         else:
-            mask = None if bias is None else bias.to(query.dtype)
-            x = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+            x = _attend(query, key, value, None if bias is None else bias.to(query.dtype))
         return self.proj(x.transpose(1, 2).reshape(batch, num_tokens, dim))
 
 

@@ -49,9 +49,10 @@ def build_parser() -> cli.Parser:
     jobs = "jobs at once (default 1; of the study the cores, on a GPU 3)"
     parser.add_argument("--jobs", type=cli.positive_int, metavar="N", help=jobs)
     parser.add_argument("--weights", action="append", default=[], metavar="NAME=FILE", help="files that you have")
+    precision = "of every training (default bf16; of the study: the size's)"
+    parser.add_argument("--precision", metavar="32|bf16", help=precision)
     table = parser.add_argument_group("tables of the paper")
     table.add_argument("--gpus", type=cli.positive_int, metavar="N", help="processes of torchrun (default 1)")
-    table.add_argument("--precision", metavar="32|bf16", help="of every training (default bf16)")
     tflops = "what one GPU reaches, as tools/benchmark.py measures it"
     rehearse = "make every step of the plan with a few optimizer steps: seconds, memory, what is missing, no result"
     table.add_argument("--rehearse", action="store_true", help=rehearse)
@@ -138,9 +139,9 @@ def _has_gpu() -> bool:
 
 
 def _study(args: Any, row: str) -> int:
-    given = [args.gpus, args.precision, args.tflops, args.rehearse or None, args.rehearse_batch]
+    given = [args.gpus, args.tflops, args.rehearse or None, args.rehearse_batch]
     if any(value is not None for value in given):
-        names = "--gpus, --precision, --tflops and --rehearse"
+        names = "--gpus, --tflops and --rehearse"
         raise UserError(f"{names} go with the tables of the paper: {STUDY} has its own")
     if row and args.rows:
         raise UserError("--rows and a row after the slash exclude each other: give one of them")
@@ -172,7 +173,7 @@ def _study(args: Any, row: str) -> int:
     seeds = args.seeds or study.BUDGETS[size].seeds
     shares = study.SHARES if args.labels is None else _shares(args.labels)
     root = Path(args.data[0] if args.data else "<data>")
-    asked = study.Study(size, root, output, rows, seeds, workers, sets, shares, files)
+    asked = study.Study(size, root, output, rows, seeds, workers, sets, shares, files, args.precision)
     return make_study(asked, at_once, args.dry_run)
 
 

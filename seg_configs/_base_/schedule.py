@@ -17,7 +17,9 @@ optim_wrapper = dict(
     paramwise_cfg=dict(decay_rate=0.65),
     clip_grad=dict(max_norm=3.0),  # ours: BEiT does not clip here; it also yields the grad_norm of the log
 )
-class_weights = None  # or "median_frequency": rare classes weigh more in the loss, by the pixels of the training labels
+# "median_frequency": rare classes weigh more in the loss, by the pixels of the training labels;
+# "sqrt_median_frequency": the roots of those weights, where frequent classes would lose too many pixels.
+class_weights = None
 log_every = 50
 save_every = 2000
 eval_every = None  # steps between evaluations: evaluations.jsonl, and the best segmentor so far is kept

@@ -217,6 +217,39 @@ def test_the_rate_counts_as_the_number_that_it_is(dtype):
         assert found.dtype == dtype and not DropPath(rate).state_dict()
 
 
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_attention_in_bf16_on_a_cpu_is_as_near_to_float32_as_sdpa(with_bias):
+    """Values and gradients: by its products one by one it may round more often, but within twice the error."""
+    from splitmask_backbones.vit import _attend
+
+    tensors = [torch.randn(2, 3, 50, 16) for _ in range(3)] + [torch.randn(1, 3, 50, 50)] * with_bias
+    weights = torch.randn(2, 3, 50, 16)
+
+    def outcome(attend, dtype):
+        given = [tensor.detach().clone().to(dtype).requires_grad_() for tensor in tensors]
+        out = attend(*given[:3], given[3] if with_bias else None)
+        (out.float() * weights).sum().backward()
+        assert out.dtype == dtype
+        return [out.detach().float(), *(tensor.grad.float() for tensor in given)]
+
+    exact = outcome(F.scaled_dot_product_attention, torch.float32)
+    ours, fused = outcome(_attend, torch.bfloat16), outcome(F.scaled_dot_product_attention, torch.bfloat16)
+    for truth, found, expected in zip(exact, ours, fused, strict=True):
+        assert (found - truth).norm() < 2 * (expected - truth).norm()
+
+
+def test_attention_never_holds_the_scores_of_many_tokens():
+    """On a CPU in bf16 neither: the gradient of 1,025 tokens keeps no tensor of 1,025 x 1,025."""
+    from splitmask_backbones.vit import _attend
+
+    for count, held in ((1024, True), (1025, False)):
+        kept = []
+        query, key, value = (torch.randn(1, 1, count, 8).bfloat16().requires_grad_() for _ in range(3))
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.append(t.shape) or t, lambda t: t):
+            _attend(query, key, value, None)
+        assert ((1, 1, count, count) in kept or (1, count, count) in kept) == held, kept
+
+
 def test_the_gradient_of_query_key_and_value_is_written_once():
     """As one tensor (B, N, 3C), in the order in which the projection's own gradient reads it."""
     from torch.utils._python_dispatch import TorchDispatchMode

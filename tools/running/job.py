@@ -14,7 +14,7 @@ ENCODER, RESULTS = "encoder.safetensors", "results.json"
 """What a pre-training and a fine-tuning end with."""
 # Options that do not change the result: paths, and how the work is done.
 FREE = {"--data", "--images", "--weights", "--tokenizer-weights", "--train-list"}
-FREE |= {"--workers", "--save-every", "--log-every", "--monitor-every"}
+FREE |= {"--cache", "--workers", "--save-every", "--log-every", "--monitor-every"}
 
 
 @dataclass(frozen=True)

@@ -125,15 +125,3 @@ def _count(numbers: np.ndarray) -> Counter[int]:
         found = np.flatnonzero(every)
         counts = every[found]
     return Counter(dict(zip(found.tolist(), counts.tolist(), strict=True)))
-
-
-def median_frequency_weights(counts: dict[str, Any]) -> list[float]:
-    """Returns a loss weight a class, from the counts of a split: rare classes weigh more (Eigen and Fergus 2015).
-
-    The frequency of a class is its share of the labelled pixels of the images that hold it; its weight is the median
-    of all frequencies over it. A class that does not occur has weight 1.
-    """
-    classes = counts["classes"].values()
-    shares = [entry["pixels"] / entry["labelled_pixels_of_images"] if entry["pixels"] else 0.0 for entry in classes]
-    median = float(np.median([share for share in shares if share]))
-    return [median / share if share else 1.0 for share in shares]

@@ -7,6 +7,7 @@ from typing import Any
 
 from splitmask_backbones.errors import UserError, check_choice, nearest
 from splitmask_backbones.registry import ENCODERS
+from tools.segmentation.class_weights import CLASS_WEIGHTS
 from tools.segmentation.layout import make_layout
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "seg_configs"
@@ -205,7 +206,7 @@ def check_config(config: dict[str, Any]) -> None:
     if config["batch_size"] == config["accumulate"]:
         raise UserError(f"--batch-size {config['batch_size']} is too small for the heads' BatchNorm: use 2 or more")
     if config["class_weights"] is not None:
-        check_choice("class_weights", config["class_weights"], ["none", "median_frequency"])
+        check_choice("class_weights", config["class_weights"], ["none", *CLASS_WEIGHTS])
 
 
 def derive(config: dict[str, Any], num_classes: int, class_weights: list[float] | None = None) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from tools.finetuning.labels import labelled
 from tools.finetuning.options import FinetuneOptions
 from tools.finetuning.pictures import Pictures
 from tools.finetuning.task import BAD_IMAGES, Task
-from tools.segmentation.check import check_splits, median_frequency_weights
+from tools.segmentation.check import check_splits
+from tools.segmentation.class_weights import class_weights
 from tools.segmentation.classes import Classes, find_classes
 from tools.segmentation.config import derive
 from tools.segmentation.dataset import SegPairs
@@ -110,9 +111,9 @@ class SegmentationTask(Task):
 
     def build(self, weights: Path | None, encoder_config: dict[str, Any] | None = None) -> nn.Module:
         config = self.recipe.config
-        class_weights = None
-        if config["class_weights"] == "median_frequency" and "train" in self.counts:
-            class_weights = median_frequency_weights(self.counts["train"])
+        weights_of_classes = None
+        if config["class_weights"] not in (None, "none") and "train" in self.counts:
+            weights_of_classes = class_weights(config["class_weights"], self.counts["train"])
         backbone = config["model"]["backbone"]
         if weights is not None:
             backbone = backbone | {"init_cfg": {"type": "Pretrained", "checkpoint": str(weights)}}
@@ -121,7 +122,7 @@ class SegmentationTask(Task):
             # The run's arguments win over all of the name's.
             backbone = kept | {"encoder": "vit_tiny", **encoder_config}
         config = config | {"model": config["model"] | {"backbone": backbone}}
-        self.config = derive(config, len(self.classes.names), class_weights)
+        self.config = derive(config, len(self.classes.names), weights_of_classes)
         return build_segmentor(self.config["model"])
 
     def values(self) -> dict[str, Any]:

@@ -122,6 +122,15 @@ def test_rows_of_the_ablation_change_one_value_and_work(data: Path, tmp_path: Pa
         assert "none" not in finetuning.argv
 
 
+@pytest.mark.parametrize(("size", "pretraining"), [("cpu", "32"), ("gpu", "bf16")])
+def test_precision_is_the_sizes_or_the_one_given(size: str, pretraining: str, data: Path, tmp_path: Path) -> None:
+    jobs = study_jobs(Study(size, data, tmp_path / "out", ("full",), 1))
+    found = {job.tool: option(job.argv, "--precision") for job in jobs}
+    assert found == {"pretrain.py": pretraining, "train_det.py": "32", "train_seg.py": "32"}
+    jobs = study_jobs(Study(size, data, tmp_path / "out", ("full",), 1, precision="bf16"))
+    assert {option(job.argv, "--precision") for job in jobs} == {"bf16"}
+
+
 def test_rates_are_those_of_the_data_set(data: Path, tmp_path: Path) -> None:
     jobs = {job.name: job for job in study_jobs(Study("cpu", data, tmp_path / "out", ("full", "lr_lower"), 1))}
     for name, rate in (("nuclei", 4e-3), ("camvid", 1.6e-2)):

@@ -11,7 +11,8 @@ from PIL import Image
 
 from tests.helpers.seg_data import make_data
 from tools.cli import start_log
-from tools.segmentation.check import check_splits, median_frequency_weights
+from tools.segmentation.check import check_splits
+from tools.segmentation.class_weights import class_weights
 from tools.segmentation.classes import Classes, find_classes, make_classes
 from tools.segmentation.labels import check_values, read_label, to_training_labels
 from tools.segmentation.layout import Layout, find_split, is_ade20k, make_layout
@@ -286,7 +287,7 @@ def test_thin_images_keep_a_pixel_on_each_side(size):
     assert results["img"].shape[:2] == results["gt_seg_map"].shape == expected
 
 
-def test_median_frequency_weights_of_hand_counted_labels(tmp_path):
+def test_class_weights_of_hand_counted_labels(tmp_path):
     root = make_data(tmp_path, count=2, size=(4, 4))
     first, second = np.zeros((4, 4), np.uint8), np.zeros((4, 4), np.uint8)
     first[0] = 1  # a 12 of 16, b 4 of 16
@@ -297,7 +298,8 @@ def test_median_frequency_weights_of_hand_counted_labels(tmp_path):
     _, counts = check(root)
     shares = (16 / 20, 4 / 16)
     expected = [(sum(shares) / 2) / share for share in shares] + [1.0]  # c does not occur
-    assert median_frequency_weights(counts) == pytest.approx(expected)
+    assert class_weights("median_frequency", counts) == pytest.approx(expected)
+    assert class_weights("sqrt_median_frequency", counts) == pytest.approx([weight**0.5 for weight in expected])
 
 
 def test_class_weighted_loss_is_torchs_mean_and_survives_ignored_pixels():
