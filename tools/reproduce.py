@@ -49,7 +49,7 @@ def build_parser() -> cli.Parser:
     jobs = "jobs at once (default 1; of the study the cores, on a GPU 3)"
     parser.add_argument("--jobs", type=cli.positive_int, metavar="N", help=jobs)
     parser.add_argument("--weights", action="append", default=[], metavar="NAME=FILE", help="files that you have")
-    precision = "of every training (default bf16; of the study: the size's)"
+    precision = "of every training (default bf16; of the study the size's own)"
     parser.add_argument("--precision", metavar="32|bf16", help=precision)
     table = parser.add_argument_group("tables of the paper")
     table.add_argument("--gpus", type=cli.positive_int, metavar="N", help="processes of torchrun (default 1)")
