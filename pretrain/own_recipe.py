@@ -84,8 +84,8 @@ Derived = dict[str, tuple[Any, str]]
 
 
 def choose_precision(has_bf16: bool) -> tuple[str, str]:
-    """Returns the precision of a GPU that computes in bfloat16, or of anything else."""
-    return ("bf16", "the GPU computes in bfloat16") if has_bf16 else ("32", "no GPU that computes in bfloat16")
+    """Returns the precision of a device that computes in bfloat16, or of another."""
+    return ("bf16", "the device computes in bfloat16") if has_bf16 else ("32", "the device has no bfloat16")
 
 
 def choose_model(facts: Facts) -> tuple[str, str]:

@@ -84,7 +84,7 @@ def make_fabric(
         fabric.launch()
     if is_together():
         _failures()  # connected while all is well
-    if fabric.is_global_zero and fabric.device.type == "cpu" and precision == "bf16" and not _computes_bf16():
+    if fabric.is_global_zero and fabric.device.type == "cpu" and precision == "bf16" and cpu_has_bf16() is False:
         logger.warning("this CPU computes bf16 in emulation, up to 30 times slower than float32: use --precision 32")
     return fabric
 
@@ -99,10 +99,12 @@ def use_deterministic(on: bool) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = not on  # type: ignore[attr-defined]
 
 
-def _computes_bf16() -> bool:
-    """Returns whether this machine's CPU may have instructions for bf16: one that is not known is trusted."""
+def cpu_has_bf16() -> bool | None:
+    """Returns whether this machine's CPU has instructions for bf16, None where that is not known."""
     flags: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return flags.get("architecture") != "x86_64" or any(flags.get(name) for name in ("avx512_bf16", "amx_bf16"))
+    if flags.get("architecture") != "x86_64":
+        return None
+    return any(flags.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def is_together() -> bool:

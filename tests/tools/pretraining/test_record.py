@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 
 import pytest
+import torch
 
 from pretrain.own_recipe import OWN
 from pretrain.recipes import get_recipe
@@ -32,6 +33,16 @@ def test_a_resume_under_another_name_is_refused() -> None:
         recipe_of("small", get_recipe("small"), {}, BEFORE)
 
 
-def test_only_own_takes_the_precision_of_the_machine() -> None:
-    assert with_precision("tiny", replace(TINY, precision="bf16"), "cpu").precision == "bf16"
-    assert with_precision(OWN, replace(get_recipe(OWN), precision="bf16"), "cpu").precision == "32"
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ({"architecture": "x86_64", "avx512_bf16": True}, "bf16"),
+        ({"architecture": "x86_64", "avx512_bf16": False}, "32"),
+        ({"architecture": "aarch64"}, "32"),  # not known
+    ],
+)
+def test_only_own_takes_the_precision_of_the_machine(flags, expected, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags, raising=False)
+    for given in ("32", "bf16"):
+        assert with_precision("tiny", replace(TINY, precision=given), "cpu").precision == given
+        assert with_precision(OWN, replace(get_recipe(OWN), precision=given), "cpu").precision == expected
