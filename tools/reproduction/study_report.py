@@ -83,9 +83,9 @@ def _read(file: Path, path: str) -> Any:
     return place
 
 
-def _steps(output: Path, row: str, runs: Sequence[tuple[str, str]], planned: int) -> str:
-    """Returns the steps of a row's runs, (data, tool) each: they may be of another budget than today's, `planned`."""
-    files = [file for data, tool in runs for file in _files(output, row, data, tool, "config.json")]
+def _steps(output: Path, row: str, data: str, tool: str, planned: int) -> str:
+    """Returns the steps of a row's runs of a tool: they may be of another budget than today's, `planned`."""
+    files = _files(output, row, data, tool, "config.json")
     return " or ".join(map(str, sorted({_read(file, "values.steps") for file in files}) or [planned]))
 
 
@@ -98,13 +98,14 @@ def write_table(
         few: what shares of the labels reached, in a table of their own.
     """
     few = few or {}
-    header = ["encoder", *values, "pre-training", *(f"{data} steps" for data in HEADS)]
+    trained = [f"{data} pre-training" for data in HEADS]
+    header = ["encoder", *values, *trained, *(f"{data} steps" for data in HEADS)]
     body = [
         [
             ROWS[row].title,
             *(shown(values[column][row]) for column in values),
-            _pretraining(output, row, budget),
-            *(_steps(output, row, [(data, HEADS[data].tool)], budget.finetuning_steps(data, row)) for data in HEADS),
+            *(_pretraining(output, data, row, budget) for data in HEADS),
+            *(_steps(output, row, data, HEADS[data].tool, budget.finetuning_steps(data, row)) for data in HEADS),
         ]
         for row in rows
     ]
@@ -124,12 +125,12 @@ def write_table(
     return header, body
 
 
-def _pretraining(output: Path, row: str, budget: Budget) -> str:
-    """Returns the images seen in a row's pre-trainings, "-" without one."""
+def _pretraining(output: Path, data: str, row: str, budget: Budget) -> str:
+    """Returns the images seen in a row's pre-trainings on a data set, "-" without one."""
     if ROWS[row].argv is None:
         return "-"
-    steps = _steps(output, row, [(data, "pretrain") for data in HEADS], budget.pretraining_steps(row))
-    return f"{steps} x {budget.pretrain.batch_size} images"
+    steps = _steps(output, row, data, "pretrain", budget.pretraining_steps(data, row))
+    return f"{steps} x {budget.pretrain[data].batch_size} images"
 
 
 def learned(output: Path, rows: Sequence[str]) -> tuple[list[str], list[list[str]]]:
