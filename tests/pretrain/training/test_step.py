@@ -148,5 +148,9 @@ def test_gradient_caching_under_bf16_is_as_exact_as_bf16():
     whole, expected = split_step(1, False, precision="bf16")
     values, gradients = split_step(4, True, precision="bf16")
     assert abs(values["loss"] - whole["loss"]) < 1e-3 * whole["loss"]
-    for name, gradient in gradients.items():
-        assert (gradient - expected[name]).norm() < 0.02 * expected[name].norm() + 1e-6, name
+    _, exact = split_step(1, False)
+
+    def error(found: dict, true: dict) -> float:
+        return max(float((found[name] - true[name]).norm() / (true[name].norm() + 5e-5)) for name in true)
+
+    assert error(gradients, expected) < 2 * error(expected, exact) < 0.1
