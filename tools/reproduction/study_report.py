@@ -18,6 +18,10 @@ from tools.running.job import copy_numbered, drawn
 Values = dict[str, dict[str, list[float]]]  # column -> row -> one value per seed
 FOLDER = "pictures"
 CAPTION = "On val, in percent: mean ± standard deviation over seeds (number of seeds)."
+GAINS_CAPTION = (
+    "Seed by seed, with the same labels in the same order: mean ± standard deviation of the differences (number of "
+    "seeds). Which labels a seed draws moves both rows."
+)
 CSV_HEADER = ("row", "column", "mean", "spread", "n", "values")
 LOOKS = {"train_inpaint_gain": "gain (nats)", "train_match_rank1": "match rank 1", "effective_rank": "rank"}
 """What monitor.jsonl says of a pre-training, and the titles of the columns."""
@@ -56,8 +60,46 @@ def read_values(output: Path, rows: Sequence[str], share: float = 1.0) -> Values
             column = values.setdefault(f"{data} {name}", {})
             for row in rows:
                 found = [_read(file, path) for file in _files(output, row, data, tool, "results.json")]
-                column[row] = [float(v) for v in found if isinstance(v, int | float) and math.isfinite(v)]
+                column[row] = [float(v) for v in found if _is_number(v)]
     return values
+
+
+def read_gains(output: Path, rows: Sequence[str], share: float = 1.0) -> Values:
+    """Returns by how much the runs of each row are above random init's of the same seed, seed by seed.
+
+    The same labels and the same order of images: what the seeds have in common is not taken for what the rows differ
+    by, as between two means.
+    """
+    gains: Values = {}
+    for data, head in HEADS.items():
+        tool = finetuning_folder(output, "", data, 0, share).name
+        files = {row: _by_seed(output, row, data, tool, "results.json") for row in (study_labels.RANDOM, *rows)}
+        for name, path in head.metrics:
+            column = gains.setdefault(f"{data} {name}", {})
+            found = {row: {seed: _read(file, path) for seed, file in files[row].items()} for row in files}
+            start = found[study_labels.RANDOM]
+            for row in rows:
+                pairs = [(value, start[seed]) for seed, value in found[row].items() if seed in start]
+                column[row] = [a - b for a, b in pairs if all(map(_is_number, (a, b)))]
+    return gains
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def gains_section(output: Path, rows: Sequence[str], shares: Sequence[float]) -> str:
+    """Returns the table of `read_gains`, as Markdown; nothing where no row can be compared."""
+    others = [row for row in rows if row != study_labels.RANDOM]
+    gains = {share: read_gains(output, others, share) for share in shares}
+    columns = [(name, share) for name in next(iter(gains.values()), {}) for share in shares]
+    columns = [(name, share) for name, share in columns if any(gains[share][name].values())]
+    others = [row for row in others if any(gains[share][name][row] for name, share in columns)]
+    if not others:
+        return ""
+    header = ["above random init", *(study_labels.column(name, share) for name, share in columns)]
+    body = [[ROWS[row].title, *(shown(gains[share][name][row]) for name, share in columns)] for row in others]
+    return f"\n{plots.markdown_table(header, body)}\n{GAINS_CAPTION}\n"
 
 
 def read_curves(output: Path, rows: Sequence[str], shares: Sequence[float]) -> study_labels.Curves:
@@ -66,11 +108,15 @@ def read_curves(output: Path, rows: Sequence[str], shares: Sequence[float]) -> s
 
 
 def _files(output: Path, row: str, data: str, tool: str, name: str) -> list[Path]:
-    """Returns a file of all seeds of a row, by the seed."""
+    """Returns a file of all seeds of a row, in the order of the seeds."""
+    return list(_by_seed(output, row, data, tool, name).values())
+
+
+def _by_seed(output: Path, row: str, data: str, tool: str, name: str) -> dict[int, Path]:
     folders = run_folder(output, row, data, 0).parent.glob("seed*")
     seeds = sorted(int(seed) for folder in folders if (seed := folder.name.removeprefix("seed")).isdecimal())
-    files = [run_folder(output, row, data, seed) / tool / name for seed in seeds]
-    return [file for file in files if file.exists()]
+    files = {seed: run_folder(output, row, data, seed) / tool / name for seed in seeds}
+    return {seed: file for seed, file in files.items() if file.exists()}
 
 
 def _read(file: Path, path: str) -> Any:
@@ -112,6 +158,7 @@ def write_table(
     text = f"{plots.markdown_table(header, body)}\n{CAPTION}\n"
     text += "".join(f"\n{sentence}\n" for sentence in mixed_values(output, rows))
     text += study_labels.section(few)
+    text += gains_section(output, rows, sorted({*few, 1.0}))
     titles, looks = learned(output, rows)
     if looks:
         text += f"\n{plots.markdown_table(titles, looks)}\n{LOOKS_CAPTION}\n"

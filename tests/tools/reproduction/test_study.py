@@ -236,6 +236,22 @@ def test_what_others_do_is_a_row_like_any(data: Path, tmp_path: Path) -> None:
     assert set(sizes) <= set(finetuning.argv)
 
 
+def test_gains_are_those_of_the_same_seed(tmp_path: Path) -> None:
+    """Two rows whose means are far apart by chance of the seeds, and whose seeds differ by 2 and 4."""
+    found = {("random", 0): 10.0, ("random", 1): 30.0, ("random", 2): 90.0, ("full", 1): 34.0, ("full", 0): 12.0}
+    for share in (0.1, 1.0):
+        for (row, seed), value in found.items():
+            folder = finetuning_folder(tmp_path, row, "camvid", seed, share)
+            folder.mkdir(parents=True)
+            (folder / "results.json").write_text(json.dumps({"mIoU": value + share}))
+    gains = study_report.read_gains(tmp_path, ("full", "beit"), 0.1)
+    assert gains["camvid mIoU"] == {"full": pytest.approx([2.0, 4.0]), "beit": []}
+    text = study_report.gains_section(tmp_path, ("random", "full", "beit"), (0.1, 1.0))
+    assert "| above random init | camvid mIoU, 10 % of the labels | camvid mIoU |" in text
+    assert "| SplitMask | 3.0 ± 1.4 (2) | 3.0 ± 1.4 (2) |" in text and "BEiT" not in text  # sqrt(2)
+    assert study_report.gains_section(tmp_path, ("random", "beit"), (1.0,)) == ""
+
+
 def test_table_and_pictures(data: Path, tmp_path: Path) -> None:
     output, rows = tmp_path / "out", ("random", "full")
     study = Study("cpu", data, output, rows, 2)
