@@ -151,18 +151,19 @@ def _study(args: Any, row: str) -> int:
     from tools.reproduction.make import make_study
     from tools.reproduction.plan import parse_files
 
-    rows = _names(row or args.rows, "row of the study", (*study.ROWS, "ablation"))
+    asked = _names(row or args.rows, "row of the study", (*study.ROWS, "ablation"))
     sets = _names(args.sets, "data set of the study", tuple(study.HEADS)) or tuple(study.HEADS)
-    if "ablation" in rows:
-        rows = ("random", "full", *study.ABLATION, *rows)
+    if "ablation" in asked:
+        asked = ("random", "full", *study.ABLATION, *asked)
     size = args.size
     if size is None:
         size = "gpu" if _has_gpu() else "cpu"
     files = parse_files(args.weights, [name for name, row in study.ROWS.items() if row.given])
     lacking = {name for name, row in study.ROWS.items() if row.given and name not in files}
-    for name in sorted(lacking.intersection(rows)):
+    for name in sorted(lacking.intersection(asked)):
         raise UserError(f"row {name} needs --weights {name}=FILE: {study.ROWS[name].title}, as timm or DeiT publish it")
-    rows = tuple(name for name in study.ROWS if name in (rows or {*study.BUDGETS[size].rows, *files} - lacking))
+    chosen = {data: asked or {*study.BUDGETS[size].rows[data], *files} - lacking for data in sets}
+    rows = {data: tuple(name for name in study.ROWS if name in chosen[data]) for data in sets}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # Such a small model leaves most of a GPU idle: several jobs share it, as far as there are cores for their data.
     at_once = args.jobs or (cores if size == "cpu" else max(1, min(3, cores // 4)))
@@ -173,8 +174,8 @@ def _study(args: Any, row: str) -> int:
     seeds = args.seeds or study.BUDGETS[size].seeds
     shares = study.SHARES if args.labels is None else _shares(args.labels)
     root = Path(args.data[0] if args.data else "<data>")
-    asked = study.Study(size, root, output, rows, seeds, workers, sets, shares, files, args.precision)
-    return make_study(asked, at_once, args.dry_run)
+    made = study.Study(size, root, output, rows, seeds, workers, shares, files, args.precision)
+    return make_study(made, at_once, args.dry_run)
 
 
 def _shares(text: str) -> tuple[float, ...]:

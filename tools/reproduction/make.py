@@ -96,7 +96,8 @@ def make_study(study: Study, at_once: int, dry_run: bool) -> int:
     """
     budget, output = study.budget, study.output
     jobs = study_jobs(study)
-    left_out = [row for row in budget.rows if ROWS[row].given and row not in study.rows]
+    planned = {row for data in study.sets for row in budget.rows[data]}
+    left_out = [row for row, what in ROWS.items() if what.given and row in planned.difference(study.all_rows)]
     skipped = [f"row {row} ({ROWS[row].title}): skipped, --weights {row}=FILE gives its encoder" for row in left_out]
     _say([f"the small study, size {study.size}, {study.seeds} seeds", *_command_lines(jobs), *skipped])
     to_do = [job for job in jobs if not job.done]
@@ -105,8 +106,9 @@ def make_study(study: Study, at_once: int, dry_run: bool) -> int:
     jobs_at_once = f"{at_once} job{'s' if at_once > 1 else ''} at once"
     told = f"time: about {time} with {jobs_at_once}, from the seconds of a step in the budget ({budget.hardware})"
     _say([f"{len(to_do)} of {len(jobs)} jobs to do", told, _disk(to_do, output)])
-    if LONGER in study.rows:
-        more = {data: budget.finetuning_steps(data, LONGER) - budget.finetune[data].steps for data in study.sets}
+    longer = [data for data, rows in study.rows.items() if LONGER in rows]
+    if longer:
+        more = {data: budget.finetuning_steps(data, LONGER) - budget.finetune[data].steps for data in longer}
         told = " and ".join(f"{count} on {data}" for data, count in more.items())
         _say([f"{ROWS[LONGER].title}: as many more steps as fit in the time of a pre-training: {told}"])
     executor = Executor(output, at_once, threads=1 if study.size == "cpu" else None)
@@ -127,10 +129,13 @@ def make_study(study: Study, at_once: int, dry_run: bool) -> int:
 
 def _report(study: Study) -> None:
     output = study.output
-    rows, shares = study_report.finished_rows(output, study.rows), study_report.finished_shares(output, study.shares)
+    rows, shares = (
+        study_report.finished_rows(output, study.all_rows),
+        study_report.finished_shares(output, study.shares),
+    )
     values = study_report.read_values(output, rows)
     few = study_report.read_curves(output, rows, shares)
-    header, body = study_report.write_table(output, values, rows, study.budget, few)
+    header, body = study_report.write_table(output, values, rows, few)
     study_labels.save_plot(few, output / study_report.FOLDER / "labels.png")
     study_report.save_points(values, rows, output / study_report.FOLDER / "points.png")
     study_report.save_grids(study)

@@ -11,7 +11,7 @@ from splitmask_backbones.files import write_atomically
 from tools.finetuning import plots
 from tools.reproduction import study_labels
 from tools.reproduction.render import cells, csv_text, listed, mean_and_spread, shown
-from tools.reproduction.study import HEADS, PICTURES, ROWS, Budget, Study, finetuning_folder, run_folder
+from tools.reproduction.study import HEADS, PICTURES, ROWS, Study, finetuning_folder, run_folder
 from tools.reproduction.study_mixed import mixed_values
 from tools.running.job import copy_numbered, drawn
 
@@ -129,14 +129,14 @@ def _read(file: Path, path: str) -> Any:
     return place
 
 
-def _steps(output: Path, row: str, data: str, tool: str, planned: int) -> str:
-    """Returns the steps of a row's runs of a tool: they may be of another budget than today's, `planned`."""
+def _used(output: Path, row: str, data: str, tool: str, name: str) -> str:
+    """Returns a value of a row's runs of a tool, "-" without runs: it may be of another budget than today's."""
     files = _files(output, row, data, tool, "config.json")
-    return " or ".join(map(str, sorted({_read(file, "values.steps") for file in files}) or [planned]))
+    return " or ".join(map(str, sorted({_read(file, f"values.{name}") for file in files}))) or "-"
 
 
 def write_table(
-    output: Path, values: Values, rows: Sequence[str], budget: Budget, few: study_labels.Curves | None = None
+    output: Path, values: Values, rows: Sequence[str], few: study_labels.Curves | None = None
 ) -> tuple[list[str], list[list[str]]]:
     """Writes table.md and table.csv into `output`; returns header and rows.
 
@@ -150,8 +150,8 @@ def write_table(
         [
             ROWS[row].title,
             *(shown(values[column][row]) for column in values),
-            *(_pretraining(output, data, row, budget) for data in HEADS),
-            *(_steps(output, row, data, HEADS[data].tool, budget.finetuning_steps(data, row)) for data in HEADS),
+            *(_pretraining(output, data, row) for data in HEADS),
+            *(_used(output, row, data, HEADS[data].tool, "steps") for data in HEADS),
         ]
         for row in rows
     ]
@@ -172,12 +172,10 @@ def write_table(
     return header, body
 
 
-def _pretraining(output: Path, data: str, row: str, budget: Budget) -> str:
+def _pretraining(output: Path, data: str, row: str) -> str:
     """Returns the images seen in a row's pre-trainings on a data set, "-" without one."""
-    if ROWS[row].argv is None:
-        return "-"
-    steps = _steps(output, row, data, "pretrain", budget.pretraining_steps(data, row))
-    return f"{steps} x {budget.pretrain[data].batch_size} images"
+    steps, batch_size = (_used(output, row, data, "pretrain", name) for name in ("steps", "batch_size"))
+    return "-" if steps == "-" else f"{steps} x {batch_size} images"
 
 
 def learned(output: Path, rows: Sequence[str]) -> tuple[list[str], list[list[str]]]:
@@ -239,11 +237,11 @@ def choose_pictures(study: Study) -> None:
 
 def save_grids(study: Study) -> None:
     """Writes detections.png and segmentations.png: one column per row of the table, the image first."""
-    for data in study.sets:
+    for data, rows in study.rows.items():
         name = {"nuclei": "detections", "camvid": "segmentations"}[data]
         files = sorted((study.output / FOLDER / data).iterdir())
         grid = {"image": files}
-        for row in study.rows:
+        for row in rows:
             run = run_folder(study.output, row, data, 0) / HEADS[data].tool
             grid[ROWS[row].title] = drawn(run, files)
         plots.save_grid(grid, study.output / FOLDER / f"{name}.png")

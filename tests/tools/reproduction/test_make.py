@@ -41,8 +41,23 @@ def test_dry_run_of_the_study(data: Path, tmp_path: Path) -> None:
     assert "6 of 6 jobs to do" in one.stdout
 
 
+def test_the_cpu_size_orders_the_methods_on_camvid(data: Path, tmp_path: Path) -> None:
+    argv = ["small", "--data", str(data), "--size", "cpu", "--output", str(tmp_path / "out"), "--dry-run"]
+    done = run_tool(reproduce.main, *argv, "--labels", "1", "--seeds", "1")
+    # nuclei: two rows and a pre-training; CamVid: six rows and four pre-trainings
+    assert "13 of 13 jobs to do" in done.stdout
+    assert "inpaint/camvid/seed0/train_seg" in done.stdout and "inpaint/nuclei" not in done.stdout
+    assert "in the time of a pre-training: 2857 on camvid\n" in done.stdout
+    asked = run_tool(reproduce.main, *argv, "--labels", "1", "--seeds", "1", "--rows", "inpaint")
+    assert "4 of 4 jobs to do" in asked.stdout, "a row that is asked for runs on both sets"
+    given = run_tool(
+        reproduce.main, *argv, "--sets", "nuclei", "--labels", "1", "--seeds", "1", "--weights", "imagenet=a.pth"
+    )
+    assert "5 of 5 jobs to do" in given.stdout and "skipped" not in given.stdout
+
+
 def test_too_few_pictures_are_told_before_anything_runs(data: Path, tmp_path: Path) -> None:
-    study = Study("cpu", data, tmp_path / "out", ("random",), 1)
+    study = Study("cpu", data, tmp_path / "out", dict.fromkeys(("nuclei", "camvid"), ("random",)), 1)
     with pytest.raises(ValueError, match="holds 0 images: the study shows 4 of them"):
         make.make_study(study, 1, dry_run=False)
     assert not (tmp_path / "out").exists()
@@ -58,7 +73,7 @@ def test_what_ran_is_reported(data: Path, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(Executor, "run", pretend)
     monkeypatch.setattr(make.study_report, "save_grids", lambda study: None)
     monkeypatch.setattr(make.study_report, "choose_pictures", lambda study: (tmp_path / "out/pictures").mkdir())
-    study = Study("cpu", data, tmp_path / "out", ("random",), 1, sets=("camvid",))
+    study = Study("cpu", data, tmp_path / "out", {"camvid": ("random",)}, 1)
     assert make.make_study(study, 1, dry_run=False) == 0
     assert "| random init | - | - | 12.5 (1) | - |" in (tmp_path / "out" / "table.md").read_text()
     assert "| random init |" in capsys.readouterr().out

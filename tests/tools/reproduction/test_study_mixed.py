@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tools.reproduction.study import BUDGETS, finetuning_folder
+from tools.reproduction.study import finetuning_folder
 from tools.reproduction.study_mixed import mixed_values
 from tools.reproduction.study_report import read_values, write_table
 
@@ -38,7 +38,7 @@ def test_what_a_changed_config_leaves_is_told_in_the_table(tmp_path: Path) -> No
     ]
     assert mixed_values(tmp_path, rows) == told
     assert mixed_values(tmp_path, ("random",)) == [], "rows that are not in the table"
-    write_table(tmp_path, read_values(tmp_path, rows), rows, BUDGETS["cpu"])
+    write_table(tmp_path, read_values(tmp_path, rows), rows)
     assert all(sentence in (tmp_path / "table.md").read_text() for sentence in told)
 
 
