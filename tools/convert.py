@@ -1,6 +1,7 @@
 """Converts ViT weights between projects; both models must give the same output before anything is written."""
 
 import _path  # noqa: F401
+import argparse
 import ast
 import sys
 from pathlib import Path
@@ -17,9 +18,12 @@ EXAMPLES = """examples:
   python tools/convert.py model_final.pth vitdet.safetensors --from vitdet
   python tools/convert.py runs/mine encoder_so_far.safetensors              (a run folder: its newest checkpoint)
   python tools/convert.py encoder.safetensors vitdet_init.pth --to detectron2
+  python tools/convert.py encoder.safetensors encoder.onnx --to onnx --img-size 224
 
-DST: splitmask and timm .safetensors, detectron2 and mmseg .pth, hf a folder. A bare encoder file of timm, DeiT, DINO,
-MAE and MoCo v3 looks alike: --from dino makes positions resize as DINO does. A report goes beside DST.
+DST: splitmask and timm .safetensors, detectron2 and mmseg .pth, hf a folder, onnx .onnx, exported (torch.export) .pt2.
+A graph takes normalised images of one size in batches of any, and gives the tokens of `forward`.
+A bare encoder file of timm, DeiT, DINO, MAE and MoCo v3 looks alike: --from dino makes positions resize as DINO does.
+A report goes beside DST.
 mmseg's VisionTransformer takes its file with patch_bias=True."""
 
 
@@ -34,6 +38,8 @@ def build_parser() -> cli.Parser:
     parser.add_argument("--model", metavar="NAME", help=f"the encoder that SRC must be: {', '.join(ENCODERS)}")
     text = "what SRC does not show, as an argument of VisionTransformer: window_size=14"
     parser.add_argument("--set", action="append", default=[], metavar="key=value", help=text)
+    text = "of the images that a graph takes (--to onnx, exported; default: the encoder's)"
+    parser.add_argument("--img-size", type=_size, metavar="P|H,W", help=text)
     parser.add_argument("--step", type=cli.positive_int, metavar="N", help="of a run folder's checkpoint")
     parser.add_argument("--best", action="store_true", help="of a run folder that evaluated on its way (eval_every=N)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing DST")
@@ -54,10 +60,20 @@ def main(argv: list[str]) -> int:
     from splitmask_backbones.convert.conversion import convert
 
     cli.start_log()
-    how = {name: getattr(args, name) for name in ("from_", "to", "model", "step", "overwrite", "allow_partial", "best")}
+    how = {
+        name: getattr(args, name)
+        for name in ("from_", "to", "model", "step", "overwrite", "allow_partial", "best", "img_size")
+    }
     done = convert(args.source, args.destination, overrides=overrides, **how)
     _show(done, Path(args.destination))
     return 0
+
+
+def _size(text: str) -> tuple[int, int]:
+    sides = [int(side) if side.isdecimal() else 0 for side in text.split(",")]
+    if len(sides) > 2 or min(sides) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a size: give one number or HEIGHT,WIDTH in pixels")
+    return sides[0], sides[-1]
 
 
 def _parse(text: str) -> tuple[str, Any]:

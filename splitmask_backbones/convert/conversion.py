@@ -15,11 +15,11 @@ from splitmask_backbones.checkpoints import save_encoder
 from splitmask_backbones.convert.export import Export, export
 from splitmask_backbones.convert.families import Source, read_source
 from splitmask_backbones.convert.hf_models import processor_for
-from splitmask_backbones.convert.names import HUB_CARD, MODEL_CARD, TARGETS
+from splitmask_backbones.convert.names import GRAPHS, HUB_CARD, MODEL_CARD, TARGETS
 from splitmask_backbones.convert.read import read_weights
 from splitmask_backbones.convert.references import TOKENS, Forward, reference_of
 from splitmask_backbones.errors import UserError, check_choice
-from splitmask_backbones.files import replaced_at_once
+from splitmask_backbones.files import replaced_at_once, write_atomically
 from splitmask_backbones.load_report import LoadReport
 from splitmask_backbones.vit import VisionTransformer
 
@@ -77,6 +77,7 @@ def convert(
     overwrite: bool = False,
     allow_partial: bool = False,
     best: bool = False,
+    img_size: int | tuple[int, int] | None = None,
 ) -> Conversion:
     """Converts weights, proves equal outputs on random images, and writes `destination`.
 
@@ -91,6 +92,8 @@ def convert(
         overwrite: replace an existing destination.
         allow_partial: go on where keys are missing or unexpected; then nothing is compared with the source.
         best: the best evaluated weights of a run folder.
+        img_size: of the images that a graph ("onnx", "exported") takes, one side or height and width; by default the
+            encoder's.
 
     Raises:
         ValueError: anything that would leave the destination other than the source; it is not written then.
@@ -98,6 +101,8 @@ def convert(
     check_choice("target", to, TARGETS)
     destination = Path(destination).expanduser()
     _check_destination(destination, to, overwrite)
+    if img_size is not None and to not in GRAPHS:
+        raise UserError(f"--img-size goes with --to {' and '.join(GRAPHS)}: files of weights fit images of any size")
     read = read_source(read_weights(source, step, best), from_, model, overrides or {})
     encoder = _build(read, allow_partial)
     generator = torch.Generator().manual_seed(0)
@@ -108,9 +113,13 @@ def convert(
         with _said_of(f"{read.path}: {read.family}'s own model does not take it"):
             forward, kind = reference_of(read)
             differences["source"] = _prove(f"{read.family}'s own model", forward, kind, encoder, images, tolerance)
-    with _said_of(f"{read.path}: {to}'s own model does not take it"):
-        made = export(encoder, to, read.pyramid)
-        differences["target"] = _prove(f"{to}'s own model", made.forward, made.kind, made.encoder, images, tolerance)
+    size = encoder.img_size if img_size is None else (img_size, img_size) if isinstance(img_size, int) else img_size
+    if size != encoder.img_size:
+        images = torch.randn(2, encoder.config["in_chans"], *size, generator=generator)
+    theirs = f"the graph of --to {to}" if to in GRAPHS else f"{to}'s own model"
+    with _said_of(f"{read.path}: {theirs} does not take it"):
+        made = export(encoder, to, read.pyramid, size, read.pixel_stats)
+        differences["target"] = _prove(theirs, made.forward, made.kind, made.encoder, images, tolerance)
     read.report.dropped |= made.dropped
     read.report.loaded = [key for key in read.report.loaded if key not in made.dropped]
     _write(destination, to, made, read)
@@ -139,6 +148,7 @@ def _check_destination(destination: Path, to: str, overwrite: bool) -> None:
     if destination.is_dir():
         raise UserError(f"{destination} is a folder: name a file")
     allowed = (".safetensors",) if to == "splitmask" else (".safetensors", ".pth")
+    allowed = (GRAPHS[to],) if to in GRAPHS else allowed
     if destination.suffix not in allowed:
         raise UserError(f"{destination} must end in {' or '.join(allowed)} for --to {to}")
 
@@ -200,6 +210,9 @@ def _write(destination: Path, to: str, made: Export, read: Source) -> None:
     if to == "splitmask":
         gaps = "" if read.report.complete else f"converted with --allow-partial, {read.report.gaps()}"
         save_encoder(made.encoder, destination, read.pyramid, gaps or read.report.partial)
+        return
+    if made.graph is not None:
+        write_atomically(destination, made.graph)
         return
     state = {name: value.detach().cpu().clone().contiguous() for name, value in made.state.items()}
     with replaced_at_once(destination) as weights:

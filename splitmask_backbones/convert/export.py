@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 
+from splitmask_backbones.convert.graphs import batches_of_one_and_more, graph_of
 from splitmask_backbones.convert.hf_models import config_for, hf_tokens, is_beit
 from splitmask_backbones.convert.keys import TO_VITDET, State, to_beit, to_hf, to_mmseg, translate
 from splitmask_backbones.convert.libraries import need
+from splitmask_backbones.convert.names import GRAPHS
 from splitmask_backbones.convert.references import MAP, TOKENS, Forward, loaded, timm_beit, timm_vit
 from splitmask_backbones.convert.vitdet import vitdet_map
 from splitmask_backbones.errors import UserError
@@ -26,6 +28,7 @@ class Export:
         forward: the target library's own model.
         kind: TOKENS or MAP, what `forward` gives.
         hf_config: of a Hugging Face folder.
+        graph: the whole file of a graph, in place of a state.
         encoder: what `forward` has to equal; without the class token where the target has none.
         dropped: what the target has no place for, with the reason.
     """
@@ -37,10 +40,24 @@ class Export:
     encoder: VisionTransformer
     dropped: dict[str, str]
     hf_config: dict[str, Any] | None = None
+    graph: bytes | None = None
 
 
-def export(encoder: VisionTransformer, target: str, pyramid: State) -> Export:
+def export(
+    encoder: VisionTransformer,
+    target: str,
+    pyramid: State,
+    size: tuple[int, int] | None = None,
+    pixel_stats: dict[str, Any] | None = None,
+) -> Export:
     """Returns the encoder in the target's form.
+
+    Args:
+        encoder: in evaluation mode.
+        target: one of TARGETS.
+        pyramid: parameters of the pyramid that came with the encoder.
+        size: of the images that a graph takes; None for the encoder's.
+        pixel_stats: as of `graph_of`.
 
     Raises:
         ValueError: the encoder has something that the target cannot hold.
@@ -51,6 +68,7 @@ def export(encoder: VisionTransformer, target: str, pyramid: State) -> Export:
         "detectron2": _detectron2,
         "mmseg": _mmseg,
         "hf": _hf,
+        **dict.fromkeys(GRAPHS, lambda encoder: _graph(encoder, target, size or encoder.img_size, pixel_stats)),
     }
     made = makers[target](encoder)
     if target == "detectron2":
@@ -58,6 +76,11 @@ def export(encoder: VisionTransformer, target: str, pyramid: State) -> Export:
     elif target != "splitmask":  # which keeps it beside the encoder
         made.dropped |= dict.fromkeys((f"pyramid.{name}" for name in pyramid), f"{target}'s model has no pyramid")
     return made
+
+
+def _graph(encoder: VisionTransformer, target: str, size: tuple[int, int], pixel_stats: Any) -> Export:
+    graph, forward = graph_of(encoder, target, size, pixel_stats)
+    return Export({}, None, batches_of_one_and_more(forward), TOKENS, encoder, {}, graph=graph)
 
 
 def _refuse(encoder: VisionTransformer, target: str, *features: str) -> None:

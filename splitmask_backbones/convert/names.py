@@ -6,7 +6,10 @@ PLAIN = ("timm", "deit", "dino", "mae", "mocov3")
 FAMILIES = ("timm", "deit", "beit", "dino", "mae", "mocov3", "vitdet", "hf", "splitmask")
 """Families that can be read."""
 
-TARGETS = ("splitmask", "timm", "detectron2", "mmseg", "hf")
+GRAPHS = {"onnx": ".onnx", "exported": ".pt2"}
+"""Targets that are not weights but a graph that runs by itself, with the suffix of their files."""
+
+TARGETS = ("splitmask", "timm", "detectron2", "mmseg", "hf", *GRAPHS)
 """What can be written."""
 
 MODEL_CARD = "MODEL_CARD.md"

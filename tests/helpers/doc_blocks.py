@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from splitmask_backbones.convert import convert
 from tests.helpers import cls_data, det_data, seg_data
 from tests.helpers.paths import ROOT
 
@@ -91,6 +92,9 @@ def prepare(block: Block, folder: Path) -> dict[str, Any]:
             namespace["images"] = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
         elif name.endswith("encoder.safetensors"):
             _write_encoder(folder / name)
+        elif name == "encoder.onnx":
+            _write_encoder(folder / "encoder.safetensors")
+            convert(folder / "encoder.safetensors", folder / name, to="onnx")
         else:
             DATA[name](folder / name)
     namespace["tiny"] = tiny_detectron2

@@ -16,7 +16,7 @@ from splitmask_backbones.convert.references import MAP, TOKENS, loaded, timm_vit
 pytest.importorskip("timm", reason="the extra 'timm' is not installed")
 
 SIZES = {"img_size": 64, "embed_dim": 64, "depth": 2, "num_heads": 1}
-LIBRARIES = {"mmseg": "mmseg", "hf": "transformers"}
+LIBRARIES = {"mmseg": "mmseg", "hf": "transformers", "onnx": "onnxruntime"}
 
 
 def encoder_of(**kwargs):
@@ -34,7 +34,7 @@ def test_each_target_has_a_model_that_gives_the_encoders_output(target):
         pytest.importorskip(LIBRARIES[target], reason="the library is not installed")
     encoder = encoder_of(use_class_token=True)
     made = export(encoder, target, {})
-    images = torch.randn(1, 3, 64, 64)
+    images = torch.randn(2, 3, 64, 64)
     expected = made.encoder(images) if made.kind == TOKENS else made.encoder.forward_maps(images)[-1]
     torch.testing.assert_close(made.forward(images), expected, rtol=0, atol=1e-4)
     assert made.kind == (MAP if target in ("detectron2", "mmseg") else TOKENS)

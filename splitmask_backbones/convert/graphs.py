@@ -1,0 +1,122 @@
+"""An encoder as a graph that runs without this project: torch.export's or ONNX's, run from what is written."""
+
+import importlib.metadata
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from splitmask_backbones.convert.hf_models import processor_for
+from splitmask_backbones.convert.libraries import need
+from splitmask_backbones.convert.references import Forward
+from splitmask_backbones.errors import UserError
+from splitmask_backbones.vit import VisionTransformer
+
+INPUT, OUTPUT = "images", "tokens"
+"""What a graph takes, float32 `(B, in_chans, H, W)`, and gives, `(B, num_prefix_tokens + N, C)`: as `forward`."""
+OLDEST_TORCH = (2, 6)
+"""From which on a graph with any batch size is made without further libraries than named in the extra."""
+MAX_ONNX_BYTES = 2**31 - 1
+"""Of one protobuf message; larger models keep their weights in further files, which one DST is not."""
+ABOUT = "splitmask_backbones.json"
+"""File in a `.pt2`, key of the metadata of ONNX: encoder arguments and the normalisation of pixels, as JSON."""
+
+
+def graph_of(encoder: VisionTransformer, target: str, size: tuple[int, int], pixel_stats: Any) -> tuple[bytes, Forward]:
+    """Returns the file of a graph for images of one size, in batches of any, and a call that runs that file.
+
+    Args:
+        encoder: in evaluation mode.
+        target: "onnx" or "exported".
+        size: height and width; positions are resized by the encoder's own rule.
+        pixel_stats: "image_mean" and "image_std" of the weights' own training; ImageNet's by default.
+
+    Raises:
+        ValueError: a library is missing or too old, or the encoder cannot be traced.
+    """
+    version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
+    if version < OLDEST_TORCH:
+        needed = ".".join(map(str, OLDEST_TORCH))
+        raise UserError(f"--to {target} needs torch {needed} or newer, this is {torch.__version__}: update torch")
+    about = {"config": encoder.config, "input": {"size": list(size), **_normalisation(encoder, pixel_stats)}}
+    images = torch.zeros(2, encoder.config["in_chans"], *size)  # one image would make a graph for one
+    maker = _onnx if target == "onnx" else _exported
+    with _quiet(), torch.no_grad():
+        return maker(encoder, images, json.dumps(about, sort_keys=True))
+
+
+def _normalisation(encoder: VisionTransformer, pixel_stats: Any) -> dict[str, Any]:
+    processor = processor_for(encoder.config, pixel_stats) or {}
+    return {name: processor[name] for name in ("image_mean", "image_std") if name in processor}
+
+
+def _dynamic() -> tuple[dict[int, Any]]:
+    return ({0: torch.export.Dim("batch", min=1)},)
+
+
+def _exported(encoder: VisionTransformer, images: Tensor, about: str) -> tuple[bytes, Forward]:
+    program = torch.export.export(encoder, (images,), dynamic_shapes=_dynamic(), strict=False)
+    file = io.BytesIO()
+    torch.export.save(program, file, extra_files={ABOUT: about})
+    return file.getvalue(), torch.export.load(io.BytesIO(file.getvalue())).module()
+
+
+def _onnx(encoder: VisionTransformer, images: Tensor, about: str) -> tuple[bytes, Forward]:
+    for library in ("onnx", "onnxscript", "onnxruntime"):
+        need(library, "export")
+    import onnxruntime
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    # The fused kernels leave strides behind that a later reshape of the trace does not take.
+    with sdpa_kernel(SDPBackend.MATH):
+        program: Any = torch.onnx.export(
+            encoder, (images,), dynamo=True, input_names=[INPUT], output_names=[OUTPUT], dynamic_shapes=_dynamic(),
+            verbose=False,
+        )  # fmt: skip
+    model = program.model_proto
+    entry = model.metadata_props.add()
+    entry.key, entry.value = ABOUT, about
+    model.producer_name = "splitmask_backbones"
+    model.producer_version = _own_version()
+    if model.ByteSize() > MAX_ONNX_BYTES:
+        raise UserError(
+            f"--to onnx: {model.ByteSize() / 1e9:.1f} GB are more than one ONNX file holds, "
+            f"{MAX_ONNX_BYTES / 1e9:.1f} GB: use --to exported"
+        )
+    file = model.SerializeToString()
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    return file, lambda batch: torch.from_numpy(session.run([OUTPUT], {INPUT: batch.numpy()})[0])
+
+
+def _own_version() -> str:
+    try:
+        return importlib.metadata.version("splitmask-backbones")
+    except importlib.metadata.PackageNotFoundError:  # a checkout that is not installed
+        return ""
+
+
+def batches_of_one_and_more(forward: Forward) -> Forward:
+    """Returns a call that runs the first image alone and the others together: a graph for one batch size fails."""
+    return lambda images: torch.cat([forward(images[:1]), forward(images)[1:]])
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps torch's own remarks on tracing to itself: they name no fault of the user's."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    before = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, before, strict=True):
+                logger.setLevel(level)
