@@ -28,8 +28,8 @@ from pretrain.monitoring import knn
 from splitmask_backbones import create_encoder, load_encoder, save_encoder
 from splitmask_backbones.param_groups import param_groups
 from tests.helpers.cls_data import write_root
-from tools.classification.augment import CentralCrop
 from tools.classification.linear_probe import LinearProbes, feature_batches, statistics
+from tools.finetuning.central import CentralCrop
 from tools.probe import main
 
 
@@ -181,10 +181,10 @@ def test_chosen_layers_give_the_same_numbers(base: Path, tmp_path: Path) -> None
 
 
 def test_a_killed_probe_goes_on_with_its_features(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tools.classification import dataset, features
+    from tools.finetuning import central, features
     from tools.finetuning.shares import Prepared
 
-    for module in (dataset, features):
+    for module in (central, features):
         monkeypatch.setattr(module, "TEST_BATCH", 4)
     monkeypatch.setattr(features, "BATCHES_A_SAVE", 2)
     read: list[int] = []

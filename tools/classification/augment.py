@@ -1,6 +1,5 @@
-"""Images as a classifier sees them: random crops, RandAugment or colours in training, one central crop in tests."""
+"""Images as a classifier sees them in training: random crops, RandAugment or colours."""
 
-import math
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,22 +59,3 @@ class TrainAugment:
         if self.color_jitter > 0:
             crop = color_jitter(crop, rng, self.color_jitter)
         return to_tensor(crop)
-
-
-class CentralCrop:
-    """Turns an image into the central crop of a test: short side to `img_size / test_crop`, bicubic, then the centre.
-
-    The same pixels as timm's and torchvision's `Resize` and `CenterCrop`.
-    """
-
-    def __init__(self, img_size: int, test_crop: float) -> None:
-        self.img_size = img_size
-        self.short_side = max(img_size, math.floor(img_size / test_crop))
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        shorter = min(image.size)
-        # Integers: a factor of floats would round some sides to another pixel.
-        width, height = (int(self.short_side * side / shorter) for side in image.size)
-        resized = image.resize((width, height), Image.Resampling.BICUBIC)
-        left, top = round((width - self.img_size) / 2.0), round((height - self.img_size) / 2.0)
-        return to_tensor(resized.crop((left, top, left + self.img_size, top + self.img_size)))

@@ -1,26 +1,15 @@
-"""Labelled images as tensors: augmented for training, the central crop for tests, in batches on the device."""
+"""Labelled images as tensors, augmented for training."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from pretrain.data.sources import ImageList
 from pretrain.training.loader import sample_rng
-from tools.classification.augment import CentralCrop, TrainAugment
+from tools.classification.augment import TrainAugment
 from tools.classification.data import LabelledImages
 from tools.classification.recipes import ClsRecipe
-from tools.finetuning.shares import Prepared, share_of
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
-
-TEST_BATCH = 64
-"""Images per batch of a test: fixed, so that a result does not depend on the training's batch."""
 
 
 class TrainingCrops(Dataset[dict[str, Tensor]]):
@@ -38,11 +27,3 @@ class TrainingCrops(Dataset[dict[str, Tensor]]):
         rng = sample_rng(self.seed, epoch, index, repeat)
         image = self.augment(self.images.images.read(index), rng)
         return {"image": image, "label": torch.tensor(self.images.labels[index])}
-
-
-def central_batches(
-    fabric: Fabric, images: ImageList, crop: CentralCrop, workers: int, title: str, start: int = 0
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields indices int64 `(B,)` and crops uint8 `(B, 3, S, S)` on the device, as `share_of` does."""
-    for indices, crops in share_of(fabric, Prepared(images, crop), workers, title, TEST_BATCH, start):
-        yield indices, fabric.to_device(crops)

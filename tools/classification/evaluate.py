@@ -8,10 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tools.classification.augment import CentralCrop
 from tools.classification.data import LabelledImages
-from tools.classification.dataset import central_batches
 from tools.classification.model import Classifier
+from tools.finetuning.central import CentralCrop, central_batches
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

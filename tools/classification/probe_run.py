@@ -28,11 +28,11 @@ from splitmask_backbones.registry import encoder_name
 from splitmask_backbones.vit import VisionTransformer
 from tools import cli
 from tools.classification import data
-from tools.classification.augment import CentralCrop
 from tools.classification.evaluate import Counts
-from tools.classification.features import extract
 from tools.classification.linear_probe import LinearProbes, feature_batches, statistics
 from tools.classification.probe_recipe import ProbeRecipe
+from tools.finetuning.central import CentralCrop
+from tools.finetuning.features import extract, means_of_maps
 from tools.finetuning.load_table import LOAD_REPORT, mark, tell
 from tools.finetuning.model_files import weights_digest
 from tools.finetuning.plots import Curves, save_curves
@@ -157,8 +157,18 @@ class _Measurement:
         if rehearsal:
             rehearsal.begin_training()
         crop, place = CentralCrop(recipe.img_size, recipe.test_crop), folder.path / FEATURES
+        shape = len(self.layers), encoder.embed_dim
         self.features = {
-            name: extract(fabric, encoder, split, crop, place / f"{name}.npy", workers, f"features, {name}")
+            name: extract(
+                fabric,
+                lambda crops: means_of_maps(encoder.forward_maps(crops, norm_maps=False)),
+                shape,
+                split.images,
+                crop,
+                place / f"{name}.npy",
+                workers,
+                f"features, {name}",
+            )
             for name, split in images.splits.items()
         }
         if rehearsal:

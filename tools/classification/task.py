@@ -15,13 +15,13 @@ from splitmask_backbones.errors import UserError
 from splitmask_backbones.registry import ENCODERS, encoder_name
 from tools import cli
 from tools.classification import data
-from tools.classification.augment import CentralCrop
 from tools.classification.data import DataOptions
-from tools.classification.dataset import TrainingCrops, central_batches
+from tools.classification.dataset import TrainingCrops
 from tools.classification.draw import draw
 from tools.classification.evaluate import evaluate
 from tools.classification.model import Classifier, build_classifier
 from tools.classification.recipes import BEFORE, DOMAINS, ClsRecipe
+from tools.finetuning.central import CentralCrop, central_batches
 from tools.finetuning.options import FinetuneOptions
 from tools.finetuning.pictures import Pictures
 from tools.finetuning.task import BAD_IMAGES, Task

@@ -17,10 +17,11 @@ pytest.importorskip("timm", reason="the extra 'classification' is not installed"
 
 from pretrain.training.loader import StepBatches, step_batches
 from tests.helpers.cls_data import write_root
-from tools.classification.augment import CentralCrop, TrainAugment, global_generators
+from tools.classification.augment import TrainAugment, global_generators
 from tools.classification.data import DataOptions, LabelledImages, open_data
 from tools.classification.dataset import TrainingCrops
 from tools.classification.recipes import get_recipe
+from tools.finetuning.central import CentralCrop
 
 STRONG = {"randaugment": 9.0, "force_color_jitter": True, "img_size": 32, "repeats": 3}
 
