@@ -1,0 +1,1 @@
+"""What tools/embed.py is made of."""
