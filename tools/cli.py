@@ -176,6 +176,13 @@ def _workers(text: str) -> int:
     return auto_workers() if text == WORKERS else non_negative_int(text)
 
 
+def add_selection(parser: argparse.ArgumentParser) -> None:
+    """Adds `--include` and `--exclude`."""
+    for name, what in (("include", "take only images"), ("exclude", "leave out images")):
+        text = f"{what} whose path or file name matches; may be repeated"
+        parser.add_argument(f"--{name}", action="append", metavar="GLOB", help=text)
+
+
 def add_bad_fraction(group: argparse._ActionsContainer) -> None:
     """Adds `--max-bad-fraction` and `--max-pixels`."""
     group.add_argument(

@@ -41,9 +41,7 @@ def build_parser() -> cli.Parser:
         "--data", required=True, metavar="PATH", help="image folder, text list, COCO json, or ADE20K root"
     )
     parser.add_argument("--images", metavar="ROOT", help="image folder of a COCO json")
-    for name, what in (("include", "take only images"), ("exclude", "leave out images")):
-        text = f"{what} whose path or file name matches; may be repeated"
-        parser.add_argument(f"--{name}", action="append", metavar="GLOB", help=text)
+    cli.add_selection(parser)
     text = "values that become 0 and 255 where images have more than 8 bits (default: percentiles of the data)"
     parser.add_argument("--range", type=cli.value_range, metavar="LOW,HIGH", help=text)
     parser.add_argument("--tokenizer-weights", metavar="FILE", help="safetensors of DALL-E's encoder")

@@ -51,8 +51,8 @@ def save_curves(panels: dict[str, Curves], path: Path, x_label: str = "step") ->
     plt.close(figure)
 
 
-def save_grid(columns: Mapping[str, Sequence[Path]], path: Path, cell: int = 240, gap: int = 6) -> None:
-    """Writes a grid of picture files: one column a title, pictures shrunk or enlarged to `cell` pixels of height.
+def save_grid(columns: Mapping[str, Sequence[Path | Image.Image]], path: Path, cell: int = 240, gap: int = 6) -> None:
+    """Writes a grid of pictures or their files: one column a title, each made `cell` pixels high.
 
     All columns must be equally long; a column is as wide as its widest picture.
     """
@@ -70,8 +70,11 @@ def save_grid(columns: Mapping[str, Sequence[Path]], path: Path, cell: int = 240
     canvas.save(path)
 
 
-def _of_height(file: Path, height: int) -> Image.Image:
-    with Image.open(file) as picture:
+def _of_height(picture: Path | Image.Image, height: int) -> Image.Image:
+    if isinstance(picture, Path):
+        with Image.open(picture) as opened:
+            rgb = opened.convert("RGB")
+    else:
         rgb = picture.convert("RGB")
     return rgb.resize((max(1, round(rgb.width * height / rgb.height)), height), Image.Resampling.LANCZOS)
 

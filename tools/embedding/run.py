@@ -1,0 +1,135 @@
+"""What `tools/embed.py` does: from images to a vector each, and a picture of which are near each other."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pretrain.data.check import check_images, enforce_bad_limit
+from pretrain.data.sources import ImageList, open_source, printable
+from pretrain.training.distributed import make_fabric
+from pretrain.training.run_folder import RunFolder
+from pretrain.training.signals import StopSignals
+from splitmask_backbones import load_encoder
+from splitmask_backbones.errors import UserError
+from splitmask_backbones.files import write_atomically
+from splitmask_backbones.registry import encoder_name
+from splitmask_backbones.vit import VisionTransformer
+from tools import cli
+from tools.embedding.neighbours import save_neighbours
+from tools.finetuning.central import CentralCrop
+from tools.finetuning.features import extract
+from tools.finetuning.model_files import weights_digest
+from tools.finetuning.task import BAD_IMAGES
+
+EMBEDDINGS, NAMES, PICTURE = "embeddings.npy", "images.txt", "neighbours.jpg"
+PARTIAL = "partial"
+"""Folder of the vectors that are done, until all are."""
+
+
+@dataclass(frozen=True)
+class EmbedOptions:
+    """What the command line says; each as `tools/embed.py --help` describes it."""
+
+    data: str
+    images: str | None
+    include: list[str] | None
+    exclude: list[str] | None
+    weights: Path
+    output: Path
+    resume: bool
+    img_size: int | None
+    test_crop: float
+    pool: str
+    precision: str
+    device: str
+    workers: int
+    max_bad_fraction: float
+
+
+def embed(options: EmbedOptions) -> None:
+    """Describes all images, and writes embeddings.npy last."""
+    cli.start_log()
+    digest = weights_digest(options.weights)
+    source = open_source(options.data, options.images, options.include or [], options.exclude or [])
+    with StopSignals(), RunFolder.open(options.output, resume=options.resume, artefact=EMBEDDINGS) as folder:
+        encoder = load_encoder(options.weights, **({} if options.img_size is None else {"img_size": options.img_size}))
+        vectors_of = pooled(encoder.eval().requires_grad_(False), options.pool)
+        size = options.img_size or min(encoder.img_size)
+        fabric = make_fabric(options.precision, options.device)
+        data = {"num_files": len(source), "fingerprint": source.fingerprint()}
+        before = (folder.previous or {}).get("data", {})
+        if before.get("fingerprint") == data["fingerprint"]:
+            unreadable = before["unreadable"]
+        else:
+            unreadable = [] if before else _unreadable(source, options, folder)
+        chosen = {name: getattr(options, name) for name in ("test_crop", "pool", "precision")}
+        folder.write_config(
+            {
+                "command": "embed",
+                "--weights": digest,
+                "values": {"img_size": size, **chosen},
+                "encoder": encoder.config | {"name": encoder_name(encoder.config)},
+                "data": data | {"unreadable": unreadable},
+                "free": {
+                    "data": options.data,
+                    "images": options.images,
+                    "weights": str(options.weights),
+                    "workers": options.workers,
+                    "torch": torch.__version__,
+                    "threads": torch.get_num_threads(),
+                    "device": fabric.device.type,
+                },
+            }
+        )
+        if folder.finished:
+            cli.say(folder, f"{folder.path / EMBEDDINGS} is finished: nothing to do")
+            return
+        bad = set(unreadable)
+        images = source.subset([name for name in source.names if name not in bad])
+        title = encoder_name(encoder.config) or "the encoder"
+        cli.say(folder, f"{len(images)} images, {title} at {size} px, {options.pool} token, {fabric.device}")
+        folder.start()  # from here on --resume has something to go on with
+        fabric.to_device(encoder)
+        part = folder.path / PARTIAL / EMBEDDINGS
+        crop, shape = CentralCrop(size, options.test_crop), (encoder.embed_dim,)
+        vectors = extract(fabric, vectors_of, shape, images, crop, part, options.workers, "embedding")
+        write_atomically(folder.path / NAMES, "".join(f"{printable(name)}\n" for name in images.names).encode())
+        save_neighbours(vectors, images, folder.path / PICTURE)
+        os.replace(part, folder.path / EMBEDDINGS)
+        shutil.rmtree(folder.path / PARTIAL, ignore_errors=True)
+        rows, columns = vectors.shape
+        cli.say(folder, f"wrote {folder.path / EMBEDDINGS}, {rows} x {columns}; {NAMES}, {PICTURE} beside it")
+
+
+def pooled(encoder: VisionTransformer, pool: str) -> Callable[[Tensor], Tensor]:
+    """Returns a call from normalised images `(B, 3, H, W)` to one vector each, `(B, C)`, after the final norm.
+
+    Args:
+        encoder: in evaluation mode.
+        pool: "mean" of the patch tokens, or the "class" token.
+
+    Raises:
+        ValueError: there is no class token.
+    """
+    if pool == "class" and encoder.cls_token is None:
+        raise UserError("--pool class: the encoder has no class token: use --pool mean")
+
+    def vectors_of(images: Tensor) -> Tensor:
+        tokens = encoder(images).float()
+        return tokens[:, 0] if pool == "class" else tokens[:, encoder.num_prefix_tokens :].mean(dim=1)
+
+    return vectors_of
+
+
+def _unreadable(source: ImageList, options: EmbedOptions, folder: RunFolder) -> list[str]:
+    cli.say(folder, f"{source.describe()}: checking {len(source)} images")
+    bad = check_images(source, workers=options.workers)
+    enforce_bad_limit(len(source), bad, options.max_bad_fraction, folder.path / BAD_IMAGES, root=source.root)
+    return sorted(image.name for image in bad)
