@@ -95,6 +95,8 @@ def prepare(block: Block, folder: Path) -> dict[str, Any]:
         elif name == "encoder.onnx":
             _write_encoder(folder / "encoder.safetensors")
             convert(folder / "encoder.safetensors", folder / name, to="onnx")
+        elif name == "runs/embedded":
+            _embed(folder)
         else:
             DATA[name](folder / name)
     namespace["tiny"] = tiny_detectron2
@@ -107,6 +109,22 @@ def _write_encoder(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     save_encoder(create_encoder("vit_tiny", img_size=64), path)
+
+
+def _embed(folder: Path) -> None:
+    from tools.embed import main
+
+    _write_encoder(folder / "encoder.safetensors")
+    DATA["MY_IMAGES"](folder / "MY_IMAGES")
+    paths = [
+        "--data",
+        folder / "MY_IMAGES",
+        "--weights",
+        folder / "encoder.safetensors",
+        "--output",
+        folder / "runs/embedded",
+    ]
+    assert main([*map(str, paths), "--workers", "0"]) == 0
 
 
 DATA = {
