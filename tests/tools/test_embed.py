@@ -19,6 +19,7 @@ from splitmask_backbones import create_encoder, load_encoder, save_encoder
 from tests.helpers.in_process import run_tool
 from tools.embed import main
 from tools.embedding.neighbours import nearest, save_neighbours
+from tools.embedding.run import pooled
 from tools.finetuning.central import CentralCrop
 
 NUM = 11
@@ -81,6 +82,16 @@ def test_prefix_tokens_are_not_in_the_mean(base: Path, tmp_path: Path) -> None:
     assert main(words_of(base, tmp_path / "out", "token")) == 0
     expected = tokens_of(base, "token", "0/00.png", 32, 1.0)[1:].mean(0)
     np.testing.assert_allclose(np.load(tmp_path / "out/embeddings.npy")[0], expected.numpy(), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_pools() -> None:
+    encoder = create_encoder("vit_tiny", img_size=32, depth=1, use_class_token=True, num_registers=2).eval()
+    images = torch.randn(2, 3, 32, 32)
+    tokens = encoder(images)  # a class token, two registers, four patches
+    assert torch.equal(pooled(encoder, "class")(images), tokens[:, 0])
+    expected = (tokens[:, 3] + tokens[:, 4] + tokens[:, 5] + tokens[:, 6]) / 4
+    torch.testing.assert_close(pooled(encoder, "mean")(images), expected)
 
 
 def test_a_killed_run_goes_on(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
