@@ -177,10 +177,12 @@ def _workers(text: str) -> int:
 
 
 def add_selection(parser: argparse.ArgumentParser) -> None:
-    """Adds `--include` and `--exclude`."""
+    """Adds `--include`, `--exclude` and `--range`."""
     for name, what in (("include", "take only images"), ("exclude", "leave out images")):
         text = f"{what} whose path or file name matches; may be repeated"
         parser.add_argument(f"--{name}", action="append", metavar="GLOB", help=text)
+    text = "values that become 0 and 255 where images have more than 8 bits (default: percentiles of the data)"
+    parser.add_argument("--range", type=value_range, metavar="LOW,HIGH", help=text)
 
 
 def add_bad_fraction(group: argparse._ActionsContainer) -> None:

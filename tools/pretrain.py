@@ -42,8 +42,6 @@ def build_parser() -> cli.Parser:
     )
     parser.add_argument("--images", metavar="ROOT", help="image folder of a COCO json")
     cli.add_selection(parser)
-    text = "values that become 0 and 255 where images have more than 8 bits (default: percentiles of the data)"
-    parser.add_argument("--range", type=cli.value_range, metavar="LOW,HIGH", help=text)
     parser.add_argument("--tokenizer-weights", metavar="FILE", help="safetensors of DALL-E's encoder")
     cache = "keep decoded images in DIR, or in the user's own cache folder (auto); the result is the same (default off)"
     parser.add_argument("--cache", default="off", metavar="auto|off|DIR", help=cache)

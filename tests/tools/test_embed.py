@@ -149,6 +149,27 @@ def test_unreadable_images_are_left_out_and_named(base: Path, tmp_path: Path) ->
     assert len(np.load(tmp_path / "out/embeddings.npy")) == 2
 
 
+def test_images_of_more_than_8_bits_share_one_range(base: Path, tmp_path: Path) -> None:
+    """A dark and a bright image of 16 bits: each by its own range would be the same picture."""
+    (tmp_path / "pictures").mkdir()
+    ramp = np.arange(40 * 40, dtype=np.uint16).reshape(40, 40)
+    Image.fromarray(ramp).save(tmp_path / "pictures/dark.png")
+    Image.fromarray(ramp * 30).save(tmp_path / "pictures/light.png")
+    words = ["--data", tmp_path / "pictures", "--weights", base / "plain.safetensors", "--workers", "0"]
+    done = run_tool(main, *words, "--output", tmp_path / "out", "--range", "0,48000")
+    assert done.returncode == 0 and "values from 0 to 48000 become 0 to 255" in done.stderr
+    vectors = np.load(tmp_path / "out/embeddings.npy")
+    for row, factor in enumerate((1, 30)):
+        eight_bits = Image.fromarray(np.round(ramp * factor * (255 / 48000)).astype(np.uint8)).convert("RGB")
+        with torch.no_grad():
+            tokens = load_encoder(base / "plain.safetensors").eval()(
+                PixelNorm()(CentralCrop(32, 1.0)(eight_bits)[None])
+            )
+        np.testing.assert_allclose(vectors[row], tokens[0].mean(0).numpy(), atol=0.02)
+    assert np.abs(vectors[0] - vectors[1]).max() > 0.1
+    assert run_tool(main, *words, "--output", tmp_path / "out", "--resume").returncode == 0
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ from tools.finetuning.central import CentralCrop
 from tools.finetuning.features import extract
 from tools.finetuning.model_files import weights_digest
 from tools.finetuning.task import BAD_IMAGES
+from tools.pretraining.images import with_range
 
 EMBEDDINGS, NAMES, PICTURE = "embeddings.npy", "images.txt", "neighbours.jpg"
 PARTIAL = "partial"
@@ -41,6 +43,7 @@ class EmbedOptions:
     images: str | None
     include: list[str] | None
     exclude: list[str] | None
+    range: tuple[float, float] | None
     weights: Path
     output: Path
     resume: bool
@@ -63,7 +66,9 @@ def embed(options: EmbedOptions) -> None:
         vectors_of = pooled(encoder.eval().requires_grad_(False), options.pool)
         size = options.img_size or min(encoder.img_size)
         fabric = make_fabric(options.precision, options.device)
-        data = {"num_files": len(source), "fingerprint": source.fingerprint()}
+        source = with_range(source, options.range, folder.previous, fabric)
+        data: dict[str, Any] = {"num_files": len(source), "fingerprint": source.fingerprint()}
+        data |= {} if source.value_range is None else {"value_range": list(source.value_range)}
         before = (folder.previous or {}).get("data", {})
         if before.get("fingerprint") == data["fingerprint"]:
             unreadable = before["unreadable"]
