@@ -3,13 +3,15 @@
     PYTHONPATH=. python MMSEG/tools/train.py seg_configs/camvid_tiny.py --cfg-options data_root=CAMVID
 
 `runner_type = "SplitMaskRunner"` in the configs and this module in their `custom_imports` bring it into play. Hooks,
-loggers and whatever else mmengine's runner knows are free to be added to a config; what stands in it is not replaced.
+loggers and whatever else mmengine's runner knows are free to be added to a config: what stands in it is not replaced,
+and single values (`--cfg-options train_dataloader.batch_size=4`) win over those that are derived.
 """
 
 import copy
 from pathlib import Path
 from typing import Any
 
+from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -31,9 +33,17 @@ class SplitMaskRunner(Runner):
         """Returns the runner of a config with `data_root`."""
         cfg = copy.deepcopy(cfg)
         for key, value in mmengine_values(cfg.to_dict()).items():
-            if cfg.get(key) is None or key in ("model", "optim_wrapper"):
-                cfg[key] = value
+            cfg[key] = value if key in ("model", "optim_wrapper") else _completed(cfg.get(key), value)
         return super().from_cfg(cfg)
+
+
+def _completed(given: Any, derived: Any) -> Any:
+    """Returns what is derived with what is given of it; what names a type or data of its own stays as it is."""
+    if given is None:
+        return derived
+    if not isinstance(given, dict) or not isinstance(derived, dict) or not given.keys().isdisjoint(("type", "dataset")):
+        return given
+    return Config._merge_a_into_b(given, derived)
 
 
 def mmengine_values(config: dict[str, Any]) -> dict[str, Any]:

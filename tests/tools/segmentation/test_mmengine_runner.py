@@ -19,13 +19,13 @@ pytest.importorskip("splitmask_backbones.mmseg")  # before any other import of m
 
 import mmseg
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.optim import OptimWrapper
 from mmengine.registry import PARAM_SCHEDULERS
 
 from splitmask_backbones.pyramid import ResampledTaps
 from tools.segmentation.config import load_config
-from tools.segmentation.mmengine_runner import SplitMaskRunner, mmengine_values
+from tools.segmentation.mmengine_runner import SplitMaskRunner, _completed, mmengine_values
 from tools.segmentation.recipe import SegRecipe
 
 TINY = [
@@ -74,8 +74,9 @@ def test_the_runner_builds_and_trains_a_row_of_the_ade20k_table(data: Path, tmp_
             "img_size": 64, "steps": 1, "batch_size": 2, "log_every": 1,
         }
     )  # fmt: skip
+    config.merge_from_dict({"train_dataloader.num_workers": 0, "train_dataloader.persistent_workers": False})
     runner = SplitMaskRunner.from_cfg(config)
-    runner._train_dataloader.update(num_workers=0, persistent_workers=False)
+    assert runner._train_dataloader["dataset"]["type"] == "SegFolder" and runner._train_dataloader["num_workers"] == 0
     pyramid = runner.model.backbone.pyramid
     assert type(pyramid) is ResampledTaps
     assert runner.model.decode_head.in_channels == [24] * 4 and runner.model.auxiliary_head.in_channels == 24
@@ -94,6 +95,17 @@ def test_what_the_runner_reads_follows_from_the_config(data: Path) -> None:
     assert values["model"]["decode_head"]["num_classes"] == 3
     assert values["train_dataloader"]["batch_size"] == 2 and values["optim_wrapper"]["accumulative_counts"] == 3
     assert values["val_dataloader"]["dataset"]["test_mode"] is True
+
+
+def test_single_values_win_and_whole_entries_stay() -> None:
+    derived = {"type": "IterBasedTrainLoop", "max_iters": 100, "val_interval": 20}
+    assert _completed(None, derived) == derived
+    assert _completed(ConfigDict(val_interval=5), derived) == derived | {"val_interval": 5}
+    own = ConfigDict(type="EpochBasedTrainLoop", max_epochs=3)
+    assert _completed(own, derived) is own, "max_iters is nothing to it"
+    loader = ConfigDict(dataset={"type": "CityscapesDataset"}, batch_size=2)
+    assert _completed(loader, {"batch_size": 8, "num_workers": 2, "dataset": {}}) is loader
+    assert _completed([{"type": "PolyLR"}], [{"type": "LinearLR"}]) == [{"type": "PolyLR"}]
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
