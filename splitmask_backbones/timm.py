@@ -61,6 +61,7 @@ def _fit_encoder_file(module: Any, state: dict[str, Tensor], prefix: str, *_: An
     if f"{prefix}cls_token" in state and module.cls_token is None:
         raise UserError("the file has a class token: add class_token=True, global_pool='token' to create_model")
     own = module.state_dict()
+    _check_sizes(own, state, prefix)
     for name in list(state):
         inside = name.removeprefix(prefix)
         if inside.startswith("pyramid.") or inside not in own and inside.startswith(("norm.", "blocks.")):
@@ -76,6 +77,28 @@ def _fit_encoder_file(module: Any, state: dict[str, Tensor], prefix: str, *_: An
             state[f"{prefix}pos_embed"] = resize_pos_embed(
                 table, (side, side), tuple(module.patch_embed.grid_size), prefix_tokens, "antialias"
             )
+
+
+def _check_sizes(own: dict[str, Tensor], state: dict[str, Tensor], prefix: str) -> None:
+    """Raises ValueError for a file that is narrower, wider or shallower than the model, with the model that fits it."""
+    key = "patch_embed.proj.weight"
+    if f"{prefix}{key}" not in state:
+        return  # strict loading says what is missing
+    width, depth = state[f"{prefix}{key}"].shape[0], _depth(state, f"{prefix}blocks.")
+    if width == own[key].shape[0] and depth >= _depth(own, "blocks."):
+        return
+    names = [name for name, sizes in ENCODERS.items() if (sizes["embed_dim"], sizes["depth"]) == (width, depth)]
+    remedy = (
+        f"create {names[0]}_patch16_splitmask" if names else f"add embed_dim={width}, depth={depth} and its num_heads"
+    )
+    raise UserError(
+        f"the file has {depth} blocks of width {width}, the model {_depth(own, 'blocks.')} of width "
+        f"{own[key].shape[0]}: {remedy}"
+    )
+
+
+def _depth(state: dict[str, Tensor], prefix: str) -> int:
+    return 1 + max((int(name[len(prefix) :].split(".")[0]) for name in state if name.startswith(prefix)), default=-1)
 
 
 def _entry(encoder: str) -> Callable[..., nn.Module]:

@@ -53,8 +53,15 @@ def test_another_image_size_resizes_as_load_encoder(file):
 
 
 def test_what_does_not_fit_is_an_error(file, tmp_path):
-    with pytest.raises(RuntimeError, match="size mismatch"):
+    with pytest.raises(ValueError, match="12 blocks of width 192, the model 12 of width 384: create vit_tiny_patch16"):
         timm.create_model("vit_small_patch16_splitmask", checkpoint_path=str(file), img_size=64)
+    with pytest.raises(ValueError, match="the model 14 of width 192: create vit_tiny_patch16_splitmask"):
+        create(file, depth=14)
+    sizes = {"embed_dim": 48, "depth": 2, "num_heads": 3}
+    save_encoder(create_encoder("vit_tiny", img_size=64, **sizes), tmp_path / "small.safetensors")
+    with pytest.raises(ValueError, match="2 blocks of width 48, .*: add embed_dim=48, depth=2 and its num_heads"):
+        create(tmp_path / "small.safetensors")
+    assert create(tmp_path / "small.safetensors", num_classes=0, **sizes)(torch.randn(1, 3, 64, 64)).shape == (1, 48)
     with pytest.raises(ValueError, match="no published"):
         timm.create_model("vit_small_patch16_splitmask", pretrained=True)
     save_encoder(create_encoder("vit_tiny", img_size=64, use_class_token=True), tmp_path / "cls.safetensors")
