@@ -110,7 +110,8 @@ def embed(options: EmbedOptions) -> None:
         os.replace(part, folder.path / EMBEDDINGS)
         shutil.rmtree(folder.path / PARTIAL, ignore_errors=True)
         rows, columns = vectors.shape
-        cli.say(folder, f"wrote {folder.path / EMBEDDINGS}, {rows} x {columns}; {NAMES}, {PICTURE} beside it")
+        beside = [name for name in (NAMES, PICTURE) if (folder.path / name).exists()]  # one image has no neighbours
+        cli.say(folder, f"wrote {folder.path / EMBEDDINGS}, {rows} x {columns}; {' and '.join(beside)} beside it")
 
 
 def pooled(encoder: VisionTransformer, pool: str) -> Callable[[Tensor], Tensor]:
