@@ -12,7 +12,10 @@ Values = dict[str, dict[str, list[float]]]  # column -> row -> one value per see
 Curves = dict[float, Values]
 """By the share of the labels, ascending, up to 1.0."""
 
-CAPTION = "Fine-tuned on a share of the training images (nested, drawn by the seed) with the same steps."
+CAPTION = (
+    "Shares of the training images (nested, drawn by the seed), fine-tuned with the same steps. Above random init: seed "
+    "by seed, with the same labels in the same order; which labels a seed draws moves both rows."
+)
 RANDOM, FULL = "random", "full"
 
 
@@ -30,20 +33,28 @@ def measured(curves: Curves) -> Iterator[tuple[str, float, str, list[float]]]:
                     yield name, share, row, found
 
 
-def section(curves: Curves) -> str:
-    """Returns table and sentences, as Markdown; nothing where no share but all of the labels was measured."""
+def section(curves: Curves, gains: Curves) -> str:
+    """Returns table and sentences, as Markdown; nothing where no share but all of the labels was measured.
+
+    Args:
+        curves: what was reached.
+        gains: by how much that is above random init with the same seed.
+    """
     few = [(name, row) for name, share, row, _ in measured(curves) if share < 1]
     if not few:
         return ""
-    rows = [row for row in ROWS if any(row == other for _, other in few)]
-    names = list(dict.fromkeys(name for name, _ in few))
-    header = ["encoder", *(f"{name}, {100 * share:g} %" for name in names for share in curves)]
-    body = [
-        [ROWS[row].title, *(shown(values[name].get(row, [])) for name in names for values in curves.values())]
-        for row in rows
-    ]
+    header = ["fine-tuned on", *(f"{100 * share:g} %" for share in curves)]
+    body = []
+    for name in dict.fromkeys(name for name, _ in few):
+        rows = [row for row in ROWS if (name, row) in few]
+        body += [[f"{name}, {ROWS[row].title}", *_cells(curves, name, row)] for row in rows]
+        body += [[f"above {ROWS[RANDOM].title}", *_cells(gains, name, row)] for row in rows if row == FULL]
     lines = [markdown_table(header, body), CAPTION, "", *(f"- {text}" for text in sentences(curves))]
     return "\n" + "\n".join(lines) + "\n"
+
+
+def _cells(curves: Curves, name: str, row: str) -> list[str]:
+    return [shown(values.get(name, {}).get(row, [])) for values in curves.values()]
 
 
 def sentences(curves: Curves) -> list[str]:

@@ -19,8 +19,8 @@ Values = dict[str, dict[str, list[float]]]  # column -> row -> one value per see
 FOLDER = "pictures"
 CAPTION = "On val, in percent: mean ± standard deviation over seeds (number of seeds)."
 GAINS_CAPTION = (
-    "Seed by seed, with the same labels in the same order: mean ± standard deviation of the differences (number of "
-    "seeds). Which labels a seed draws moves both rows."
+    "Seed by seed, with the same images in the same order: mean ± standard deviation of the differences (number of "
+    "seeds)."
 )
 CSV_HEADER = ("row", "column", "mean", "spread", "n", "values")
 LOOKS = {"train_inpaint_gain": "gain (nats)", "train_match_rank1": "match rank 1", "effective_rank": "rank"}
@@ -88,17 +88,16 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def gains_section(output: Path, rows: Sequence[str], shares: Sequence[float]) -> str:
-    """Returns the table of `read_gains`, as Markdown; nothing where no row can be compared."""
+def gains_section(output: Path, rows: Sequence[str]) -> str:
+    """Returns the table of `read_gains` with all labels, as Markdown; nothing where no row can be compared."""
     others = [row for row in rows if row != study_labels.RANDOM]
-    gains = {share: read_gains(output, others, share) for share in shares}
-    columns = [(name, share) for name in next(iter(gains.values()), {}) for share in shares]
-    columns = [(name, share) for name, share in columns if any(gains[share][name].values())]
-    others = [row for row in others if any(gains[share][name][row] for name, share in columns)]
+    gains = read_gains(output, others)
+    columns = [name for name, found in gains.items() if any(found.values())]
+    others = [row for row in others if any(gains[name][row] for name in columns)]
     if not others:
         return ""
-    header = ["above random init", *(study_labels.column(name, share) for name, share in columns)]
-    body = [[ROWS[row].title, *(shown(gains[share][name][row]) for name, share in columns)] for row in others]
+    header = ["above random init", *columns]
+    body = [[ROWS[row].title, *(shown(gains[name][row]) for name in columns)] for row in others]
     return f"\n{plots.markdown_table(header, body)}\n{GAINS_CAPTION}\n"
 
 
@@ -157,8 +156,8 @@ def write_table(
     ]
     text = f"{plots.markdown_table(header, body)}\n{CAPTION}\n"
     text += "".join(f"\n{sentence}\n" for sentence in mixed_values(output, rows))
-    text += study_labels.section(few)
-    text += gains_section(output, rows, sorted({*few, 1.0}))
+    text += gains_section(output, rows)
+    text += study_labels.section(few, {share: read_gains(output, rows, share) for share in few})
     titles, looks = learned(output, rows)
     if looks:
         text += f"\n{plots.markdown_table(titles, looks)}\n{LOOKS_CAPTION}\n"

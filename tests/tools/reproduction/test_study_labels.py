@@ -50,7 +50,7 @@ def test_a_curve_that_falls_is_told() -> None:
 
 def test_one_share_alone_says_nothing(tmp_path: Path) -> None:
     alone = curves({1.0: [1.0]}, {1.0: [2.0]})
-    assert study_labels.sentences(alone) == [] and study_labels.section(alone) == ""
+    assert study_labels.sentences(alone) == [] and study_labels.section(alone, alone) == ""
     assert not study_labels.save_plot(alone, tmp_path / "labels.png") and not (tmp_path / "labels.png").exists()
 
 
@@ -69,8 +69,10 @@ def test_the_table_has_a_column_for_each_share(tmp_path: Path) -> None:
     assert values["camvid mIoU"] == {"random": [6.0], "full": [9.0]}, "all labels alone in the first table"
     study_report.write_table(tmp_path, values, rows, few)
     text = (tmp_path / "table.md").read_text()
-    assert "| encoder | camvid mIoU, 10 % | camvid mIoU, 100 % |" in text
-    assert "| random init | 2.0 ± 1.4 (2) | 6.0 (1) |" in text and "| SplitMask | 7.0 (1) | 9.0 (1) |" in text
+    assert "| fine-tuned on | 10 % | 100 % |" in text
+    assert "| camvid mIoU, random init | 2.0 ± 1.4 (2) | 6.0 (1) |" in text
+    assert "| camvid mIoU, SplitMask | 7.0 (1) | 9.0 (1) |" in text
+    assert "| above random init | 6.0 (1) | 3.0 (1) |" in text, "of the one seed that both have"
     assert "- camvid mIoU: SplitMask with 10 % of the labels equals random init with 100 % (7.0 against 6.0)" in text
     with open(tmp_path / "table.csv", newline="") as file:
         lines = {(line["row"], line["column"]): line["values"] for line in csv.DictReader(file)}
