@@ -13,8 +13,8 @@ Curves = dict[float, Values]
 """By the share of the labels, ascending, up to 1.0."""
 
 CAPTION = (
-    "Shares of the training images (nested, drawn by the seed), fine-tuned with the same steps. Above random init: seed "
-    "by seed, with the same labels in the same order; which labels a seed draws moves both rows."
+    "Shares of the training images (nested, drawn by the seed), fine-tuned with the same steps. Above random init: "
+    "seed by seed, with the same labels in the same order; which labels a seed draws moves both rows."
 )
 RANDOM, FULL = "random", "full"
 
