@@ -113,7 +113,10 @@ def convert(
         with _said_of(f"{read.path}: {read.family}'s own model does not take it"):
             forward, kind = reference_of(read)
             differences["source"] = _prove(f"{read.family}'s own model", forward, kind, encoder, images, tolerance)
-    size = encoder.img_size if img_size is None else (img_size, img_size) if isinstance(img_size, int) else img_size
+    given = (img_size, img_size) if isinstance(img_size, int) else img_size
+    size = encoder.img_size if given is None else (int(given[0]), int(given[-1]))
+    if min(size) < 1:
+        raise UserError(f"--img-size {img_size} is not a size: give one number or HEIGHT,WIDTH in pixels")
     if size != encoder.img_size:
         images = torch.randn(2, encoder.config["in_chans"], *size, generator=generator)
     theirs = f"the graph of --to {to}" if to in GRAPHS else f"{to}'s own model"

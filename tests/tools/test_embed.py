@@ -123,6 +123,24 @@ def test_a_killed_run_goes_on(base: Path, tmp_path: Path, monkeypatch: pytest.Mo
     np.testing.assert_allclose(mine, whole, rtol=1e-4, atol=1e-5)
 
 
+def test_a_run_that_was_killed_after_the_last_image_ends(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tools.embedding import run
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    words = words_of(base, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "save_neighbours", killed)
+        with pytest.raises(KeyboardInterrupt):
+            main(words)
+    assert main([*words, "--resume"]) == 0
+    assert (tmp_path / "run/embeddings.npy").read_bytes() == (base / "done/embeddings.npy").read_bytes()
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {path.name for path in (base / "done").iterdir()}
+
+
 def test_a_finished_run_stays_as_it_is(base: Path, tmp_path: Path) -> None:
     before = (base / "done/embeddings.npy").read_bytes()
     done = run_tool(main, *words_of(base, base / "done"), "--resume")

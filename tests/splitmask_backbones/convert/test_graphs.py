@@ -117,6 +117,7 @@ def test_what_cannot_be_written_is_said(tmp_path, monkeypatch):
 
     refused("must end in .onnx for --to onnx", "graph.pt2", to="onnx")
     refused("--img-size goes with --to onnx and exported", "other.safetensors", img_size=64)
+    refused("--img-size 0 is not a size", "graph.pt2", to="exported", img_size=0)
     monkeypatch.setattr(graphs.torch, "__version__", "2.1.2+cpu")
     refused(r"--to exported needs torch 2.6 or newer, this is 2.1.2\+cpu", "graph.pt2", to="exported")
     monkeypatch.undo()
