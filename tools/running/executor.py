@@ -74,7 +74,7 @@ class Executor:
         self._received: int | None = None
 
     def check(self, jobs: Sequence[Job]) -> None:
-        """Raises ValueError where a training was begun or finished with other options or recipe values than planned."""
+        """Raises ValueError where a training was begun or finished otherwise than planned: options, weights, values."""
         for job in jobs:
             trains = job.resumable or job.num_steps is not None
             if not (trains and (job.done or job.started)):
@@ -86,6 +86,12 @@ class Executor:
                 raise UserError(
                     f"{job.folder} was made with other options ({' '.join(told)}) than those of now "
                     f"({' '.join(told_now)}): use the old ones, choose another --output, or remove that folder"
+                )
+            replaced = job.replaced_weights()
+            if replaced is not None:
+                raise UserError(
+                    f"{job.folder} began from other weights than those of now ({replaced}): choose another --output, "
+                    "or remove that folder"
                 )
             changed = job.changed_values()
             if changed:

@@ -4,11 +4,13 @@ import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from pretrain.recipes import Recipe
-from splitmask_backbones.files import write_atomically
+from splitmask_backbones.files import sha256_of, write_atomically
 
 ENCODER, RESULTS = "encoder.safetensors", "results.json"
 """What a pre-training and a fine-tuning end with."""
@@ -87,6 +89,16 @@ class Job:
         pairs = zip(("", *self.argv), self.argv, strict=False)
         return [self.tool, *(text for before, text in pairs if before not in FREE and text not in FREE)]
 
+    def replaced_weights(self) -> Path | None:
+        """Returns the file named by `--weights` where the run in the folder began from other weights, else None."""
+        given = dict(pairwise(self.argv)).get("--weights", "none")
+        try:
+            then = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))["--weights"]
+            now = "none" if given == "none" else _digest(given, Path(given).stat().st_mtime_ns)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None  # not made yet, or a run that names no weights
+        return Path(given) if then != now else None
+
     def changed_values(self) -> dict[str, tuple[Any, Any]]:
         """Returns where the recipe of the run in the folder is not that of now: name -> (value then, value now).
 
@@ -100,6 +112,12 @@ class Job:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return {}  # the tool says what is wrong with such a run
         return {name: (before[name], now) for name, now in asdict(self.recipe).items() if before[name] != now}
+
+
+@cache
+def _digest(path: str, mtime_ns: int) -> str:
+    """Returns the sha256 of a file; several jobs begin from one, and it may be written again."""
+    return sha256_of(path)
 
 
 def last_step(folder: Path) -> int | None:

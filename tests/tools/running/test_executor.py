@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -152,6 +153,19 @@ def test_other_options_for_a_job_that_exists_are_refused(fake: Path) -> None:
     Executor(fake).run([again])  # a conversion, pictures
     with pytest.raises(UserError, match="other options"):  # a training that cannot be resumed is a training too
         Executor(fake).run([replace(again, num_steps=6)])
+
+
+def test_a_finished_training_from_weights_that_were_replaced_is_refused(fake: Path) -> None:
+    weights = fake.parent / "encoder.safetensors"
+    weights.write_bytes(b"one")
+    made = replace(job(fake, "a", "ok", "--weights", str(weights)), num_steps=5)
+    Executor(fake).run([made])
+    (made.folder / "config.json").write_text(json.dumps({"--weights": hashlib.sha256(b"one").hexdigest()}))
+    Executor(fake).check([made])
+    weights.write_bytes(b"another")
+    os.utime(weights, ns=(0, 0))
+    with pytest.raises(UserError, match=re.escape(f"other weights than those of now ({weights})")):
+        Executor(fake).check([made])
 
 
 # Counts the signals that reach it, and takes its time to end.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 from pathlib import Path
 
 from tools.running.job import Job, copy_numbered, drawn, prediction_job
@@ -10,6 +13,27 @@ from tools.running.job import Job, copy_numbered, drawn, prediction_job
 def test_what_decides_the_result_is_told_apart(tmp_path: Path) -> None:
     argv = ("--data", "--here", "--lr", "1", "--workers", "3", "--seed", "0", "--weights", "w")
     assert Job("a", "train_det.py", argv, tmp_path, "done").identity() == ["train_det.py", "--lr", "1", "--seed", "0"]
+
+
+def test_weights_that_were_replaced_are_told(tmp_path: Path) -> None:
+    weights, folder = tmp_path / "encoder.safetensors", tmp_path / "run"
+    job = Job("a", "train_det.py", ("--lr", "1", "--weights", str(weights)), folder, "done")
+    none = Job("a", "train_det.py", ("--weights", "none"), folder, "done")
+    folder.mkdir()
+    assert job.replaced_weights() is None, "nothing was made"
+    (folder / "config.json").write_text(json.dumps({"--weights": hashlib.sha256(b"one").hexdigest()}))
+    assert job.replaced_weights() is None, "they are made later"
+    weights.write_bytes(b"one")
+    assert job.replaced_weights() is None
+    weights.write_bytes(b"two")
+    os.utime(weights, ns=(0, 0))  # the clock may be coarse
+    assert job.replaced_weights() == weights and none.replaced_weights() == Path("none")
+    (folder / "config.json").write_text('{"--weights": "none"}')
+    assert job.replaced_weights() == weights and none.replaced_weights() is None
+    assert Job("a", "pretrain.py", (), folder, "done").replaced_weights() is None
+    for text in ("{}", "[]", "{"):
+        (folder / "config.json").write_text(text)
+        assert job.replaced_weights() is None and none.replaced_weights() is None
 
 
 def test_what_is_begun_continues_and_what_is_done_does_not(tmp_path: Path) -> None:
