@@ -49,7 +49,7 @@ def build_parser() -> cli.Parser:
     jobs = "jobs at once (default 1; of the study the cores, on a GPU 3)"
     parser.add_argument("--jobs", type=cli.positive_int, metavar="N", help=jobs)
     parser.add_argument("--weights", action="append", default=[], metavar="NAME=FILE", help="files that you have")
-    precision = "of every training (default bf16; of the study the size's own)"
+    precision = "of every training (default bf16; of the study's CPU size where the CPU computes in it)"
     parser.add_argument("--precision", metavar="32|bf16", help=precision)
     table = parser.add_argument_group("tables of the paper")
     table.add_argument("--gpus", type=cli.positive_int, metavar="N", help="processes of torchrun (default 1)")
@@ -174,8 +174,18 @@ def _study(args: Any, row: str) -> int:
     seeds = args.seeds or study.BUDGETS[size].seeds
     shares = study.SHARES if args.labels is None else _shares(args.labels)
     root = Path(args.data[0] if args.data else "<data>")
-    made = study.Study(size, root, output, rows, seeds, workers, shares, files, args.precision)
+    precision = args.precision or _study_precision(size)
+    made = study.Study(size, root, output, rows, seeds, workers, shares, files, precision)
     return make_study(made, at_once, args.dry_run)
+
+
+def _study_precision(size: str) -> str | None:
+    """Returns bf16 for a CPU that computes in it, None where the size's own precisions are the choice."""
+    if size != "cpu":
+        return None
+    from pretrain.training.distributed import cpu_has_bf16
+
+    return "bf16" if cpu_has_bf16() else None
 
 
 def _shares(text: str) -> tuple[float, ...]:

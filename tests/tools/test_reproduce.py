@@ -58,6 +58,30 @@ def test_the_study_is_planned_without_data(tmp_path: Path, words: list[str]) -> 
 
 
 @pytest.mark.parametrize(
+    ("size", "has_bf16", "argv", "expected"),
+    [
+        ("cpu", True, [], {"bf16"}),
+        ("cpu", None, [], {"32"}),
+        ("cpu", True, ["--precision", "32"], {"32"}),
+        ("gpu", True, [], {"32", "bf16"}),
+    ],
+)
+def test_the_study_takes_bf16_on_a_cpu_that_has_it(
+    size: str,
+    has_bf16: bool | None,
+    argv: list[str],
+    expected: set[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("pretrain.training.distributed.cpu_has_bf16", lambda: has_bf16)
+    argv = ["small", "--size", size, "--rows", "full", "--output", str(tmp_path / "out"), "--dry-run", *argv]
+    assert reproduce.main(argv) == 0
+    assert set(re.findall(r"--precision (\S+)", capsys.readouterr().out)) == expected
+
+
+@pytest.mark.parametrize(
     ("argv", "message"),
     [
         (["coca", "--data", "x"], "unknown table 'coca': did you mean 'coco'?"),

@@ -6,6 +6,7 @@ of ABLATION each change one value of SplitMask's. Those of FEW_LABELS are fine-t
 the same pre-training and with the same steps.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -153,6 +154,7 @@ class Budget:
         start_seconds: start, check of the data and evaluation of one run.
         encoder: its sizes where they are not ViT-Ti's, of every row without an encoder from elsewhere.
         precision: of pre-training; bf16 needs a machine that has instructions for it.
+        bf16_time: factor on the seconds where all is trained in bf16, beside `precision`.
         hardware: what the seconds were taken on; estimates and the longer row follow them.
     """
 
@@ -163,6 +165,7 @@ class Budget:
     start_seconds: float
     hardware: str
     precision: str
+    bf16_time: float = 1.0
     encoder: Mapping[str, int] = field(default_factory=dict)
 
     def pretraining_seconds(self, data: str) -> float:
@@ -198,6 +201,7 @@ BUDGETS = {
         start_seconds=60.0,
         hardware="two jobs at once, one thread of a 2-core CPU with AVX-512 each; older ones take twice as long",
         precision="32",
+        bf16_time=0.7,
         encoder={"embed_dim": 96, "depth": 6},  # of 0.75 million parameters: a minute counts for four times the crops
     ),
     "gpu": Budget(
@@ -270,7 +274,9 @@ def study_jobs(study: Study) -> list[Job]:
     """Returns all jobs, seed by seed, so that what is finished can be compared early; data may be missing."""
     places = [(data, row, seed) for seed in range(study.seeds) for data in study.sets for row in study.rows[data]]
     given = [job for row in study.all_rows if ROWS[row].given for job in _given(study, row)]
-    return [*given, *(job for place in places for job in _row_jobs(study, *place))]
+    jobs = [*given, *(job for place in places for job in _row_jobs(study, *place))]
+    factor = study.budget.bf16_time if study.precision == "bf16" else 1.0
+    return [dataclasses.replace(job, seconds=factor * job.seconds) for job in jobs]
 
 
 def _row_jobs(study: Study, data: str, row: str, seed: int) -> list[Job]:

@@ -196,6 +196,18 @@ def test_the_estimate_knows_that_dino_is_dearer(data: Path, tmp_path: Path) -> N
     assert dino.seconds > 1.5 * full.seconds
 
 
+def test_the_estimate_knows_that_bf16_is_faster_on_a_cpu(data: Path, tmp_path: Path) -> None:
+    seconds = {
+        (size, precision): sum(job.seconds for job in study_jobs(made))
+        for size in BUDGETS
+        for precision in (None, "32", "bf16")
+        if (made := Study(size, data, tmp_path, on_both("full"), 1, precision=precision))
+    }
+    assert seconds["cpu", "bf16"] == pytest.approx(0.7 * seconds["cpu", "32"])
+    assert seconds["cpu", "32"] == seconds["cpu", None]
+    assert seconds["gpu", "bf16"] == seconds["gpu", None]  # what it is measured in
+
+
 def test_the_longer_row_pays_for_the_pre_training() -> None:
     budget = dataclasses.replace(
         BUDGETS["cpu"],
@@ -211,7 +223,7 @@ def test_the_longer_row_pays_for_the_pre_training() -> None:
 def test_budgets_take_about_as_long_as_they_promise(data: Path, tmp_path: Path) -> None:
     for size, at_once, minutes in (("cpu", 2, 360), ("gpu", 3, 60)):
         budget = BUDGETS[size]
-        jobs = study_jobs(Study(size, data, tmp_path / "out", own_rows(budget), budget.seeds))
+        jobs = study_jobs(Study(size, data, tmp_path / "out", own_rows(budget), budget.seeds, precision="bf16"))
         assert sum(job.seconds for job in jobs) / at_once < 60 * minutes
 
 
