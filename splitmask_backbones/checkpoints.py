@@ -40,7 +40,7 @@ def save_encoder(
         path: a `.safetensors` file; the folder must exist.
         pyramid_state: parameters of a `SimpleFeaturePyramid` that go with it, for adapters to load.
         partial: what is missing in it; every later report warns with this sentence.
-        lineage: the files that training began from, the oldest first: name, sha256 and family of each.
+        lineage: the files that it was converted or trained from, the oldest first: name, sha256 and family of each.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
     tensors |= {f"{PYRAMID}{name}": value.contiguous() for name, value in (pyramid_state or {}).items()}

@@ -94,7 +94,7 @@ def _show(done: Any, destination: Path) -> None:
         shown = "not compared" if difference is None else f"largest difference {difference:.2g}"
         sys.stdout.write(f"{side}: {shown} (tolerance {done.tolerance:.2g})\n")
     path = destination.with_name(destination.name + ".report.json")
-    proof = {"family": done.family, "target": done.target, "differences": done.differences, "tolerance": done.tolerance}
+    proof = {name: getattr(done, name) for name in ("family", "sha256", "target", "differences", "tolerance")}
     tell(done.report, path, f"{done.report.path}: {done.family} -> {done.target}", proof)
     sys.stdout.write(f"wrote {destination}, report {path}\n")
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from splitmask_backbones.checkpoints import save_encoder
+from splitmask_backbones.checkpoints import read_encoder_file, save_encoder
 from splitmask_backbones.convert.export import Export, export
 from splitmask_backbones.convert.families import Source, read_source
 from splitmask_backbones.convert.hf_models import processor_for
@@ -19,7 +19,7 @@ from splitmask_backbones.convert.names import GRAPHS, HUB_CARD, MODEL_CARD, TARG
 from splitmask_backbones.convert.read import read_weights
 from splitmask_backbones.convert.references import TOKENS, Forward, reference_of
 from splitmask_backbones.errors import UserError, check_choice
-from splitmask_backbones.files import replaced_at_once, write_atomically
+from splitmask_backbones.files import replaced_at_once, sha256_of, write_atomically
 from splitmask_backbones.load_report import LoadReport
 from splitmask_backbones.vit import VisionTransformer
 
@@ -39,6 +39,7 @@ class Conversion:
         differences: largest difference of outputs to the source's and to the target's own model; None where the file
             was incomplete and there was nothing to compare.
         tolerance: that both had to stay within.
+        sha256: of the file that was read, in hexadecimal.
     """
 
     family: str
@@ -47,6 +48,7 @@ class Conversion:
     report: LoadReport
     differences: dict[str, float | None]
     tolerance: float
+    sha256: str
 
 
 @contextmanager
@@ -125,8 +127,10 @@ def convert(
         differences["target"] = _prove(theirs, made.forward, made.kind, made.encoder, images, tolerance)
     read.report.dropped |= made.dropped
     read.report.loaded = [key for key in read.report.loaded if key not in made.dropped]
-    _write(destination, to, made, read)
-    return Conversion(read.family, to, encoder, read.report, differences, tolerance)
+    digest = sha256_of(read.path)  # which an --overwrite may replace
+    entry = {"file": Path(source).name, "sha256": digest, "family": read.family}
+    _write(destination, to, made, read, _lineage_of(read.path) if read.family == "splitmask" else [entry])
+    return Conversion(read.family, to, encoder, read.report, differences, tolerance, digest)
 
 
 @contextmanager
@@ -208,11 +212,18 @@ def _prove(
     return difference
 
 
-def _write(destination: Path, to: str, made: Export, read: Source) -> None:
+def _lineage_of(path: Path) -> list[dict[str, str]]:
+    """Returns the lineage of an encoder file of this project, nothing of its other files."""
+    with suppress(UserError):
+        return read_encoder_file(path).lineage
+    return []
+
+
+def _write(destination: Path, to: str, made: Export, read: Source, lineage: list[dict[str, str]]) -> None:
     destination.parent.mkdir(parents=True, exist_ok=True)
     if to == "splitmask":
         gaps = "" if read.report.complete else f"converted with --allow-partial, {read.report.gaps()}"
-        save_encoder(made.encoder, destination, read.pyramid, gaps or read.report.partial)
+        save_encoder(made.encoder, destination, read.pyramid, gaps or read.report.partial, lineage)
         return
     if made.graph is not None:
         write_atomically(destination, made.graph)

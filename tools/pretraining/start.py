@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,22 +48,16 @@ def prepare_start(source: str | None, folder: RunFolder) -> tuple[Path | None, s
         return (None if digest is None else place), digest
     if source is None:
         return None, None
-    digest = digest_of(Path(source)) if Path(source).exists() else ""
+    digest = digest_of(Path(source)) if Path(source).exists() else ""  # the conversion says that there is nothing
     with main_process_first() as is_main:
         if is_main:
             made = convert(source, place, overwrite=True)
-            entry = {"file": Path(source).name, "sha256": digest, "family": made.family}
-            file = read_encoder_file(place)
-            save_encoder(made.encoder, place, file.pyramid, file.partial, [*_lineage_of_file(source), entry])
+            if made.family == "splitmask":  # of others, the conversion names them
+                file = read_encoder_file(place)
+                entry = {"file": Path(source).name, "sha256": made.sha256, "family": made.family}
+                save_encoder(made.encoder, place, file.pyramid, file.partial, [*file.lineage, entry])
             logger.info("starting from %s (%s)", source, made.family)
     return place, digest
-
-
-def _lineage_of_file(source: str) -> list[dict[str, str]]:
-    """Returns the lineage that an encoder file of this project has, nothing of others."""
-    with suppress(UserError):
-        return read_encoder_file(source).lineage
-    return []
 
 
 def lineage_of(init: Path | None) -> list[dict[str, Any]]:

@@ -74,13 +74,13 @@ class Executor:
         self._received: int | None = None
 
     def check(self, jobs: Sequence[Job]) -> None:
-        """Raises ValueError where a training was begun or finished otherwise than planned: options, weights, values."""
+        """Raises ValueError where a job was begun or finished otherwise than planned: options, weights, values."""
         for job in jobs:
-            trains = job.resumable or job.num_steps is not None
-            if not (trains and (job.done or job.started)):
+            if not (job.done or job.started):
                 continue
+            trains = job.resumable or job.num_steps is not None
             before, now = self.record.get(job.name, {}).get("identity"), job.identity()
-            if before is not None and before != now:
+            if trains and before is not None and before != now:
                 told = [text for text in before if text not in now] or before
                 told_now = [text for text in now if text not in before] or now
                 raise UserError(

@@ -90,10 +90,15 @@ class Job:
         return [self.tool, *(text for before, text in pairs if before not in FREE and text not in FREE)]
 
     def replaced_weights(self) -> Path | None:
-        """Returns the file named by `--weights` where the run in the folder began from other weights, else None."""
-        given = dict(pairwise(self.argv)).get("--weights", "none")
+        """Returns the file of weights given where the folder holds what was made from others, else None.
+
+        That is `--weights` of a training, and the source of a conversion.
+        """
+        given, record, name = dict(pairwise(self.argv)).get("--weights", "none"), "config.json", "--weights"
+        if self.tool == "convert.py":
+            given, record, name = self.argv[0], f"{self.artefact}.report.json", "sha256"
         try:
-            then = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))["--weights"]
+            then = json.loads((self.folder / record).read_text(encoding="utf-8"))[name]
             now = "none" if given == "none" else _digest(given, Path(given).stat().st_mtime_ns)
         except (OSError, ValueError, KeyError, TypeError):
             return None  # not made yet, or a run that names no weights

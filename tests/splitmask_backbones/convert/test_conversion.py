@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from splitmask_backbones import VisionTransformer, create_encoder, load_encoder, save_encoder
+from splitmask_backbones.checkpoints import read_encoder_file
 from splitmask_backbones.convert.conversion import convert
+from splitmask_backbones.files import sha256_of
 
 timm = pytest.importorskip("timm", reason="the extra 'timm' is not installed")
 from timm.models.beit import Beit  # noqa: E402
@@ -79,6 +81,22 @@ def test_every_family_gives_its_own_models_tokens(name, tmp_path):
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(encoder(images), model.forward_features(images), atol=1e-5, rtol=1e-5)
+
+
+def test_what_an_encoder_was_converted_from_stays_with_it(tmp_path):
+    torch.save(plain().state_dict(), tmp_path / "deit.pth")
+    digest = sha256_of(tmp_path / "deit.pth")
+    done = convert(tmp_path / "deit.pth", tmp_path / "ours.safetensors")
+    convert(tmp_path / "ours.safetensors", tmp_path / "again.safetensors")  # as much ours as before
+    convert(tmp_path / "again.safetensors", tmp_path / "again.safetensors", overwrite=True)
+    entry = {"file": "deit.pth", "sha256": digest, "family": "timm"}
+    for name in ("ours", "again"):
+        assert read_encoder_file(tmp_path / f"{name}.safetensors").lineage == [entry]
+    assert done.sha256 == digest
+    convert(tmp_path / "ours.safetensors", tmp_path / "timm.safetensors", to="timm")
+    convert(tmp_path / "timm.safetensors", tmp_path / "back.safetensors")  # timm's files have no place for it
+    (last,) = read_encoder_file(tmp_path / "back.safetensors").lineage
+    assert last == {"file": "timm.safetensors", "sha256": sha256_of(tmp_path / "timm.safetensors"), "family": "timm"}
 
 
 @pytest.mark.parametrize("size", [(96, 96), (64, 128), (80, 48)])

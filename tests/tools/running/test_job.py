@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from tools.running.job import Job, copy_numbered, drawn, prediction_job
@@ -34,6 +35,19 @@ def test_weights_that_were_replaced_are_told(tmp_path: Path) -> None:
     for text in ("{}", "[]", "{"):
         (folder / "config.json").write_text(text)
         assert job.replaced_weights() is None and none.replaced_weights() is None
+
+
+def test_a_source_that_was_replaced_is_told(tmp_path: Path) -> None:
+    source = tmp_path / "deit.pth"
+    source.write_bytes(b"one")
+    job = Job("a", "convert.py", (str(source), str(tmp_path / "made.safetensors")), tmp_path, "made.safetensors")
+    assert job.replaced_weights() is None, "nothing was made"
+    (tmp_path / "made.safetensors.report.json").write_text(json.dumps({"sha256": hashlib.sha256(b"one").hexdigest()}))
+    assert job.replaced_weights() is None
+    assert replace(job, argv=(str(tmp_path / "other.pth"), job.argv[1])).replaced_weights() is None, "gone, or moved"
+    source.write_bytes(b"two")
+    os.utime(source, ns=(0, 0))
+    assert job.replaced_weights() == source
 
 
 def test_what_is_begun_continues_and_what_is_done_does_not(tmp_path: Path) -> None:
