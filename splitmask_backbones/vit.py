@@ -40,9 +40,17 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
     return patches.permute(0, 2, 4, 1, 3, 5).reshape(batch, (height // p) * (width // p), channels * p * p)
 
 
+def rows_of(ids: Tensor) -> Tensor:
+    """Returns int64 `(B, 1)`, the row in the batch of each of `(B, K)`."""
+    return torch.arange(ids.shape[0], device=ids.device)[:, None]
+
+
 def gather_tokens(tokens: Tensor, ids: Tensor) -> Tensor:
     """Returns `tokens[b, ids[b]]`: `(B or 1, N, C)` and int64 `(B, K)` -> `(B, K, C)`."""
     tokens = tokens.expand(ids.shape[0], -1, -1)
+    if torch.are_deterministic_algorithms_enabled():
+        # The same by rows: on a GPU, the gradient of gather sorts all B * K * C places then, and this one B * K.
+        return tokens[rows_of(ids), ids]
     return tokens.gather(1, ids[..., None].expand(-1, -1, tokens.shape[2]))
 
 

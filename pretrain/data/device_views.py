@@ -46,9 +46,10 @@ class Boxes:
     table: np.ndarray
     colours: list[Colours] | None
 
-    def to(self, device: torch.device, **kwargs: Any) -> Boxes:
-        """Returns it with the pixels on a device."""
-        return self if self.pixels is None else replace(self, pixels=self.pixels.to(device, **kwargs))
+    def to(self, device: torch.device | str) -> Boxes:
+        """Returns it with the pixels on a device; a GPU copies while the CPU goes on, as Fabric does with tensors."""
+        at_once = torch.device(device).type == "cuda"
+        return self if self.pixels is None else replace(self, pixels=self.pixels.to(device, non_blocking=at_once))
 
     def pin_memory(self) -> Boxes:
         """Returns it with the pixels in memory that a card copies from by itself."""
@@ -151,9 +152,12 @@ def resident_pixels(views: Views, device: torch.device) -> Tensor | None:
     pixels = torch.from_numpy(images.cache.pixels()).reshape(-1, 3)
     if device.type == "cpu":
         return pixels
-    if pixels.numel() > RESIDENT_SHARE * torch.cuda.get_device_properties(device).total_memory:
-        return None
-    return pixels.to(device)
+    return pixels.to(device) if fits_on_card(pixels.numel(), device) else None
+
+
+def fits_on_card(num_bytes: float, device: torch.device) -> bool:
+    """Returns whether cached images of that size may lie in a card's memory."""
+    return num_bytes <= RESIDENT_SHARE * torch.cuda.get_device_properties(device).total_memory
 
 
 class DeviceBatches(Iterator[Any]):

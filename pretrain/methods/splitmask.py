@@ -11,7 +11,7 @@ from pretrain.methods.swaps import fixed_cycle, swap_contents
 from pretrain.tokenizers.codebook import ImageTokenizer
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.position import sincos_pos_embed
-from splitmask_backbones.vit import Block, VisionTransformer, gather_tokens
+from splitmask_backbones.vit import Block, VisionTransformer, gather_tokens, rows_of
 
 
 def complement(ids: Tensor, num_patches: int) -> Tensor:
@@ -54,7 +54,10 @@ class Decoder(nn.Module):
         """Returns `(B, N, C)` for all positions, from encoder outputs `(B, K, C)` at the positions int64 `(B, K)`."""
         batch, num_patches = tokens.shape[0], self.pos_embed.shape[1]
         x = self.mask_token.expand(batch, num_patches, -1)
-        x = x.scatter(1, ids[..., None].expand(-1, -1, tokens.shape[2]), tokens.to(x.dtype))
+        if torch.are_deterministic_algorithms_enabled():  # as in `gather_tokens`
+            x = x.index_put((rows_of(ids), ids), tokens.to(x.dtype))
+        else:
+            x = x.scatter(1, ids[..., None].expand(-1, -1, tokens.shape[2]), tokens.to(x.dtype))
         x = x + self.pos_embed
         for block in self.blocks:
             x = block(x)

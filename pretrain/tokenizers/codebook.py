@@ -35,7 +35,9 @@ def normalize_patches(patches: Tensor, kind: str, num_channels: int = 3) -> Tens
     if kind == "none":
         return patches
     if kind == "pixel_mean":
-        mean, std = (patches.new_tensor(value).repeat_interleave(patches.shape[-1] // 3) for value in _IMAGENET)
+        # Filled and not copied: the host's numbers cannot be copied while a CUDA graph is recorded.
+        size = patches.shape[-1] // 3
+        mean, std = (torch.cat([patches.new_full((size,), value) for value in values]) for values in _IMAGENET)
         patches, kind = patches * std + mean, "mean"
     if kind == "mean":
         return patches - patches.mean(dim=-1, keepdim=True)

@@ -71,8 +71,14 @@ class DalleTokenizer(nn.Module):
     @torch.no_grad()
     def logits(self, pixels: Tensor) -> Tensor:
         """Returns `(B, V, H / 8, W / 8)` of pixels `(B, 3, H, W)` in [0, 1]."""
-        with torch.autocast(pixels.device.type, enabled=False):  # near-ties must not depend on the precision
-            return self._encoder(((1 - 2 * RANGE_MARGIN) * pixels + RANGE_MARGIN).float())
+        # Near-ties must not depend on the precision: neither that of the run nor TF32, cuDNN's own choice.
+        before = torch.backends.cudnn.allow_tf32
+        torch.backends.cudnn.allow_tf32 = False
+        try:
+            with torch.autocast(pixels.device.type, enabled=False):
+                return self._encoder(((1 - 2 * RANGE_MARGIN) * pixels + RANGE_MARGIN).float())
+        finally:
+            torch.backends.cudnn.allow_tf32 = before
 
     @torch.no_grad()
     def tokens_of(self, images: Tensor, patch_size: int) -> Tensor:

@@ -99,6 +99,17 @@ def use_deterministic(on: bool) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = not on  # type: ignore[attr-defined]
 
 
+@contextmanager
+def any_algorithm() -> Iterator[None]:
+    """Lets torch take any algorithm within: for counts of whole numbers, which come out the same in any order."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
 def cpu_has_bf16() -> bool | None:
     """Returns whether this machine's CPU has instructions for bf16, None where that is not known."""
     flags: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()

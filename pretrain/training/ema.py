@@ -20,15 +20,17 @@ def averaged(model: nn.Module, decay: float, device: torch.device | None = None)
     """
 
     @torch.no_grad()
-    def blend(average: Sequence[Tensor], newest: Sequence[Tensor], num: Tensor | int) -> None:
-        weight = 1 - min(decay, (1 + int(num)) / (10 + int(num)))
-        for old, new in zip(average, newest, strict=True):
+    def blend(olds: Sequence[Tensor], newest: Sequence[Tensor], num: Tensor | int) -> None:
+        count = int(average.n_averaged)  # `num` is its copy on the device, which the host would have to wait for
+        weight = 1 - min(decay, (1 + count) / (10 + count))
+        for old, new in zip(olds, newest, strict=True):
             if old.is_floating_point():
                 old.lerp_(new, weight)
             else:
                 old.copy_(new)
 
     average = AveragedModel(model, device, multi_avg_fn=blend, use_buffers=True)
+    average.n_averaged = average.n_averaged.cpu()
     start_at(average, 0)
     return average
 

@@ -22,4 +22,7 @@ def adamw(
         in_graph: whether its steps are recorded in a CUDA graph: nothing of it may ask the host.
     """
     is_cuda = device.type == "cuda"
-    return torch.optim.AdamW(groups, betas=(0.9, beta2), fused=is_cuda, capturable=is_cuda and in_graph)
+    made = torch.optim.AdamW(groups, betas=(0.9, beta2), fused=is_cuda, capturable=is_cuda and in_graph)
+    # The steps before the recording are meant to be outside of a graph: torch need not warn of them.
+    made._warned_capturable_if_run_uncaptured = in_graph  # type: ignore[attr-defined]
+    return made

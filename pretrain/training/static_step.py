@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import torch
@@ -144,6 +145,11 @@ class StaticStep:
             if isinstance(error, torch.cuda.OutOfMemoryError):
                 raise
             torch.cuda.synchronize()
+            # Up to torch 2.12 the generator is left as if it were being recorded, and would refuse the next number.
+            with suppress(RuntimeError):
+                torch.cuda.default_generators[self.fabric.device.index or 0].graphsafe_set_state(
+                    torch.Generator(self.fabric.device)
+                )
             reason = " ".join(str(error).split("\n")[0].split())[:300]
             logger.warning("--cuda-graph: the step cannot be recorded, the run goes on without (%s)", reason)
         finally:

@@ -1,12 +1,14 @@
 """--deterministic: recorded and kept by a resume; on a CPU no byte is another; on a GPU torch is told."""
 
 import json
+from contextlib import suppress
 
 import pytest
 import torch
 
 from pretrain.training import distributed
 from pretrain.training.options import RunOptions
+from splitmask_backbones.vit import gather_tokens
 from tests.helpers.pretrain_tool import ENCODER, OPTIONS, run, state_of
 
 
@@ -48,3 +50,24 @@ def test_what_torch_is_told(on, monkeypatch):
     assert not torch.is_deterministic_algorithms_warn_only_enabled()
     assert torch.utils.deterministic.fill_uninitialized_memory != on
     assert ("CUBLAS_WORKSPACE_CONFIG" in distributed.os.environ) == on
+
+
+def test_counts_may_take_any_algorithm():
+    torch.use_deterministic_algorithms(True)
+    with suppress(ZeroDivisionError), distributed.any_algorithm():
+        assert not torch.are_deterministic_algorithms_enabled()
+        raise ZeroDivisionError
+    assert torch.are_deterministic_algorithms_enabled()
+
+
+def test_tokens_are_gathered_by_rows():
+    """What a GPU takes for the sake of speed: the same values and gradients, of a table for all images as well."""
+    ids = torch.rand(3, 6).argsort(1)[:, :4]
+    for rows in (3, 1):
+        tokens = torch.randn(rows, 6, 5, requires_grad=True)
+        found = []
+        for on in (False, True):
+            torch.use_deterministic_algorithms(on)
+            gathered = gather_tokens(tokens, ids)
+            found.append((gathered, *torch.autograd.grad((gathered**2).sum(), tokens)))
+        assert all(torch.equal(*pair) for pair in zip(*found, strict=True))

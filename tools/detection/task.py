@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from torch import nn
 
 from det_configs.common.recipe import BEFORE, DetRecipe
@@ -30,6 +32,11 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 DRAWN_SCORE = 0.5
+ALL_SAMPLES = (
+    "--deterministic: torchvision's RoIAlign of that kind takes every pixel of a map for each of detectron2's adaptive "
+    "samples, which may not fit on a card: --engine torchvision takes a fixed number of them"
+)
+logger = logging.getLogger(__name__)
 
 
 class DetectionTask(Task):
@@ -111,6 +118,8 @@ class DetectionTask(Task):
     def build(self, weights: Path | None, encoder_config: dict[str, Any] | None = None) -> nn.Module:
         name = self.previous.get("--engine", self.engine) if self.engine == "auto" else self.engine
         self.engine = choose_engine(name, self.recipe)
+        if self.engine == "detectron2" and torch.are_deterministic_algorithms_enabled():
+            logger.warning(ALL_SAMPLES)
         return build_detector(self.engine, self.recipe, len(self.categories), weights, encoder_config)
 
     def values(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pretrain import own_recipe
+from pretrain.data.device_views import fits_on_card
 from pretrain.data.sources import ImageList, split_holdout
 from pretrain.own_recipe import OWN, Derived, Facts
 from pretrain.recipes import Recipe
@@ -23,6 +24,7 @@ from tools.pretraining.cost import MEASURED_FROM, Cost, measure
 from tools.pretraining.machine import Sizes, free_disk, free_memory, sizes_of
 
 if TYPE_CHECKING:
+    import torch
     from lightning_fabric import Fabric
 
     from tools.pretraining.options import PretrainOptions
@@ -40,7 +42,7 @@ class Plan:
         num_images: to train on.
         sizes: of the images.
         device: in words.
-        memory: bytes that one process may use.
+        memory: bytes that one process may use, cached images on its card aside.
         free: bytes of the disk.
         cost: what was measured; None for a run that is too short for it.
         processes: of the run.
@@ -105,6 +107,7 @@ def make_plan(
         reasons["precision"] = own_recipe.choose_precision(named.precision == "bf16")[1]
     else:
         recipe = named.override(given)
+    memory -= resident_bytes(recipe, options.cache or OFF, sizes.area * len(images), fabric.device)
     per_epoch = steps_per_epoch(len(images), recipe.batch_size)
     derives_length = name == OWN and not _has_length(given)
     cost: Cost | None = None
@@ -150,6 +153,14 @@ def make_plan(
     )
     _check(plan, options)
     return plan
+
+
+def resident_bytes(recipe: Recipe, cache: str, num_pixels: float, device: torch.device) -> int:
+    """Returns the bytes of a card that cached images are going to take beside the steps, see `resident_pixels`."""
+    if device.type == "cpu" or recipe.crops == "cpu" or cache == OFF:
+        return 0
+    num_bytes = round(3 * num_pixels)
+    return num_bytes if fits_on_card(num_bytes, device) else 0
 
 
 def _has_length(given: dict[str, Any]) -> bool:

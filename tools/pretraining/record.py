@@ -45,7 +45,8 @@ def with_precision(name: str, named: Recipe, device: str) -> Recipe:
         return named
     on_gpu = device != "cpu" and torch.cuda.is_available()
     # On a CPU 1.6 to 2.5 times the images a second (ViT-Ti at 128 px: 28 and 70).
-    has_bf16 = torch.cuda.is_bf16_supported() if on_gpu else cpu_has_bf16() is True
+    # A card without such units (before Ampere) counts as able to emulate it, slowly.
+    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else cpu_has_bf16() is True
     return dataclasses.replace(named, precision=choose_precision(has_bf16)[0])
 
 

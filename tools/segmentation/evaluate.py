@@ -9,7 +9,7 @@ from mmengine.dataset import pseudo_collate
 from mmseg.evaluation import IoUMetric
 from mmseg.registry import METRICS
 
-from pretrain.training.distributed import gather
+from pretrain.training.distributed import any_algorithm, gather
 from tools.finetuning.shares import share_of
 from tools.segmentation.dataset import SegPairs
 from tools.segmentation.model import Segmentor
@@ -74,7 +74,9 @@ def evaluate(fabric: Fabric, segmentor: Segmentor, dataset: SegPairs, use_tta: b
     predict = MeanOfViews(segmentor.model).test_step if use_tta else segmentor.predict
     try:
         for batch in share_of(fabric, dataset, workers, "evaluate", 1, collate_fn=pseudo_collate):
-            metric.process(batch, [sample.to_dict() for sample in predict(batch)])
+            samples = [sample.to_dict() for sample in predict(batch)]
+            with any_algorithm():  # histograms of pixels
+                metric.process(batch, samples)
     finally:
         segmentor.train(was_training)
     return metric.compute_metrics(gather([tuple(area.cpu() for area in areas) for areas in metric.results]))

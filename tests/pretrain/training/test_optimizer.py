@@ -25,6 +25,7 @@ def test_what_is_chosen_for_a_device(device, in_graph, expected):
     optimizer = adamw(groups, device, beta2=0.95, in_graph=in_graph)
     assert [(group["fused"], group["capturable"]) for group in optimizer.param_groups] == [expected] * len(groups)
     assert {group["betas"] for group in optimizer.param_groups} == {(0.9, 0.95)}
+    assert optimizer._warned_capturable_if_run_uncaptured == in_graph
 
 
 def trained(fused_steps, tmp_path):

@@ -173,6 +173,27 @@ def test_a_graph_makes_the_losses_of_ordinary_steps(caplog):
 
 
 @pytest.mark.gpu
+def test_what_cannot_be_recorded_goes_on_without_a_graph(caplog, monkeypatch):
+    """Random numbers are drawn as before: a recording that breaks off has not kept the generator."""
+    fabric = make_fabric(device="cuda")
+    broken, plain = static_step(fabric, splitmask("cuda")), static_step(fabric, splitmask("cuda"))
+    plain._record = lambda: None
+    gradients = broken._make_gradients
+
+    def asks_the_device():
+        gradients()
+        if torch.cuda.is_current_stream_capturing():
+            broken.values["loss"].item()
+
+    monkeypatch.setattr(broken, "_make_gradients", asks_the_device)
+    with caplog.at_level(logging.WARNING, "pretrain"):
+        found = steps(broken, fabric.device, 6)
+    assert "the step cannot be recorded, the run goes on without" in caplog.text
+    assert found == pytest.approx(steps(plain, fabric.device, 6), rel=1e-4)
+    assert torch.rand(2, device="cuda").isfinite().all()
+
+
+@pytest.mark.gpu
 def test_a_graph_follows_seed_and_learning_rate_and_a_resume_makes_the_same_bytes(tmp_path):
     log, whole = toy_run(tmp_path / "whole", static=True, device="cuda")
     plain_log, _ = toy_run(tmp_path / "plain", static=False, device="cuda")

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from tests.helpers.det_data import write_root
 from tools.detection.config import OPTIONS, load_config
@@ -62,3 +63,18 @@ def test_a_resume_reads_no_image_of_unchanged_data(tmp_path: Path, monkeypatch: 
     next((tmp_path / "root" / "val").iterdir()).write_bytes(b"changed")
     with pytest.raises(AssertionError, match="checked again"):
         again.check_data(folder(tmp_path), FABRIC)
+
+
+def test_what_deterministic_costs_detectron2_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("tools.detection.task.build_detector", lambda engine, *args: engine)
+    monkeypatch.setattr("tools.detection.task.choose_engine", lambda name, recipe: name)
+    task = make(tmp_path, tmp_path)
+    task.previous = {"data": {"categories": []}}
+    for engine, on in (("torchvision", True), ("detectron2", False), ("detectron2", True)):
+        assert not caplog.messages
+        torch.use_deterministic_algorithms(on)
+        task.engine = engine
+        assert task.build(None) == engine
+    assert "--engine torchvision" in caplog.text

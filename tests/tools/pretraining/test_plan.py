@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from pretrain.recipes import get_recipe
 from tests.helpers.pretrain_tool import OPTIONS, error_of, run
@@ -155,3 +156,13 @@ def test_seconds_with_loading(monkeypatch: pytest.MonkeyPatch) -> None:
     assert with_loading(1.0, 2.0, 4, "cuda") == 1.0
     assert with_loading(1.0, 8.0, 4, "cuda") == 2.0
     assert with_loading(1.0, 2.0, 8, "cpu") == 1.5
+
+
+def test_images_on_a_card_are_not_promised_to_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    card, cpu = torch.device("cuda"), torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=4 * 3000))
+    on_device = get_recipe("small").override({"crops": "device"})
+    assert plan.resident_bytes(on_device, "auto", 1000, card) == 3000
+    assert plan.resident_bytes(on_device, "auto", 1001, card) == 0, "they do not fit there, and stay in the file"
+    assert plan.resident_bytes(on_device, "off", 1000, card) == plan.resident_bytes(on_device, "auto", 1000, cpu) == 0
+    assert plan.resident_bytes(get_recipe("small"), "auto", 1000, card) == 0

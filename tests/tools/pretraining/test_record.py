@@ -46,3 +46,12 @@ def test_only_own_takes_the_precision_of_the_machine(flags, expected, monkeypatc
     for given in ("32", "bf16"):
         assert with_precision("tiny", replace(TINY, precision=given), "cpu").precision == given
         assert with_precision(OWN, replace(get_recipe(OWN), precision=given), "cpu").precision == expected
+
+
+@pytest.mark.parametrize(("units", "expected"), [(True, "bf16"), (False, "32")])
+def test_a_card_that_only_emulates_bf16_trains_in_float32(
+    units: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: units or including_emulation)
+    assert with_precision(OWN, get_recipe(OWN), "cuda").precision == expected
