@@ -1,5 +1,7 @@
 """What all framework adapters share: from a name, a module or a file to the encoder of a detector."""
 
+import inspect
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,18 @@ from splitmask_backbones.registry import ENCODERS, create_encoder, encoder_name,
 from splitmask_backbones.vit import VisionTransformer, check_arguments
 
 
+def parameters_of(adapter: Callable[..., Any]) -> list[str]:
+    """Returns the names that an adapter takes itself, beside the encoder's."""
+    parameters = inspect.signature(adapter).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
+
+
 def resolve_encoder(
     encoder: str | VisionTransformer | None = None,
     weights: str | Path | None = None,
     *,
     pyramid: str = "simple",
+    own: Iterable[str] = ("encoder", "weights", "pyramid", "out_channels"),
     **overrides: Any,
 ) -> VisionTransformer:
     """Returns the encoder that an adapter puts under its pyramid.
@@ -27,6 +36,7 @@ def resolve_encoder(
             with `weights` lets the file decide.
         weights: an encoder file of `save_encoder`, loaded strictly.
         pyramid: "simple", "tapped" or "taps".
+        own: names that the adapter takes itself, to be proposed for a misspelt one.
         **overrides: keyword arguments of `VisionTransformer`. An `embed_dim` and a `depth` are those of random init: a
             file of the named encoder's own sizes is taken as it is, so that a small config serves it too.
 
@@ -35,7 +45,7 @@ def resolve_encoder(
             module whose maps do not suit the pyramid.
     """
     check_choice("pyramid", pyramid, PYRAMIDS)
-    check_arguments(overrides, ("encoder", "weights", "pyramid", "out_channels", "num_extra_levels"))
+    check_arguments(overrides, own)
     if isinstance(encoder, VisionTransformer):
         if weights is not None or overrides:
             raise UserError("a ready encoder takes neither weights nor overrides: load_encoder(path, ...) takes both")

@@ -41,12 +41,18 @@ def save_encoder(
         pyramid_state: parameters of a `SimpleFeaturePyramid` that go with it, for adapters to load.
         partial: what is missing in it; every later report warns with this sentence.
         lineage: the files that it was converted or trained from, the oldest first: name, sha256 and family of each.
+
+    Raises:
+        ValueError: the folder does not exist.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
     tensors |= {f"{PYRAMID}{name}": value.contiguous() for name, value in (pyramid_state or {}).items()}
     metadata = {"config": json.dumps(encoder.config, sort_keys=True), **({"partial": partial} if partial else {})}
     metadata |= {"lineage": json.dumps(list(lineage))} if lineage else {}
-    write_atomically(Path(path).expanduser(), save(tensors, metadata=metadata))
+    path = Path(path).expanduser()
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: there is no folder {path.parent}: make it first")
+    write_atomically(path, save(tensors, metadata=metadata))
 
 
 @dataclass

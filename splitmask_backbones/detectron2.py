@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from splitmask_backbones.adapters import resolve_encoder
+from splitmask_backbones.adapters import parameters_of, resolve_encoder
 from splitmask_backbones.errors import UserError, check_choice
 from splitmask_backbones.imagenet_stats import IMAGENET_MEAN, IMAGENET_STD
 from splitmask_backbones.pyramid import STRIDES, build_pyramid
@@ -83,7 +83,7 @@ class SplitMaskViTBackbone(Backbone):
             encoder = "vit_small"
         self._out_features = _consecutive(out_features)
         strides = [LEVELS[name] for name in self._out_features]
-        self.encoder = resolve_encoder(encoder, weights, pyramid=pyramid, **overrides)
+        self.encoder = resolve_encoder(encoder, weights, pyramid=pyramid, own=parameters_of(type(self)), **overrides)
         if weights is not None and self.encoder.load_report is not None:
             logger.info("Encoder %s", self.encoder.load_report.summary())
         self.pyramid = build_pyramid(

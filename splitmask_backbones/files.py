@@ -31,7 +31,9 @@ def replaced_at_once(path: str | Path) -> Iterator[Path]:
         if beside.is_dir() and path.is_dir():
             os.replace(path, old)
         os.replace(beside, path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:
+            error.filename = str(path)  # a write does not say what it writes to
         if old.exists() and not path.exists():
             os.replace(old, path)
         _remove(beside)

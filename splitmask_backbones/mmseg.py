@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from splitmask_backbones import _mmcv_stub
-from splitmask_backbones.adapters import resolve_encoder
+from splitmask_backbones.adapters import parameters_of, resolve_encoder
 from splitmask_backbones.errors import UserError, check_choice
 from splitmask_backbones.param_groups import param_groups
 from splitmask_backbones.pyramid import build_pyramid
@@ -77,7 +77,9 @@ class SplitMaskViT(BaseModule):
         checkpoint = _checkpoint_of(init_cfg)
         if checkpoint is not None and weights is not None:
             raise UserError(f"init_cfg names {checkpoint} and weights names {weights}: give one of them")
-        self.encoder = resolve_encoder(encoder, weights or checkpoint, pyramid=pyramid, **overrides)
+        self.encoder = resolve_encoder(
+            encoder, weights or checkpoint, pyramid=pyramid, own=parameters_of(type(self)), **overrides
+        )
         self.pyramid = build_pyramid(pyramid, self.encoder, out_channels, norm=norm)
         if self.encoder.load_report is not None:
             print_log(self.encoder.load_report.summary(), "current")

@@ -22,7 +22,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper
 
-from splitmask_backbones.adapters import resolve_encoder
+from splitmask_backbones.adapters import parameters_of, resolve_encoder
 from splitmask_backbones.errors import UserError, check_choice, nearest
 from splitmask_backbones.imagenet_stats import IMAGENET_MEAN, IMAGENET_STD
 from splitmask_backbones.pyramid import LayerNorm2d, build_pyramid
@@ -93,7 +93,7 @@ def backbone(
     """
     if encoder is None and weights is None:
         encoder = "vit_small"
-    resolved = resolve_encoder(encoder, weights, pyramid=pyramid, **overrides)
+    resolved = resolve_encoder(encoder, weights, pyramid=pyramid, own=parameters_of(backbone), **overrides)
     return SplitMaskBackbone(resolved, pyramid, out_channels, num_extra_levels, norm)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -212,6 +213,29 @@ class Block(nn.Module):
         return x.reshape(batch, height * width, dim)
 
 
+WHOLE = ("patch_size", "embed_dim", "depth", "num_heads", "num_registers", "window_size", "in_chans")
+REAL = ("mlp_ratio", "drop_path_rate", "layer_norm_eps", "layer_scale")
+SEVERAL = ("img_size", "window_block_indexes", "rel_pos_grid", "out_indices")
+
+
+def check_types(arguments: Mapping[str, Any]) -> None:
+    """Raises ValueError for an argument of `VisionTransformer` that is no number, or no list of numbers."""
+    for name, value in arguments.items():
+        if value is None and name in ("layer_scale", "rel_pos_grid", "out_indices"):
+            continue
+        if name in WHOLE and not isinstance(value, Integral):
+            raise UserError(f"{name} must be a whole number, got {value!r}")
+        if name in REAL and not isinstance(value, Real):
+            raise UserError(f"{name} must be a number, got {value!r}")
+        single = name == "img_size" and isinstance(value, Integral)
+        if name in SEVERAL and not single:
+            several = isinstance(value, Iterable) and not isinstance(value, str)
+            if not several or not all(isinstance(item, Integral) for item in value):
+                raise UserError(f"{name} must be whole numbers in a list, got {value!r}")
+            if name in ("img_size", "rel_pos_grid") and len(value) != 2:
+                raise UserError(f"{name} must be two numbers, height and width, got {value!r}")
+
+
 class VisionTransformer(nn.Module):
     """Plain ViT (Dosovitskiy et al.; SplitMask App. A) for images of any size.
 
@@ -277,6 +301,7 @@ class VisionTransformer(nn.Module):
         grad_checkpointing: bool = False,
     ) -> None:
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        check_types(arguments)
         super().__init__()
         self.img_size = (img_size, img_size) if isinstance(img_size, int) else (int(img_size[0]), int(img_size[1]))
         self.out_indices = tuple(i + depth if i < 0 else int(i) for i in (out_indices or (depth - 1,)))

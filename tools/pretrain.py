@@ -68,6 +68,11 @@ def main(argv: list[str]) -> int:
         recipe.check_tokenizer_weights(options.tokenizer_weights)
         options.check_monitoring()
     options.check_plan(given)
+    options.check_cache_word()
+    from pretrain.data.sources import existing
+
+    if args.data.strip():
+        existing(args.data, "--data")
     cli.start_log()
     from tools.pretraining.machine import check_versions
 

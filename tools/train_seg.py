@@ -9,6 +9,7 @@ from splitmask_backbones.errors import UserError, check_choice
 from tools import cli
 from tools.finetuning.options import add_options, finetune_options
 from tools.segmentation.config import config_path
+from tools.segmentation.layout import check_root
 
 TYPES = {
     "steps": cli.positive_int,
@@ -75,6 +76,8 @@ def main(argv: list[str]) -> int:
     options = finetune_options(vars(args), "segmentor")
     if args.data is None and (options.trains or options.eval_only):
         raise UserError("--data ROOT is missing: name the folder with images/ and annotations/")
+    if args.data is not None and not Path(args.data).exists():
+        check_root(Path(args.data))
     from tools.segmentation.model import quiet_warnings  # mmseg, torch
 
     quiet_warnings()

@@ -161,7 +161,7 @@ def _open(data: str | os.PathLike[str], images: str | os.PathLike[str] | None) -
     text = os.fspath(data)
     if not text:
         raise UserError("--data is empty: give an image folder, a text list, a COCO json or an ADE20K root")
-    path = _existing(text, "--data")
+    path = existing(text, "--data")
     if path.is_dir():
         if images is not None:
             raise UserError(f"--images is for a COCO json only, but --data {text} is a folder: omit --images")
@@ -175,7 +175,7 @@ def _open(data: str | os.PathLike[str], images: str | os.PathLike[str] | None) -
             raise UserError(
                 f"--data {text} is a COCO json: add --images ROOT, the folder that its file names are relative to"
             )
-        root = _existing(os.fspath(images), "--images")
+        root = existing(os.fspath(images), "--images")
         if not root.is_dir():
             raise UserError(f"--images {images} is not a folder: give the folder of the images that {text} names")
         names, notes = coco_names(path, root)
@@ -188,7 +188,8 @@ def _open(data: str | os.PathLike[str], images: str | os.PathLike[str] | None) -
     return ImageList(root, names, f"text list {path.name}", notes), False
 
 
-def _existing(text: str, option: str) -> Path:
+def existing(text: str, option: str) -> Path:
+    """Returns the path of an option, raises ValueError with the nearest neighbour where it is not there."""
     path = Path(os.path.expanduser(text))
     try:
         path.stat()

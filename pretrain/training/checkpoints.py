@@ -101,7 +101,7 @@ def newest_checkpoint(folder: Path, warn: bool = True) -> tuple[dict[str, Any], 
             return read_checkpoint(path)
         except UserError as error:
             if warn:
-                logger.warning("%s; the one before it is used", error)
+                logger.warning("%s%s", error, "; the one before it is used" if path != files[0] else "")
     if files:
         raise UserError(
             f"no checkpoint in {folder} can be read ({len(files)} damaged): restore one from a backup, "

@@ -179,7 +179,7 @@ def agree(loss: Tensor, grad_norm: Tensor, received: int | None, step: int) -> i
     if bad:
         raise UserError(
             f"the loss is not finite at step {step + 1} (loss {float(loss)}, gradient norm {float(grad_norm)}): "
-            "the last checkpoint is kept; use a lower --lr, a longer warm-up or --precision 32"
+            "earlier checkpoints are kept; use a lower --lr, a longer warm-up or --precision 32"
         )
     return int(signal)
 

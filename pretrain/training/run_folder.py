@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 CONFIG = "config.json"
 LOCK = ".lock"
 CHECKPOINTS = "checkpoints"
+BAD_IMAGES = "bad_images.txt"
 _TEMPORARY = re.compile(r"\.tmp\w{6}|\..+\.tmp")
 """What a save that was killed leaves beside its target: safetensors' own files, and those of this project."""
 
@@ -131,6 +132,8 @@ class RunFolder:
                 f"--output {path} holds another run ({', '.join(holds)}): choose another folder, "
                 "or continue that run with --resume"
             )
+        if not resume and folder.is_main:
+            (path / BAD_IMAGES).unlink(missing_ok=True)  # of a start that failed, maybe with other data
         if resume and (path / CONFIG).exists():
             try:
                 folder.previous = json.loads((path / CONFIG).read_text(encoding="utf-8"))

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -243,8 +244,9 @@ def _write(destination: Path, to: str, made: Export, read: Source, lineage: list
                 (weights / HUB_CARD).write_text(card, encoding="utf-8")
             weights /= "model.safetensors"
         if to != "hf" and destination.suffix == ".pth":
-            with open(weights, "wb") as file:  # torch would write the name of a path into the file
-                torch.save({made.container: state} if made.container else state, file)
+            content = BytesIO()  # torch would write the name of a path into the file, and hide that a disk is full
+            torch.save({made.container: state} if made.container else state, content)
+            weights.write_bytes(content.getbuffer())
         else:
             # Hugging Face's tools look for the "format".
             weights.write_bytes(save(state, metadata={"format": "pt"}))

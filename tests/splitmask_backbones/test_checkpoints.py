@@ -1,6 +1,7 @@
 """Encoder files: strict, safe, and every change named."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -199,3 +200,9 @@ def test_a_config_that_is_not_an_encoders(encoder, tmp_path, changes, match):
     save_file(encoder.state_dict(), tmp_path / "a.safetensors", metadata=metadata)
     with pytest.raises(ValueError, match=rf"a\.safetensors holds .*{match}"):
         load_encoder(tmp_path / "a.safetensors")
+
+
+def test_a_missing_folder_is_named(encoder, tmp_path):
+    with pytest.raises(ValueError, match=re.escape(f"there is no folder {tmp_path / 'no'}")):
+        save_encoder(encoder, tmp_path / "no" / "encoder.safetensors")
+    assert not (tmp_path / "no").exists()

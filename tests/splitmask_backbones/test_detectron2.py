@@ -154,6 +154,8 @@ def test_wrong_weights_stop_the_build(tmp_path, encoder_file):
     cfg.MODEL.SPLITMASK.ENCODER = "vit_base"
     with pytest.raises(UserError, match="encoder 'vit_base' has"):
         build_model(cfg)
+    with pytest.raises(UserError, match="did you mean 'out_features'"):
+        SplitMaskViTBackbone("vit_tiny", out_featurs=("p2", "p3"))
     with pytest.raises(UserError, match="did you mean 'drop_path_rate'"):
         build_model(stock(MASK_RCNN, encoder_file, drop_path=0.1))
     cfg = stock(MASK_RCNN, "")

@@ -107,3 +107,9 @@ def test_a_folder_that_cannot_be_flushed_is_no_failure(
     with pytest.raises(OSError) if fails else contextlib.nullcontext():
         files.write_atomically(tmp_path / "x", b"new")
     assert (tmp_path / "x").read_bytes() == b"new"
+
+
+def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"out\.pth"), replaced_at_once(tmp_path / "out.pth"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert not list(tmp_path.iterdir())

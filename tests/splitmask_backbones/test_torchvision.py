@@ -168,3 +168,8 @@ def test_weights_are_loaded_strictly_and_decide(tmp_path: Path) -> None:
 def test_wrong_arguments_name_the_right_ones(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         mask_rcnn(**{"encoder": "vit_tiny", **arguments})
+
+
+def test_a_misspelt_argument_of_the_backbone_is_its_own() -> None:
+    with pytest.raises(ValueError, match="did you mean 'num_extra_levels'"):
+        backbone("vit_tiny", num_extra_levls=1)

@@ -1,5 +1,8 @@
 """The encoder against timm and a naive statement of windows, and its rules for sizes, subsets and arguments."""
 
+import re
+
+import numpy as np
 import pytest
 import timm
 import torch
@@ -338,3 +341,27 @@ def test_both_ways_of_decomposed_attention_equal_a_loop_over_pairs(grid):
         grads = torch.autograd.grad((found * weight).sum(), leaves)
         for a, b in zip(grads, expected_grads, strict=True):
             torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"depth": 2.5}, "depth must be a whole number, got 2.5"),
+        ({"embed_dim": "64"}, "embed_dim must be a whole number, got '64'"),
+        ({"drop_path_rate": None}, "drop_path_rate must be a number, got None"),
+        ({"layer_scale": "x"}, "layer_scale must be a number"),
+        ({"out_indices": 3}, "out_indices must be whole numbers in a list, got 3"),
+        ({"window_block_indexes": 0}, "window_block_indexes must be whole numbers in a list"),
+        ({"out_indices": (0.5,)}, "out_indices must be whole numbers in a list"),
+        ({"img_size": "a"}, "img_size must be whole numbers in a list, got 'a'"),
+        ({"img_size": (64, 64, 64)}, "img_size must be two numbers"),
+    ],
+)
+def test_arguments_of_another_type_are_named(arguments, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        VisionTransformer(**arguments)
+
+
+def test_whole_numbers_may_be_numpys():
+    sizes = {"embed_dim": np.int64(32), "depth": np.int32(2), "num_heads": 2, "out_indices": list(np.arange(2))}
+    assert VisionTransformer(img_size=np.array([32, 48]), **sizes).grid_size == (2, 3)

@@ -19,7 +19,7 @@ from pretrain.training.measuring import STEPS
 from pretrain.training.optimizer import adamw
 from pretrain.training.options import REHEARSAL_RECORD, RunOptions
 from pretrain.training.rehearsal import Rehearsal
-from pretrain.training.run_folder import RunFolder, write_json
+from pretrain.training.run_folder import BAD_IMAGES, RunFolder, write_json
 from pretrain.training.schedule import warmup_cosine
 from pretrain.training.signals import StopSignals
 from splitmask_backbones.adapters import resolve_encoder
@@ -37,7 +37,6 @@ from tools.finetuning.load_table import LOAD_REPORT, mark, tell
 from tools.finetuning.model_files import weights_digest
 from tools.finetuning.plots import Curves, save_curves
 from tools.finetuning.run import REPORT, RESULTS
-from tools.finetuning.task import BAD_IMAGES
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import nn
 
-from pretrain.training.run_folder import RunFolder
+from pretrain.training.run_folder import BAD_IMAGES, RunFolder
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.registry import ENCODERS, encoder_name
 from tools import cli
@@ -24,7 +24,7 @@ from tools.classification.recipes import BEFORE, DOMAINS, ClsRecipe
 from tools.finetuning.central import CentralCrop, central_batches
 from tools.finetuning.options import FinetuneOptions
 from tools.finetuning.pictures import Pictures
-from tools.finetuning.task import BAD_IMAGES, Task
+from tools.finetuning.task import Task
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

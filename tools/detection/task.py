@@ -13,7 +13,7 @@ from torch import nn
 
 from det_configs.common.recipe import BEFORE, DetRecipe
 from pretrain.training.distributed import gather
-from pretrain.training.run_folder import RunFolder, write_json
+from pretrain.training.run_folder import BAD_IMAGES, RunFolder, write_json
 from tools import cli
 from tools.detection import splits as data
 from tools.detection.coco import CocoSplit
@@ -26,7 +26,7 @@ from tools.detection.evaluate import coco_ap, to_coco
 from tools.finetuning.labels import labelled
 from tools.finetuning.options import FinetuneOptions
 from tools.finetuning.pictures import Pictures
-from tools.finetuning.task import BAD_IMAGES, Task
+from tools.finetuning.task import Task
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -15,7 +15,7 @@ from torch import Tensor
 from pretrain.data.check import check_images, enforce_bad_limit
 from pretrain.data.sources import ImageList, open_source, printable
 from pretrain.training.distributed import make_fabric
-from pretrain.training.run_folder import RunFolder
+from pretrain.training.run_folder import BAD_IMAGES, RunFolder
 from pretrain.training.signals import StopSignals
 from splitmask_backbones import load_encoder
 from splitmask_backbones.errors import UserError
@@ -27,7 +27,6 @@ from tools.embedding.neighbours import save_neighbours
 from tools.finetuning.central import CentralCrop
 from tools.finetuning.features import extract
 from tools.finetuning.model_files import weights_digest
-from tools.finetuning.task import BAD_IMAGES
 from tools.pretraining.images import with_range
 
 EMBEDDINGS, NAMES, PICTURE = "embeddings.npy", "images.txt", "neighbours.jpg"

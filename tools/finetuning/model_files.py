@@ -13,6 +13,7 @@ from pretrain.training.run_folder import CHECKPOINTS
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import sha256_of, write_atomically
 from tools.finetuning.best import BEST_MODEL
+from tools.finetuning.options import check_weights
 
 
 def weights_digest(weights: Path | None) -> str:
@@ -23,8 +24,7 @@ def weights_digest(weights: Path | None) -> str:
     """
     if weights is None:
         return "none"
-    if not weights.is_file():
-        raise UserError(f"weights file {weights} does not exist or is not a file: check --weights")
+    check_weights(weights)
     return sha256_of(weights)
 
 

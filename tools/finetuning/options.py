@@ -53,6 +53,12 @@ def add_options(parser: cli.Parser, predicts: str, intervals: bool = True) -> No
     )
 
 
+def check_weights(weights: Path) -> None:
+    """Raises ValueError where there is no such file."""
+    if not weights.is_file():
+        raise UserError(f"weights file {weights} does not exist or is not a file: check --weights")
+
+
 def finetune_options(given: Mapping[str, Any], noun: str) -> FinetuneOptions:
     """Returns the options of a command line.
 
@@ -76,6 +82,8 @@ def finetune_options(given: Mapping[str, Any], noun: str) -> FinetuneOptions:
         raise UserError(f"--eval-only: {output} holds no run: train a {noun} first, with --weights")
     if trains and weights is None:
         raise UserError("--weights FILE|none is needed for training: name an encoder.safetensors, or none")
+    if trains and not resume and weights not in (None, "none"):
+        check_weights(Path(weights))
     if predict is not None and not Path(predict).exists():
         raise UserError(f"--predict {predict} does not exist: name an image or a folder of images")
     return FinetuneOptions(

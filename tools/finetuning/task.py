@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 T = TypeVar("T")
-BAD_IMAGES = "bad_images.txt"
 
 
 class Task(ABC):

@@ -13,7 +13,7 @@ from pretrain.data.check import check_images, enforce_bad_limit
 from pretrain.data.deep_images import choose_range
 from pretrain.data.sources import ImageList
 from pretrain.training.options import AUTO, OFF
-from pretrain.training.run_folder import RunFolder
+from pretrain.training.run_folder import BAD_IMAGES, RunFolder
 from splitmask_backbones.errors import UserError
 from tools.pretraining.options import PretrainOptions
 
@@ -48,7 +48,7 @@ def readable_images(
     # Other data than the run's is told apart by write_config, before an image is read.
     if fabric.is_global_zero and (not before or place != OFF and before["fingerprint"] == data["fingerprint"]):
         print(f"{source.describe()}: checking {len(source)} images")
-        found, place = _check(source, bad, place, options, folder.path / "bad_images.txt")
+        found, place = _check(source, bad, place, options, folder.path / BAD_IMAGES)
         bad |= found
     bad, place = fabric.broadcast((bad, place))
     data["unreadable"] = sorted(bad)

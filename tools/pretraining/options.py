@@ -1,9 +1,11 @@
 """What the command line of tools/pretrain.py says beside the values of the recipe. Free of torch."""
 
+import difflib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from pretrain.training.options import OFF, RunOptions
+from pretrain.training.options import AUTO, OFF, RunOptions
 from splitmask_backbones.errors import UserError
 from tools import monitoring
 
@@ -50,6 +52,14 @@ class PretrainOptions(monitoring.MonitorOptions, RunOptions):
         for name in ("steps", "epochs"):
             if self.hours is not None and given.get(name) is not None:
                 raise UserError(f"--hours and --{name} exclude each other: give one of them")
+
+    def check_cache_word(self) -> None:
+        """Raises ValueError for a misspelt `auto` or `off`, which would be a folder here."""
+        alike = difflib.get_close_matches(self.cache, (AUTO, OFF), n=1, cutoff=0.65)
+        if alike and self.cache not in (AUTO, OFF) and not Path(self.cache).exists():
+            raise UserError(
+                f"--cache {self.cache}: did you mean {alike[0]}? A new folder of that name is ./{self.cache}"
+            )
 
     def check_cache(self, reduced_jpeg: bool) -> None:
         """Raises ValueError where images are to be kept in full and to be decoded in part."""

@@ -47,6 +47,8 @@ def prepare_start(source: str | None, folder: RunFolder) -> tuple[Path | None, s
             raise UserError(f"--resume: {place}, which the run began with, is gone: start anew in another --output")
         return (None if digest is None else place), digest
     if source is None:
+        if folder.is_main:
+            place.unlink(missing_ok=True)  # of a start that failed
         return None, None
     digest = digest_of(Path(source)) if Path(source).exists() else ""  # the conversion says that there is nothing
     with main_process_first() as is_main:

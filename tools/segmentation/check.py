@@ -55,6 +55,18 @@ def check_splits(
     }
 
 
+def count_classes(split: Split, classes: Classes) -> dict[str, Any]:
+    """Returns the counts of a split of which every pair is good, as those of `check_splits`.
+
+    Raises:
+        ValueError: as of `check_splits`; or an image that cannot be read.
+    """
+    _, bad, counts = _check_split(split, "train", classes)
+    if bad:
+        raise UserError(f"{bad[0].name} cannot be read ({bad[0].reason}): repair or remove it and its label")
+    return counts
+
+
 def _check_split(split: Split, name: str, classes: Classes) -> tuple[Split, list[BadImage], dict[str, Any]]:
     num_classes, images = len(classes.names), split.image_list()
 

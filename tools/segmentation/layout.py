@@ -104,6 +104,14 @@ def is_ade20k(root: Path) -> bool:
     )
 
 
+def check_root(root: Path, layout: Layout | None = None) -> None:
+    """Raises ValueError where `--data` is no folder."""
+    if not root.exists():
+        raise UserError(f"--data {root} does not exist: check the path")
+    if not root.is_dir():
+        raise UserError(f"--data {root} is not a folder: name the one that holds {_first(layout or Layout())}")
+
+
 def find_split(root: Path, split: str, layout: Layout | None = None) -> Split:
     """Returns the pairs of a split; nothing but a list of names is opened.
 
@@ -115,10 +123,7 @@ def find_split(root: Path, split: str, layout: Layout | None = None) -> Split:
         ValueError: a folder is missing or empty, or an image or label is without its partner (they are listed).
     """
     layout = layout or Layout()
-    if not root.exists():
-        raise UserError(f"--data {root} does not exist: check the path")
-    if not root.is_dir():
-        raise UserError(f"--data {root} is not a folder: name the one that holds {_first(layout)}")
+    check_root(root, layout)
     image_dir, label_dir = (_folder(root, template, split, layout) for template in (layout.images, layout.labels))
     images, image_notes = _by_name(image_dir, layout.image_suffix, SUFFIXES, "image")
     labels, label_notes = _by_name(label_dir, layout.label_suffix, LABEL_SUFFIXES, "label")

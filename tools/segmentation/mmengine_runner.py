@@ -17,11 +17,13 @@ from mmengine.runner import Runner
 
 import tools.segmentation.model  # noqa: F401 (registers backbone, optimizer constructor and loss)
 from pretrain.training.processes import processes
-from splitmask_backbones.errors import UserError
+from splitmask_backbones.errors import UserError, check_choice
+from tools.segmentation.check import count_classes
+from tools.segmentation.class_weights import CLASS_WEIGHTS, class_weights
 from tools.segmentation.classes import Classes, find_classes
 from tools.segmentation.config import defaults, derive
 from tools.segmentation.dataset import SegFolder
-from tools.segmentation.layout import is_ade20k
+from tools.segmentation.layout import find_split, is_ade20k, make_layout
 
 
 @RUNNERS.register_module()
@@ -52,21 +54,20 @@ def mmengine_values(config: dict[str, Any]) -> dict[str, Any]:
     `batch_size` counts the images of a step in all processes and micro-batches, as everywhere in the project; mmengine
     counts in micro-batches ("iter"): every length is `accumulate` times as long there.
 
+    Class weights by frequency are those of `tools/train_seg.py`: all training labels are read first.
+
     Raises:
-        ValueError: no `data_root`, an average of the weights (`ema`), or class weights by frequency, for which the
-            labels have to be counted first.
+        ValueError: no `data_root`, an average of the weights (`ema`), or labels that cannot be counted.
     """
     config = {**defaults(), **config}
     if not config["data_root"]:
         raise UserError("data_root is missing: name the folder of the data with --cfg-options data_root=ROOT")
-    if config["class_weights"] not in (None, "none"):
-        raise UserError("class_weights need a count of the labels: use tools/train_seg.py, or class_weights=none")
     if config["ema"] is not None:
         raise UserError("ema is that of tools/train_seg.py: use it, or ema=none with an EMAHook of mmengine")
     root, micro = Path(config["data_root"]), config["accumulate"]
     steps = config["steps"] * micro
     classes = find_classes(root, None, config, is_ade20k(root))
-    config = derive(config, len(classes.names))
+    config = derive(config, len(classes.names), _class_weights(config, classes))
     warmup = micro * round(config["schedule"]["warmup_fraction"] * config["steps"])
     # A step is made at the last of its micro-batches; mmengine would make the last one of all with an lr of 0.
     decay = {"begin": warmup + micro - 1, "end": steps + micro}
@@ -101,6 +102,15 @@ def mmengine_values(config: dict[str, Any]) -> dict[str, Any]:
         "randomness": {"seed": config["seed"]},
         "sync_bn": "torch",
     }
+
+
+def _class_weights(config: dict[str, Any], classes: Classes) -> list[float] | None:
+    way = config["class_weights"]
+    if way in (None, "none"):
+        return None
+    check_choice("class_weights", way, ["none", *CLASS_WEIGHTS])
+    layout = make_layout(config["layout"])
+    return class_weights(way, count_classes(find_split(Path(config["data_root"]), "train", layout), classes))
 
 
 def _loader(

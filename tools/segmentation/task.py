@@ -14,13 +14,13 @@ from torch import nn
 
 from pretrain.training.distributed import make_fabric
 from pretrain.training.progress import tracked
-from pretrain.training.run_folder import RunFolder
+from pretrain.training.run_folder import BAD_IMAGES, RunFolder
 from splitmask_backbones.errors import UserError
 from tools import cli
 from tools.finetuning.labels import labelled
 from tools.finetuning.options import FinetuneOptions
 from tools.finetuning.pictures import Pictures
-from tools.finetuning.task import BAD_IMAGES, Task
+from tools.finetuning.task import Task
 from tools.segmentation.check import check_splits
 from tools.segmentation.class_weights import class_weights
 from tools.segmentation.classes import Classes, find_classes

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from pretrain.training.run_folder import RunFolder, write_json
+from pretrain.training.run_folder import BAD_IMAGES, RunFolder, write_json
 
 ARTEFACT = "encoder.safetensors"
 
@@ -227,3 +227,15 @@ def test_a_file_system_without_locks_is_not_in_use(number, match, tmp_path, monk
         monkeypatch.undo()
         with open_folder(tmp_path / "run"):
             pass
+
+
+def test_bad_images_of_a_start_that_failed_are_forgotten(tmp_path):
+    with RunFolder.open(tmp_path, resume=False, artefact="done"):
+        (tmp_path / BAD_IMAGES).write_text("a.png\tcut\n")
+    with RunFolder.open(tmp_path, resume=False, artefact="done") as folder:
+        assert not (tmp_path / BAD_IMAGES).exists()
+        folder.write_config({})
+        folder.start()
+        (tmp_path / BAD_IMAGES).write_text("b.png\tcut\n")
+    with RunFolder.open(tmp_path, resume=True, artefact="done"):
+        assert (tmp_path / BAD_IMAGES).exists(), "a resume does not look again at what is known"

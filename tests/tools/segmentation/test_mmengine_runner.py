@@ -24,7 +24,11 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import PARAM_SCHEDULERS
 
 from splitmask_backbones.pyramid import ResampledTaps
+from tools.segmentation.check import check_splits
+from tools.segmentation.class_weights import class_weights
+from tools.segmentation.classes import find_classes
 from tools.segmentation.config import load_config
+from tools.segmentation.layout import find_split
 from tools.segmentation.mmengine_runner import SplitMaskRunner, _completed, mmengine_values
 from tools.segmentation.recipe import SegRecipe
 
@@ -37,7 +41,6 @@ TINY = [
     "steps=2",
     "batch_size=2",
     "log_every=1",
-    "class_weights=none",
 ]
 
 
@@ -129,11 +132,23 @@ def test_the_steps_of_mmengine_are_ours(data: Path, accumulate: int) -> None:
     assert rates == pytest.approx(expected, abs=1e-9)
 
 
+def test_classes_weigh_as_in_our_tool(data: Path) -> None:
+    config = load_config(ROOT / "seg_configs" / "demo.py") | {"data_root": str(data)}
+    loss = mmengine_values(config)["model"]["decode_head"]["loss_decode"]
+    split, classes = find_split(data, "train"), find_classes(data, None, config, False)
+    (_, counts) = check_splits({"train": split}, classes, 0.0, data / "bad_images.txt")
+    assert loss["type"] == "ClassWeightedCrossEntropy"
+    assert loss["class_weight"] == class_weights("median_frequency", counts["train"]) != [1.0] * 3
+
+
 def test_what_cannot_be_known_is_said(data: Path) -> None:
     config = load_config(ROOT / "seg_configs" / "demo.py")
     with pytest.raises(ValueError, match="data_root is missing"):
         mmengine_values(config)
-    with pytest.raises(ValueError, match=r"class_weights .* use tools/train_seg\.py"):
+    with pytest.raises(ValueError, match="unknown class_weights 'median': did you mean 'median_frequency'"):
+        mmengine_values({**config, "data_root": str(data), "class_weights": "median"})
+    (data / "images" / "train" / "0.jpg").write_bytes(b"cut")
+    with pytest.raises(ValueError, match=r"0\.jpg cannot be read .*: repair or remove it"):
         mmengine_values({**config, "data_root": str(data)})
     with pytest.raises(ValueError, match=r"ema .* ema=none"):
         mmengine_values({**config, "data_root": str(data), "class_weights": None, "ema": 0.5})
