@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ import torch
 import torch.distributed as dist
 from mmengine.config import ConfigDict
 from mmengine.logging import MMLogger
-from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
 from mmseg.registry import MODELS
 from mmseg.utils import register_all_modules
 from torch import Tensor, nn
@@ -20,8 +21,11 @@ from torch.nn import functional
 
 import splitmask_backbones.mmseg  # noqa: F401 (registers the backbone and the optimizer constructor)
 from pretrain.training.distributed import is_together
-from splitmask_backbones.errors import UserError
+from splitmask_backbones.errors import UserError, nearest
 from splitmask_backbones.vit import VisionTransformer
+
+REGISTRIES = {registry.name: registry for registry in (MODELS, OPTIMIZERS, OPTIM_WRAPPERS, OPTIM_WRAPPER_CONSTRUCTORS)}
+"""What a config's types are looked up in, by the name in mmengine's errors."""
 
 
 @MODELS.register_module()
@@ -99,6 +103,10 @@ def quiet_warnings() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
 
 
+def _of_the_backbone(found: re.Match[str]) -> str:
+    return "(" + ", ".join(f"model.backbone.{pair}" for pair in found[1].split(", ")) + ")"
+
+
 @contextmanager
 def config_errors() -> Iterator[None]:
     """Turns the registries' answers to a wrong name or argument in the config into the user's error."""
@@ -106,10 +114,15 @@ def config_errors() -> Iterator[None]:
         yield
     except UserError as error:
         if "name the encoder of the file" in str(error):
-            raise UserError(str(error).replace("(encoder=", "(model.backbone.encoder=")) from None
+            raise UserError(re.sub(r"\((encoder=[^)]*)\)", _of_the_backbone, str(error))) from None
         raise
     except (TypeError, KeyError, AssertionError, AttributeError) as error:
         text = " ".join(str(error).split())[:300]
+        unknown = re.search(r"'?(\w+) is not in the \w+::([\w ]+) registry", " ".join(str(error).split()))
+        if unknown is not None and unknown[2] in REGISTRIES:
+            registry = REGISTRIES[unknown[2]]
+            names = {*registry.module_dict, *(registry.parent.module_dict if registry.parent else ())}
+            raise UserError(f"unknown type '{unknown[1]}' in the config: {nearest(unknown[1], names)}") from error
         raise UserError(f"the config does not build a segmentor ({text}): correct its values") from error
 
 

@@ -81,7 +81,25 @@ def test_the_optimizer_is_the_configs(segmentor: Segmentor, recipe: SegRecipe) -
     with pytest.raises(ValueError, match="use accumulate=N"):
         build_optimizer(segmentor, {**recipe.config["optim_wrapper"], "accumulative_counts": 2})
     with pytest.raises(ValueError, match="does not build a segmentor"):
-        build_segmentor({"type": "NoSuchSegmentor"})
+        build_segmentor({"type": "EncoderDecoder"})
+    with pytest.raises(ValueError, match="unknown type 'AdmW' in the config: did you mean 'AdamW'"):
+        build_optimizer(segmentor, {**recipe.config["optim_wrapper"], "optimizer": {"type": "AdmW", "lr": 1.0}})
+
+
+def test_a_misspelt_type_is_told_from_the_nearest(recipe: SegRecipe) -> None:
+    model = derive(recipe.config, 3)["model"]
+    head = {**model["decode_head"], "type": "UPerHed"}
+    with pytest.raises(ValueError, match="unknown type 'UPerHed' in the config: did you mean 'UPerHead'"):
+        build_segmentor({**model, "decode_head": head})
+
+
+def test_another_encoder_than_the_files_is_told_in_the_configs_words(recipe: SegRecipe, tmp_path: Path) -> None:
+    save_encoder(create_encoder("vit_tiny", depth=4), tmp_path / "encoder.safetensors")
+    model = derive(recipe.config, 3)["model"]
+    file = {"type": "Pretrained", "checkpoint": str(tmp_path / "encoder.safetensors")}
+    backbone = {"type": "SplitMaskViT", "encoder": "vit_small", "init_cfg": file}
+    with pytest.raises(ValueError, match=r"\(model\.backbone\.encoder=vit_tiny, model\.backbone\.depth=4\)"):
+        build_segmentor({**model, "backbone": backbone})
 
 
 def test_heads_on_the_taps_take_the_encoders_width_wherever_it_is_said(recipe: SegRecipe, tmp_path: Path) -> None:
