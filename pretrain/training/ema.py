@@ -30,7 +30,7 @@ def averaged(model: nn.Module, decay: float, device: torch.device | None = None)
                 old.copy_(new)
 
     average = AveragedModel(model, device, multi_avg_fn=blend, use_buffers=True)
-    average.n_averaged = average.n_averaged.cpu()
+    average.n_averaged = torch.zeros_like(average.n_averaged, device="cpu")
     start_at(average, 0)
     return average
 

@@ -164,7 +164,10 @@ def _check_destination(destination: Path, to: str, overwrite: bool) -> None:
 def _build(read: Source, allow_partial: bool) -> VisionTransformer:
     """Returns the encoder with the file's weights; fills in the report's missing and unexpected keys."""
     with _said_of(f"{read.report.path}: its arguments are not an encoder's"):
-        encoder = VisionTransformer(**read.config).eval()
+        try:
+            encoder = VisionTransformer(**read.config).eval()
+        except UserError as error:
+            raise UserError(f"{read.report.path}: {error}") from None
     own = encoder.state_dict()
     report = read.report
     wrong = [name for name, value in read.state.items() if name in own and own[name].shape != value.shape]

@@ -54,6 +54,6 @@ def test_a_resumed_average_goes_on_with_its_step():
 def test_the_host_asks_the_device_for_nothing():
     """The meta device has no values to give: neither would a GPU before all its work is done."""
     model = nn.Linear(2, 2, device="meta")
-    average = averaged(model, decay=0.9)
+    average = averaged(model, decay=0.9, device=torch.device("meta"))
     average.update_parameters(model)
     assert average.n_averaged == 2 and average.module.weight.is_meta

@@ -101,10 +101,10 @@ def test_wrong_family_model_and_names(tmp_path, state):
 @pytest.mark.parametrize(
     ("overrides", "match"),
     [
-        ({"num_heads": "many"}, r"in\.pth: its arguments are not an encoder's"),
+        ({"num_heads": "many"}, r"in\.pth: num_heads must be a whole number, got 'many'"),
         ({"img_size": "large"}, "--set img_size=large is not a size: give one number or HEIGHT,WIDTH"),
         ({"img_size": (64, 64, 64)}, "is not a size"),
-        ({"out_indices": "ab"}, r"in\.pth: its arguments are not an encoder's"),
+        ({"out_indices": "ab"}, r"in\.pth: out_indices must be whole numbers in a list, got 'ab'"),
     ],
 )
 def test_overrides_of_a_wrong_kind(overrides, match, tmp_path, state):

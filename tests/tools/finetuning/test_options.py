@@ -1,7 +1,6 @@
 """What the shared options of the fine-tuning tools say together."""
 
 from dataclasses import FrozenInstanceError
-from pathlib import Path
 
 import pytest
 
@@ -27,7 +26,11 @@ def test_a_new_run_is_trained(tmp_path):
         20,
         0.01,
     )
-    assert parse("--output", "new", "--weights", "e.safetensors").weights == Path("e.safetensors")
+    weights = tmp_path / "e.safetensors"
+    with pytest.raises(ValueError, match=r"e\.safetensors does not exist or is not a file: check --weights"):
+        parse("--output", "new", "--weights", str(weights))
+    weights.touch()
+    assert parse("--output", "new", "--weights", str(weights)).weights == weights
     assert isinstance(options, RunOptions) and not options.deterministic
     assert parse("--output", "new", "--weights", "none", "--deterministic").deterministic
     with pytest.raises(FrozenInstanceError):
