@@ -22,6 +22,7 @@ from pretrain.data.sources import ImageList
 from pretrain.data.views import Views, spread_items
 from pretrain.methods.base import Method
 from pretrain.methods.build import build_views
+from pretrain.monitoring.attention import watched
 from pretrain.monitoring.knn import knn_votes
 from pretrain.monitoring.labelled import Labelled
 from pretrain.recipes import Recipe
@@ -103,7 +104,8 @@ class Monitor:
     `branch_jitter` takes them away. Token ids: how many are used, the entropy in bits and the
     share of the most frequent, of the targets and of the predictions on training images. Of the encoder's last block,
     averaged over the patches of whole images: `effective_rank` on training images, and `knn_accuracy` (cosine, 20
-    neighbours) on labelled ones.
+    neighbours) on labelled ones. `attention_entropy`, on whole training images, is that of the block with the least:
+    from 0 (each token attends to a single one) to 1 (to all alike).
 
     Args:
         method: is looked at; of DINO the encoder is the teacher's.
@@ -149,7 +151,9 @@ class Monitor:
             values = self._of_method("train")
             if "holdout" in self._views:
                 values |= {name: value for name, value in self._of_method("holdout").items() if "holdout_" in name}
-            values["effective_rank"] = effective_rank(self._features("train"))
+            with watched(self.method.encoder.blocks) as entropies:
+                values["effective_rank"] = effective_rank(self._features("train"))
+            values["attention_entropy"] = min(float(torch.stack(of_block).mean()) for of_block in entropies)
             if self.labelled is not None:
                 values["knn_accuracy"] = self._knn(self.labelled)
         return {**values, "seconds": time.monotonic() - start}

@@ -55,6 +55,8 @@ def test_the_bytes_are_those_without_monitoring(method, images, tmp_path):
         ({"train_inpaint_gain": -0.1, "train_match_rank1": 0.1, "train_color_rank1": 0.2}, ["-0.10 nats", "find 20%"]),
         ({"train_inpaint_gain": None, "train_match_rank1": 0.0, "train_color_rank1": 0.0}, []),
         ({"effective_rank": 3.0}, []),
+        ({"attention_entropy": 0.16}, ["attention entropy 0.16"]),
+        ({"attention_entropy": 0.56}, []),
     ],
 )
 def test_advice_follows_the_last_look(look, said, tmp_path):

@@ -95,6 +95,7 @@ def test_a_look_changes_nothing_and_is_repeatable(method, image_folder, tmp_path
     assert ("holdout_match_rank1" in seen) == ("train_color_rank1" in seen) == (method == "splitmask")
     assert seen["predictions_words_used"] >= 1 and 0 <= seen["train_token_accuracy"] <= 1
     assert 1 < seen["effective_rank"] <= 6  # 7 images at most
+    assert 0.9 < seen["attention_entropy"] <= 1  # not trained
     assert seen["knn_accuracy"] == 1.0  # of three colours
     assert all(isinstance(value, float | int) for value in seen.values())
 
