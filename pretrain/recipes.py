@@ -37,6 +37,7 @@ BEiT takes SplitMask's settings, as in the paper, and begins as its own code let
 BEFORE: dict[str, Any] = {
     "clip_per_parameter": False,
     "rescale_residuals": False,
+    "qk_limit": None,
     "position_init": "normal",
     "grad_cache": False,
     "crops": "cpu",
@@ -117,6 +118,7 @@ class Recipe(CheckedRecipe):
     beta2: float = value(0.999, "AdamW second beta", low=0, high=BELOW_ONE)
     clip_grad: float = value(3.0, "largest gradient norm", low=ABOVE_ZERO)
     clip_per_parameter: bool = value(False, "of each parameter by itself, not of all together (dino)")
+    qk_limit: float | None = value(None, "largest singular value of what makes queries and keys", low=ABOVE_ZERO)
     drop_path: float = value(0.1, "stochastic depth of the encoder", low=0, high=BELOW_ONE)
     position_init: str = value("normal", "how the encoder's learned positions begin", choices=POSITION_INITS)
     rescale_residuals: bool = value(False, "last matrices of block l begin divided by sqrt(2 l) (beit)")

@@ -171,6 +171,6 @@ def advise(run_dir: Path, branch_jitter: float) -> list[str]:
     if entropy is not None and entropy < COLLAPSED:
         found.append(
             f"a block attends to few patches (attention entropy {entropy:.2f} of 1): its attention has collapsed, and "
-            "the encoder may be worth less than earlier. Train for fewer steps or with a lower --base-lr"
+            "the encoder may be worth less than earlier. Try --qk-limit 3, or fewer steps"
         )
     return found

@@ -35,6 +35,11 @@ class Method(nn.Module):
     metric_names: tuple[str, ...] = METRICS
     couples: bool = False
 
+    @property
+    def trained_encoder(self) -> VisionTransformer:
+        """The encoder that the optimizer moves, where the result is another that follows it."""
+        return self.encoder
+
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Returns named 0-dim tensors; `loss` is minimised.
 

@@ -81,6 +81,11 @@ class Dino(Method):
         """The teacher's encoder."""
         return self.teacher["encoder"]  # type: ignore[return-value]
 
+    @property
+    def trained_encoder(self) -> VisionTransformer:
+        """The student's encoder."""
+        return self.student["encoder"]  # type: ignore[return-value]
+
     def train(self, mode: bool = True) -> Dino:
         """Puts the student into training mode; the teacher never drops a path."""
         super().train(mode)

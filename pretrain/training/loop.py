@@ -141,7 +141,7 @@ def fit(
     average: AveragedModel | None = None,
     evaluate: Callable[[int], dict[str, float | None] | None] | None = None,
     is_evaluated: Callable[[int], bool] | None = None,
-    after_step: Callable[[int], None] | None = None,
+    after_step: Sequence[Callable[[int], None]] = (),
     weight_decay_at: Callable[[int], float] | None = None,
     monitor: Callable[[], dict[str, float | None]] | None = None,
     cached: Coupling | None = None,
@@ -167,7 +167,7 @@ def fit(
             last; what it returns goes to TensorBoard. The state is saved before; a signal ends it at once.
         is_evaluated: whether the evaluation after so many steps was made to its end: a run that was stopped in the
             middle of one makes it first when it is resumed.
-        after_step: called with the number of finished steps after each, before the state is saved.
+        after_step: called one by one with the number of finished steps after each, before the state is saved.
         weight_decay_at: weight decay for a step (0-based) of the groups that have one.
         monitor: returns what goes into monitor.jsonl after steps `loop.monitor_every` apart and after the last;
             called in the main process alone, before the state is saved: a resume finds each line it needs.
@@ -255,8 +255,8 @@ def fit(
             done = step + 1
             if average is not None:
                 average.update_parameters(method)
-            if after_step is not None:
-                after_step(done)
+            for call in after_step:
+                call(done)
             clock.images += loop.batch_size
             place = {"step": done, "epoch": done / loop.steps_per_epoch, "images": done * loop.batch_size}
             if done % loop.log_every == 0 or done == loop.end:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -62,15 +62,6 @@ class Rehearsal:
     def after_step(self, done: int) -> None:
         """Counts a step."""
         self._steps.append(self._lap())
-
-    def after(self, first: Callable[[int], None]) -> Callable[[int], None]:
-        """Returns `after_step` behind another function of the finished steps."""
-
-        def both(done: int) -> None:
-            first(done)
-            self.after_step(done)
-
-        return both
 
     def end_training(self, folder: Path) -> None:
         """Counts the checkpoint that the training ended with, and removes it."""

@@ -6,8 +6,11 @@ import warnings
 from importlib.util import find_spec
 
 import pytest
+import torch
 
+from pretrain.methods.build import build_encoder
 from pretrain.recipes import RECIPES, get_recipe
+from splitmask_backbones import load_encoder
 from tests.helpers.methods import METHODS
 from tests.helpers.pretrain_tool import ENCODER, OPTIONS, error_of, run, state_of
 
@@ -147,3 +150,37 @@ def test_a_frozen_patch_embedding_stays_as_initialised(method, images, tmp_path)
     changed = [name for name in own if not torch.equal(own[name], trained[name])]
     assert changed and not [name for name in changed if name.startswith("patch_embed")]
     assert {"pos_embed", "blocks.0.attn.qkv.weight", "norm.weight"} <= set(changed)
+
+
+@pytest.mark.parametrize("method", ["splitmask", "dino"])
+def test_queries_and_keys_are_held_and_a_resume_holds_them_where_they_began(method, images, tmp_path):
+    """The limit is below where they begin, so they must not grow; what a resume begins with is no beginning."""
+    if method == "dino":
+        pytest.importorskip("lightly", reason="the extra 'dino' is not installed")
+    follows = ["--teacher-momentum", "0"] if method == "dino" else []  # at once at the beginning
+    sizes = {"embed_dim": 24, "depth": 2, "img_size": 64}
+    words = ["--data", images, *OPTIONS, "--method", method, "--steps", "20", "--base-lr", "0.5", *follows]
+    words += [f"--{name.replace('_', '-')}={size}" for name, size in sizes.items()]
+    for name, more in (("free", []), ("held", ["--qk-limit", "0.01"]), ("loose", ["--qk-limit", "100"])):
+        result = run(*words, *more, "--output", tmp_path / name)
+        assert result.returncode == 0, result.stderr
+    files = {name: tmp_path / name / ENCODER for name in ("free", "held", "loose")}
+    assert files["loose"].read_bytes() == files["free"].read_bytes()
+    begun = norms(build_encoder(get_recipe("tiny").override({"method": method, **sizes})))
+    free, held = (norms(load_encoder(files[name])) for name in ("free", "held"))
+    slack = 0.01 if method == "dino" else 1e-5  # the teacher is a mean of students between two cuts as well
+    assert (free > 1.01 * begun).all() and (held < begun + slack).all() and (held < free).all()
+
+    whole = files["held"].read_bytes()  # again from step 18, eight steps after the last cut
+    files["held"].unlink()
+    (tmp_path / "held/checkpoints/step_00000020.safetensors").unlink()
+    said = "--qk-limit was 0.01 and is now 3.0"
+    assert said in error_of(run(*words, "--qk-limit", "3", "--output", tmp_path / "held", "--resume"))
+    assert run(*words, "--output", tmp_path / "held", "--resume").returncode == 0
+    assert files["held"].read_bytes() == whole
+
+
+def norms(encoder):
+    """Largest singular values of what makes queries and keys: `(depth, 2)`."""
+    matrices = torch.stack([block.attn.qkv.weight.detach().unflatten(0, (3, -1))[:2] for block in encoder.blocks])
+    return torch.linalg.matrix_norm(matrices, 2)

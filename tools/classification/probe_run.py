@@ -228,7 +228,7 @@ class _Measurement:
             folder=self.folder,
             metric_names=probes.metric_names,
             title="linear probes",
-            after_step=rehearsal.after_step if rehearsal else None,
+            after_step=[rehearsal.after_step] if rehearsal else (),
         )
         return probes.accuracy(self.features["val"], self.labels["val"]).tolist()
 

@@ -185,7 +185,7 @@ def _fit(
         average=average,
         evaluate=scalars,
         is_evaluated=lambda step: is_recorded(folder.path, step),
-        after_step=rehearsal.after_step if rehearsal else None,
+        after_step=[rehearsal.after_step] if rehearsal else (),
     )
     if rehearsal:
         _end_rehearsal(task, fabric, kept, folder, loop, recipe.eval_every)

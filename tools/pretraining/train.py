@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pretrain.data.sources import ImageList
 from pretrain.data.views import Views
 from pretrain.methods.build import build_method, build_optimizer, build_views
+from pretrain.methods.qk_limit import QueryKeyLimit
 from pretrain.recipes import Recipe
 from pretrain.tokenizers.build import TOKENIZER_FILE
 from pretrain.training.compilation import compile_blocks, pays
@@ -86,9 +87,11 @@ def train(
         clip_per_parameter=recipe.clip_per_parameter,
         monitor_every=options.monitor_every,
     )
-    after_step: Callable[[int], None] = method.after_step
+    after_step = [method.after_step]
+    if recipe.qk_limit is not None:
+        after_step.insert(0, QueryKeyLimit(method.trained_encoder, recipe.qk_limit).after_step)
     if rehearsal:
-        after_step = rehearsal.after(method.after_step)
+        after_step.append(rehearsal.after_step)
         rehearsal.begin_training()
     end = recipe.end_weight_decay
     warmup_steps = round(recipe.warmup_fraction * total_steps)

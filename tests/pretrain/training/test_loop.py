@@ -192,5 +192,5 @@ def test_batches_are_closed_at_the_end_and_before_an_error_leaves(fails_after, t
         run(tmp_path / "run", batches=open_batches)
     else:
         with pytest.raises(OSError, match="the network is gone"):
-            run(tmp_path / "run", batches=open_batches, after_step=after_step)
+            run(tmp_path / "run", batches=open_batches, after_step=[after_step])
     assert [each.closed for each in opened] == [1]
