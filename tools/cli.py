@@ -235,13 +235,22 @@ def add_values(parser: argparse.ArgumentParser, recipe: type, names: Collection[
     for field in dataclasses.fields(recipe):
         if names is not None and field.name not in names:
             continue
-        choices = field.metadata["choices"]
+        choices, kind = field.metadata["choices"], str(field.type)
+        parse = types[kind.removesuffix(" | None")]
         group.add_argument(
             f"--{field.name.replace('_', '-')}",
-            type=types[str(field.type).removesuffix(" | None")],
+            type=_or_none(parse) if names is None and kind.endswith("| None") else parse,
             metavar="|".join(choices) if choices else field.name.upper().split("_")[-1],
             help=f"{field.metadata['help']} (default {_shown(field.default)})".replace("%", "%%"),
         )
+
+
+_NONE = object()
+"""What `none` on the command line becomes: None is an option that is not given."""
+
+
+def _or_none(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    return lambda text: _NONE if text.lower() == "none" else parse(text)
 
 
 def _shown(default: Any) -> str:
@@ -253,7 +262,8 @@ def _shown(default: Any) -> str:
 def given_values(args: argparse.Namespace, recipe: type) -> dict[str, Any]:
     """Returns the recipe values that stand on the command line."""
     names = [field.name for field in dataclasses.fields(recipe)]
-    return {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}
+    given = {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}
+    return {name: None if value is _NONE else value for name, value in given.items()}
 
 
 def print_error(error: BaseException, debug: bool) -> None:

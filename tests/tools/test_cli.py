@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from pretrain.data.pixel_limit import VARIABLE
+from pretrain.recipes import Recipe
 from splitmask_backbones.errors import UserError, nearest
 from tests.helpers.paths import TOOLS
 from tools import cli
@@ -23,6 +24,15 @@ def test_the_package_and_not_the_script_is_imported():
 def test_nearest():
     assert nearest("vit_smol", ["vit_tiny", "vit_small"]).startswith("did you mean 'vit_small'?")
     assert "choose from a, b" in nearest("zzz", ["b", "a"])
+
+
+def test_none_takes_a_recipes_value_away_and_is_no_option_that_is_missing():
+    tool = cli.Parser(prog="tool")
+    cli.add_values(tool, Recipe)
+    given = cli.given_values(tool.parse_args(["--qk-limit", "none", "--seed", "3"]), Recipe)
+    assert given == {"qk_limit": None, "seed": 3}
+    with pytest.raises(UserError, match="whole number, got 'none'"):
+        tool.parse_args(["--seed", "none"])
 
 
 @pytest.mark.parametrize(
