@@ -23,12 +23,18 @@ GAINS_CAPTION = (
     "seeds)."
 )
 CSV_HEADER = ("row", "column", "mean", "spread", "n", "values")
-LOOKS = {"train_inpaint_gain": "gain (nats)", "train_match_rank1": "match rank 1", "effective_rank": "rank"}
+LOOKS = {
+    "train_inpaint_gain": "gain (nats)",
+    "train_match_rank1": "match rank 1",
+    "effective_rank": "rank",
+    "attention_entropy": "attention",
+}
 """What monitor.jsonl says of a pre-training, and the titles of the columns."""
 LOOKS_CAPTION = (
     "At the end of the pre-training, on training images. Gain: by how much the inpainting loss is below that of the "
     "best constant guess; at 0 or less nothing was learned from what surrounds a patch. Rank: the effective rank of "
-    "the mean features of the images."
+    "the mean features of the images. Attention: the least entropy of a block's, from 0 (each patch attends to one) to "
+    "1 (to all alike)."
 )
 
 

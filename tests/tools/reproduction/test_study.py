@@ -300,11 +300,13 @@ def test_table_and_pictures(data: Path, tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         (folder / "config.json").write_text(json.dumps({"values": {"steps": steps, "batch_size": 64}}))
         look = {"step": steps, "train_inpaint_gain": 0.25 + seed, "train_match_rank1": 0.5, "effective_rank": None}
+        look["attention_entropy"] = 0.6 + 0.2 * seed
         (folder / "monitor.jsonl").write_text(json.dumps(look) + "\n")
     study_report.write_table(output, values, rows)
     text = (output / "table.md").read_text()
     assert "| 100 or 400 x 64 images | - | - | - |" in text  # what ran, not what is planned
-    assert "| SplitMask | 0.75 ± 0.71 (2) | 0.50 ± 0.00 (2) | - | - | - | - |" in text  # spread sqrt(0.5)
+    # Spreads sqrt(0.5), 0 and sqrt(0.02).
+    assert "| SplitMask | 0.75 ± 0.71 (2) | 0.50 ± 0.00 (2) | - | 0.70 ± 0.14 (2) | - | - | - | - |" in text
     assert study_report.finished_rows(output, ("beit",)) == ("random", "beit", "full")
     study_report.choose_pictures(study)
     assert sorted(path.name for path in (output / "pictures" / "nuclei").iterdir()) == [f"{i}.png" for i in range(4)]
