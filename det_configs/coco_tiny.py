@@ -1,6 +1,6 @@
 """80 real COCO images (all 80 classes): ViT-Ti at 256 px, for 2 CPU cores. Shows that everything runs; AP stays near 0.
 
-python tools/train_det.py det_configs/coco_tiny.py --data ../shared/data/coco_tiny --weights none --output DIR
+python tools/train_det.py det_configs/coco_tiny.py --data COCO_TINY --weights none --output DIR
 """
 
 import dataclasses

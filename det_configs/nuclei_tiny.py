@@ -1,6 +1,6 @@
 """Nuclei (Data Science Bowl 2018, one class): ViT-Ti at 256 px, for 2 CPU cores.
 
-    python tools/train_det.py det_configs/nuclei_tiny.py --data ../shared/data/nuclei --weights none --output DIR
+    python tools/train_det.py det_configs/nuclei_tiny.py --data NUCLEI --weights none --output DIR
 
 Nuclei are small and many: small anchors, more detections per image than COCO's 100. Most are smaller than a patch: the
 pyramid taps early blocks, which still hold the pixels (from random init, seed 0, 200 steps: mask AP 9.3, the simple
