@@ -135,6 +135,11 @@ class Recipe(CheckedRecipe):
             raise UserError(f"--crop-scale {self.crop_scale} must be at most --crop-scale-max {self.crop_scale_max}")
         if self.method == "splitmask":
             self._check_split()
+        if self.weight_decay == 0 and self.end_weight_decay is not None:
+            raise UserError(
+                f"--weight-decay 0 is no decay at all, and --end-weight-decay {self.end_weight_decay:g} would have no "
+                "effect: begin above 0, or add --end-weight-decay none"
+            )
         patch_size = self.encoder_sizes["patch_size"]
         side = self.img_size // patch_size
         if self.img_size < 1 or self.img_size % patch_size or (side * side) % 2 or side * side < 4:

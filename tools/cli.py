@@ -48,7 +48,7 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see {self.prog} --help")
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        argv = [with_home(given) for given in (sys.argv[1:] if args is None else args)]
+        argv = _with_low_range([with_home(given) for given in (sys.argv[1:] if args is None else args)])
         for given in argv:  # before argparse complains about what is missing because of the misspelt name
             option = given.split("=")[0]
             looks_like_one = option.startswith("--") and option != "--" or re.match(r"-[A-Za-z]", option)
@@ -58,6 +58,17 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             raise UserError(f"'{unknown[0]}' is one argument too many; see {self.prog} --help")
         return parsed
+
+
+def _with_low_range(argv: list[str]) -> list[str]:
+    """Returns argv with `--range -1000,400` as one word: for argparse the value is an option, by its dash and comma."""
+    joined: list[str] = []
+    for given in argv:
+        if joined[-1:] == ["--range"] and re.match(r"-[\d.]", given):
+            joined[-1] += f"={given}"
+        else:
+            joined.append(given)
+    return joined
 
 
 def with_home(given: str) -> str:

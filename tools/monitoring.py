@@ -145,7 +145,7 @@ def draw(run_dir: Path) -> None:
         save_curves(panels, run_dir / "monitor.png")
 
 
-def advise(run_dir: Path, branch_jitter: float) -> list[str]:
+def advise(run_dir: Path, branch_jitter: float, qk_limit: float | None) -> list[str]:
     """Returns what the last look of a run shows to be wrong, with the remedy, a line each.
 
     Where the run had `branch_jitter`, its matching could not go by colours, and is not compared with them.
@@ -169,8 +169,9 @@ def advise(run_dir: Path, branch_jitter: float) -> list[str]:
         )
     entropy = last.get("attention_entropy")
     if entropy is not None and entropy < COLLAPSED:
+        limit = "--qk-limit 3" if qk_limit is None else f"a --qk-limit below {qk_limit:g}"
         found.append(
             f"a block attends to few patches (attention entropy {entropy:.2f} of 1): its attention has collapsed, and "
-            "the encoder may be worth less than earlier. Try --qk-limit 3, or fewer steps"
+            f"the encoder may be worth less than earlier. Try {limit} or fewer steps"
         )
     return found

@@ -35,7 +35,10 @@ def attention_entropy(attention: Attention, x: Tensor, bias: Tensor | None = Non
 
 @contextmanager
 def watched(blocks: Iterable[Any]) -> Iterator[list[list[Tensor]]]:
-    """Yields a list for each block, to which every pass within adds the `attention_entropy` of its batch."""
+    """Yields a list for each block, to which every pass within adds the `attention_entropy` of its batch.
+
+    That of a block with decomposed relative positions stays empty.
+    """
     found: list[list[Tensor]] = []
     handles = []
     for block in blocks:
@@ -47,7 +50,8 @@ def watched(blocks: Iterable[Any]) -> Iterator[list[list[Tensor]]]:
             x, _, bias = inputs
             entropies.append(attention_entropy(attention, x, bias))
 
-        handles.append(block.attn.register_forward_pre_hook(look))
+        if not block.attn.use_rel_pos:
+            handles.append(block.attn.register_forward_pre_hook(look))
     try:
         yield found
     finally:

@@ -153,7 +153,9 @@ class Monitor:
                 values |= {name: value for name, value in self._of_method("holdout").items() if "holdout_" in name}
             with watched(self.method.encoder.blocks) as entropies:
                 values["effective_rank"] = effective_rank(self._features("train"))
-            values["attention_entropy"] = min(float(torch.stack(of_block).mean()) for of_block in entropies)
+            # None where all blocks have decomposed relative positions, whose scores are not looked at.
+            of_blocks = [float(torch.stack(found).mean()) for found in entropies if found]
+            values["attention_entropy"] = min(of_blocks, default=None)
             if self.labelled is not None:
                 values["knn_accuracy"] = self._knn(self.labelled)
         return {**values, "seconds": time.monotonic() - start}

@@ -28,7 +28,9 @@ class CheckedRecipe:
             checked = _checked(field, getattr(self, field.name), self.shown(field.name, getattr(self, field.name)))
             object.__setattr__(self, field.name, checked)  # lists, as JSON has them, become tuples
         values: Any = self
-        if (values.epochs is None) == (values.steps is None):
+        if values.epochs is None and values.steps is None:
+            raise UserError("neither epochs nor steps: a training needs a length, give one of them")
+        if values.epochs is not None and values.steps is not None:
             raise UserError("epochs and steps exclude each other: give one of them")
 
     @staticmethod

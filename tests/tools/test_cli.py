@@ -26,6 +26,16 @@ def test_nearest():
     assert "choose from a, b" in nearest("zzz", ["b", "a"])
 
 
+def test_a_range_may_begin_below_zero():
+    tool = cli.Parser(prog="tool")
+    cli.add_selection(tool)
+    for words in (["--range", "-1000,400"], ["--range=-1000,400"]):
+        assert tool.parse_args(words).range == (-1000, 400)
+    assert tool.parse_args(["--range", "0,400"]).range == (0, 400)
+    with pytest.raises(UserError, match="expected one argument"):
+        tool.parse_args(["--range", "--include", "x"])
+
+
 def test_none_takes_a_recipes_value_away_and_is_no_option_that_is_missing():
     tool = cli.Parser(prog="tool")
     cli.add_values(tool, Recipe)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pretrain.recipes import get_recipe
 from tests.helpers.in_process import run_tool
 from tests.helpers.run_folders import write_detection, write_pretraining
 from tools import tables as tool
@@ -188,6 +191,14 @@ def test_segmentors_and_their_deviations(tmp_path: Path) -> None:
     ]
 
 
+def test_a_config_that_tests_at_several_scales_is_not_in_the_row(tmp_path: Path) -> None:
+    record = write_segmentation(tmp_path / "a", 25.0)
+    record["config"] += "_ms"
+    (tmp_path / "a/config.json").write_text(json.dumps(record))
+    cells, other, _ = table_of(tmp_path, "ade20k")
+    assert not cells and len(other) == 1
+
+
 def test_a_segmentor_of_an_earlier_version_is_in_its_row(tmp_path: Path) -> None:
     record = write_segmentation(tmp_path / "a", 25.0)
     old = {key: record[key] for key in ("values", "data", "encoder")} | {"tool": "train_seg"}
@@ -277,6 +288,16 @@ def test_a_probe_and_a_holdout_are_compared_with_their_recipes(tmp_path: Path) -
     (pretraining / "config.json").write_text(json.dumps(config))
     (run,), _ = find_runs([tmp_path / "pre"])
     assert deviations(run) == ["25% of the images kept out"]
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [("demo", {}), ("small", {"match_weight": 0.0}), ("small", {"method": "dino"}), ("small", {"model": "vit_small"})],
+)
+def test_what_a_recipe_brings_along_is_no_deviation(name: str, given: dict[str, Any], tmp_path: Path) -> None:
+    values = dataclasses.asdict(get_recipe(name).override(given))
+    config = {"command": "pretrain", "recipe": name, "values": values, "encoder": {}}
+    assert deviations(Run(tmp_path, "pretrain", name, config, {}, {})) == []
 
 
 def test_a_probes_data_and_its_one_kind_of_number(tmp_path: Path) -> None:

@@ -67,6 +67,26 @@ def test_killed_after_20_of_40_and_resumed_gives_the_same_bytes(data, whole, tmp
     assert all(torch.equal(best[key], expected[key]) for key in expected)
 
 
+def test_a_resume_has_the_runs_own_classes_where_none_are_named(whole, data, tmp_path):
+    """Those of a config are in no file that a resume reads, and a file of the data may have changed."""
+    root = tmp_path / "data"
+    shutil.copytree(data, root)
+    (root / "classes.json").unlink()
+    named = ["classes=['a','b','c']"]
+    args = ["--data", root, "--output", tmp_path / "run", *ARGS, "--steps", 4, "--save-every", 2]
+    assert run(*args, *named).returncode == 0
+    again = run(*args, "--resume")
+    assert again.returncode == 0 and "nothing to do" in again.stdout, again.stderr
+    first = (tmp_path / "run/results.json").read_bytes()
+    for name in ("results.json", "segmentor.safetensors", "checkpoints/step_00000004.safetensors"):
+        (tmp_path / "run" / name).unlink()
+    assert run(*args, "--resume").returncode == 0
+    assert (tmp_path / "run/results.json").read_bytes() == first
+    other = tmp_path / "other.json"
+    other.write_text('["a", "b", "x"]')
+    assert "was" in error_of(run(*args, "--resume", "--classes", other))
+
+
 def test_evaluations_the_best_and_its_use(data, whole, tmp_path):
     entries = evaluations(whole)
     assert [entry["step"] for entry in entries] == [15, 30, 40]

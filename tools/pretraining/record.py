@@ -31,12 +31,7 @@ def recipe_of(name: str, named: Recipe, given: dict[str, Any], previous: dict[st
             f"--resume: the run in --output has --recipe {previous.get('recipe')} and not {name}: "
             "name the old recipe, or start anew in another --output"
         )
-    old = Recipe(**previous["values"])
-    if name == OWN:
-        return old.override(given)
-    if "epochs" in given and old.steps is not None or "steps" in given and old.epochs is not None:
-        return named.override(given)
-    return old.override(given)
+    return Recipe(**previous["values"]).override(given)
 
 
 def with_precision(name: str, named: Recipe, device: str) -> Recipe:

@@ -123,7 +123,7 @@ def train(
         save_encoder(method.encoder, folder.path / ARTEFACT, lineage=lineage_of(init))
         print(f"wrote {folder.path / ARTEFACT}")
         monitoring.draw(folder.path)
-        for advice in monitoring.advise(folder.path, recipe.branch_jitter):
+        for advice in monitoring.advise(folder.path, recipe.branch_jitter, recipe.qk_limit):
             logger.warning(advice)
 
 

@@ -90,8 +90,10 @@ def _of_pretraining(config: dict[str, Any]) -> list[str]:
     name, got = str(config["recipe"]), {**BEFORE, **config["values"]}
     if name == OWN:  # no row of the paper: its values are derived from the images
         return []
-    # A method may bring values of its own along.
-    want = dataclasses.asdict(RECIPES[name][1].override({key: got[key] for key in ("method", "model") if key in got}))
+    # What makes it another row may bring values of its own along, and naming a model takes the recipe's sizes away.
+    own = RECIPES[name][1]
+    rows = {key: got[key] for key in ("method", "model", *IDENTITY) if key in got and got[key] != getattr(own, key)}
+    want = dataclasses.asdict(own.override(rows))
     found = _length(got, want) + _values(got, want, (*APART, *IDENTITY, "model", "method"))
     found += _lr(got, want["base_lr"], REFERENCE_BATCH)
     if config.get("--holdout"):

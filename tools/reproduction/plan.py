@@ -137,7 +137,9 @@ class Planner:
     ) -> tuple[Path, tuple[str, ...]]:
         costs = finetuning_cost(tool, argv, model, data)
         folder = self.output / name
-        return self._add(Job(name, f"{tool}.py", tuple(argv), folder, RESULTS, needs, missing=missing, **costs))
+        named = tool in ("train_det", "train_seg") or "--model" in argv
+        job = Job(name, f"{tool}.py", tuple(argv), folder, RESULTS, needs, missing=missing, **costs)
+        return self._add(replace(job, model="" if named else model))
 
     def _encoder(self, origin: Origin) -> tuple[Path | str, tuple[str, ...]]:
         """Returns the encoder file (or "none") and the job that makes it."""

@@ -171,6 +171,8 @@ def _as_rehearsal(job: Job, batch_size: int | None, accumulate: int) -> Job:
         _encoder(text) if before == "--weights" else text
         for before, text in zip(("", *job.argv), job.argv, strict=False)
     ]
+    if job.model and argv[argv.index("--weights") + 1] == "none":
+        argv += ["--model", job.model]
     argv += ["--output", str(job.folder), "--rehearse"]
     if tool in ACCUMULATE:
         argv += ["--batch-size", str(batch_size)] if batch_size is not None else []

@@ -88,6 +88,10 @@ def _groups(cell: Cell, runs: Sequence[Run]) -> dict[tuple[tuple[str, ...], str]
     return groups
 
 
+SEVERAL_SCALES = "_ms"
+"""Ends the name of a config that tests at several scales: another number of the same training."""
+
+
 def belongs(run: Run, measured: Measurement) -> bool:
     """Returns whether a run measures a cell: tool, setting, and where the encoder comes from.
 
@@ -100,6 +104,7 @@ def belongs(run: Run, measured: Measurement) -> bool:
     fits = run.setting == measured.setting
     if run.tool in ("train_det", "train_seg") and origin is not None:
         fits = run.setting.startswith(f"{measured.setting.split('_vit_')[0]}_{model}_")
+        fits &= run.setting.endswith(SEVERAL_SCALES) == measured.setting.endswith(SEVERAL_SCALES)
     if run.tool != measured.tool or not fits:
         return False
     if origin is None:

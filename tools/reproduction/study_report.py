@@ -46,8 +46,9 @@ def finished_rows(output: Path, asked: Sequence[str]) -> tuple[str, ...]:
 def finished_shares(output: Path, asked: Sequence[float]) -> tuple[float, ...]:
     """Returns the shares of the labels asked for, and those that earlier calls have left results of, ascending."""
     folders = {file.parent.name for file in output.glob("*/*/seed*/*_percent/results.json")}
-    found = {float(name.removesuffix("_percent").rpartition("_")[2]) / 100 for name in folders}
-    return tuple(sorted({*asked, *found}))
+    percents = {name.removesuffix("_percent").rpartition("_")[2] for name in folders}
+    found = {percent: float(percent) / 100 for percent in percents}
+    return tuple(sorted((found | {f"{100 * share:g}": share for share in asked}).values()))
 
 
 def read_values(output: Path, rows: Sequence[str], share: float = 1.0) -> Values:
@@ -231,9 +232,11 @@ def choose_pictures(study: Study) -> None:
     Raises:
         ValueError: too few validation images.
     """
+    from pretrain.data.sources import find_images
+
     for data in study.sets:
         folder = study.root / data / HEADS[data].pictures
-        files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+        files = [folder / name for name in find_images(folder)[0]] if folder.is_dir() else []
         if len(files) < PICTURES:
             raise UserError(f"{folder} holds {len(files)} images: the study shows {PICTURES} of them")
         chosen = [files[number * len(files) // PICTURES] for number in range(PICTURES)]
@@ -244,7 +247,7 @@ def save_grids(study: Study) -> None:
     """Writes detections.png and segmentations.png: one column per row of the table, the image first."""
     for data, rows in study.rows.items():
         name = {"nuclei": "detections", "camvid": "segmentations"}[data]
-        files = sorted((study.output / FOLDER / data).iterdir())
+        files = sorted(path for path in (study.output / FOLDER / data).iterdir() if path.stem.isdecimal())
         grid = {"image": files}
         for row in rows:
             run = run_folder(study.output, row, data, 0) / HEADS[data].tool

@@ -38,6 +38,7 @@ class Job:
         scratch: bytes that it needs beside while it runs.
         num_steps: of the training, for the progress line.
         batch_size: images of one of them; 0 where there is none.
+        model: encoder's name, where argv leaves it to the weights.
         recipe: its values where argv names a recipe, whose values may change from one version to the next.
         missing: what the user has to give before it can run.
     """
@@ -56,6 +57,7 @@ class Job:
     scratch: float = 0.0
     num_steps: int | None = None
     batch_size: int = 0
+    model: str = ""
     recipe: Recipe | None = None
     missing: tuple[str, ...] = ()
 

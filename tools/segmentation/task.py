@@ -79,8 +79,8 @@ class SegmentationTask(Task):
 
     @property
     def classes(self) -> Classes:
-        """Of the training data, or of the run that is used."""
-        if self.options.trains:
+        """Of the training data, or of the run that is used or resumed: there a file that is not named again stays."""
+        if self.options.trains and (self.classes_file is not None or not self.previous):
             assert self.root is not None
             return find_classes(self.root, self.classes_file, self.recipe.config, is_ade20k(self.root))
         data = self.previous["data"]

@@ -46,6 +46,13 @@ def test_it_goes_from_one_token_to_all():
     assert float(attention_entropy(attention, x)) < 0.01
 
 
+def test_blocks_with_decomposed_relative_positions_are_left_out():
+    model = encoder(use_rel_pos=True)
+    with watched(model.blocks) as entropies:
+        model(torch.randn(2, 3, 64, 64))
+    assert entropies == [[], [], []]
+
+
 @pytest.mark.parametrize("kwargs", [{}, {"use_class_token": True, "relative_position_bias": "per_block"}])
 def test_every_pass_within_is_seen_and_none_after(kwargs):
     model, images = encoder(**kwargs), torch.randn(2, 3, 64, 64)

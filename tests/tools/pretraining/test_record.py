@@ -24,8 +24,9 @@ def test_a_resume_keeps_the_values_of_the_run_where_they_are_omitted() -> None:
     assert recipe_of("tiny", TINY, {"batch_size": 3}, BEFORE) == replace(TINY, base_lr=0.5, steps=7, batch_size=3)
 
 
-def test_a_resume_by_epochs_of_a_run_by_steps_is_another_run() -> None:
-    assert recipe_of("tiny", TINY, {"epochs": 2}, BEFORE) == replace(TINY, epochs=2, steps=None)
+def test_a_resume_by_epochs_of_a_run_by_steps_differs_in_the_length_alone() -> None:
+    found = recipe_of("tiny", TINY, {"epochs": 2}, BEFORE)
+    assert found == replace(TINY, base_lr=0.5, epochs=2, steps=None)
 
 
 def test_a_resume_under_another_name_is_refused() -> None:

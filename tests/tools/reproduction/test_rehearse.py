@@ -13,6 +13,7 @@ from tests.helpers.in_process import run_tool
 from tests.helpers.plans import check
 from tools import reproduce
 from tools.reproduction.rehearse import TABLE
+from tools.reproduction.sets import Places
 from tools.running.executor import Executor, JobError
 from tools.running.job import Job
 
@@ -113,6 +114,20 @@ def test_what_is_missing_is_named_and_the_rest_is_rehearsed(coco: Path, ran: lis
     )
     assert gone.returncode == 0 and len(ran) == 1
     assert "- data set coco: x is not a folder" in gone.stdout
+
+
+def test_a_classifier_is_rehearsed_with_its_rows_encoder_although_the_weights_are_missing(
+    coco: Path, tmp_path: Path, ran: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Places, "missing", lambda self, name: None)
+    places = [f"{name}={coco}" for name in ("inat18", "inat19", "food101", "cars", "domainnet")]
+    words = [word for place in places for word in ("--data", place)]
+    words += ["--output", str(tmp_path / "out"), "--rehearse", "--rehearse-batch", "2"]
+    done = run_tool(reproduce.main, "finetuning/vit_base_deit", *words)
+    assert done.returncode == 0, done.stderr
+    assert {job.tool for job in ran} == {"train_cls.py"} and len(ran) == 7
+    assert all("--weights none" in " ".join(job.argv) for job in ran)
+    assert all(job.argv.count("--model") == 1 and "--model vit_base" in " ".join(job.argv) for job in ran)
 
 
 def test_a_failure_is_a_line_of_the_table_and_a_signal_ends_it(coco: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,6 +65,11 @@ def test_the_table_has_a_column_for_each_share(tmp_path: Path) -> None:
     rows = study_report.finished_rows(tmp_path, ())
     shares = study_report.finished_shares(tmp_path, (1.0,))
     assert shares == (0.1, 1.0), "those of an earlier call stay"
+    third = finetuning_folder(tmp_path / "third", "full", "camvid", 0, 0.333)  # 33.3 / 100 is another number
+    third.mkdir(parents=True)
+    (third / "results.json").write_text(json.dumps({"mIoU": 1.0}))
+    assert study_report.finished_shares(tmp_path / "third", (0.333, 1.0)) == (0.333, 1.0)
+    assert study_report.finished_shares(tmp_path / "third", ()) == (pytest.approx(0.333),)
     values, few = study_report.read_values(tmp_path, rows), study_report.read_curves(tmp_path, rows, shares)
     assert values["camvid mIoU"] == {"random": [6.0], "full": [9.0]}, "all labels alone in the first table"
     study_report.write_table(tmp_path, values, rows, few)
