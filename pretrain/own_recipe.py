@@ -37,6 +37,9 @@ VOCAB_SIZE, SMALLEST_VOCAB, PATCHES_PER_WORD = 8192, 64, 12
 """The paper's V, and how many patches of one crop of every image there are for each word, at least."""
 DINO_OUTPUTS_TINY = 4096
 
+QK_LIMIT = 3.0
+"""Few images are seen often: without it, attention collapsed on 470 of nuclei (docs/study/ablation.md)."""
+
 PAPER_CROPS = 300 * 1_281_167
 """Crops that the paper looks at in all: ImageNet's 300 epochs, and about as many on COCO, ADE20K, iNat and Food."""
 LARGEST_EPOCHS = 5_000
@@ -179,6 +182,8 @@ def derive(facts: Facts, given: dict[str, Any]) -> Derived:
         patch_size = ENCODERS[str(given.get("model", found["model"][0]))]["patch_size"]
         side = given.get("img_size", found["img_size"][0]) // patch_size
         found["vocab_size"] = choose_vocab_size(facts.num_images, side * side, tokenizer)
+    if facts.num_images < FEW_IMAGES:
+        found["qk_limit"] = (QK_LIMIT, f"fewer than {FEW_IMAGES:,} images: attention must not collapse")
     if method == "dino" and facts.num_images < TINY_SET:
         found["dino_outputs"] = (DINO_OUTPUTS_TINY, f"fewer than {TINY_SET:,} images")
     return used(found, given, method)

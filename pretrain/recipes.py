@@ -27,6 +27,7 @@ METHOD_VALUES: dict[str, dict[str, Any]] = {
         "crop_scale_max": 1.0,
         "strong_augment": False,
         "clip_per_parameter": True,
+        "qk_limit": None,
     },
 }
 """What choosing a method changes in any recipe, unless it is given.
@@ -240,7 +241,8 @@ RECIPES: dict[str, tuple[str, Recipe]] = {
     "sketch": ("DomainNet Sketch, 49,115 images", Recipe(**_TINY_SETS)),
     "small": (
         "a few hundred images on a CPU",
-        # docs/study/ablation.md: matching must neither outweigh inpainting nor go by colours; small crops magnify.
+        # docs/study/ablation.md: matching must neither outweigh inpainting nor go by colours; small crops magnify; in
+        # long runs attention must not collapse.
         Recipe(
             **_FEW_IMAGES | {"crop_scale": 0.05, "crop_scale_max": 0.4},
             tokenizer="kmeans",
@@ -249,6 +251,7 @@ RECIPES: dict[str, tuple[str, Recipe]] = {
             branch_jitter=0.4,
             mask_ratio=0.75,
             img_size=96,
+            qk_limit=3.0,
             steps=2_000,
         ),
     ),

@@ -148,6 +148,21 @@ def test_evaluation_alone_gives_the_same_numbers(base: Path, tmp_path: Path) -> 
     assert "class 'orange' of the val images" in error_of(*words, "--data", str(tmp_path / "root"))
 
 
+def test_evaluation_of_other_images_leaves_the_runs_results(base: Path, tmp_path: Path) -> None:
+    before = snapshot(base / "done")
+    shutil.copytree(base / "root", tmp_path / "root")
+    next((tmp_path / "root/val/red").iterdir()).unlink()
+    words = ["--data", str(tmp_path / "root"), "--output", str(base / "done"), "--workers", "0", "--eval-only"]
+    assert main(words) == 0
+    other = base / "done" / "results_other.json"
+    assert (
+        json.loads(other.read_text())["num_images"]
+        == json.loads((base / "done/results.json").read_text())["num_images"] - 1
+    )
+    other.unlink()
+    assert snapshot(base / "done") == before
+
+
 def test_predictions_are_written_for_a_picture_and_a_folder(base: Path, tmp_path: Path) -> None:
     words = ["--output", str(base / "done"), "--workers", "0", "--predict"]
     (tmp_path / "in" / "sub").mkdir(parents=True)

@@ -214,6 +214,34 @@ def test_evaluation_alone_gives_the_same_numbers(base: Path) -> None:
     assert snapshot(base / "done") == before
 
 
+@pytest.mark.parametrize("what", ["data", "values"])
+def test_evaluation_of_other_data_or_with_other_values_leaves_the_runs_files(
+    what: str, base: Path, tmp_path: Path
+) -> None:
+    """Its numbers, detections and bad images are in files of their own, and the run's warning stays with them."""
+    shutil.copytree(base / "done", run_dir := tmp_path / "run")
+    results = {**json.loads((run_dir / "results.json").read_text()), "warning": "half of the weights"}
+    (run_dir / "results.json").write_text(json.dumps(results))
+    (run_dir / "bad_images.txt").write_text("of the training\n")
+    before = snapshot(run_dir)
+    root, more = base / "root", ["score_threshold=0.9"]
+    if what == "data":
+        shutil.copytree(base / "root", root := tmp_path / "root")
+        more = ["--max-bad-fraction", "0.9"]
+        content = json.loads((root / "annotations/instances_val.json").read_text())
+        (root / "val" / content["images"][0]["file_name"]).write_bytes(b"x")
+    words = [*SMALL[:1], "--data", str(root), "--output", str(run_dir), "--workers", "0", "--eval-only", *more]
+    code, out, err = run(*words)
+    assert code == 0, err
+    assert "other data or values than the run's: wrote" in out
+    after = snapshot(run_dir)
+    assert {name: after[name] for name in before} == before
+    added = {str(name) for name in set(after) - set(before)}
+    listed = {"bad_images_val.txt"} if what == "data" else set()
+    assert {Path(name).name for name in added} == {"results_other.json", "detections_other.json"} | listed
+    assert json.loads((run_dir / "results_other.json").read_text())["warning"] == "half of the weights"
+
+
 def test_evaluation_of_an_unfinished_run_leaves_it_unfinished(base: Path, tmp_path: Path) -> None:
     words = [*train_words(base, tmp_path / "run"), "--save-every", "2"]
     process = start(*words)

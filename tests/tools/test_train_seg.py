@@ -56,6 +56,10 @@ def test_eval_only_uses_what_the_run_was_trained_with(data, finished, tmp_path):
     )
     assert result.returncode == 0, result.stderr
     assert json.loads((output / "results.json").read_text()) == json.loads((finished / "results.json").read_text())
+    found = run("--data", data, "--output", output, "--eval-only", "--workers", 0, "model.test_cfg.mode=slide")
+    assert found.returncode == 0 and "other data or values than the run's" in found.stdout, found.stderr
+    assert (output / "results_other.json").exists()
+    assert json.loads((output / "results.json").read_text()) == json.loads((finished / "results.json").read_text())
 
 
 def weights(output):

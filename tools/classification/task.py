@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import nn
 
-from pretrain.training.run_folder import BAD_IMAGES, RunFolder
+from pretrain.training.run_folder import RunFolder
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.registry import ENCODERS, encoder_name
 from tools import cli
@@ -91,9 +91,11 @@ class ClassificationTask(Task):
         for name, split in self.images.splits.items():
             images = dataclasses.replace(split.images, value_range=self.value_range)
             self.images.splits[name] = dataclasses.replace(split, images=images)
+        before = self.previous.get("data", {})
+        is_known = self.options.trains or before.get("val") == self.images.splits["val"].fingerprint()
         identity = data.identity_of(
-            self.images, self.previous.get("data") if self.options.trains else None, folder, fabric,
-            self.options.max_bad_fraction, folder.path / BAD_IMAGES, self.options.workers,
+            self.images, before if is_known else None, folder, fabric, self.options.max_bad_fraction, self.bad_images,
+            self.options.workers,
         )  # fmt: skip
         data.without_unreadable(self.images, identity["unreadable"])
         return identity | chosen

@@ -13,7 +13,7 @@ from torch import nn
 
 from det_configs.common.recipe import BEFORE, DetRecipe
 from pretrain.training.distributed import gather
-from pretrain.training.run_folder import BAD_IMAGES, RunFolder, write_json
+from pretrain.training.run_folder import RunFolder, write_json
 from tools import cli
 from tools.detection import splits as data
 from tools.detection.coco import CocoSplit
@@ -96,7 +96,7 @@ class DetectionTask(Task):
             split.value_range = self.value_range
         identity["categories"] = [list(category) for category in self.categories]
         before = self.previous.get("data", {})
-        if before and "train" in self.splits and all(before.get(name) == identity[name] for name in self.splits):
+        if before and all(before.get(name) == identity[name] for name in self.splits):
             self.unusable = before["unusable"]
         else:
             self.unusable = fabric.broadcast(self._check_images(folder))
@@ -113,7 +113,7 @@ class DetectionTask(Task):
         counts = ", ".join(f"{len(split.images)} {name}" for name, split in self.splits.items())
         cli.say(folder, f"checking {counts} images")
         options = self.options
-        return data.check_split_images(self.splits, options.max_bad_fraction, folder.path / BAD_IMAGES, options.workers)
+        return data.check_split_images(self.splits, options.max_bad_fraction, self.bad_images, options.workers)
 
     def build(self, weights: Path | None, encoder_config: dict[str, Any] | None = None) -> nn.Module:
         name = self.previous.get("--engine", self.engine) if self.engine == "auto" else self.engine
@@ -156,7 +156,7 @@ class DetectionTask(Task):
         for kind, values in results.items():
             shown = "  ".join(f"{key} {'-' if value is None else f'{value:.2f}'}" for key, value in values.items())
             cli.say(folder, f"{kind}: {shown}")
-        write_json(folder.path / "detections.json", detections)
+        write_json(folder.path / f"detections{self.results_suffix()}.json", detections)
         return results
 
     def score(self, entry: dict[str, Any]) -> float:

@@ -29,6 +29,7 @@ from tools.finetuning.model_files import find_weights, load_strictly, save_model
 from tools.finetuning.options import FinetuneOptions
 from tools.finetuning.pictures import open_pictures
 from tools.finetuning.task import Task
+from tools.running.executor import read_object
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -248,27 +249,45 @@ def _use(task: Task) -> None:
         if config is None or config.get("command") != task.command:
             raise UserError(f"--output {folder.path} holds no run of tools/{task.command}.py: choose its folder")
         task.previous = config
-        task.recipe = task.recorded(config).override(task.given)
+        recorded = task.recorded(config)
+        task.recipe = recorded.override(task.given)
         model = task.build(None, config["encoder"])
         fabric = task.fabric()
         source = _load_newest(task, model, folder, fabric)
         cli.say(folder, f"using {source} of {folder.path}")
         if options.eval_only:
             task.find_data(("val",))
-            task.check_data(folder, fabric)
-            _report(task, folder)
+            is_same = task.check_data(folder, fabric)["val"] == config["data"]["val"]
+            task.is_other = not is_same or _values_differ(task, recorded)
+            if not task.is_other:
+                _report(task, folder)
             results = task.measure(fabric, model, folder, final=True)
             if folder.is_main and results is not None:
                 path = folder.path / _results_name(task, source)
-                write_json(path, results)
-                cli.say(folder, f"wrote {path}")
+                write_json(path, results | _warning(folder))
+                what = "other data or values than the run's: " if task.is_other else ""
+                cli.say(folder, f"{what}wrote {path}")
         _predict(task, model, folder, fabric)
+
+
+def _values_differ(task: Task, recorded: Any) -> bool:
+    """Returns whether a run is used with other values than its own; those of `results_suffix` do not count."""
+    used, task.recipe = task.values(), recorded.override({name: v for name, v in task.given.items() if name == "tta"})
+    own, task.recipe = task.values(), recorded.override(task.given)
+    return used != own
+
+
+def _warning(folder: RunFolder) -> dict[str, Any]:
+    """Returns what `mark` has put into the results of the run."""
+    results = read_object(folder.path / RESULTS)
+    return {name: results[name] for name in ("warning",) if name in results}
 
 
 def _results_name(task: Task, source: str) -> str:
     """Returns the file of an evaluation: results.json is that of the finished run, as it was trained to be tested.
 
-    It marks a finished run: an unfinished one gets a file of its own, and can still be resumed.
+    Of other data, or with other values, it is results_other.json. results.json marks a finished run: an unfinished one
+    gets a file of its own, and can still be resumed.
     """
     stem = Path(RESULTS).stem
     if task.options.best:

@@ -16,7 +16,7 @@ from pretrain.data.value_range import ValueRange
 from pretrain.training.distributed import make_fabric
 from pretrain.training.optimizer import adamw
 from pretrain.training.rehearsal import Rehearsal
-from pretrain.training.run_folder import RunFolder
+from pretrain.training.run_folder import BAD_IMAGES, RunFolder
 from splitmask_backbones.param_groups import param_groups
 from tools.finetuning.options import FinetuneOptions
 from tools.finetuning.pictures import Pictures
@@ -43,6 +43,7 @@ class Task(ABC):
         recipe: the values of this run, known once its folder is open.
         previous: config.json of the run that is resumed or used; empty for a new one.
         rehearsal: what times it where it is one.
+        is_other: whether what is evaluated is other data than the run's, or with other values.
     """
 
     command: ClassVar[str]
@@ -56,6 +57,7 @@ class Task(ABC):
         self.options, self.name, self.base, self.given = options, name, base, given
         self.recipe: Any = base
         self.previous: dict[str, Any] = {}
+        self.is_other = False
         self._value_range: ValueRange | None = None
         self.rehearsal = Rehearsal() if options.rehearse else None
 
@@ -159,13 +161,19 @@ class Task(ABC):
         """Returns what models are compared by; larger is better."""
 
     @property
+    def bad_images(self) -> Path:
+        """Where unreadable images are listed: an evaluation leaves the list of the training alone."""
+        stem, suffix = BAD_IMAGES.split(".")
+        return self.options.output / (BAD_IMAGES if self.options.trains else f"{stem}_val.{suffix}")
+
+    @property
     def final_differs(self) -> bool:
         """Whether the evaluation that counts is another one than those on the way."""
         return False
 
     def results_suffix(self) -> str:
-        """Returns what is added to the name of an evaluation that is not made as the run's own."""
-        return ""
+        """Returns what is added to the names of what an evaluation writes that is not made as the run's own."""
+        return "_other" if self.is_other else ""
 
     @abstractmethod
     def predict(self, fabric: Fabric, model: nn.Module, pictures: Pictures) -> str:

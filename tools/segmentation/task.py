@@ -14,7 +14,7 @@ from torch import nn
 
 from pretrain.training.distributed import make_fabric
 from pretrain.training.progress import tracked
-from pretrain.training.run_folder import BAD_IMAGES, RunFolder
+from pretrain.training.run_folder import RunFolder
 from splitmask_backbones.errors import UserError
 from tools import cli
 from tools.finetuning.labels import labelled
@@ -105,7 +105,7 @@ class SegmentationTask(Task):
         checked: Any = (splits, {})
         if folder.is_main and not (self.options.trains and folder.finished):
             limit = self.options.max_bad_fraction
-            checked = check_splits(splits, classes, limit, folder.path / BAD_IMAGES)
+            checked = check_splits(splits, classes, limit, self.bad_images)
         self.splits, self.counts = fabric.broadcast(checked)
         return identity
 
@@ -177,7 +177,8 @@ class SegmentationTask(Task):
 
     def results_suffix(self) -> str:
         own = self.previous["values"]["tta"]
-        return "" if self.recipe.use_tta == own else "_tta" if self.recipe.use_tta else "_single"
+        scales = "" if self.recipe.use_tta == own else "_tta" if self.recipe.use_tta else "_single"
+        return scales + super().results_suffix()
 
     def measure(self, fabric: Fabric, model: nn.Module, folder: RunFolder, final: bool) -> dict[str, Any] | None:
         assert isinstance(model, Segmentor)
