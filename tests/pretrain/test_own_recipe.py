@@ -33,10 +33,11 @@ def test_five_thousand_images_and_a_gpu():
 
 def test_a_few_hundred_images_and_a_cpu_are_close_to_the_recipe_small():
     small, found = get_recipe("small"), values(CPU)
-    for name in ("model", "batch_size", "mask", "mask_ratio"):
+    for name in ("model", "batch_size", "mask", "mask_ratio", "qk_limit"):
         assert found[name] == getattr(small, name), name
     assert (found["img_size"], found["vocab_size"]) == (128, 2048)  # 470 x 64 / 12 = 2,506
     different = {name for name, value in own_recipe.SHORT.items() if value != getattr(small, name)}
+    assert "qk_limit" not in values(CPU, method="dino") and "qk_limit" not in values(CPU, qk_limit=None)
     assert different == {"crop_scale"}  # small's magnify: nuclei and CamVid have things smaller than a patch
 
 
