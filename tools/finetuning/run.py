@@ -257,7 +257,7 @@ def _use(task: Task) -> None:
         cli.say(folder, f"using {source} of {folder.path}")
         if options.eval_only:
             task.find_data(("val",))
-            is_same = task.check_data(folder, fabric)["val"] == config["data"]["val"]
+            is_same = task.check_data(folder, fabric).get("val") == config["data"].get("val")
             task.is_other = not is_same or _values_differ(task, recorded)
             if not task.is_other:
                 _report(task, folder)

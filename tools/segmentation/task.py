@@ -178,7 +178,7 @@ class SegmentationTask(Task):
     def results_suffix(self) -> str:
         own = self.previous["values"]["tta"]
         scales = "" if self.recipe.use_tta == own else "_tta" if self.recipe.use_tta else "_single"
-        return scales + super().results_suffix()
+        return scales or super().results_suffix()
 
     def measure(self, fabric: Fabric, model: nn.Module, folder: RunFolder, final: bool) -> dict[str, Any] | None:
         assert isinstance(model, Segmentor)
