@@ -194,7 +194,7 @@ BUDGETS = {
             "camvid": ("random", "random_longer", "beit", "inpaint", "match", "full", "imagenet"),
         },
         seeds=3,
-        # Where more steps bring no more (CamVid), or harm (nuclei, at twice as many): docs/study/ablation.md.
+        # Where twice as many bring no more: docs/study/ablation.md.
         pretrain={"nuclei": Length(16_000, 64, 0.2), "camvid": Length(4000, 64, 0.2)},
         # Random init's best rate: on nuclei SplitMask's too, on CamVid the config's 1e-3 (docs/study/ablation.md).
         finetune={"nuclei": Length(400, 4, 0.46, lr=2e-3), "camvid": Length(800, 8, 0.28)},
