@@ -75,12 +75,13 @@ def resolve_encoder(
                     f"weights file {weights} has {key} {config[key]}, encoder '{encoder}' has {expected}: "
                     f"name the encoder of the file{named}, or omit the name"
                 )
-    return load_encoder(weights, **_for_maps(pyramid, overrides.get("depth", config["depth"]), overrides))
+    norm_maps = config.get("norm_maps", False)
+    return load_encoder(weights, **_for_maps(pyramid, overrides.get("depth", config["depth"]), overrides, norm_maps))
 
 
-def _for_maps(pyramid: str, depth: int, overrides: dict[str, Any]) -> dict[str, Any]:
+def _for_maps(pyramid: str, depth: int, overrides: dict[str, Any], norm_maps: bool = False) -> dict[str, Any]:
     out_indices = (depth - 1,) if pyramid == "simple" else tap_indices(depth)
     derived: dict[str, Any] = {"out_indices": out_indices}
-    if not overrides.get("norm_maps", False):
+    if not overrides.get("norm_maps", norm_maps):
         derived["final_norm"] = False
     return {**derived, **overrides}

@@ -7,6 +7,7 @@ those of every other framework; this file translates names, shapes, pixels and c
 
 import functools
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -262,7 +263,7 @@ def _extend_checkpointer() -> None:
         found = _find_backbone(self.model)
         if path and found is not None and is_encoder_file(path):
             report = found[1].encoder.load_report
-            if report is None or Path(report.path) != Path(path):
+            if report is None or os.path.realpath(report.path) != os.path.realpath(os.path.expanduser(path)):
                 raise UserError(
                     f"encoder file {path} was not loaded when the model was built: give it as MODEL.WEIGHTS or as the "
                     "backbone's weights before building"

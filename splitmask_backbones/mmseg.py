@@ -131,7 +131,10 @@ class SplitMaskLayerDecay:
         """Returns the optim wrapper for a segmentor (or any module) that holds the encoder."""
         if is_model_wrapper(model):
             model = model.module  # type: ignore[assignment]
-        weight_decay = self.optimizer_cfg.get("weight_decay", 0.0)
+        has_own = "weight_decay" not in self.optimizer_cfg  # the optimizer's, in the groups that have one
+        weight_decay = 1.0 if has_own else self.optimizer_cfg["weight_decay"]
         groups = param_groups(model, self.optimizer_cfg["lr"], weight_decay, self.decay_rate)
+        if has_own:
+            groups = [{k: v for k, v in group.items() if k != "weight_decay" or v == 0} for group in groups]
         optimizer = OPTIMIZERS.build({**self.optimizer_cfg, "params": groups})
         return OPTIM_WRAPPERS.build({"type": "OptimWrapper", **self.wrapper_cfg, "optimizer": optimizer})

@@ -215,11 +215,12 @@ class Block(nn.Module):
 
 WHOLE = ("patch_size", "embed_dim", "depth", "num_heads", "num_registers", "window_size", "in_chans")
 REAL = ("mlp_ratio", "drop_path_rate", "layer_norm_eps", "layer_scale")
+FLAGS = ("use_class_token", "use_rel_pos", "final_norm", "norm_maps", "qkv_bias", "grad_checkpointing")
 SEVERAL = ("img_size", "window_block_indexes", "rel_pos_grid", "out_indices")
 
 
 def check_types(arguments: Mapping[str, Any]) -> None:
-    """Raises ValueError for an argument of `VisionTransformer` that is no number, or no list of numbers."""
+    """Raises ValueError for an argument of `VisionTransformer` that is no number, list of numbers, or truth value."""
     for name, value in arguments.items():
         if value is None and name in ("layer_scale", "rel_pos_grid", "out_indices"):
             continue
@@ -227,6 +228,8 @@ def check_types(arguments: Mapping[str, Any]) -> None:
             raise UserError(f"{name} must be a whole number, got {value!r}")
         if name in REAL and not isinstance(value, Real):
             raise UserError(f"{name} must be a number, got {value!r}")
+        if name in FLAGS and value not in (True, False):
+            raise UserError(f"{name} must be true or false, got {value!r}")
         single = name == "img_size" and isinstance(value, Integral)
         if name in SEVERAL and not single:
             several = isinstance(value, Iterable) and not isinstance(value, str)

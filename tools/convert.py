@@ -3,6 +3,7 @@
 import _path  # noqa: F401
 import argparse
 import ast
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def main(argv: list[str]) -> int:
         for name in ("from_", "to", "model", "step", "overwrite", "allow_partial", "best", "img_size")
     }
     done = convert(args.source, args.destination, overrides=overrides, **how)
-    _show(done, Path(args.destination))
+    _show(done, Path(os.path.abspath(args.destination)))
     return 0
 
 
@@ -80,6 +81,8 @@ def _parse(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise UserError(f"--set {text} is not key=value: write for example --set window_size=14")
+    if value.lower() in ("true", "false"):
+        return key, value.lower() == "true"
     try:
         return key, ast.literal_eval(value)
     except (ValueError, SyntaxError):

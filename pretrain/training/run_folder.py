@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pretrain.training.options import REHEARSAL_RECORD
 from pretrain.training.processes import processes
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import write_atomically
@@ -105,7 +106,7 @@ class RunFolder:
             path: is created, with parents, for a new run.
             resume: continue the run that the folder holds.
             artefact: file name that marks a finished run, such as "encoder.safetensors".
-            anew: what an earlier run has left in the folder goes first.
+            anew: what an earlier rehearsal has left in the folder goes first.
 
         Raises:
             ValueError: the folder holds another run, is in use, or there is nothing to resume.
@@ -124,6 +125,7 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
             folder._lock()
             if anew:
+                folder._check_rehearsal()
                 folder._clear()
         holds = [name for name in (CONFIG, CHECKPOINTS, artefact) if (path / name).exists()]
         if not resume and holds and folder.is_main:
@@ -170,6 +172,18 @@ class RunFolder:
             for file in folder.iterdir() if folder.is_dir() else ():
                 if _TEMPORARY.fullmatch(file.name) and file.is_file():
                     file.unlink(missing_ok=True)
+
+    def _check_rehearsal(self) -> None:
+        """Raises ValueError where the folder holds another run than one that may be cleared away."""
+        try:
+            config = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return
+        if not config.get("rehearsal") and not (self.path / REHEARSAL_RECORD).exists():
+            self.close()
+            raise UserError(
+                f"{self.path}, where each rehearsal is made anew, holds a run: move it, or choose another --output"
+            )
 
     def _clear(self) -> None:
         for entry in self.path.iterdir():

@@ -1,6 +1,7 @@
 """Any plain ViT in, any framework out; nothing is written before both models gave the same output."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -102,7 +103,7 @@ def convert(
         ValueError: anything that would leave the destination other than the source; it is not written then.
     """
     check_choice("target", to, TARGETS)
-    destination = Path(destination).expanduser()
+    destination = Path(os.path.abspath(Path(destination).expanduser()))
     _check_destination(destination, to, overwrite)
     if img_size is not None and to not in GRAPHS:
         raise UserError(f"--img-size goes with --to {' and '.join(GRAPHS)}: files of weights fit images of any size")
@@ -146,12 +147,23 @@ def _said_of(what: str) -> Iterator[None]:
         raise UserError(f"{what} ({type(error).__name__}: {reason}): check --from, --model and --set") from error
 
 
+HF_FILES = ("config.json", "model.safetensors", "preprocessor_config.json", HUB_CARD)
+"""What --to hf writes into its folder."""
+
+
 def _check_destination(destination: Path, to: str, overwrite: bool) -> None:
     if destination.exists() and not overwrite:
         raise UserError(f"{destination} exists already: choose another name, or give --overwrite")
     if to == "hf":
         if destination.is_file():
             raise UserError(f"{destination} is a file: --to hf writes a folder")
+        others = [file.name for file in sorted(destination.glob("*")) if file.name not in HF_FILES]
+        if others:
+            more = ", ..." if len(others) > 3 else ""
+            raise UserError(
+                f"{destination} holds {', '.join(others[:3])}{more} beside the files of a Hugging Face model, and "
+                "--overwrite would remove them: choose another folder"
+            )
         return
     if destination.is_dir():
         raise UserError(f"{destination} is a folder: name a file")

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,7 @@ def read_source(file: WeightsFile, family: str, model: str | None, overrides: di
         raise UserError(f"{file.path} is of the family '{found}' and not '{family}': use --from {found} or auto")
     family = found if family == "auto" else family
     if family == "splitmask":
-        return _own(file, model)
+        return _own(file, model, overrides)
     refuse_foreign(file.path, file.tensors)
     prefix, first = prefix_of(file)
     inside = {name.removeprefix(prefix): value for name, value in file.tensors.items() if name.startswith(prefix)}
@@ -164,7 +165,7 @@ def _translated(pyramid: dict[str, Tensor], file: WeightsFile) -> dict[str, Tens
         raise UserError(f"{file.path} has a pyramid of another form ({error} is unknown): it is not ViTDet's") from None
 
 
-def _own(file: WeightsFile, model: str | None) -> Source:
+def _own(file: WeightsFile, model: str | None, overrides: Mapping[str, Any]) -> Source:
     report = LoadReport(str(file.path))
     pyramid: dict[str, Tensor] = {}
     if file.run is None:
@@ -173,6 +174,10 @@ def _own(file: WeightsFile, model: str | None) -> Source:
     else:
         config, state, others = encoder_of(file.path, file.run, file.tensors)
         report.dropped |= dict.fromkeys(others, "not of the encoder")
+    for name, given in overrides.items():
+        own_value, given = (list(v) if isinstance(v, tuple) else v for v in (config.get(name), given))
+        if own_value != given:
+            raise UserError(f"--set {name}={given}: {file.path} says itself that it is {own_value}, omit the option")
     if model is not None:
         check_model(file, model, config)
     report.loaded = sorted(state)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from det_configs.common.recipe import FIELDS, DetRecipe, parse_value
 from det_configs.common.tiny import TINY
@@ -184,3 +185,13 @@ def test_an_encoder_of_ones_own_width_and_depth(tmp_path: Path) -> None:
         assert (encoder.depth, encoder.out_indices) == (depth, (depth - 1,))
     with pytest.raises(ValueError, match=r"depth 5.*\(encoder=vit_tiny, embed_dim=96, depth=5\)"):
         resolve_encoder(recipe.encoder, tmp_path / "other", **recipe.encoder_arguments())
+
+
+def test_a_file_whose_maps_are_normed_stays_as_it_is(tmp_path: Path) -> None:
+    """The adapters take the final norm away where maps do not use it; here the file says that they do."""
+    torch.manual_seed(0)
+    saved = create_encoder("vit_tiny", embed_dim=24, depth=4, norm_maps=True).eval()
+    save_encoder(saved, tmp_path / "e.safetensors")
+    loaded = resolve_encoder(None, tmp_path / "e.safetensors").eval()
+    images = torch.randn(1, 3, 64, 64)
+    assert torch.equal(loaded.forward_maps(images)[-1], saved.forward_maps(images)[-1])

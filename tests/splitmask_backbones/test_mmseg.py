@@ -157,6 +157,11 @@ def test_every_parameter_of_a_segmentor_is_in_the_expected_group():
         assert found[name] == (pytest.approx(1e-3 * 0.5 ** (7 - layer)), 0.05 if decays else 0.0), name
 
 
+def test_without_a_weight_decay_the_optimizers_own_holds():
+    optimizer = adapter.SplitMaskLayerDecay({"optimizer": {"type": "AdamW", "lr": 1e-3}})(segmentor()).optimizer
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 0.01}  # torch's
+
+
 def test_unknown_paramwise_key_is_an_error():
     with pytest.raises(ValueError, match="did you mean 'decay_rate'"):
         adapter.SplitMaskLayerDecay({"optimizer": {"type": "AdamW", "lr": 1.0}}, {"layer_decay_rate": 0.5})

@@ -349,6 +349,8 @@ def test_both_ways_of_decomposed_attention_equal_a_loop_over_pairs(grid):
         ({"depth": 2.5}, "depth must be a whole number, got 2.5"),
         ({"embed_dim": "64"}, "embed_dim must be a whole number, got '64'"),
         ({"drop_path_rate": None}, "drop_path_rate must be a number, got None"),
+        ({"norm_maps": "false"}, "norm_maps must be true or false, got 'false'"),
+        ({"use_class_token": None}, "use_class_token must be true or false, got None"),
         ({"layer_scale": "x"}, "layer_scale must be a number"),
         ({"out_indices": 3}, "out_indices must be whole numbers in a list, got 3"),
         ({"window_block_indexes": 0}, "window_block_indexes must be whole numbers in a list"),

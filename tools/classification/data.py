@@ -291,7 +291,8 @@ def identity_of(
     identity: dict[str, Any] = {name: split.fingerprint() for name, split in data.splits.items()}
     identity |= {"labels": data.labels, "classes": data.classes}
     if before:
-        return identity | {"unreadable": before["unreadable"]}
+        # Another tool's run has no such entry, and is told apart later.
+        return identity | {"unreadable": before.get("unreadable", [])}
     counts = ", ".join(f"{len(split)} {name}" for name, split in data.splits.items())
     cli.say(folder, f"{len(data.classes)} classes ({data.layout}): checking {counts} images")
     unreadable: list[str] = []

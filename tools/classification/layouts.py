@@ -201,7 +201,8 @@ def read_pairs(path: Path, root: Path) -> list[Pair]:
         name, label = (part.strip().strip("\"'") for part in parts)
         if not name or not label:
             raise UserError(f"{path}, line {number}: '{line}' is not `path label`: write both in every line")
-        if place == 0 and (label.lower() in _HEADER or name.lower() in _FILES):
+        is_header = place == 0 and (label.lower() in _HEADER or name.lower() in _FILES)
+        if is_header and not os.path.exists(_file(base, name)):  # a class may be called "target"
             continue
         pairs.append((Path(os.path.relpath(_file(base, name), os.path.abspath(root))).as_posix(), label))
     return pairs

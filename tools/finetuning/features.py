@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,6 +46,8 @@ def extract(
     path.parent.mkdir(exist_ok=True)
     mode = "r+" if done else "w+"
     features = np.lib.format.open_memmap(path, mode=mode, dtype=np.float32, shape=(len(images), *shape))
+    if not done:
+        _reserve(path)
     saved = done
     pixel_norm = fabric.to_device(PixelNorm())
     for indices, crops in central_batches(fabric, images, crop, workers, title, start=done):
@@ -61,3 +65,16 @@ def extract(
 def means_of_maps(maps: list[Tensor]) -> Tensor:
     """Returns the mean of each map over its places, float32 `(B, layers, C)`, from maps `(B, C, H, W)`."""
     return torch.stack([layer.float().mean(dim=(2, 3)) for layer in maps], dim=1)
+
+
+def _reserve(path: Path) -> None:
+    """Takes the space of a file from the disk, where the system can: a full disk would end the process at a write."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with open(path, "r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                error.filename = str(path)
+                raise

@@ -166,10 +166,20 @@ def test_another_device_is_told_but_not_refused(tmp_path, caplog):
 
 def test_what_begins_anew_finds_an_empty_folder(tmp_path):
     with RunFolder.open(tmp_path, resume=False, artefact="e") as folder:
-        folder.write_config({"values": {}})
+        folder.write_config({"values": {}, "rehearsal": True})
     (tmp_path / "checkpoints/old").mkdir(parents=True)
     with RunFolder.open(tmp_path, resume=False, artefact="e", anew=True) as folder:
         assert [path.name for path in tmp_path.iterdir()] == [".lock"] and folder.previous is None
+
+
+def test_a_rehearsal_clears_no_run_away(tmp_path):
+    with RunFolder.open(tmp_path, resume=False, artefact="e") as folder:
+        folder.write_config({"values": {}})
+    (tmp_path / "e").write_bytes(b"an encoder")
+    for _ in range(2):  # nor is the folder left locked
+        with pytest.raises(ValueError, match="holds a run: move it, or choose another --output"):
+            RunFolder.open(tmp_path, resume=False, artefact="rehearsal.json", anew=True)
+    assert (tmp_path / "e").read_bytes() == b"an encoder"
 
 
 def test_what_an_old_run_did_not_record_is_what_it_did(tmp_path):

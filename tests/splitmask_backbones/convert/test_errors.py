@@ -48,6 +48,30 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path, state):
     assert "would run code" in run(tmp_path / "evil.pth", tmp_path / "out.safetensors").stderr
 
 
+def test_a_folder_of_other_things_is_not_replaced(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    save_encoder(create_encoder("vit_tiny", depth=1), tmp_path / "run/encoder.safetensors")
+    (tmp_path / "run/thesis.txt").write_text("years")
+    source = tmp_path / "run/encoder.safetensors"
+    monkeypatch.chdir(tmp_path / "run")
+    for place in (tmp_path / "run", "."):
+        with pytest.raises(
+            ValueError, match="holds encoder.safetensors, thesis.txt beside the files of a Hugging Face"
+        ):
+            convert(source, place, to="hf", overwrite=True)
+    pytest.importorskip("transformers", reason="the extra 'convert' is not installed")
+    for _ in range(2):  # its own folder is
+        convert(source, tmp_path / "hf", to="hf", overwrite=True)
+    assert source.exists() and (tmp_path / "run/thesis.txt").exists()
+
+
+def test_what_our_own_file_says_itself_cannot_be_set(tmp_path):
+    save_encoder(create_encoder("vit_tiny", depth=1), tmp_path / "e.safetensors")
+    with pytest.raises(ValueError, match="says itself that it is 0, omit the option"):
+        convert(tmp_path / "e.safetensors", tmp_path / "out.safetensors", overrides={"window_size": 14})
+    convert(tmp_path / "e.safetensors", tmp_path / "out.safetensors", overrides={"window_block_indexes": ()})
+
+
 def test_harmless_company_is_read(tmp_path, state):
     company = {"args": argparse.Namespace(lr=0.1), "best": np.float64(3.5), "table": np.arange(3)}
     torch.save({"model": state, **company}, tmp_path / "in.pth")

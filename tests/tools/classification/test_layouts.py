@@ -29,6 +29,14 @@ def test_lists_as_spreadsheets_and_windows_write_them(tmp_path, text, labels):
     assert pairs == [("a 1.jpg", labels[0]), ("sub/b.jpg", labels[1])]
 
 
+def test_a_class_called_target_is_no_header(tmp_path):
+    (tmp_path / "1.png").write_bytes(b"x")
+    (tmp_path / "list.txt").write_text("1.png target\n2.png clutter\n")
+    assert read_pairs(tmp_path / "list.txt", tmp_path) == [("1.png", "target"), ("2.png", "clutter")]
+    (tmp_path / "head.txt").write_text("image target\n1.png target\n")
+    assert read_pairs(tmp_path / "head.txt", tmp_path) == [("1.png", "target")]
+
+
 def test_class_folders_without_an_image_and_other_suffixes_are_noted(tmp_path):
     for name in ("train/cat/1.jpg", "train/dog/1.heic", "train/ant/1.jpg"):
         (tmp_path / name).parent.mkdir(parents=True)
