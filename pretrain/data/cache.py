@@ -9,6 +9,7 @@ any time, or be deleted.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -95,7 +96,9 @@ class PixelCache:
         row = self._rows[name]
         if image.size != (index[row]["width"], index[row]["height"]):
             return
-        os.pwrite(pixels, image.tobytes(), int(index[row]["offset"]))
+        content = image.tobytes()
+        if os.pwrite(pixels, content, int(index[row]["offset"])) < len(content):  # the next write would find it full
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / "pixels.u8"))
         index[row]["ready"] = 1  # last: a kill before it leaves the image to the next run
 
     def reserve(self, images: ImageList, workers: int) -> None:
@@ -124,11 +127,11 @@ class PixelCache:
                 f"the cache in {self.folder} needs {missing / 1e9:.1f} GB more, and {max(room, 0) / 1e9:.1f} GB can be "
                 "used there: name another folder (--cache DIR), or use --cache off"
             )
-        for name, column in (("height", 0), ("width", 1)):
-            index[name][stale] = sides[:, column]
         offsets = index["offset"][stale]
         offsets[~has_place] = end + np.concatenate([[0], np.cumsum(needed)[:-1]]) if len(needed) else 0
         index["offset"][stale] = offsets
+        for name, column in (("height", 0), ("width", 1)):  # behind the offset: sides alone would count as a place
+            index[name][stale] = sides[:, column]
         index["size"][stale], index["time"][stale] = stamps[stale, 0], stamps[stale, 1]
 
 

@@ -109,9 +109,12 @@ def _reasons() -> Iterator[None]:
 
 
 def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Returns `(H, W)` of what `read_image` returns, from the header of a readable file alone."""
-    apply_pixel_limit()
-    with Image.open(path) as image:
+    """Returns `(H, W)` of what `read_image` returns, from the header of a readable file alone.
+
+    Raises:
+        UnreadableImage: as `read_image`, where the header tells.
+    """
+    with _reasons(), Image.open(path, formats=FORMATS) as image:
         width, height = image.size
         try:
             turned = image.getexif().get(_ORIENTATION_TAG, 1) in (5, 6, 7, 8)

@@ -21,7 +21,8 @@ LABEL_FOLDER = re.compile(rf"(.*[-_ ])?({_LABEL})([-_ ]?\d+)?", re.IGNORECASE)
 _CITYSCAPES = r"gt(fine|coarse)_((label|instance|labeltrain)ids|color)"
 LABEL_SUFFIX = re.compile(rf"(?P<stem>.+)[-_.]({_LABEL}|{_CITYSCAPES})", re.IGNORECASE)
 """What the name of a label file ends with, behind that of its image."""
-ROLE = re.compile(r"(?P<prefix>.*?)(?P<role>train(?:ing)?|val|valid|validation|test|testing)(?P<number>[-_]?\d*)", re.I)
+_ROLES = "train[-_]?val|train(?:ing)?|val|valid|validation|test|testing"
+ROLE = re.compile(rf"(?P<prefix>.*?)(?P<role>{_ROLES})(?P<number>[-_]?\d*)", re.IGNORECASE)
 LOSSLESS = (".png", ".tif", ".tiff", ".bmp", ".gif")
 """Formats of label files: another would change the numbers in them."""
 

@@ -29,6 +29,7 @@ SUFFIXES = (
 """Files of a folder that count as images, in upper or lower case."""
 
 TRAIN = re.compile(r"train(ing)?[-_]?\d*", re.IGNORECASE)
+TRAINVAL = re.compile(r"train[-_]?val[-_]?\d*", re.IGNORECASE)
 EVALUATION = re.compile(r"(val|valid|validation|test|testing)([-_]?\d+)?", re.IGNORECASE)
 
 
@@ -248,6 +249,7 @@ def _training_folder(path: Path, has_labels: bool) -> Path | None:
     if not has_labels and not any(EVALUATION.fullmatch(name) for name in folders):
         return None  # without them a folder train_01 is like any other
     found = [name for name in folders if TRAIN.fullmatch(name)]
+    found = found or [name for name in folders if TRAINVAL.fullmatch(name)]
     if len(found) > 1:
         raise UserError(
             f"--data: {path} has more than one training folder ({', '.join(found)}): give one, {path / found[0]}"

@@ -16,6 +16,7 @@ from pretrain.tokenizers.codebook import (
     ImageTokenizer,
     Tokenizer,
     kmeans_codebook,
+    normalize_patches,
     random_patches,
     random_projection,
     token_statistics,
@@ -67,7 +68,8 @@ def _codebook_of_data(recipe: Recipe, views: Views, patch_size: int, workers: in
 
     num_images, per_crop = len(views), (recipe.img_size // patch_size) ** 2
     if recipe.tokenizer == "random_patches":
-        return random_patches(recipe.vocab_size, num_images, per_crop, sample)
+        # As the tokenizer sees patches: what it takes out of them would only shorten a word that still has it.
+        return normalize_patches(random_patches(recipe.vocab_size, num_images, per_crop, sample), recipe.patch_norm)
     return kmeans_codebook(
         recipe.vocab_size,
         num_images,

@@ -39,7 +39,7 @@ def tracked(items: Iterable[T], total: int, title: str, shown: bool = True) -> I
             now = time.monotonic()
             if shown and not is_bar and now - last > SECONDS:
                 last = now
-                left = time.strftime("%H:%M:%S", time.gmtime((now - started) / done * (total - done)))
+                left = _clock((now - started) / done * (total - done))
                 sys.stdout.write(f"{title} {done}/{total}  left {left}\n")
                 sys.stdout.flush()
 
@@ -47,6 +47,12 @@ def tracked(items: Iterable[T], total: int, title: str, shown: bool = True) -> I
 def shown(values: dict[str, float | None]) -> str:
     """Returns the values that there are, with their names, for a line on the screen."""
     return "  ".join(f"{name} {value:.4g}" for name, value in values.items() if value is not None)
+
+
+def _clock(seconds: float) -> str:
+    """Returns hours, minutes and seconds with colons; days are hours."""
+    minutes, rest = divmod(max(0, int(seconds)), 60)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest:02d}"
 
 
 def duration(seconds: float) -> str:
@@ -136,6 +142,6 @@ class ProgressLine:
         self._bar.update(self._task, detail=detail)
         if not self._console.is_terminal:
             per_step = (time.monotonic() - self._started) / max(1, step - self._start_step)
-            left = time.strftime("%H:%M:%S", time.gmtime(per_step * (self._total_steps - step)))
+            left = _clock(per_step * (self._total_steps - step))
             sys.stdout.write(f"step {step}/{self._total_steps}  {detail}  left {left}\n")
             sys.stdout.flush()

@@ -143,3 +143,63 @@ def test_the_place_follows_the_list(images, tmp_path, monkeypatch) -> None:
     assert cache_folder(images.subset(images.names[:2]), AUTO) != cache_folder(images, AUTO)
     assert isinstance(attach(images, AUTO).subset(images.names[:2]), CachedImages)
     assert attach(images, AUTO).cache is None  # nobody has made one
+
+
+class Column(np.ndarray):
+    """A column of the index in a process that dies at one of its writes."""
+
+    left = 0
+
+    def __setitem__(self, key, value) -> None:
+        Column.left -= 1
+        if Column.left < 0:
+            raise KeyboardInterrupt
+        np.asarray(self)[key] = value
+
+
+class Index:
+    def __init__(self, index) -> None:
+        self.index = index
+
+    def __getitem__(self, name):
+        return self.index[name].view(Column)
+
+    def __setitem__(self, name, value) -> None:
+        self.index[name] = value
+
+
+@pytest.mark.parametrize("writes", range(7))
+def test_a_kill_between_two_columns_of_the_index_gives_no_place_twice(writes, images, tmp_path, monkeypatch) -> None:
+    """Places are given column by column: whatever is there of them, all that is read later is the image's own."""
+    real = cache.PixelCache._files
+    with monkeypatch.context() as patch:
+        patch.setattr(cache.PixelCache, "_files", lambda self: (Index(real(self)[0]), real(self)[1]))
+        patch.setattr(Column, "left", writes)
+        died = False
+        try:
+            with filling(images, str(tmp_path / "cache"), 0):
+                pass
+        except KeyboardInterrupt:
+            died = True
+        assert died == (writes < 6)
+    assert fill(images, tmp_path / "cache") == ["broken.jpg"]
+    cached = attach(images, str(tmp_path / "cache"))
+    for index, name in enumerate(images.names):
+        if name != "broken.jpg":
+            assert np.array_equal(np.asarray(cached.decode(index)), np.asarray(images.decode(index))), name
+
+
+def test_an_image_that_was_not_written_whole_is_an_error(images, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(os, "pwrite", lambda descriptor, content, offset: len(content) - 1)
+    with pytest.raises(OSError, match="No space left") as caught:
+        fill(images, tmp_path / "cache")
+    assert str(caught.value.filename).endswith("pixels.u8")
+
+
+def test_an_image_above_the_limit_has_no_place_and_is_one_bad_image(images, tmp_path, monkeypatch) -> None:
+    """Pillow raises an error of its own from twice the limit on, which is no OSError."""
+    picture(images.root / "large.png", (50, 50), 5)
+    whole = ImageList(images.root, sorted([*images.names, "large.png"]))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    monkeypatch.setenv("SPLITMASK_MAX_PIXELS", "1000")
+    assert "large.png" in fill(whole, tmp_path / "cache")

@@ -123,6 +123,17 @@ def test_data_set_roots_give_their_training_images(tmp_path, files, root, names)
         assert f"{root.split('/')[-1]} only" in source.describe()
 
 
+@pytest.mark.parametrize("name", ["trainval", "train_val"])
+def test_trainval_is_a_training_folder_where_there_is_no_other(name, tmp_path):
+    for folder in (name, "test"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "0.jpg").touch()
+    assert open_source(str(tmp_path)).root == tmp_path / name
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train/1.jpg").touch()
+    assert open_source(str(tmp_path)).root == tmp_path / "train"
+
+
 def test_two_training_folders_are_ambiguous(tmp_path):
     touch(tmp_path, "train2014/a.jpg", "train2017/a.jpg", "annotations/i.json")
     with pytest.raises(UserError, match=r"train2014, train2017.*give one"):

@@ -9,7 +9,8 @@ from torch.utils.data import default_collate
 from pretrain.data.sources import open_source
 from pretrain.methods.build import build_method, build_views
 from pretrain.recipes import get_recipe
-from pretrain.tokenizers.build import token_prior
+from pretrain.tokenizers.build import build_tokenizer, token_prior
+from pretrain.tokenizers.codebook import normalize_patches
 
 
 def test_token_prior_by_hand():
@@ -31,3 +32,14 @@ def test_the_first_loss_is_that_of_the_best_constant_guess(method, image_folder,
     assert built.head.bias.exp().sum().item() == pytest.approx(1)
     assert loss == pytest.approx(guess, abs=0.2)  # a little from the head's random weights
     assert loss < math.log(built.tokenizer.vocab_size) - 0.5  # that of a guess where all token ids are alike
+
+
+@pytest.mark.parametrize("patch_norm", ["none", "mean", "channel_mean"])
+def test_words_of_random_patches_are_normalised_as_patches_are(patch_norm, image_folder, tmp_path):
+    """What is taken out of a patch is not in a word either, so that a word is a unit vector where both are compared."""
+    recipe = get_recipe("tiny").override({"tokenizer": "random_patches", "vocab_size": 12, "patch_norm": patch_norm})
+    views = build_views(recipe, open_source(image_folder), 16)
+    tokenizer = build_tokenizer(recipe, views, 16, tmp_path, 0)
+    words = tokenizer.words
+    assert torch.equal(tokenizer(words), torch.arange(12))
+    torch.testing.assert_close(normalize_patches(words, patch_norm), words, atol=1e-5, rtol=0)

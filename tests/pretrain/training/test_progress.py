@@ -32,3 +32,12 @@ def test_all_items_come_and_long_work_is_told(capsys, monkeypatch):
     assert re.findall(r"evaluate (\d)/4  left ([\d:]+)", said) == [("2", "00:00:12"), ("4", "00:00:00")]
     assert list(progress.tracked(slow(), 4, "evaluate", shown=False)) == [0, 1, 2, 3]
     assert capsys.readouterr().out == ""
+
+
+def test_days_that_are_left_are_hours(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    line = progress.ProgressLine(total_steps=27, start_step=0, title="train")
+    now[0] = 3600.0 + 1
+    line.log({"step": 1, "images_per_second": 8.0}, data_share=0.0)
+    assert capsys.readouterr().out.endswith("left 26:00:26\n")
