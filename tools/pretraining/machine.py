@@ -71,6 +71,11 @@ def sizes_of(images: ImageList) -> Sizes:
     return Sizes(int(statistics.median(short)), min(short), max(short), area)
 
 
+_LIMITS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
+"""Limit and use of a control group, of version 2 and 1; without a limit version 1 has a number above any memory."""
+FILE_CACHE = ("inactive_file", "active_file")
+
+
 def free_memory(device: torch.device, root: Path = _CGROUP) -> int:
     """Returns the bytes that this process may use: of its GPU, or its part of the host's, a container's limit included.
 
@@ -83,10 +88,21 @@ def free_memory(device: torch.device, root: Path = _CGROUP) -> int:
     free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with contextlib.suppress(OSError, IndexError):
         free = int(re.findall(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())[0]) * 1024
-    with contextlib.suppress(OSError, ValueError):
-        limit, used = ((root / name).read_text().strip() for name in ("memory.max", "memory.current"))
-        free = free if limit == "max" else min(free, max(0, int(limit) - int(used)))
+    for limit_file, used_file in _LIMITS:
+        with contextlib.suppress(OSError, ValueError):
+            limit, used = ((root / name).read_text().strip() for name in (limit_file, used_file))
+            used_bytes = int(used) - _file_cache((root / used_file).parent / "memory.stat")
+            free = free if limit == "max" else min(free, max(0, int(limit) - used_bytes))
     return free // processes().local_world_size
+
+
+def _file_cache(stat: Path) -> int:
+    """Returns the bytes of files that a control group keeps in memory: they count as used, and go when asked for."""
+    with contextlib.suppress(OSError):
+        kept = dict(line.split() for line in stat.read_text().splitlines())
+        names = ("total_inactive_file", "total_active_file") if "total_inactive_file" in kept else FILE_CACHE
+        return sum(int(kept.get(name, 0)) for name in names)
+    return 0
 
 
 def free_disk(folder: Path) -> int:

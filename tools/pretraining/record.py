@@ -75,7 +75,7 @@ def config_of(
         "data": data,
         **({"rehearsal": True} if options.rehearse else {}),
         **({"--tokenizer-weights": sha256_of(options.tokenizer_weights)} if options.tokenizer_weights else {}),
-        **({"--init": init_digest} if init else {}),
+        **({"--init": init_digest} if init_digest else {}),
         **({"--holdout": options.holdout} if options.holdout else {}),
         **({"--hours": options.hours} if options.hours is not None else {}),
         "free": {

@@ -42,10 +42,12 @@ def prepare_start(source: str | None, folder: RunFolder) -> tuple[Path | None, s
     place = folder.path / INIT
     before = (folder.previous or {}).get("--init")
     if folder.previous is not None:
+        if source is not None and not Path(source).exists():
+            raise UserError(f"--init {source} does not exist: check the path; a resume needs none, it has its own")
         digest = before if source is None else digest_of(Path(source))
-        if digest is not None and not place.exists():
+        if before is not None and not place.exists():
             raise UserError(f"--resume: {place}, which the run began with, is gone: start anew in another --output")
-        return (None if digest is None else place), digest
+        return (None if before is None else place), digest  # of another start, the comparison of the configs tells
     if source is None:
         if folder.is_main:
             place.unlink(missing_ok=True)  # of a start that failed

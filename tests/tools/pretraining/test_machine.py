@@ -49,6 +49,14 @@ def test_memory_and_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     (tmp_path / "memory.max").write_text("3000000\n")
     (tmp_path / "memory.current").write_text("1000000\n")
     assert free_memory(torch.device("cpu"), tmp_path) == 2_000_000
+    (tmp_path / "memory.stat").write_text("anon 100000\nfile 900000\ninactive_file 500000\nactive_file 300000\n")
+    assert free_memory(torch.device("cpu"), tmp_path) == 2_800_000  # what is read of files goes when asked for
+    (tmp_path / "v1/memory").mkdir(parents=True)
+    (tmp_path / "v1/memory/memory.limit_in_bytes").write_text("3000000\n")
+    (tmp_path / "v1/memory/memory.usage_in_bytes").write_text("1000000\n")
+    assert free_memory(torch.device("cpu"), tmp_path / "v1") == 2_000_000
+    (tmp_path / "v1/memory/memory.stat").write_text("inactive_file 1\ntotal_inactive_file 500000\n")
+    assert free_memory(torch.device("cpu"), tmp_path / "v1") == 2_500_000
     (tmp_path / "memory.max").write_text("max\n")
     assert free_memory(torch.device("cpu"), tmp_path) > 2_000_000
     assert free_disk(tmp_path / "not/there/yet") > 0

@@ -46,6 +46,11 @@ def test_a_foreign_file_is_where_training_begins(images, foreign, tmp_path) -> N
     other = tmp_path / "other.safetensors"
     save_encoder(create_encoder("vit_tiny", img_size=64), other)
     assert "--init" in error_of(run(*words, "--resume", "--init", other))
+    assert "--init nowhere.pth does not exist" in error_of(run(*words, "--resume", "--init", "nowhere.pth"))
+    plain = ["--data", images, "--output", tmp_path / "plain", *ONE_STEP]
+    assert run(*plain).returncode == 0
+    said = error_of(run(*plain, "--resume", "--init", other))
+    assert "holds a run with other settings" in said and "--init" in said and sha256_of(other) in said
     (tmp_path / "run" / INIT).unlink()
     assert f"{INIT}, which the run began with, is gone" in error_of(run(*words, "--resume"))
 
