@@ -37,7 +37,7 @@ VOCAB_SIZE, SMALLEST_VOCAB, PATCHES_PER_WORD = 8192, 64, 12
 """The paper's V, and how many patches of one crop of every image there are for each word, at least."""
 DINO_OUTPUTS_TINY = 4096
 
-QK_LIMIT = 3.0
+QK_LIMIT = RECIPES["small"][1].qk_limit
 """Few images are seen often: without it, attention collapsed on 470 of nuclei (docs/study/ablation.md)."""
 
 PAPER_CROPS = 300 * 1_281_167
