@@ -219,6 +219,11 @@ FLAGS = ("use_class_token", "use_rel_pos", "final_norm", "norm_maps", "qkv_bias"
 SEVERAL = ("img_size", "window_block_indexes", "rel_pos_grid", "out_indices")
 
 
+def _plain(value: Any) -> Any:
+    """Returns Python's own number or truth value for one of NumPy's, which JSON cannot hold; others as they are."""
+    return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
+
+
 def check_types(arguments: Mapping[str, Any]) -> None:
     """Raises ValueError for an argument of `VisionTransformer` that is no number, list of numbers, or truth value."""
     for name, value in arguments.items():
@@ -303,10 +308,11 @@ class VisionTransformer(nn.Module):
         in_chans: int = 3,
         grad_checkpointing: bool = False,
     ) -> None:
-        arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        arguments = {name: _plain(value) for name, value in locals().items() if name not in ("self", "__class__")}
         check_types(arguments)
         super().__init__()
-        self.img_size = (img_size, img_size) if isinstance(img_size, int) else (int(img_size[0]), int(img_size[1]))
+        sides = (img_size, img_size) if isinstance(img_size, Integral) else img_size
+        self.img_size = (int(sides[0]), int(sides[1]))
         self.out_indices = tuple(i + depth if i < 0 else int(i) for i in (out_indices or (depth - 1,)))
         self.window_block_indexes = tuple(int(i) for i in window_block_indexes)
         self.config: dict[str, Any] = arguments | {

@@ -8,7 +8,7 @@ import timm
 import torch
 import torch.nn.functional as F
 
-from splitmask_backbones import VisionTransformer, create_encoder, list_encoders
+from splitmask_backbones import VisionTransformer, create_encoder, list_encoders, load_encoder, save_encoder
 from splitmask_backbones.position import sincos_pos_embed
 
 TINY = {"embed_dim": 48, "depth": 3, "num_heads": 3, "img_size": 64}
@@ -364,6 +364,12 @@ def test_arguments_of_another_type_are_named(arguments, message):
         VisionTransformer(**arguments)
 
 
-def test_whole_numbers_may_be_numpys():
+def test_numbers_may_be_numpys_and_are_saved(tmp_path):
     sizes = {"embed_dim": np.int64(32), "depth": np.int32(2), "num_heads": 2, "out_indices": list(np.arange(2))}
-    assert VisionTransformer(img_size=np.array([32, 48]), **sizes).grid_size == (2, 3)
+    vit = VisionTransformer(
+        img_size=np.array([32, 48]), **sizes, mlp_ratio=np.float32(2), use_class_token=np.bool_(True)
+    )
+    assert vit.grid_size == (2, 3)
+    save_encoder(vit, tmp_path / "encoder.safetensors")
+    assert load_encoder(tmp_path / "encoder.safetensors").config == vit.config
+    assert VisionTransformer(img_size=np.int64(32), **sizes).grid_size == (2, 2)
