@@ -6,6 +6,7 @@ is the one figure that the paper measured: SplitMask with ViT-B on ImageNet, 300
 
 from collections.abc import Mapping
 from importlib import import_module
+from itertools import pairwise
 from typing import Any
 
 from det_configs.common.recipe import DetRecipe
@@ -30,7 +31,8 @@ SEG_PATCHES, SEG_HEADS = 1024, 1000e9
 # Parameters around the encoder, counted in the same models.
 HEAD_PARAMETERS = {"train_det": 22.1e6, "train_seg": 76.8e6, "train_cls": 0.0}
 SEG_STEPS, SEG_BATCH = 160_000, 16  # the paper's; tools/train_seg.py's configs need mmseg to be read
-DINO_LOCAL_CROPS, DINO_LOCAL_SHARE = 8, 36 / 196  # small crops have 96 of 224 px
+DINO_LOCAL_SIDE = 96 / 224  # of small crops over large ones
+DINO_HEAD = (2048, 2048, 256)  # widths between the token and the outputs, as lightly's
 
 
 def block_operations(tokens: int, dim: int) -> float:
@@ -38,24 +40,27 @@ def block_operations(tokens: int, dim: int) -> float:
     return 24 * tokens * dim**2 + 4 * tokens**2 * dim
 
 
-def encoder_operations(sizes: Mapping[str, int], tokens: int) -> float:
-    """Returns the operations of a forward pass of an encoder of these sizes that sees `tokens` patches."""
+def encoder_operations(sizes: Mapping[str, int], patches: int, class_tokens: int = 0) -> float:
+    """Returns the operations of a forward pass of an encoder of these sizes that sees `patches` patches."""
     dim, depth = sizes["embed_dim"], sizes["depth"]
-    return depth * block_operations(tokens, dim) + 2 * tokens * PATCH_DIM * dim
+    return depth * block_operations(patches + class_tokens, dim) + 2 * patches * PATCH_DIM * dim
 
 
 def pretraining_operations(recipe: Recipe) -> float:
     """Returns the operations of one image in one step, backward pass included.
 
     BEiT sees all patches and predicts 75 of 196; DINO's student sees two large crops and eight small ones, its teacher
-    the large ones. Their heads' and DALL-E's own operations are left out.
+    the large ones. DALL-E's own operations are left out.
     """
     dim = recipe.encoder_sizes["embed_dim"]
     patches = (recipe.img_size // 16) ** 2
     tokenizer = 2 * patches * PATCH_DIM * recipe.vocab_size
     if recipe.method == "dino":
-        large = 2 * encoder_operations(recipe.encoder_sizes, patches)
-        small = DINO_LOCAL_CROPS * encoder_operations(recipe.encoder_sizes, round(patches * DINO_LOCAL_SHARE))
+        widths = (dim, *DINO_HEAD, recipe.dino_outputs)
+        head = sum(2 * width * following for width, following in pairwise(widths))
+        large = 2 * (encoder_operations(recipe.encoder_sizes, patches, 1) + head)
+        local_patches = max(1, round(recipe.img_size / 16 * DINO_LOCAL_SIDE)) ** 2
+        small = recipe.local_crops * (encoder_operations(recipe.encoder_sizes, local_patches, 1) + head)
         return 3 * (large + small) + large
     if recipe.method == "beit":
         head = 6 * (75 * patches / 196) * dim * recipe.vocab_size

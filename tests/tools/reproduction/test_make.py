@@ -44,8 +44,8 @@ def test_dry_run_of_the_study(data: Path, tmp_path: Path) -> None:
 def test_the_cpu_size_orders_the_methods_on_camvid(data: Path, tmp_path: Path) -> None:
     argv = ["small", "--data", str(data), "--size", "cpu", "--output", str(tmp_path / "out"), "--dry-run"]
     done = run_tool(reproduce.main, *argv, "--labels", "1", "--seeds", "1")
-    # nuclei: two rows and a pre-training; CamVid: six rows and four pre-trainings
-    assert "13 of 13 jobs to do" in done.stdout
+    # nuclei: two rows and a pre-training; CamVid: seven rows and five pre-trainings
+    assert "15 of 15 jobs to do" in done.stdout
     assert "inpaint/camvid/seed0/train_seg" in done.stdout and "inpaint/nuclei" not in done.stdout
     assert "in the time of a pre-training: 2857 on camvid\n" in done.stdout
     asked = run_tool(reproduce.main, *argv, "--labels", "1", "--seeds", "1", "--rows", "inpaint")

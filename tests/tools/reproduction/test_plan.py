@@ -6,9 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
+from pretrain.data.multicrop import local_size
+from pretrain.methods.build import build_encoder
+from pretrain.methods.dino import Dino
 from pretrain.methods.splitmask import SplitMask
-from pretrain.recipes import RECIPES, Recipe
+from pretrain.recipes import RECIPES, Recipe, get_recipe
 from pretrain.tokenizers.codebook import Tokenizer, random_projection
 from splitmask_backbones import create_encoder
 from splitmask_backbones.errors import UserError
@@ -188,6 +193,25 @@ def test_operations_equal_the_counted_ones(values: dict) -> None:
         "ids_b": order[:, seen : 2 * seen],
     }
     assert cost.pretraining_operations(recipe) == pytest.approx(sum(flops_per_image(method, batch).values()))
+
+
+@pytest.mark.parametrize("values", [{}, {"img_size": 96, "local_crops": 3, "embed_dim": 96, "depth": 2}])
+def test_operations_of_dino_equal_the_counted_ones(values: dict) -> None:
+    recipe = get_recipe("small").override({"method": "dino", "dino_outputs": 128, "img_size": 64, **values})
+    models = [build_encoder(recipe) for _ in range(2)]
+    method = Dino(*models, num_outputs=128, momentum=0.9, temperature=0.04, total_steps=1, frozen_steps=0)
+    side = local_size(recipe.img_size, 16)
+    batch = {"large": torch.zeros(1, 2, 3, recipe.img_size, recipe.img_size, dtype=torch.uint8)}
+    batch["small"] = torch.zeros(1, recipe.local_crops, 3, side, side, dtype=torch.uint8)
+
+    def count(model: torch.nn.ModuleDict, *crops: str) -> float:
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            for name in crops:
+                method.outputs(model, batch[name])
+        return counter.get_total_flops()
+
+    expected = 3 * count(method.student, "large", "small") + count(method.teacher, "large")
+    assert cost.pretraining_operations(recipe) == pytest.approx(expected)
 
 
 def test_the_papers_rate_gives_the_papers_hours() -> None:
