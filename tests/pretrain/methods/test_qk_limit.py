@@ -1,9 +1,10 @@
 """The bound on queries and keys against numpy's decomposition."""
 
 import numpy as np
+import pytest
 import torch
 
-from pretrain.methods.qk_limit import EVERY, QueryKeyLimit
+from pretrain.methods.qk_limit import EVERY, QueryKeyLimit, _may_exceed
 from splitmask_backbones import VisionTransformer
 
 DIM = 24
@@ -47,6 +48,21 @@ def test_below_the_limit_not_a_byte_changes():
     before = {name: value.clone() for name, value in made.state_dict().items()}
     QueryKeyLimit(made, 1.001 * largest).after_step(EVERY)
     assert all(torch.equal(value, before[name]) for name, value in made.state_dict().items())
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.97, 0.999, 1.0, 1.001, 1.1, 30.0])
+@pytest.mark.parametrize("rank", [1, DIM])
+def test_what_may_be_above_is_never_missed(share: float, rank: int) -> None:
+    """Against the largest singular values themselves; the others of the stack do not matter."""
+    torch.manual_seed(0)
+    matrices = [torch.randn(DIM, rank) @ torch.randn(rank, DIM) for _ in range(3)]
+    largest = [float(np.linalg.svd(matrix.numpy(), compute_uv=False)[0]) for matrix in matrices]
+    found = _may_exceed(matrices, [largest[0] / share, 1e4 * largest[1], largest[2] / share])
+    assert not found[1]
+    if share >= 1:
+        assert found[0] and found[2]
+    elif share <= 0.9:
+        assert not found[0] and not found[2], "a decomposition for nothing"
 
 
 def test_only_every_so_many_steps():
