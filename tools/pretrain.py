@@ -111,7 +111,10 @@ def main(argv: list[str]) -> int:
         recipe.check_tokenizer_weights(options.tokenizer_weights)
         options.check_cache(recipe.reduced_jpeg)
         options = dataclasses.replace(options, deterministic=options.is_deterministic(folder.previous))
-        fabric = make_fabric(recipe.precision, options.device, deterministic=options.deterministic)
+        # A codebook need not be sent with each step: no method here has batch statistics.
+        fabric = make_fabric(
+            recipe.precision, options.device, deterministic=options.deterministic, broadcast_buffers=False
+        )
         if recipe.cuda_graph:
             capturable = recipe.method != "dino" and recipe.end_weight_decay is None
             check_graph(fabric, accumulate=recipe.accumulate, capturable=capturable)

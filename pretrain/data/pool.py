@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, TypeVar
 
+from pretrain.training.cores import workers_alone
 from pretrain.training.signals import end_with_parent, ignore_in_worker
 
 R = TypeVar("R")
@@ -25,10 +26,11 @@ def results_of(look: Callable[[int], R], count: int, workers: int) -> Iterator[I
     Args:
         look: can be pickled; what it raises ends the iteration.
         count: how many.
-        workers: processes; 0 and 1 work in this one. The results are the same.
+        workers: processes; 0 and 1 work in this one. The results are the same. One process of a run looks while the
+            others wait, and has their workers too.
     """
     with contextlib.ExitStack() as stack:
-        yield _results(look, count, workers, stack)
+        yield _results(look, count, workers_alone(workers), stack)
 
 
 def _results(look: Callable[[int], R], count: int, workers: int, stack: contextlib.ExitStack) -> Iterator[R]:

@@ -19,6 +19,7 @@ from pretrain.recipes import Recipe
 from pretrain.tokenizers.build import build_tokenizer, measure_tokenizer, sample_token_ids, token_prior
 from pretrain.tokenizers.codebook import ImageTokenizer, Tokenizer, random_projection
 from pretrain.tokenizers.dalle import DalleTokenizer
+from pretrain.training.cores import workers_alone
 from pretrain.training.distributed import main_process_first
 from pretrain.training.optimizer import adamw
 from splitmask_backbones.param_groups import param_groups
@@ -99,7 +100,8 @@ def build_method(
     prior: torch.Tensor | None = None
     if recipe.uses_tokens:
         with main_process_first() as is_main:
-            tokenizer = build_tokenizer(recipe, views, encoder.patch_size, folder, workers, tokenizer_weights)
+            alone = workers_alone(workers) if is_main else workers
+            tokenizer = build_tokenizer(recipe, views, encoder.patch_size, folder, alone, tokenizer_weights)
         token_ids = sample_token_ids(tokenizer, views, encoder.patch_size, workers)
         prior = token_prior(token_ids, tokenizer.vocab_size)
         if is_main:

@@ -1,7 +1,8 @@
 """A codebook: patch -> index of the nearest of V unit vectors (SplitMask Sec. 3), no training on other data."""
 
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pretrain.recipes import PATCH_NORMS
+from pretrain.training.cores import threads_alone
 from splitmask_backbones.errors import UserError, check_choice
 from splitmask_backbones.imagenet_stats import IMAGENET_MEAN, IMAGENET_STD
 from splitmask_backbones.vit import patchify
@@ -198,11 +200,25 @@ def kmeans_codebook(
             min_points_per_centroid=1,
             max_points_per_centroid=2**31 - 1,
         )
-        kmeans.train(patches, init_centroids=centroids)
+        with _all_cores():
+            kmeans.train(patches, init_centroids=centroids)
         centroids = np.array(kmeans.centroids)
         cosine = float(np.asarray(kmeans.obj)[-1]) / len(patches)
         logger.info("k-means iteration %d/%d: mean cosine %.4f", iteration + 1, iterations, cosine)
     return torch.as_tensor(centroids)
+
+
+@contextlib.contextmanager
+def _all_cores() -> Iterator[None]:
+    """Lets faiss use what the other processes of the machine leave idle: torchrun gives each a single thread."""
+    import faiss
+
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(threads_alone(before))
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 def _check_enough(tokenizer: str, vocab_size: int, num_images: int, patches_per_image: int) -> None:

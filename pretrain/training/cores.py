@@ -43,10 +43,31 @@ def cpu_quota(root: Path) -> float | None:
 
 def auto_workers() -> int:
     """Returns the data workers of this process, at least 1: its share of the cores but one, which feeds the model."""
-    try:
-        local_world_size = processes().local_world_size
-    except ValueError:  # told where the processes are started
-        local_world_size = 1
-    found = max(1, min(usable_cores() // local_world_size - 1, MOST_WORKERS))
+    found = max(1, min(usable_cores() // _local_world_size() - 1, MOST_WORKERS))
     free = free_shared_memory()
     return min(found, _FEW_WORKERS) if free is not None and free < _LITTLE_SHARED_MEMORY else found
+
+
+def workers_alone(workers: int) -> int:
+    """Returns the data workers of a process while the others of its machine wait for it: theirs too, as cores allow.
+
+    Args:
+        workers: of each process.
+    """
+    return max(workers, min(workers * _local_world_size(), usable_cores() - 1))
+
+
+def threads_alone(threads: int) -> int:
+    """Returns the threads of a process while the others of its machine wait for it: all cores; alone, its own.
+
+    Args:
+        threads: of each process.
+    """
+    return threads if _local_world_size() == 1 else max(threads, usable_cores())
+
+
+def _local_world_size() -> int:
+    try:
+        return processes().local_world_size
+    except ValueError:  # told where the processes are started
+        return 1

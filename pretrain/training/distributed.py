@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from pretrain.training.options import DEVICES
 from pretrain.training.processes import drop_empty_variables, processes
@@ -33,7 +33,11 @@ _SAID_AFTER_SECONDS = 15.0
 
 
 def make_fabric(
-    precision: str = "32", device: str = "auto", find_unused_parameters: bool = False, deterministic: bool = False
+    precision: str = "32",
+    device: str = "auto",
+    find_unused_parameters: bool = False,
+    deterministic: bool = False,
+    broadcast_buffers: bool = True,
 ) -> Fabric:
     """Returns a launched Fabric: one process, or all of torchrun's with DDP (gloo on CPUs).
 
@@ -42,6 +46,7 @@ def make_fabric(
         device: of `DEVICES`; "auto" is a GPU where there is one.
         find_unused_parameters: for models of which a step may leave parameters without a gradient.
         deterministic: on a GPU, algorithms that make the same bytes each time, and none that do not; a CPU's always do.
+        broadcast_buffers: for models whose buffers a step changes in each process by itself (batch statistics).
 
     Raises:
         ValueError: unknown precision or device, no GPU, more processes on this machine than GPUs, or what
@@ -69,7 +74,8 @@ def make_fabric(
             f"use --nproc-per-node={num_gpus}, or --device cpu"
         )
     # The first process alone checks the images and makes the codebook while the others wait.
-    ddp: Any = DDPStrategy(timeout=timedelta(hours=12), find_unused_parameters=find_unused_parameters)
+    options = {"find_unused_parameters": find_unused_parameters, "broadcast_buffers": broadcast_buffers}
+    ddp: Any = DDPStrategy(timeout=timedelta(hours=12), **options)  # type: ignore[arg-type]
     fabric = Fabric(
         accelerator=device,
         devices=local,
@@ -193,6 +199,13 @@ def mean_over_ranks(values: Sequence[Tensor]) -> list[float]:
         dist.all_reduce(stacked)
         stacked /= dist.get_world_size()
     return [float(value) for value in stacked]
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Gives all processes the main one's buffers: batch statistics are each process's own, and only its are kept."""
+    if is_together():
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
 
 
 @cache

@@ -282,5 +282,6 @@ def fit(
             if evaluates:
                 evaluate_at_once(done)
             if stop_signal and done < loop.end:
+                fabric.barrier()  # torchrun ends all processes when one is gone: not while another saves
                 raise SystemExit(128 + stop_signal)
     fabric.barrier()

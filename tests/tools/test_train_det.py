@@ -60,6 +60,11 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def detections(folder: Path) -> list[tuple[float, ...]]:
+    entries = json.loads((folder / "detections.json").read_text())
+    return sorted((entry["image_id"], entry["score"], *entry["bbox"]) for entry in entries)
+
+
 def train_words(base: Path, output: Path) -> list[str]:
     weights = str(base / "encoder.safetensors")
     words = [*SMALL, "--data", str(base / "root"), "--output", str(output), "--weights", weights]
@@ -173,7 +178,7 @@ def test_two_processes_check_the_images_once_and_share_the_work(base: Path, tmp_
     victim = next((tmp_path / "root" / "train").iterdir())
     victim.write_bytes(victim.read_bytes()[:100])
     words = [*SMALL, "--data", str(tmp_path / "root"), "--output", str(tmp_path / "two"), "--weights", "none"]
-    words += ["--steps", "2", "--max-bad-fraction", "0.2", "--engine", engine_of(base)]
+    words += ["--steps", "2", "--max-bad-fraction", "0.2", "--engine", engine_of(base), "pyramid_norm=BN"]
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
     result = subprocess.run(
         [*launch, "--master-port=29533", "tools/train_det.py", *words],
@@ -187,8 +192,16 @@ def test_two_processes_check_the_images_once_and_share_the_work(base: Path, tmp_
     assert result.stdout.count("checking") == 1 and result.stderr.count("unreadable image") == 1
     assert (tmp_path / "two" / "bad_images.txt").read_text().startswith(str(victim))
     assert len((tmp_path / "two" / "metrics.jsonl").read_text().splitlines()) == 2
-    images = {entry["image_id"] for entry in json.loads((tmp_path / "two" / "detections.json").read_text())}
-    assert images == {10, 11, 12}  # both processes' images
+    found = detections(tmp_path / "two")
+    assert {image for image, *_ in found} == {10, 11, 12}  # both processes' images
+    # Each has batch statistics of its own after a step: all detect with those that are kept.
+    words = [*SMALL[:1], "--data", str(tmp_path / "root"), "--output", str(tmp_path / "two"), "--workers", "0"]
+    code, _, err = run(*words, "--eval-only")
+    assert code == 0, err
+    again = detections(tmp_path / "two")
+    assert len(again) == len(found) and all(
+        math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-5) for a, b in zip(sum(again, ()), sum(found, ()), strict=True)
+    )
 
 
 def test_bfloat16_stays_close_and_rounds_no_box(base: Path, tmp_path: Path) -> None:

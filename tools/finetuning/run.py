@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from pretrain.training.distributed import share_buffers
 from pretrain.training.ema import averaged
 from pretrain.training.loader import steps_per_epoch
 from pretrain.training.loop import Loop, batches_of, fit
@@ -152,7 +153,7 @@ def _fit(
     public = {key: value for key, value in config.items() if key != "free"}
 
     def measure(step: int) -> dict[str, Any] | None:
-        results = task.measure(fabric, kept, folder, final=False)
+        results = _measured(task, fabric, kept, folder, final=False)
         if folder.is_main and results is not None and recipe.eval_every:
             best = record_evaluation(
                 folder.path,
@@ -199,12 +200,18 @@ def _fit(
     if recipe.eval_every or not task.final_differs:
         results = measure(total_steps)
     if task.final_differs:
-        results = task.measure(fabric, kept, folder, final=True)
+        results = _measured(task, fabric, kept, folder, final=True)
     if folder.is_main and results is not None:
         write_json(folder.path / RESULTS, mark(results, load_report))
         cli.say(folder, f"wrote {folder.path / RESULTS}")
     fabric.barrier()
     return kept
+
+
+def _measured(task: Task, fabric: Fabric, model: nn.Module, folder: RunFolder, final: bool) -> dict[str, Any] | None:
+    """Evaluates one and the same model in all processes, the one that is kept."""
+    share_buffers(model)
+    return task.measure(fabric, model, folder, final=final)
 
 
 def _end_rehearsal(
@@ -215,7 +222,7 @@ def _end_rehearsal(
     assert rehearsal is not None
     if folder.is_main:
         rehearsal.end_training(folder.path)
-    task.measure(fabric, model, folder, final=True)
+    _measured(task, fabric, model, folder, final=True)
     if not folder.is_main:
         return
     rehearsal.evaluated()
@@ -261,7 +268,7 @@ def _use(task: Task) -> None:
             task.is_other = not is_same or _values_differ(task, recorded)
             if not task.is_other:
                 _report(task, folder)
-            results = task.measure(fabric, model, folder, final=True)
+            results = _measured(task, fabric, model, folder, final=True)
             if folder.is_main and results is not None:
                 path = folder.path / _results_name(task, source)
                 write_json(path, results | _warning(folder))

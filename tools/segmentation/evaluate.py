@@ -68,9 +68,6 @@ def evaluate(fabric: Fabric, segmentor: Segmentor, dataset: SegPairs, use_tta: b
     metric.dataset_meta = dataset.metainfo
     was_training = segmentor.training
     segmentor.eval()
-    if fabric.world_size > 1:
-        for buffer in segmentor.buffers():  # batch statistics are each process's own: the first one's count
-            torch.distributed.broadcast(buffer, 0)
     predict = MeanOfViews(segmentor.model).test_step if use_tta else segmentor.predict
     try:
         for batch in share_of(fabric, dataset, workers, "evaluate", 1, collate_fn=pseudo_collate):

@@ -2,10 +2,12 @@
 
 import os
 
+import faiss
 import pytest
 
+from pretrain.tokenizers import codebook
 from pretrain.training import cores
-from pretrain.training.cores import auto_workers, cpu_quota, usable_cores
+from pretrain.training.cores import auto_workers, cpu_quota, threads_alone, usable_cores, workers_alone
 from tests.helpers.launch import clear_torchrun, set_torchrun
 
 
@@ -57,3 +59,25 @@ def test_one_core_of_each_process_is_left_to_it(number, local, free, expected, m
     monkeypatch.setattr(cores, "usable_cores", lambda: number)
     monkeypatch.setattr(cores, "free_shared_memory", lambda: free)
     assert auto_workers() == expected
+
+
+def test_kmeans_has_all_cores_while_the_others_wait(monkeypatch) -> None:
+    before = faiss.omp_get_max_threads()
+    set_torchrun(monkeypatch, rank=0, world_size=2)
+    monkeypatch.setattr(cores, "usable_cores", lambda: before + 2)
+    with codebook._all_cores():
+        assert faiss.omp_get_max_threads() == before + 2
+    assert faiss.omp_get_max_threads() == before
+
+
+@pytest.mark.parametrize(
+    ("number", "local", "workers", "expected"),
+    [(16, 1, 4, 4), (16, 8, 1, 8), (16, 8, 4, 15), (2, 2, 1, 1), (16, 8, 0, 0), (4, 2, 6, 6)],
+)
+def test_who_works_while_the_others_wait_has_their_workers(number, local, workers, expected, monkeypatch) -> None:
+    clear_torchrun(monkeypatch)
+    if local > 1:
+        set_torchrun(monkeypatch, rank=0, world_size=local)
+    monkeypatch.setattr(cores, "usable_cores", lambda: number)
+    assert workers_alone(workers) == expected
+    assert threads_alone(1) == (number if local > 1 else 1)
