@@ -311,7 +311,7 @@ class VisionTransformer(nn.Module):
         arguments = {name: _plain(value) for name, value in locals().items() if name not in ("self", "__class__")}
         check_types(arguments)
         super().__init__()
-        sides = (img_size, img_size) if isinstance(img_size, Integral) else img_size
+        sides: Any = (img_size, img_size) if isinstance(img_size, Integral) else img_size
         self.img_size = (int(sides[0]), int(sides[1]))
         self.out_indices = tuple(i + depth if i < 0 else int(i) for i in (out_indices or (depth - 1,)))
         self.window_block_indexes = tuple(int(i) for i in window_block_indexes)

@@ -72,6 +72,8 @@ class Dino(Method):
         self.teacher.requires_grad_(False)
         self.loss = DINOLoss(num_outputs, teacher_temp=temperature)
         self.register_buffer("finished", torch.zeros((), dtype=torch.int64))
+        self._steps: int | None = None  # `finished` for the host, which would wait for a GPU's
+        self.register_load_state_dict_post_hook(_forget_steps)
         # Frozen by gradients of zero, which processes can exchange and which do not count in the gradient's norm.
         self._last_layer().register_hook(lambda gradient: gradient * (self.finished >= self.frozen_steps))
         self.normalize = PixelNorm()
@@ -92,6 +94,13 @@ class Dino(Method):
         self.teacher.eval()
         return self
 
+    @property
+    def steps(self) -> int:
+        """Finished steps."""
+        if self._steps is None:
+            self._steps = int(self.finished)
+        return self._steps
+
     def teacher_momentum(self, step: int) -> float:
         """Returns the momentum of a step (0-based): a cosine from `momentum` to 1."""
         return 1 - (1 - self.momentum) * (1 + math.cos(math.pi * step / max(1, self.total_steps))) / 2
@@ -108,16 +117,17 @@ class Dino(Method):
 
     def before_step(self) -> None:
         """Takes the frozen layer from the optimizer, which would decay it and count zeros in its averages."""
-        if int(self.finished) < self.frozen_steps:
+        if self.steps < self.frozen_steps:
             self._last_layer().grad = None
 
     @torch.no_grad()
     def after_step(self, done: int) -> None:
         """Moves the teacher towards the student after step `done` (1-based)."""
         momentum = self.teacher_momentum(done - 1)
-        for old, new in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
-            old.lerp_(new, 1 - momentum)  # leaves what is equal as it is: a frozen patch embedding
+        # Leaves what is equal as it is: a frozen patch embedding.
+        torch._foreach_lerp_(list(self.teacher.parameters()), list(self.student.parameters()), 1 - momentum)
         self.finished.fill_(done)
+        self._steps = done
 
     def outputs(self, model: nn.ModuleDict, crops: Tensor) -> list[Tensor]:
         """Returns one `(B, num_outputs)` for each of the V crops of uint8 `(B, V, 3, S, S)`."""
@@ -132,7 +142,7 @@ class Dino(Method):
         `predictions` int64 `(2B,)` are the largest outputs of the teacher for one and of the student for the other:
         few that are used tell of a collapse.
         """
-        temperature = self.teacher_temperature(int(self.finished))
+        temperature = self.teacher_temperature(self.steps)
         targets = torch.stack(self.outputs(self.teacher, batch["large"])) - self.loss.center
         found = torch.stack(self.outputs(self.student, batch["large"])).flip(0)  # the crop that the teacher has not
         log_shares = (found / self.loss.student_temp).log_softmax(-1)
@@ -149,7 +159,7 @@ class Dino(Method):
             batch: `large` uint8 `(B, 2, 3, S, S)`, `small` uint8 `(B, L, 3, s, s)`.
         """
         large, small = batch["large"], batch["small"]
-        temperature = self.teacher_temperature(int(self.finished))
+        temperature = self.teacher_temperature(self.steps)
         with torch.no_grad():
             targets = self.outputs(self.teacher, large)
             centred = (torch.stack(targets) - self.loss.center) / temperature
@@ -161,6 +171,10 @@ class Dino(Method):
             loss = self.loss(targets, found, teacher_temp=temperature)
         return {
             "loss": loss,
-            "teacher_momentum": torch.tensor(self.teacher_momentum(int(self.finished)), device=loss.device),
+            "teacher_momentum": torch.tensor(self.teacher_momentum(self.steps), device=loss.device),
             "teacher_entropy": -(mean * mean.clamp(min=1e-12).log()).sum(),
         }
+
+
+def _forget_steps(method: nn.Module, _: Any) -> None:
+    method._steps = None  # type: ignore[assignment]

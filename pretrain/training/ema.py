@@ -23,11 +23,10 @@ def averaged(model: nn.Module, decay: float, device: torch.device | None = None)
     def blend(olds: Sequence[Tensor], newest: Sequence[Tensor], num: Tensor | int) -> None:
         count = int(average.n_averaged)  # `num` is its copy on the device, which the host would have to wait for
         weight = 1 - min(decay, (1 + count) / (10 + count))
-        for old, new in zip(olds, newest, strict=True):
-            if old.is_floating_point():
-                old.lerp_(new, weight)
-            else:
-                old.copy_(new)
+        if olds[0].is_floating_point():  # all are of one type
+            torch._foreach_lerp_(list(olds), list(newest), weight)  # a few launches for all of them
+        else:
+            torch._foreach_copy_(list(olds), list(newest))
 
     average = AveragedModel(model, device, multi_avg_fn=blend, use_buffers=True)
     average.n_averaged = torch.zeros_like(average.n_averaged, device="cpu")

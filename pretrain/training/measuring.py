@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from pretrain.training.static_step import StaticStep
 from pretrain.training.step import Coupling, train_step
 
 if TYPE_CHECKING:
@@ -84,7 +85,12 @@ def memory_of_step(
 
 
 def time_steps(
-    fabric: Fabric, method: nn.Module, optimizer: torch.optim.Optimizer, batch: Any, cached: Coupling | None = None
+    fabric: Fabric,
+    method: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Any,
+    cached: Coupling | None = None,
+    static: bool = False,
 ) -> float:
     """Returns the seconds of a step with one micro-batch on the device; moves the method's weights.
 
@@ -94,12 +100,16 @@ def time_steps(
         optimizer: of its parameters.
         batch: used for every step.
         cached: as of `train_step`.
+        static: as of `fit`.
     """
     model, wrapped = fabric.setup(method, optimizer)
     method.train()
     batches = itertools.repeat(fabric.to_device(batch))
+    make_step: Callable[..., Any] = partial(train_step, fabric, model, wrapped, clip_grad=3.0, cached=cached)  # type: ignore[arg-type]
+    if static:
+        make_step = StaticStep(fabric, model, optimizer, clip_grad=3.0)
     laps = [now()]
     for _ in range(STEPS):
-        train_step(fabric, model, wrapped, batches, clip_grad=3.0, cached=cached)  # type: ignore[arg-type]
+        make_step(batches)
         laps.append(now())
     return median_step([after - before for before, after in itertools.pairwise(laps)])

@@ -16,7 +16,9 @@ SHARED = "/dev/shm"
 
 _SHARED_TEXT = re.compile(r"/dev/shm|shared memory|shm_open|</?torch_\d+|Bus error|SemLock")
 _FILES_TEXT = re.compile(r"Too many open files|received \d+ items of ancdata|unable to open file descriptor")
-_MEMORY_TEXT = re.compile(r"out of memory|can't allocate memory|Cannot allocate memory|std::bad_alloc", re.IGNORECASE)
+_MEMORY_TEXT = re.compile(
+    r"out of memory|can't allocate memory|Cannot allocate memory|std::bad_alloc|_ALLOC_FAILED", re.IGNORECASE
+)
 _PROCESSES_TEXT = re.compile(r"can't start new thread|Resource temporarily unavailable")
 _DISK_TEXT = re.compile(r"No space left on device")
 
@@ -58,7 +60,7 @@ def shortage_of(error: BaseException) -> str | None:
     if re.search(r"DataLoader worker .*(exited unexpectedly|killed by signal)", text):
         return f"a data worker ended without a word ({' '.join(text.split())[:200]}): --workers 0 shows why"
     if isinstance(error, MemoryError) or number == errno.ENOMEM or _MEMORY_TEXT.search(text):
-        if re.search(r"CUDA|HIP|GPU", text):
+        if re.search(r"CU(DA|BLAS|DNN|SOLVER)|HIP|GPU", text):
             return f"out of memory: use a smaller --batch-size or --img-size ({' '.join(text.split())[:200]})"
         return f"{where}out of memory: use a smaller --batch-size or --img-size, or fewer --workers"
     if number == errno.EAGAIN or isinstance(error, RuntimeError) and _PROCESSES_TEXT.search(text):

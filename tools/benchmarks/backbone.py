@@ -17,7 +17,7 @@ from splitmask_backbones import create_encoder
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.registry import ENCODERS
 from tools.benchmarks import in_turns
-from tools.benchmarks.memory import peak_of
+from tools.benchmarks.memory import free_memory, peak_of
 from tools.finetuning.plots import print_table
 
 WINDOW_SIZE = 14
@@ -108,12 +108,16 @@ def fastest(steps: Mapping[str, Callable[[], Callable[[], None]]], num_steps: in
     Args:
         steps: what makes each.
     """
+    made: dict[str, Callable[[], None]] = {}
     try:
-        made = {name: make() for name, make in steps.items()}
+        made |= {name: make() for name, make in steps.items()}
         return {name: min(values) for name, values in in_turns(made, num_steps, device).items()}
     except torch.OutOfMemoryError:
         if len(steps) < 2:
             raise
+    finally:
+        made.clear()
+        free_memory(device)
     return {name: fastest({name: make}, num_steps, device)[name] for name, make in steps.items()}
 
 

@@ -18,7 +18,7 @@ from pretrain.training.distributed import make_fabric
 from splitmask_backbones.vit import gather_tokens
 from tools.benchmarks import in_turns
 from tools.benchmarks.loading import SOURCES, images_of, images_per_second, make_batches
-from tools.benchmarks.memory import peak_of
+from tools.benchmarks.memory import free_memory, peak_of
 from tools.benchmarks.starts import COCO, start_seconds
 from tools.benchmarks.steps import Batch, Step, build_method, make_steps, random_batch
 from tools.finetuning.plots import print_table
@@ -79,8 +79,8 @@ def measure_steps(
     size, dtype = PRODUCT_SIZE[device], torch.bfloat16 if recipe.precision == "bf16" else torch.float32
     left, right = (torch.randn(size, size, device=fabric.device, dtype=dtype) for _ in range(2))
     calls: dict[str, Callable[[], object]] = {f"product {i}": lambda: left @ right for i in range(4)}
+    peaks, reasons = first_steps(steps, batch, reasons) if device == "cuda" else ({}, reasons)
     calls |= {name: partial(step, batch) for name, step in steps.items()}
-    peaks = {name: peak_of(calls[name], device) or 0 for name in steps} if device == "cuda" else {}
     seconds = {name: min(found) for name, found in in_turns(calls, num_steps, device).items()}
     # The best of each: on a shared machine everything slower measures the neighbours.
     rate = 2 * size**3 / min(found for name, found in seconds.items() if name.startswith("product"))
@@ -102,6 +102,33 @@ def measure_steps(
     print(f"share of the matrix-product rate: {rows[0][4]}")
     fastest = min(steps, key=lambda name: seconds[name])
     return recipe.batch_size / seconds[fastest], steps[fastest]
+
+
+def first_steps(steps: dict[str, Step], batch: Batch, reasons: dict[str, str]) -> tuple[dict[str, int], dict[str, str]]:
+    """Makes the first step of each way, and takes away those that find no room on the card beside the ones before.
+
+    Args:
+        steps: loses them.
+        batch: on the card.
+        reasons: why ways are missing.
+
+    Returns:
+        The bytes of each step's peak, and the reasons with those.
+
+    Raises:
+        torch.OutOfMemoryError: not even the first one fits.
+    """
+    peaks: dict[str, int] = {}
+    for name in list(steps):
+        try:
+            peaks[name] = peak_of(partial(steps[name], batch), "cuda") or 0
+        except torch.OutOfMemoryError:
+            if not peaks:
+                raise
+            del steps[name]
+            reasons = {**reasons, name: "no memory beside the others: measure with a smaller --batch-size"}
+        free_memory("cuda")
+    return peaks, reasons
 
 
 def measure_loading(

@@ -17,7 +17,9 @@ from pretrain.data.views import Views
 from pretrain.methods.build import build_optimizer, build_sample, build_views
 from pretrain.own_recipe import MEMORY_SHARE
 from pretrain.recipes import Recipe
+from pretrain.training.compilation import compile_blocks
 from pretrain.training.measuring import memory_of_step, now, time_steps
+from pretrain.training.options import ON
 from splitmask_backbones.errors import UserError
 
 if TYPE_CHECKING:
@@ -98,7 +100,10 @@ def measure(
         # Two at least: a single image has none to be matched against.
         timed = max(timed, min(2, recipe.batch_size))
         cached = method if recipe.accumulate > 1 and recipe.grad_cache and method.couples else None
-        seconds = time_steps(fabric, method, build_optimizer(method, recipe, fabric.device), batch_of(timed), cached)
+        if recipe.compile == ON:
+            compile_blocks(method)
+        optimizer = build_optimizer(method, recipe, fabric.device)
+        seconds = time_steps(fabric, method, optimizer, batch_of(timed), cached, recipe.cuda_graph)
         seconds *= micro / timed * recipe.accumulate
         local = recipe.batch_size // fabric.world_size
         seconds = with_loading(seconds, local * item_seconds, options.workers, fabric.device.type)

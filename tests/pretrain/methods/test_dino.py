@@ -108,8 +108,9 @@ def test_state_holds_teacher_centre_and_place_in_the_schedule():
     names = set(method.state_dict())
     assert {"teacher.encoder.cls_token", "loss.center", "finished"} <= names
     other = build()
+    assert other.steps == 0
     other.load_state_dict(method.state_dict(), strict=True)
-    assert int(other.finished) == 7
+    assert other.steps == int(other.finished) == 7
 
 
 def test_temperature_is_warmed_up():

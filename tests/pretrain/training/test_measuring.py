@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -49,6 +50,27 @@ def test_the_first_step_is_not_counted() -> None:
     seconds = time_steps(make_fabric(device="cpu"), model, optimizer, torch.ones(4, 10))
     assert model.calls == measuring.STEPS
     assert seconds == pytest.approx(0.05, abs=0.045)  # the first takes 0.2
+
+
+def test_the_step_of_a_graph_is_the_one_that_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recorded step takes a fraction of an ordinary one: `--hours` would buy too few of them."""
+    made = []
+
+    class Recorded(measuring.StaticStep):
+        def __call__(self, *args: Any, **more: Any) -> dict[str, torch.Tensor]:
+            made.append(args)
+            return super().__call__(*args, **more)
+
+    class OfDictionaries(TwoLayers):
+        def forward(self, batch: Any) -> dict[str, torch.Tensor]:
+            return super().forward(batch["image"])
+
+    monkeypatch.setattr(measuring, "StaticStep", Recorded)
+    model = OfDictionaries()
+    optimizer = torch.optim.AdamW(model.parameters(), foreach=False)
+    fabric, batch = make_fabric(device="cpu"), {"image": torch.ones(4, 10)}
+    assert time_steps(fabric, model, optimizer, batch, static=True) > 0.04
+    assert len(made) == model.calls == measuring.STEPS
 
 
 def test_the_memory_of_a_process_is_more_than_its_libraries() -> None:

@@ -34,6 +34,10 @@ from tools import cli
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "out of memory.*--workers"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 7 bytes"), "out of memory"),
         (
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+            r"out of memory: use a smaller --batch-size or --img-size \(CUDA",
+        ),
+        (
             RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "),
             "a data worker was killed from outside.*--workers",
         ),

@@ -6,7 +6,30 @@ import torch
 from pretrain.methods.splitmask import SplitMask
 from pretrain.tokenizers.codebook import Tokenizer, random_projection
 from splitmask_backbones import VisionTransformer
+from tools.benchmarks import pretrain
 from tools.benchmarks.pretrain import flops_per_image
+
+
+def test_a_way_without_room_is_a_row_that_says_so(monkeypatch):
+    def peak_of(call, device):
+        if call.func is too_large:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return 7
+
+    def small(batch):
+        return None
+
+    def too_large(batch):
+        return None
+
+    monkeypatch.setattr(pretrain, "peak_of", peak_of)
+    monkeypatch.setattr(pretrain, "free_memory", lambda device: None)
+    steps = {"eager": small, "graph": too_large, "compiled": small}
+    peaks, reasons = pretrain.first_steps(steps, {}, {"other": "why"})
+    assert list(steps) == list(peaks) == ["eager", "compiled"]
+    assert set(reasons) == {"other", "graph"} and "no memory beside" in reasons["graph"]
+    with pytest.raises(torch.OutOfMemoryError):
+        pretrain.first_steps({"eager": too_large}, {}, {})
 
 
 def test_parts_equal_the_closed_form():
