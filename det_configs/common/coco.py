@@ -46,6 +46,7 @@ VITDET = DetRecipe(
     mask_head_norm="LN",
     img_size=1024,
     augment="lsj",
+    square_pad=True,  # relative positions and windows know no other size
     scale_range=(0.1, 2.0),
     batch_size=64,
     epochs=100,

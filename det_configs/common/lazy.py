@@ -80,7 +80,8 @@ def lazy_model(
         return L(roi_heads.FastRCNNOutputLayers)(
             input_shape=ShapeSpec(channels=recipe.box_head_width),
             box2box_transform=L(Box2BoxTransform)(weights=(weight, weight, weight // 2, weight // 2)),
-            num_classes=num_classes,
+            # That of roi_heads, also where it is overridden; the predictors of a cascade lie in a list below it.
+            num_classes="${...num_classes}" if recipe.cascade else "${..num_classes}",
             cls_agnostic_bbox_reg=class_agnostic,
             test_score_thresh=recipe.score_threshold,
             test_nms_thresh=recipe.nms_threshold,
@@ -102,7 +103,7 @@ def lazy_model(
         "mask_pooler": pooler(14),
         "mask_head": L(roi_heads.MaskRCNNConvUpsampleHead)(
             input_shape=ShapeSpec(channels=channels, width=14, height=14),
-            num_classes=num_classes,
+            num_classes="${..num_classes}",
             conv_dims=[recipe.mask_head_width] * (recipe.mask_head_convs + 1),
             conv_norm="" if recipe.mask_head_norm == "none" else recipe.mask_head_norm,
         ),
@@ -131,6 +132,7 @@ def lazy_model(
             pyramid=recipe.pyramid,
             out_channels=channels,
             norm=recipe.pyramid_norm,
+            square_pad=recipe.img_size if recipe.square_pad else 0,
             **arguments,
         ),
         proposal_generator=L(proposal_generator.RPN)(
@@ -172,13 +174,13 @@ def lazy_data(recipe: DetRecipe) -> DictConfig:
     from detectron2.evaluation import COCOEvaluator
     from omegaconf import OmegaConf
 
-    from det_configs.common.lazy_crop import RandomCrop
+    from det_configs.common.lazy_crop import FixedSizeCrop, RandomCrop
 
     size, (low, high) = recipe.img_size, recipe.scale_range
     if recipe.augment == "lsj":
         train = [
             L(T.ResizeScale)(min_scale=low, max_scale=high, target_height=size, target_width=size),
-            L(T.FixedSizeCrop)(crop_size=(size, size), pad=True),  # detectron2 needs shapely for its polygons
+            L(FixedSizeCrop)(crop_size=(size, size), pad=True),
         ]
         test_long_side = size
     else:
@@ -225,14 +227,19 @@ def lazy_data(recipe: DetRecipe) -> DictConfig:
 
 
 def lazy_optimizer(recipe: DetRecipe) -> DictConfig:
-    """Returns AdamW over the project's groups; `params.model` is set by detectron2's tools."""
+    """Returns AdamW over the project's groups, which follow its `lr` and `weight_decay`, overridden or not.
+
+    `params.model` is set by detectron2's tools.
+    """
     import torch
     from detectron2.config import LazyCall as L
 
     from splitmask_backbones.param_groups import param_groups
 
     return L(torch.optim.AdamW)(
-        params=L(param_groups)(lr=recipe.lr, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay),
+        params=L(param_groups)(lr="${..lr}", weight_decay="${..weight_decay}", layer_decay=recipe.layer_decay),
+        lr=recipe.lr,
+        weight_decay=recipe.weight_decay,
         betas=(0.9, recipe.beta2),
     )
 

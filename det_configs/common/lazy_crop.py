@@ -1,8 +1,8 @@
-"""detectron2's random crop without shapely, with which its own cuts polygons."""
+"""detectron2's random crops without shapely, with which its own cuts polygons."""
 
 import numpy as np
 from detectron2.data import transforms as T
-from fvcore.transforms.transform import CropTransform
+from fvcore.transforms.transform import CropTransform, TransformList
 
 
 class CuttingCrop(CropTransform):
@@ -23,8 +23,20 @@ class RandomCrop(T.RandomCrop):
 
     def get_transform(self, image: np.ndarray) -> CuttingCrop:
         """Returns the crop for an image `(H, W, C)`."""
-        crop = super().get_transform(image)
-        return CuttingCrop(crop.x0, crop.y0, crop.w, crop.h)
+        return _cutting(super().get_transform(image))
+
+
+class FixedSizeCrop(T.FixedSizeCrop):
+    """detectron2's (large-scale jitter), with `CuttingCrop`."""
+
+    def get_transform(self, image: np.ndarray) -> TransformList:
+        """Returns the crop of an image `(H, W, C)`, and the padding of what is smaller."""
+        crop, *padding = super().get_transform(image).transforms
+        return TransformList([_cutting(crop), *padding])
+
+
+def _cutting(crop: CropTransform) -> CuttingCrop:
+    return CuttingCrop(crop.x0, crop.y0, crop.w, crop.h)
 
 
 def cut_to(polygon: np.ndarray, width: float, height: float) -> np.ndarray:

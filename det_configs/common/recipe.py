@@ -55,6 +55,7 @@ class DetRecipe(CheckedRecipe):
     # images
     img_size: int = value(800, "pixels: the square of 'lsj', the short side of 'multiscale'", low=16, high=8192)
     augment: str = value("multiscale", "large-scale jitter or multi-scale", choices=("lsj", "multiscale"))
+    square_pad: bool = value(False, "'lsj' pads to its square in evaluation, too (ViTDet)")
     scale_range: tuple[float, ...] = value((0.6, 1.0), "random factor on the size of --img-size", low=0.01, high=10)
     max_long_side: float = value(1333 / 800, "longest side over img_size in 'multiscale'", low=1)
     crop: float = value(0.0, "probability that 'multiscale' resizes, crops and resizes again (DETR)", low=0, high=1)
@@ -98,6 +99,8 @@ class DetRecipe(CheckedRecipe):
             raise UserError("crop_scales must hold at least one factor, such as 0.5")
         if self.crop and self.augment != "multiscale":
             raise UserError(f"crop={self.crop} needs augment=multiscale: 'lsj' crops by itself")
+        if self.square_pad and self.augment != "lsj":
+            raise UserError("square_pad=true needs augment=lsj: 'multiscale' trains on no square")
         if list(self.milestones) != sorted(self.milestones):
             raise UserError(f"milestones {self.milestones} must increase")
         if bool(self.window_size) != bool(self.window_block_indexes):
@@ -143,6 +146,7 @@ BEFORE: dict[str, Any] = {
     "labels": 1.0,
     "embed_dim": None,
     "depth": None,
+    "square_pad": False,
 }
 """What a run did whose config.json does not know these values yet."""
 

@@ -16,6 +16,7 @@ from tests.helpers.groups import expected_decay, expected_layer
 from tools.detection.config import CONFIG_DIR, load_config
 from tools.detection.engines import build_detector
 from tools.detection.targets import Target
+from tools.detection.transforms import evaluation_placement
 
 PATHS = sorted(path for path in CONFIG_DIR.glob("*.py") if path.stem != "__init__")
 ENGINES = ["torchvision", pytest.param("detectron2", marks=pytest.mark.detectron2)]
@@ -106,6 +107,25 @@ def test_parts_of_the_paper_that_are_choices(engine: str) -> None:
         assert (detector.encoder.pos_proj is not None) == ("positions" in values)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_vitdet_evaluates_in_the_square_that_it_was_trained_on(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = load_config("coco_vitdet_mask_vit_small").override({**SMALL, "window_size": 4})
+    assert recipe.square_pad and not load_config("nuclei_tiny").square_pad
+    detector = build_detector(engine, recipe, 2).eval()
+    sizes = []
+    forward = detector.encoder.forward_maps
+
+    def forward_maps(images: torch.Tensor) -> list[torch.Tensor]:
+        sizes.append(tuple(images.shape[-2:]))
+        return forward(images)
+
+    monkeypatch.setattr(detector.encoder, "forward_maps", forward_maps)
+    placement = evaluation_placement(recipe, (480, 640))
+    assert placement.output_size == (72, 96)
+    found = detector.detect(torch.zeros(3, *placement.output_size, dtype=torch.uint8), (480, 640))
+    assert sizes == [(96, 96)] and (found["boxes"][:, 3] <= 480).all()
+
+
 @pytest.mark.detectron2
 def test_detectron2s_own_loader_crops_as_ours() -> None:
     """The augmentations of the LazyConfig: how often, to which sizes, and where an object goes."""
@@ -141,8 +161,6 @@ def test_detectron2s_own_loader_crops_as_ours() -> None:
 @pytest.mark.detectron2
 @pytest.mark.parametrize("name", ["coco_3x_vit_small_splitmask_coco", "coco_vitdet_cascade_vit_base"])
 def test_lazy_config_trains_with_detectron2s_own_trainer(name: str, tmp_path: Path) -> None:
-    if "vitdet" in name:
-        pytest.importorskip("shapely", reason="detectron2 crops polygons with shapely, which is not installed")
     import detectron2.data  # noqa: F401 (the files are LazyConfigs where detectron2 has been imported)
     from detectron2.config import LazyConfig, instantiate
     from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -161,8 +179,10 @@ def test_lazy_config_trains_with_detectron2s_own_trainer(name: str, tmp_path: Pa
     try:
         overrides = ["train.max_iter=3", "dataloader.train.total_batch_size=2", "dataloader.train.num_workers=0"]
         overrides += [f"dataloader.train.dataset.names={name}", "model.roi_heads.batch_size_per_image=8"]
-        overrides += ["model.backbone.encoder=vit_tiny", "model.backbone.img_size=64"]
+        overrides += ["model.backbone.encoder=vit_tiny", "model.backbone.img_size=64", "model.roi_heads.num_classes=2"]
+        overrides += ["optimizer.lr=3e-4", "optimizer.weight_decay=0.2"]
         cfg = LazyConfig.apply_overrides(cfg, overrides)
+        cfg.model.backbone.square_pad = min(cfg.model.backbone.square_pad, 96)
         for augmentation in cfg.dataloader.train.mapper.augmentations:
             if "short_edge_length" in augmentation:
                 augmentation.short_edge_length = (64,)
@@ -173,6 +193,12 @@ def test_lazy_config_trains_with_detectron2s_own_trainer(name: str, tmp_path: Pa
         model = instantiate(cfg.model)
         cfg.optimizer.params.model = model
         optimizer = instantiate(cfg.optimizer)
+        assert max(group["lr"] for group in optimizer.param_groups) == 3e-4
+        assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 0.2}
+        predictors = model.roi_heads.box_predictor
+        for predictor in predictors if isinstance(predictors, torch.nn.ModuleList) else [predictors]:
+            assert predictor.num_classes == 2
+        assert model.roi_heads.mask_head.predictor.out_channels == 2
         peak = [group["lr"] for group in optimizer.param_groups]
         trainer = SimpleTrainer(model, instantiate(cfg.dataloader.train), optimizer)
         trainer.register_hooks([hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier))])

@@ -63,6 +63,7 @@ def test_what_the_paper_leaves_open_is_xcits() -> None:
         ({"crop_range": (0.5,)}, "crop_range .* smaller one first"),
         ({"crop_scales": ()}, "at least one factor"),
         ({"crop": 0.5, "augment": "lsj"}, "crop=0.5 needs augment=multiscale"),
+        ({"square_pad": True}, "square_pad=true needs augment=lsj"),
         ({"milestones": (0.9, 0.5)}, "must increase"),
         ({"steps": 5}, "exclude each other"),
         ({"batch_size": 6, "accumulate": 4}, "multiple of accumulate"),

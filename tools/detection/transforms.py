@@ -168,7 +168,10 @@ def _multiscale(recipe: DetRecipe, size: tuple[int, int], rng: np.random.Generat
 
 
 def evaluation_placement(recipe: DetRecipe, size: tuple[int, int]) -> Placement:
-    """Returns the placement of an image in evaluation: only resized, as training does at factor 1."""
+    """Returns the placement of an image in evaluation: only resized, as training does at factor 1.
+
+    What `square_pad` adds is the detector's to add: boxes are found in the image alone.
+    """
     long = recipe.img_size if recipe.augment == "lsj" else recipe.img_size * recipe.max_long_side
     scaled = fit(size, recipe.img_size, long)
     return Placement(size, scaled, (0, 0), scaled, scaled)
