@@ -79,6 +79,18 @@ def resolve_encoder(
     return load_encoder(weights, **_for_maps(pyramid, overrides.get("depth", config["depth"]), overrides, norm_maps))
 
 
+def check_whole(missing: Iterable[str], unexpected: Iterable[str], misshapen: Iterable[str], remedy: str) -> None:
+    """Raises ValueError, with counts and the first name, where a checkpoint holds another backbone than this one.
+
+    Host frameworks load what fits and warn of the rest: a detector whose positions stay random still runs.
+    """
+    kinds = {"missing": list(missing), "unexpected": list(unexpected), "of another shape": list(misshapen)}
+    counts = ", ".join(f"{len(names)} {kind}" for kind, names in kinds.items())
+    first = next((names[0] for kind in ("missing", "of another shape", "unexpected") if (names := kinds[kind])), None)
+    if first is not None:
+        raise UserError(f"the checkpoint does not hold this backbone ({counts}; the first is {first}): {remedy}")
+
+
 def _for_maps(pyramid: str, depth: int, overrides: dict[str, Any], norm_maps: bool = False) -> dict[str, Any]:
     out_indices = (depth - 1,) if pyramid == "simple" else tap_indices(depth)
     derived: dict[str, Any] = {"out_indices": out_indices}

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from splitmask_backbones.adapters import parameters_of, resolve_encoder
+from splitmask_backbones.adapters import check_whole, parameters_of, resolve_encoder
 from splitmask_backbones.errors import UserError, check_choice
 from splitmask_backbones.imagenet_stats import IMAGENET_MEAN, IMAGENET_STD
 from splitmask_backbones.pyramid import STRIDES, build_pyramid
-from splitmask_backbones.vit import VisionTransformer
+from splitmask_backbones.vit import ARGUMENTS, VisionTransformer
 
 try:
     from detectron2.checkpoint import DetectionCheckpointer
@@ -35,6 +35,12 @@ except ImportError as error:
 
 # Below detectron2's logger, because that is what its programs show.
 logger = logging.getLogger("detectron2.splitmask_backbones")
+
+ENCODER_ARGUMENTS = "splitmask_encoder"
+"""Entry of a detector's checkpoint: the arguments of its encoder."""
+
+_OF_TRAINING = ("drop_path_rate", "grad_checkpointing")
+"""Arguments that change nothing in what a trained encoder computes."""
 
 LEVELS = {f"p{stage}": 2**stage for stage in range(2, 8)}
 """Names of the maps, as detectron2's FPN gives them, and their strides in pixels."""
@@ -187,7 +193,8 @@ def add_splitmask_config(cfg: CfgNode) -> None:
     ENCODER "" means that of the weights file (vit_small without one), OUT_FEATURES () what the heads ask for.
     """
     cfg.MODEL.SPLITMASK = CfgNode(_DEFAULTS)
-    cfg.MODEL.SPLITMASK.OVERRIDES = CfgNode(new_allowed=True)  # keyword arguments of VisionTransformer
+    # Keyword arguments of VisionTransformer, each there, so that detectron2's command line can set it; None: not given.
+    cfg.MODEL.SPLITMASK.OVERRIDES = CfgNode(dict.fromkeys(ARGUMENTS), new_allowed=True)
 
 
 _DEFAULTS: dict[str, Any] = {
@@ -229,7 +236,7 @@ def build_splitmask_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> SplitM
         input_format=cfg.INPUT.FORMAT,
         pixel_mean=cfg.MODEL.PIXEL_MEAN,
         pixel_std=cfg.MODEL.PIXEL_STD,
-        **{name: list(v) if isinstance(v, tuple) else v for name, v in chosen["OVERRIDES"].items()},
+        **{n: list(v) if isinstance(v, tuple) else v for n, v in chosen["OVERRIDES"].items() if v is not None},
     )
 
 
@@ -254,9 +261,16 @@ def _extend_checkpointer() -> None:
     """Makes detectron2's checkpointer leave encoder files alone, and strict about our backbone.
 
     Its own `load` would open a safetensors file as a pickle and fail, and it accepts a checkpoint from which the whole
-    backbone is missing. Models without our backbone are not affected.
+    backbone is missing. What the encoder file said of the encoder goes into each checkpoint beside the model: windows
+    or heads leave no trace in the weights. Models without our backbone are not affected.
     """
     load, load_model = DetectionCheckpointer.load, DetectionCheckpointer._load_model
+    save = DetectionCheckpointer.save
+
+    @functools.wraps(save)
+    def save_with_arguments(self: Any, name: str, **kwargs: Any) -> None:
+        found = _find_backbone(self.model)
+        save(self, name, **({ENCODER_ARGUMENTS: found[1].encoder.config} if found is not None else {}), **kwargs)
 
     @functools.wraps(load)
     def load_but_not_encoders(self: Any, path: str, *args: Any, **kwargs: Any) -> Any:
@@ -275,26 +289,44 @@ def _extend_checkpointer() -> None:
     @functools.wraps(load_model)
     def load_whole_backbones(self: Any, checkpoint: Any) -> Any:
         found = _find_backbone(self.model)
+        if found is not None:
+            _require_arguments(found[1].encoder.config, checkpoint.get(ENCODER_ARGUMENTS))
         incompatible = load_model(self, checkpoint)
         if found is not None and incompatible is not None:
             _require_whole_backbone(found[0].removeprefix("module."), incompatible)
         return incompatible
 
+    DetectionCheckpointer.save = save_with_arguments
     DetectionCheckpointer.load = load_but_not_encoders
     DetectionCheckpointer._load_model = load_whole_backbones
+
+
+def _require_arguments(own: dict[str, Any], trained: dict[str, Any] | None) -> None:
+    """Raises ValueError where a checkpoint's encoder computes something else; older checkpoints do not say."""
+    other = {
+        name: value
+        for name, value in (trained or {}).items()
+        if name not in _OF_TRAINING and value != own.get(name, value)
+    }
+    if other:
+        shown = ", ".join(f"{name} {value} (here {own[name]})" for name, value in other.items())
+        raise UserError(
+            f"the checkpoint does not hold this backbone: its encoder has {shown}: set MODEL.SPLITMASK.ENCODER and "
+            f"OVERRIDES as in its training, here OVERRIDES: {other}"
+        )
 
 
 def _require_whole_backbone(prefix: str, incompatible: Any) -> None:
     missing = [key for key in incompatible.missing_keys if key.startswith(f"{prefix}.")]
     foreign = [key for key in incompatible.unexpected_keys if key.startswith(f"{prefix}.")]
     wrong = [str(key) for key, *_ in incompatible.incorrect_shapes if key.startswith(f"{prefix}.")]
-    if missing or foreign or wrong:
-        counts = f"{len(missing)} missing, {len(foreign)} unexpected, {len(wrong)} of another shape"
-        raise UserError(
-            f"the checkpoint does not hold this backbone ({counts}; the first is {(missing + wrong + foreign)[0]}): "
-            "set MODEL.SPLITMASK.ENCODER and PYRAMID as in its training, or turn the file into an encoder with "
-            "tools/convert.py"
-        )
+    check_whole(
+        missing,
+        foreign,
+        wrong,
+        "set MODEL.SPLITMASK.ENCODER, PYRAMID and OVERRIDES as in its training, or turn the file into an encoder with "
+        "tools/convert.py",
+    )
 
 
 _extend_checkpointer()

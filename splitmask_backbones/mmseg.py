@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from splitmask_backbones import _mmcv_stub
-from splitmask_backbones.adapters import parameters_of, resolve_encoder
+from splitmask_backbones.adapters import check_whole, parameters_of, resolve_encoder
 from splitmask_backbones.errors import UserError, check_choice
 from splitmask_backbones.param_groups import param_groups
 from splitmask_backbones.pyramid import build_pyramid
@@ -83,6 +83,7 @@ class SplitMaskViT(BaseModule):
         self.pyramid = build_pyramid(pyramid, self.encoder, out_channels, norm=norm)
         if self.encoder.load_report is not None:
             print_log(self.encoder.load_report.summary(), "current")
+        self.register_load_state_dict_pre_hook(_require_whole)
 
     def init_weights(self) -> None:
         """Does nothing: encoder and pyramid are initialised, or loaded, when they are built."""
@@ -91,6 +92,24 @@ class SplitMaskViT(BaseModule):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Returns four maps `(B, C, ceil(H / stride), ceil(W / stride))` of images `(B, 3, H, W)`."""
         return tuple(self.pyramid(self.encoder.forward_maps(x), image_size=(x.shape[-2], x.shape[-1])))
+
+
+def _require_whole(backbone: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Raises ValueError for a checkpoint of another backbone, which mmengine would load as far as it fits.
+
+    One that holds none at all (of a head, say) is not about the backbone.
+    """
+    own = {f"{prefix}{name}": value for name, value in backbone.state_dict().items()}
+    given = [name for name in state if name.startswith(prefix)]
+    if prefix and not given:
+        return
+    check_whole(
+        [name for name in own if name not in state],
+        [name for name in given if name not in own],
+        [name for name, value in own.items() if name in state and state[name].shape != value.shape],
+        "build it as it was trained, with the same encoder file (weights=FILE) or the same encoder, pyramid, img_size "
+        "and further arguments",
+    )
 
 
 def _checkpoint_of(init_cfg: Mapping[str, Any] | None) -> str | None:

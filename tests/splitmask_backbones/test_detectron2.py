@@ -16,7 +16,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances
 
 from splitmask_backbones import create_encoder, save_encoder, torchvision
-from splitmask_backbones.detectron2 import SplitMaskViTBackbone, add_splitmask_config
+from splitmask_backbones.detectron2 import ENCODER_ARGUMENTS, SplitMaskViTBackbone, add_splitmask_config
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.imagenet_stats import IMAGENET_MEAN, IMAGENET_STD
 from splitmask_backbones.param_groups import param_groups
@@ -133,9 +133,44 @@ def test_a_whole_detector_is_left_to_the_checkpointer_and_has_to_fit(encoder_fil
     other = build_model(stock(MASK_RCNN, tmp_path / "model_final.pth"))
     with pytest.raises(UserError, match=r"does not hold this backbone.*MODEL.SPLITMASK.ENCODER"):
         DetectionCheckpointer(other).load(str(tmp_path / "model_final.pth"))
+    with pytest.raises(
+        UserError, match=r"img_size \[64, 64\] \(here \[224, 224\]\), embed_dim.*OVERRIDES: \{'img_size': \[64"
+    ):
+        DetectionCheckpointer(other).load(str(tmp_path / "model_final.pth"))
+    older = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    del older[ENCODER_ARGUMENTS]
+    torch.save(older, tmp_path / "older.pth")
+    with pytest.raises(UserError, match=r"does not hold this backbone \(\d+ missing, .*MODEL.SPLITMASK.ENCODER"):
+        DetectionCheckpointer(other).load(str(tmp_path / "older.pth"))
     torch.save({"model": {"foo": torch.zeros(1)}}, tmp_path / "nothing.pth")
     with pytest.raises(UserError, match="does not hold this backbone"):
         DetectionCheckpointer(model).load(str(tmp_path / "nothing.pth"))
+
+
+@pytest.mark.parametrize(
+    "told", [{"position_resize": "plain"}, {"num_heads": 2}, {"window_size": 2, "window_block_indexes": [0]}]
+)
+def test_what_leaves_no_trace_in_the_weights_has_to_fit(told, tmp_path):
+    """A detector that is rebuilt by its name alone would compute something else, and say nothing."""
+    sizes = {**SMALL, "img_size": 64}
+    save_encoder(create_encoder("vit_tiny", **{**sizes, **told}), tmp_path / "encoder.safetensors")
+    trained = build_model(stock(MASK_RCNN, tmp_path / "encoder.safetensors", drop_path_rate=0.3))
+    DetectionCheckpointer(trained, str(tmp_path)).save("model_final", iteration=7)
+    rebuilt = build_model(stock(MASK_RCNN, tmp_path / "model_final.pth", **sizes))
+    with pytest.raises(UserError, match=f"its encoder has {next(iter(told))}"):
+        DetectionCheckpointer(rebuilt).load(str(tmp_path / "model_final.pth"))
+    rebuilt = build_model(stock(MASK_RCNN, tmp_path / "model_final.pth", **{**sizes, **told}))
+    assert DetectionCheckpointer(rebuilt).load(str(tmp_path / "model_final.pth"))["iteration"] == 7
+
+
+def test_overrides_can_stand_on_the_command_line():
+    cfg = stock(MASK_RCNN, "")
+    words = ["ENCODER", "vit_tiny", "OVERRIDES.drop_path_rate", "0.1", "OVERRIDES.window_size", "4"]
+    words += ["OVERRIDES.window_block_indexes", "(0, 2)", "OVERRIDES.final_norm", "False"]
+    prefixed = [f"MODEL.SPLITMASK.{word}" if index % 2 == 0 else word for index, word in enumerate(words)]
+    cfg.merge_from_list(prefixed)
+    config = build_model(cfg).backbone.encoder.config
+    assert (config["drop_path_rate"], config["window_size"], config["window_block_indexes"]) == (0.1, 4, [0, 2])
 
 
 def test_other_models_keep_their_checkpointer(tmp_path):

@@ -13,10 +13,12 @@ pytest.importorskip("mmcv", reason="the extra 'segmentation' is not installed")
 adapter = pytest.importorskip("splitmask_backbones.mmseg")
 
 from mmengine.optim import build_optim_wrapper  # noqa: E402
+from mmengine.runner import load_checkpoint  # noqa: E402
 from mmseg.registry import MODELS  # noqa: E402
 from mmseg.utils import register_all_modules  # noqa: E402
 
 from splitmask_backbones import create_encoder, save_encoder  # noqa: E402
+from splitmask_backbones.errors import UserError  # noqa: E402
 from splitmask_backbones.pyramid import build_pyramid  # noqa: E402
 
 SMALL = {"encoder": "vit_tiny", "embed_dim": 24, "num_heads": 3, "depth": 6, "out_channels": 8}
@@ -75,6 +77,27 @@ def test_pretrained_weights_are_loaded_and_survive_init_weights(tmp_path):
     state = backbone.encoder.state_dict()
     assert set(encoder.state_dict()) - set(state) == {"norm.weight", "norm.bias"}
     assert all(torch.equal(encoder.state_dict()[key], value) for key, value in state.items())
+
+
+def test_mmengine_loads_the_backbone_whole_or_not_at_all(tmp_path):
+    """Its loader takes what fits and warns of the rest: positions of another grid would stay random."""
+    own, other = segmentor(), segmentor()
+    torch.save({"state_dict": own.state_dict()}, tmp_path / "own.pth")
+    load_checkpoint(other, str(tmp_path / "own.pth"))
+    assert all(torch.equal(value, own.state_dict()[name]) for name, value in other.state_dict().items())
+    small = build(img_size=96)
+    state = {f"backbone.{name}": value for name, value in small.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "small.pth")
+    with pytest.raises(UserError, match=r"1 of another shape; the first is backbone.encoder.pos_embed.*weights=FILE"):
+        load_checkpoint(other, str(tmp_path / "small.pth"))
+    resnet = {"backbone.conv1.weight": torch.ones(3), "decode_head.conv_seg.bias": torch.ones(3)}
+    torch.save({"state_dict": resnet}, tmp_path / "resnet.pth")
+    with pytest.raises(UserError, match=r"does not hold this backbone \([1-9]\d+ missing, 1 unexpected"):
+        load_checkpoint(other, str(tmp_path / "resnet.pth"))
+    head = {"decode_head.conv_seg.bias": torch.ones(3)}
+    torch.save({"state_dict": head}, tmp_path / "head.pth")
+    load_checkpoint(other, str(tmp_path / "head.pth"))  # says nothing of a backbone
+    assert torch.equal(other.decode_head.conv_seg.bias, torch.ones(3))
 
 
 @pytest.mark.parametrize("pyramid", ["simple", "tapped", "taps"])

@@ -57,7 +57,7 @@ def build_detector(
         mask_head_convs=recipe.mask_head_convs,
         mask_head_norm=recipe.mask_head_norm,
         resize=False,
-        **({"size_divisible": recipe.img_size} if recipe.square_pad else {}),
+        size_divisible=recipe.img_size if recipe.square_pad else encoder.patch_size,
         rpn_pre_nms_top_n_train=recipe.rpn_pre_nms_train,
         rpn_post_nms_top_n_train=recipe.rpn_post_nms_train,
         rpn_pre_nms_top_n_test=recipe.rpn_pre_nms_test,

@@ -21,7 +21,7 @@ from splitmask_backbones.errors import UserError, check_choice
 from tools.segmentation.check import count_classes
 from tools.segmentation.class_weights import CLASS_WEIGHTS, class_weights
 from tools.segmentation.classes import Classes, find_classes
-from tools.segmentation.config import defaults, derive
+from tools.segmentation.config import check_config, defaults, derive
 from tools.segmentation.dataset import SegFolder
 from tools.segmentation.layout import find_split, is_ade20k, make_layout
 
@@ -57,14 +57,29 @@ def mmengine_values(config: dict[str, Any]) -> dict[str, Any]:
     Class weights by frequency are those of `tools/train_seg.py`: all training labels are read first.
 
     Raises:
-        ValueError: no `data_root`, an average of the weights (`ema`), or labels that cannot be counted.
+        ValueError: no `data_root`, what `tools/train_seg.py` alone can do (`ema`, `use_tta`, `labels`), a batch that
+            cannot be divided, or labels that cannot be counted.
     """
     config = {**defaults(), **config}
     if not config["data_root"]:
         raise UserError("data_root is missing: name the folder of the data with --cfg-options data_root=ROOT")
     if config["ema"] is not None:
         raise UserError("ema is that of tools/train_seg.py: use it, or ema=none with an EMAHook of mmengine")
+    if config["use_tta"]:
+        raise UserError(
+            "use_tta is that of tools/train_seg.py, and mmengine's runner would test at one scale: use it, or "
+            "--cfg-options use_tta=False"
+        )
+    if config["labels"] != 1:
+        raise UserError(f"labels={config['labels']} is that of tools/train_seg.py: use it, or --cfg-options labels=1.0")
+    check_config({**config, "custom_hooks": None})  # which are free here
     root, micro = Path(config["data_root"]), config["accumulate"]
+    parts = micro * processes().world_size
+    if config["batch_size"] % parts:
+        raise UserError(
+            f"batch_size {config['batch_size']} counts the images of all processes and micro-batches: it must be a "
+            f"multiple of {parts} (accumulate {micro} x {processes().world_size} processes)"
+        )
     steps = config["steps"] * micro
     classes = find_classes(root, None, config, is_ade20k(root))
     config = derive(config, len(classes.names), _class_weights(config, classes))
@@ -72,7 +87,7 @@ def mmengine_values(config: dict[str, Any]) -> dict[str, Any]:
     # A step is made at the last of its micro-batches; mmengine would make the last one of all with an lr of 0.
     decay = {"begin": warmup + micro - 1, "end": steps + micro}
     val = _loader(config, classes, "val", 1, {"type": "DefaultSampler", "shuffle": False})
-    batch_size = config["batch_size"] // (micro * processes().world_size)
+    batch_size = config["batch_size"] // parts
     wrapper = {**config["optim_wrapper"], "accumulative_counts": micro}
     return {
         "model": config["model"],

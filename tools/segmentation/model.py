@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import re
 import warnings
@@ -23,6 +24,9 @@ import splitmask_backbones.mmseg  # noqa: F401 (registers the backbone and the o
 from pretrain.training.distributed import is_together
 from splitmask_backbones.errors import UserError, nearest
 from splitmask_backbones.vit import VisionTransformer
+
+OWN_IMPORTS = ("splitmask_backbones.mmseg", "tools.segmentation.mmengine_runner")
+"""`custom_imports` of seg_configs/: the first is imported here, the second is for mmseg's own tools."""
 
 REGISTRIES = {registry.name: registry for registry in (MODELS, OPTIMIZERS, OPTIM_WRAPPERS, OPTIM_WRAPPER_CONSTRUCTORS)}
 """What a config's types are looked up in, by the name in mmengine's errors."""
@@ -126,6 +130,25 @@ def config_errors() -> Iterator[None]:
         raise UserError(f"the config does not build a segmentor ({text}): correct its values") from error
 
 
+def import_modules(config: dict[str, Any]) -> None:
+    """Imports a config's `custom_imports`, so that what they register is known; our own are there already.
+
+    Raises:
+        ValueError: one of them cannot be imported.
+    """
+    imports = (config.get("custom_imports") or {}).get("imports") or []
+    for name in [imports] if isinstance(imports, str) else imports:
+        if name in OWN_IMPORTS:
+            continue
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # of the user's module: anything
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            raise UserError(
+                f"custom_imports: {name} cannot be imported ({reason}): correct it, or let PYTHONPATH name its folder"
+            ) from error
+
+
 def build_segmentor(model: dict[str, Any]) -> Segmentor:
     """Returns the segmentor of a derived config's `model`, with mmseg's initialisation of the heads.
 
@@ -154,6 +177,10 @@ def build_optimizer(segmentor: Segmentor, optim_wrapper: dict[str, Any]) -> torc
     config = dict(optim_wrapper)
     if "accumulative_counts" in config:
         raise UserError("optim_wrapper.accumulative_counts has no effect here: use accumulate=N")
+    if config.get("type", "OptimWrapper") != "OptimWrapper":
+        raise UserError(
+            f"optim_wrapper.type={config['type']} has no effect here: use --precision bf16, or OptimWrapper"
+        )
     constructor = {
         "type": config.pop("constructor", "DefaultOptimWrapperConstructor"),
         "paramwise_cfg": config.pop("paramwise_cfg", None),

@@ -29,7 +29,7 @@ from tools.segmentation.dataset import SegPairs
 from tools.segmentation.draw import draw_overlay
 from tools.segmentation.evaluate import evaluate
 from tools.segmentation.layout import Split, find_split, is_ade20k, make_layout
-from tools.segmentation.model import Segmentor, build_optimizer, build_segmentor, config_errors
+from tools.segmentation.model import Segmentor, build_optimizer, build_segmentor, config_errors, import_modules
 from tools.segmentation.recipe import BEFORE, SegRecipe
 from tools.segmentation.tta import MeanOfViews, tta_pipeline
 
@@ -111,6 +111,7 @@ class SegmentationTask(Task):
 
     def build(self, weights: Path | None, encoder_config: dict[str, Any] | None = None) -> nn.Module:
         config = self.recipe.config
+        import_modules(config)
         weights_of_classes = None
         if config["class_weights"] not in (None, "none") and "train" in self.counts:
             weights_of_classes = class_weights(config["class_weights"], self.counts["train"])

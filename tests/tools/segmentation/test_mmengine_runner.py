@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.launch import set_torchrun
 from tests.helpers.paths import ROOT
 from tests.helpers.seg_data import make_data
 
@@ -141,6 +142,15 @@ def test_classes_weigh_as_in_our_tool(data: Path) -> None:
     assert loss["class_weight"] == class_weights("median_frequency", counts["train"]) != [1.0] * 3
 
 
+def test_a_batch_that_the_processes_cannot_share_is_refused(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """16 images on 3 GPUs would be 15."""
+    set_torchrun(monkeypatch, rank=0, world_size=3)
+    config = load_config(ROOT / "seg_configs" / "demo.py") | {"data_root": str(data), "class_weights": None}
+    assert mmengine_values({**config, "batch_size": 12})["train_dataloader"]["batch_size"] == 4
+    with pytest.raises(ValueError, match=r"batch_size 16 .* multiple of 3 \(accumulate 1 x 3 processes\)"):
+        mmengine_values({**config, "batch_size": 16})
+
+
 def test_what_cannot_be_known_is_said(data: Path) -> None:
     config = load_config(ROOT / "seg_configs" / "demo.py")
     with pytest.raises(ValueError, match="data_root is missing"):
@@ -150,5 +160,14 @@ def test_what_cannot_be_known_is_said(data: Path) -> None:
     (data / "images" / "train" / "0.jpg").write_bytes(b"cut")
     with pytest.raises(ValueError, match=r"0\.jpg cannot be read .*: repair or remove it"):
         mmengine_values({**config, "data_root": str(data)})
+    given = {**config, "data_root": str(data), "class_weights": None}
+    for change, message in (
+        ({"use_tta": True}, r"one scale.*use_tta=False"),
+        ({"labels": 0.1}, r"labels=0.1 is that of tools/train_seg.py.*labels=1.0"),
+        ({"batch_size": 5, "accumulate": 2}, "batch_size 5 must be a multiple of accumulate 2"),
+        ({"steps": 0}, "--steps 0 must be a whole number"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            mmengine_values({**given, **change})
     with pytest.raises(ValueError, match=r"ema .* ema=none"):
         mmengine_values({**config, "data_root": str(data), "class_weights": None, "ema": 0.5})

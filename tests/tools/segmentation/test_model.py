@@ -28,7 +28,7 @@ from splitmask_backbones import create_encoder, save_encoder
 from tools.finetuning.options import FinetuneOptions
 from tools.segmentation.config import config_path, derive
 from tools.segmentation.evaluate import evaluate
-from tools.segmentation.model import Segmentor, build_optimizer, build_segmentor
+from tools.segmentation.model import Segmentor, build_optimizer, build_segmentor, import_modules
 from tools.segmentation.recipe import SegRecipe
 from tools.segmentation.task import SegmentationTask
 
@@ -80,10 +80,26 @@ def test_the_optimizer_is_the_configs(segmentor: Segmentor, recipe: SegRecipe) -
     assert max(group["lr"] for group in optimizer.param_groups) == recipe.lr
     with pytest.raises(ValueError, match="use accumulate=N"):
         build_optimizer(segmentor, {**recipe.config["optim_wrapper"], "accumulative_counts": 2})
+    with pytest.raises(ValueError, match="AmpOptimWrapper has no effect here: use --precision bf16"):
+        build_optimizer(segmentor, {**recipe.config["optim_wrapper"], "type": "AmpOptimWrapper"})
     with pytest.raises(ValueError, match="does not build a segmentor"):
         build_segmentor({"type": "EncoderDecoder"})
     with pytest.raises(ValueError, match="unknown type 'AdmW' in the config: did you mean 'AdamW'"):
         build_optimizer(segmentor, {**recipe.config["optim_wrapper"], "optimizer": {"type": "AdmW", "lr": 1.0}})
+
+
+def test_modules_of_a_config_are_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_heads_of_a_test.py").write_text(
+        "from mmseg.models import FCNHead\nfrom mmseg.registry import MODELS\n\n"
+        "@MODELS.register_module()\nclass HeadOfATest(FCNHead):\n    pass\n"
+    )
+    config = {"custom_imports": {"imports": ["splitmask_backbones.mmseg", "my_heads_of_a_test"]}}
+    with pytest.raises(ValueError, match=r"my_heads_of_a_test cannot be imported \(ModuleNotFound.*PYTHONPATH"):
+        import_modules(config)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import_modules(config)
+    assert MODELS.get("HeadOfATest") is not None
+    import_modules({})
 
 
 def test_a_misspelt_type_is_told_from_the_nearest(recipe: SegRecipe) -> None:
