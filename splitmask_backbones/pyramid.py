@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -117,11 +118,19 @@ class Pyramid(nn.Module):
         return nn.ModuleList(make(stride) if i >= self.first else nn.Identity() for i, stride in enumerate(STRIDES))
 
     def at_base_stride(self, x: Tensor, image_size: tuple[int, int]) -> Tensor:
-        """Returns the encoder's map at `base_stride`: unchanged for patch sizes 4, 8, 16 and 32."""
+        """Returns the encoder's map at `base_stride`: unchanged for patch sizes 4, 8, 16 and 32.
+
+        Cell by cell where its centre lies in the image: the map covers whole patches, which may reach beyond what whole
+        cells cover, and stretching one onto the other would move the last cells by most of a patch.
+        """
         if self.patch_size == self.base_stride:
             return x
-        size = [-(-pixels // self.base_stride) for pixels in image_size]
-        return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+        more = -(-self.base_stride // self.patch_size)  # enough that the last cell is made
+        x = torch.cat([x, x[..., -1:, :].expand(-1, -1, more, -1)], dim=-2)
+        x = torch.cat([x, x[..., -1:].expand(-1, -1, -1, more)], dim=-1)
+        scale = self.patch_size / self.base_stride
+        x = F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False, recompute_scale_factor=False)
+        return x[..., : -(-image_size[0] // self.base_stride), : -(-image_size[1] // self.base_stride)]
 
     def with_extra_levels(self, maps: list[Tensor]) -> list[Tensor]:
         """Appends maps at stride 64 and on: every second row and column of the one before, as detectron2's FPN."""

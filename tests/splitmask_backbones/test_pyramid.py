@@ -30,6 +30,20 @@ def test_every_level_has_ceil_rows(kind, size, patch_size):
     assert pyramid.strides == (4, 8, 16, 32, 64)
 
 
+@pytest.mark.parametrize("patch_size", [7, 14, 20])
+@pytest.mark.parametrize("size", [(800, 1333), (1024, 512), (224, 113), (17, 1)])
+def test_cells_of_another_patch_size_lie_where_their_pixels_do(patch_size, size):
+    """A map of the patches' own centres has at each cell of stride 16 that cell's centre, as far as patches reach."""
+    _, pyramid = build("simple", patch_size)
+    rows, columns = (patch_size * (torch.arange(-(-side // patch_size)) + 0.5) for side in size)
+    found = pyramid.at_base_stride(torch.stack(torch.meshgrid(rows, columns, indexing="ij"))[None], size)[0]
+    for axis, (side, centres) in enumerate(zip(size, (rows, columns), strict=True)):
+        expected = (16 * (torch.arange(-(-side // 16)) + 0.5)).clamp(centres[0], centres[-1])
+        assert found.shape[1 + axis] == len(expected)
+        along = found[axis].mean(1 - axis)
+        torch.testing.assert_close(along, expected, atol=1e-2, rtol=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["simple", "tapped", "taps"])
 def test_every_parameter_gets_a_gradient(kind):
     encoder, pyramid = build(kind)
