@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from splitmask_backbones import VisionTransformer, build_pyramid
+from splitmask_backbones import VisionTransformer, build_pyramid, load_encoder, save_encoder
 from splitmask_backbones.pyramid import make_norm, tap_indices
 
 TINY = {"embed_dim": 32, "depth": 6, "num_heads": 2, "img_size": 64, "final_norm": False}
@@ -155,3 +155,15 @@ def test_wrong_use():
         build_pyramid("taped", encoder)
     with pytest.raises(ValueError, match="needs 4 maps"):
         pyramid([torch.randn(1, 32, 4, 4)], (64, 64))
+
+
+def test_a_pyramid_that_came_with_the_weights_is_taken_where_it_fits(tmp_path):
+    encoder, pyramid = build("simple", extra=0)
+    given = {name: torch.randn_like(value) for name, value in pyramid.state_dict().items()}
+    save_encoder(encoder, tmp_path / "e.safetensors", given)
+    loaded, other = (load_encoder(tmp_path / "e.safetensors") for _ in range(2))
+    own = build_pyramid("simple", loaded, 8).state_dict()
+    assert own.keys() == given.keys() and all(torch.equal(value, given[name]) for name, value in own.items())
+    assert {f"pyramid.{name}" for name in given} <= set(loaded.load_report.loaded)
+    build_pyramid("simple", other, 16)
+    assert "pyramid.*" in other.load_report.dropped

@@ -22,13 +22,18 @@ from tests.helpers.paths import ROOT
 
 pytest.importorskip("timm", reason="the extra 'classification' is not installed")
 
+import shutil
+from types import SimpleNamespace
+
 from pretrain.data.decode import read_image
 from pretrain.data.pixel_norm import PixelNorm
 from pretrain.monitoring import knn
 from splitmask_backbones import create_encoder, load_encoder, save_encoder
 from splitmask_backbones.param_groups import param_groups
 from tests.helpers.cls_data import write_root
+from tools.classification import probe_run
 from tools.classification.linear_probe import LinearProbes, feature_batches, statistics
+from tools.classification.probe_recipe import ProbeRecipe
 from tools.finetuning.central import CentralCrop
 from tools.probe import main
 
@@ -248,3 +253,23 @@ def test_errors_leave_nothing_behind(base: Path, tmp_path: Path, words: list[str
     with pytest.raises(ValueError, match=message):
         main([*words_of(base, tmp_path / "out"), *words])
     assert not (tmp_path / "out").exists()
+
+
+def test_the_images_of_val_are_asked_and_those_of_train_are_known(base: Path, tmp_path: Path) -> None:
+    """Classes that swap their names between the two: all that is learned is wrong."""
+    shutil.copytree(base / "root", tmp_path / "root")
+    for old, new in (("red", "x"), ("green", "red"), ("blue", "green"), ("x", "blue")):
+        (tmp_path / "root/val" / old).rename(tmp_path / "root/val" / new)
+    words = words_of(base, tmp_path / "out")
+    words[words.index("--data") + 1] = str(tmp_path / "root")
+    assert main(words) == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [(entry["knn"], entry["linear"]) for entry in results["layers"]] == [(0.0, 0.0)] * 3
+
+
+def test_the_best_layer_has_the_largest_share() -> None:
+    measurement: Any = object.__new__(probe_run._Measurement)
+    measurement.layers, measurement.recipe, measurement.num_classes = (2, 5, 7), ProbeRecipe(), 3
+    measurement.folder, measurement.labels = SimpleNamespace(is_main=True), {"train": [0], "val": [0]}
+    measurement.knn, measurement.linear = [10.0, 30.0, 20.0].__getitem__, lambda: [0.1, 0.2, 0.3]
+    assert measurement.results()["best_layer"] == {"knn": 5, "linear": 7}

@@ -180,3 +180,11 @@ def test_pixel_statistics_are_timms():
     constants = pytest.importorskip("timm.data.constants")
     assert constants.IMAGENET_DEFAULT_MEAN == IMAGENET_MEAN
     assert constants.IMAGENET_DEFAULT_STD == IMAGENET_STD
+
+
+def test_colours_are_drawn_from_the_whole_of_their_ranges():
+    drawn = [draw_colours(rng(seed)) for seed in range(500)]
+    factors, radii = np.array([one.factors for one in drawn]), np.array([one.radius for one in drawn])
+    assert ((factors.min(0) >= 0.7) & (factors.min(0) < 0.72)).all() and abs(factors.mean() - 1) < 0.02
+    assert ((factors.max(0) <= 1.3) & (factors.max(0) > 1.28)).all()
+    assert 0.1 <= radii.min() < 0.15 and 1.95 < radii.max() <= 2

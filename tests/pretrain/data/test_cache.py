@@ -203,3 +203,18 @@ def test_an_image_above_the_limit_has_no_place_and_is_one_bad_image(images, tmp_
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     monkeypatch.setenv("SPLITMASK_MAX_PIXELS", "1000")
     assert "large.png" in fill(whole, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("stamp", ["time", "size"])
+def test_one_stamp_is_enough_to_tell_a_changed_image(stamp: str, tmp_path: Path) -> None:
+    """Size and time of a file, and not both: an image without compression keeps its size, a copy may keep its time."""
+    images, path = ImageList(tmp_path, ["a.bmp"]), tmp_path / "a.bmp"
+    picture(path, (8, 8), 0)
+    fill(images, tmp_path / "cache")
+    before = path.stat()
+    picture(path, (8, 8) if stamp == "time" else (9, 8), 1)
+    os.utime(path, ns=(0, before.st_mtime_ns + (stamp == "time")))
+    assert (path.stat().st_size == before.st_size) == (stamp == "time")
+    fill(images, tmp_path / "cache")
+    cached = attach(images, str(tmp_path / "cache"))
+    assert cached.is_complete() and np.array_equal(np.asarray(cached.decode(0)), np.asarray(images.decode(0)))

@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pretrain.data import multicrop
 from pretrain.data.multicrop import MultiCrop, change_colours, shift_hue
 
 
@@ -38,3 +39,18 @@ def test_hue_turns_red_towards_yellow():
     red = Image.new("RGB", (2, 2), (255, 0, 0))
     assert np.asarray(shift_hue(red, 1 / 6))[0, 0] == pytest.approx([255, 255, 0], abs=6)
     assert np.array_equal(np.asarray(shift_hue(red, 0.0)), np.asarray(red))
+
+
+def test_each_crop_has_its_share_of_the_area_and_its_changes(monkeypatch):
+    """Large crops from 0.4 on, small ones up to it; blurred always, 0.1 and 0.5, and the second solarised."""
+    seen = []
+
+    def changed(image, rng, blur, solarise):
+        seen.append((image.size, blur, solarise))
+        return image
+
+    monkeypatch.setattr(multicrop, "change_colours", changed)
+    augment = MultiCrop(224, 0.4, 2, 16)
+    augment(picture(), np.random.default_rng(0))
+    assert seen == [((224, 224), 1.0, 0.0), ((224, 224), 0.1, 0.2), *[((96, 96), 0.5, 0.0)] * 2]
+    assert (augment.large.scale, augment.small.scale) == ((0.4, 1.0), (0.05, 0.4))

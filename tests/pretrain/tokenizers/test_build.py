@@ -6,11 +6,14 @@ import pytest
 import torch
 from torch.utils.data import default_collate
 
+from pretrain.data.pixel_norm import PixelNorm
 from pretrain.data.sources import open_source
+from pretrain.data.views import spread_items
 from pretrain.methods.build import build_method, build_views
 from pretrain.recipes import get_recipe
 from pretrain.tokenizers.build import build_tokenizer, token_prior
 from pretrain.tokenizers.codebook import normalize_patches
+from splitmask_backbones.vit import patchify
 
 
 def test_token_prior_by_hand():
@@ -43,3 +46,15 @@ def test_words_of_random_patches_are_normalised_as_patches_are(patch_norm, image
     words = tokenizer.words
     assert torch.equal(tokenizer(words), torch.arange(12))
     torch.testing.assert_close(normalize_patches(words, patch_norm), words, atol=1e-5, rtol=0)
+
+
+def test_random_patches_lie_anywhere_in_their_crops(image_folder, tmp_path):
+    """One of each of 12 images."""
+    recipe = get_recipe("tiny").override({"tokenizer": "random_patches", "vocab_size": 12, "patch_norm": "none"})
+    views = build_views(recipe, open_source(image_folder), 16)
+    words, places = build_tokenizer(recipe, views, 16, tmp_path, 0).words, []
+    for word, item in zip(words, spread_items(views, 12, 0), strict=True):
+        patches = torch.nn.functional.normalize(patchify(PixelNorm()(item["image"][None]), 16)[0], dim=1)
+        places.append(int((patches @ word).argmax()))
+        torch.testing.assert_close(patches[places[-1]], word)
+    assert len(set(places)) > 4

@@ -124,3 +124,29 @@ def test_token_ids_of_a_gpu_are_those_of_a_cpu():
     rows = torch.randn(4096, 768, generator=generator)
     assert (nearest(rows.cuda(), words.cuda()).cpu() != nearest(rows, words)).float().mean() < 1e-3
     assert not torch.backends.cuda.matmul.allow_tf32
+
+
+@pytest.mark.parametrize("patch_norm", ["mean", "pixel_mean", "channel_mean"])
+def test_patches_are_normalised_before_they_get_their_token_ids(patch_norm):
+    """Bright patches: with their mean most of them would get others."""
+    torch.manual_seed(0)
+    words, patches = random_projection(64, 48, 0), torch.randn(200, 48) + 2
+    found = Tokenizer(words, patch_norm)(patches)
+    unit = torch.nn.functional.normalize(words, dim=1)
+    assert torch.equal(found, (normalize_patches(patches, patch_norm) @ unit.T).argmax(dim=1))
+    assert (found != Tokenizer(words)(patches)).float().mean() > 0.3
+
+
+@pytest.mark.parametrize("patch_norm", ["mean", "channel_mean"])
+def test_kmeans_clusters_what_the_tokenizer_compares(patch_norm):
+    """What is taken out of a patch is in no centroid, which is a mean of such patches; all images are drawn from."""
+    torch.manual_seed(0)
+    patches, asked = torch.randn(50, 16, 12) + 5, []
+
+    def sample(num_images, per_image):
+        asked.append((num_images, per_image))
+        return patches[:num_images, :per_image].flatten(0, 1)
+
+    codebook = kmeans_codebook(6, 50, 16, sample, 100, 3, 1, patch_norm)
+    assert asked == [(50, 2)]
+    torch.testing.assert_close(normalize_patches(codebook, patch_norm), codebook, atol=1e-5, rtol=0)

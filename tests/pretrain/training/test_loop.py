@@ -10,6 +10,7 @@ from pretrain.training.distributed import make_fabric
 from pretrain.training.ema import averaged
 from pretrain.training.loop import Loop, fit
 from pretrain.training.run_folder import CHECKPOINTS, RunFolder
+from splitmask_backbones.param_groups import param_groups
 from tests.helpers.toy import Toy, batches
 
 
@@ -194,3 +195,23 @@ def test_batches_are_closed_at_the_end_and_before_an_error_leaves(fails_after, t
         with pytest.raises(OSError, match="the network is gone"):
             run(tmp_path / "run", batches=open_batches, after_step=[after_step])
     assert [each.closed for each in opened] == [1]
+
+
+def test_weight_decay_follows_its_schedule_where_there_is_one(tmp_path):
+    """Weight and bias: the bias has none at the start and gets none."""
+    method, seen = Toy(), []
+    optimizer = torch.optim.AdamW(param_groups(method, 0.1, 0.04))
+    with RunFolder.open(tmp_path / "run", resume=False, artefact="done") as folder:
+        fit(
+            make_fabric(),
+            method,
+            optimizer,
+            loop=Loop(total_steps=3, batch_size=4, steps_per_epoch=3),
+            lr_at=lambda step: 1.0,
+            batches=batches,
+            folder=folder,
+            metric_names=("loss",),
+            weight_decay_at=lambda step: 0.5 + step,
+            after_step=[lambda _: seen.append({g["names"][0]: g["weight_decay"] for g in optimizer.param_groups})],
+        )
+    assert seen == [{"layer.bias": 0.0, "layer.weight": 0.5 + step} for step in range(3)]

@@ -12,6 +12,8 @@ from PIL import Image
 
 pytest.importorskip("timm", reason="the extra 'classification' is not installed")
 
+import torch
+
 from tests.helpers.cls_data import write_root
 from tools.classification import probe_run
 from tools.classification.data import DataOptions
@@ -57,3 +59,19 @@ def test_the_curve_of_a_probe_is_drawn(tmp_path: Path) -> None:
     probe_run._plot(entries, tmp_path / probe_run.CURVE)
     with Image.open(tmp_path / probe_run.CURVE) as image:
         assert np.asarray(image).std() > 0
+
+
+def test_the_recipes_values_reach_model_and_optimizer(tmp_path: Path) -> None:
+    """Layer by layer: this optimizer is the detector's as well."""
+    write_root(tmp_path / "root", 2, 1)
+    values = {"lr": 0.5, "layer_decay": 0.65, "weight_decay": 0.3, "beta2": 0.9, "drop_path": 0.2}
+    task = make(tmp_path / "root", **values)
+    task.find_data(("train", "val"))
+    model: Any = task.build(None)
+    assert model.encoder.config["drop_path_rate"] == 0.2
+    optimizer = task.optimizer(model, torch.device("cpu"))
+    placed = {name: group for group in optimizer.param_groups for name in group["names"]}
+    layers = {"encoder.patch_embed.proj.weight": 0, "encoder.blocks.4.mlp.fc1.weight": 5, "head.weight": 13}
+    for name, layer in layers.items():
+        assert placed[name]["lr"] == pytest.approx(0.5 * 0.65 ** (13 - layer)), name
+        assert (placed[name]["weight_decay"], placed[name]["betas"]) == (0.3, (0.9, 0.9)), name

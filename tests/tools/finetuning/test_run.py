@@ -176,3 +176,12 @@ def test_a_damaged_model_is_named(tmp_path):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"toy\.safetensors is damaged \(its checksum is wrong\)"):
         run(task(tmp_path / "run", trains=False, eval_only=True))
+
+
+def test_each_step_has_the_rate_of_its_place_in_the_whole_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(Values, "lr_factor", lambda self, step, total_steps: (step + 1) / total_steps)
+    run(task(tmp_path / "run"))
+    weight = 0.0
+    for step in range(4):
+        weight -= 0.1 * (step + 1) / 4 * 2 * (weight - 1)
+    assert read(tmp_path / "run" / RESULTS)["weight"] == pytest.approx(weight)
