@@ -291,9 +291,14 @@ def bounded(
     return allowed, f"{room}; {why} would be {wanted:,} steps"
 
 
-def choose_for_length(steps: int) -> Derived:
-    """Returns lr, warm-up and the like of a run by its steps: those of short runs, or the paper's."""
+def choose_for_length(steps: int, crop_scale_max: float = 1.0) -> Derived:
+    """Returns lr, warm-up and the like of a run by its steps: those of short runs, or the paper's.
+
+    Args:
+        crop_scale_max: which the smallest crop may not exceed.
+    """
     if steps < SHORT_RUN:
-        return {name: (value, f"fewer than {SHORT_RUN:,} steps") for name, value in SHORT.items()}
+        short = SHORT | {"crop_scale": min(SHORT["crop_scale"], crop_scale_max)}
+        return {name: (value, f"fewer than {SHORT_RUN:,} steps") for name, value in short.items()}
     paper = RECIPES["coco"][1]
     return {name: (getattr(paper, name), f"{SHORT_RUN:,} steps or more: the paper's") for name in SHORT}

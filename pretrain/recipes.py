@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -136,6 +137,12 @@ class Recipe(CheckedRecipe):
             raise UserError(f"--crop-scale {self.crop_scale} must be at most --crop-scale-max {self.crop_scale_max}")
         if self.method == "splitmask":
             self._check_split()
+            patches = (self.img_size // self.encoder_sizes["patch_size"]) ** 2
+            if patches >= 4 and math.floor(patches * (1 - self.mask_ratio) + 1e-9) < 1:
+                raise UserError(
+                    f"--mask-ratio {self.mask_ratio} leaves a branch none of the {patches} patches of --img-size "
+                    f"{self.img_size}: use {math.floor(100 * (1 - 1 / patches)) / 100:g} or less, or larger crops"
+                )
         if self.weight_decay == 0 and self.end_weight_decay is not None:
             raise UserError(
                 f"--weight-decay 0 is no decay at all, and --end-weight-decay {self.end_weight_decay:g} would have no "

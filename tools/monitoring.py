@@ -120,7 +120,7 @@ def prepare(
     if options.monitor_labels:
         from pretrain.monitoring.labelled import open_labelled
 
-        labelled = open_labelled(options.monitor_labels, limit)
+        labelled = open_labelled(options.monitor_labels, limit, images.value_range)
         print(
             f"kNN: {labelled.num_known} known images of {labelled.num_classes} classes, "
             f"{len(labelled.images) - labelled.num_known} to classify"

@@ -25,6 +25,7 @@ FORMATS = tuple(
 )
 """What is read, by content: the suffix of a file plays no part. Of an animation the first frame is taken."""
 
+_WIDTH_TAG, _HEIGHT_TAG = 256, 257  # of TIFF
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -116,6 +117,8 @@ def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """
     with _reasons(), Image.open(path, formats=FORMATS) as image:
         width, height = image.size
+        if image.format == "TIFF":  # Pillow has turned the size of these already
+            width, height = (int(image.tag_v2[tag]) for tag in (_WIDTH_TAG, _HEIGHT_TAG))  # type: ignore[attr-defined]
         try:
             turned = image.getexif().get(_ORIENTATION_TAG, 1) in (5, 6, 7, 8)
         except Exception:  # damaged EXIF data counts for nothing, as in read_image

@@ -45,6 +45,10 @@ def choose_range(images: ImageList, given: ValueRange | None = None, remedy: str
     """
     found = range_of_images(images, given)
     if found is None:
+        if given is not None:
+            logger.warning(
+                "a range of %g to %g has no effect: no image looked at has one channel of more than 8 bits", *given
+            )
         return given
     measured, levels, count = found
     low, high = given or measured

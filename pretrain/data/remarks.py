@@ -32,6 +32,11 @@ def _of_image(images: ImageList, name: str) -> list[str]:
         with Image.open(images.path(name), formats=FORMATS) as image:
             if getattr(image, "n_frames", 1) > 1:
                 found.append("have more than one page or frame: the first is read")
+            if ";16" in str(image.tile[:1]) and len(image.getbands()) > 1:
+                found.append(
+                    "have 16 bits in each of several channels: the upper 8 are read, in which 10 or 12 bits are nearly "
+                    "black: convert those to 8 bits first"
+                )
             if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
                 found.append("are transparent: they are laid on white")
             if getattr(image, "tag_v2", {}).get(_SAMPLES_PER_PIXEL, 1) > 4:

@@ -74,6 +74,7 @@ class Dino(Method):
         self.register_buffer("finished", torch.zeros((), dtype=torch.int64))
         self._steps: int | None = None  # `finished` for the host, which would wait for a GPU's
         self.register_load_state_dict_post_hook(_forget_steps)
+        self._centres: list[Tensor] = []  # of the teacher's outputs, as each micro-batch of the step moves them
         # Frozen by gradients of zero, which processes can exchange and which do not count in the gradient's norm.
         self._last_layer().register_hook(lambda gradient: gradient * (self.finished >= self.frozen_steps))
         self.normalize = PixelNorm()
@@ -122,8 +123,11 @@ class Dino(Method):
 
     @torch.no_grad()
     def after_step(self, done: int) -> None:
-        """Moves the teacher towards the student after step `done` (1-based)."""
+        """Moves the teacher towards the student, and the centre, after step `done` (1-based)."""
         momentum = self.teacher_momentum(done - 1)
+        if self._centres:
+            self.loss.center.copy_(torch.stack(self._centres).mean(0))
+            self._centres = []
         # Leaves what is equal as it is: a frozen patch embedding.
         torch._foreach_lerp_(list(self.teacher.parameters()), list(self.student.parameters()), 1 - momentum)
         self.finished.fill_(done)
@@ -167,8 +171,12 @@ class Dino(Method):
         found = self.outputs(self.student, large)
         if small.shape[1]:
             found += self.outputs(self.student, small)
+        # The loss moves the centre: once a step is the method, whatever number of micro-batches it has.
+        centre = self.loss.center.clone()
         with torch.autocast(large.device.type, enabled=False):
             loss = self.loss(targets, found, teacher_temp=temperature)
+        self._centres.append(self.loss.center.clone())
+        self.loss.center.copy_(centre)
         return {
             "loss": loss,
             "teacher_momentum": torch.tensor(self.teacher_momentum(self.steps), device=loss.device),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pretrain.data.check import check_images
 from pretrain.data.sources import EVALUATION, TRAIN, ImageList, find_images
+from pretrain.data.value_range import ValueRange
 from splitmask_backbones.errors import UserError
 
 OPTION = "--monitor-labels"
@@ -32,15 +33,16 @@ class Labelled:
     num_classes: int
 
 
-def open_labelled(path: str | Path, limit: int) -> Labelled:
+def open_labelled(path: str | Path, limit: int, value_range: ValueRange | None = None) -> Labelled:
     """Returns at most `limit` known and `limit` other images, spread evenly over the classes.
 
-    `path` has a folder for each class (every second image of each is known), or `train` and `val` (or `test`) with a
-    folder for each class. Images that cannot be read are skipped.
+    `path` has a folder for each class (every second image of each is known), or `train` and `val` (without it `test`)
+    with a folder for each class. Images that cannot be read are skipped.
 
     Args:
         path: searched with all subfolders.
         limit: at least 1.
+        value_range: of the images that are trained on, which becomes 8 bits; None for each image's own.
 
     Raises:
         ValueError: no such folder, no classes, or too few images.
@@ -60,13 +62,14 @@ def open_labelled(path: str | Path, limit: int) -> Labelled:
             "of each class into a folder of its own"
         )
     pairs = known + queries
-    images = ImageList(root, [name for name, _ in pairs], "labelled images")
+    images = ImageList(root, [name for name, _ in pairs], "labelled images", value_range=value_range)
     return Labelled(images, [classes.index(label) for _, label in pairs], len(known), len(classes))
 
 
 def _split_folder(root: Path, pattern: re.Pattern[str]) -> str | None:
-    found = sorted(path.name for path in root.iterdir() if path.is_dir() and pattern.fullmatch(path.name))
-    return found[0] if found else None
+    """Returns the folder of a split; of several that of validation, so that no test steers a run."""
+    found = [path.name for path in root.iterdir() if path.is_dir() and pattern.fullmatch(path.name)]
+    return min(found, key=lambda name: (name.lower().startswith("test"), name), default=None)
 
 
 def _sides(root: Path) -> tuple[list[Pair], list[Pair]]:

@@ -59,12 +59,14 @@ def _codebook_of_data(recipe: Recipe, views: Views, patch_size: int, workers: in
     pixel_norm = PixelNorm()
 
     def sample(num_images: int, per_image: int) -> Tensor:
-        rows = []
+        drawn = torch.empty(0)
         for number, item in enumerate(spread_items(views, num_images, workers)):
             patches = patchify(pixel_norm(item["image"][None]), patch_size)[0]
             chosen = sample_rng(recipe.seed, 1, number).permutation(len(patches))[:per_image]
-            rows.append(patches[np.sort(chosen)])
-        return torch.cat(rows)
+            if not number:  # all crops have as many
+                drawn = torch.empty(num_images * len(chosen), patches.shape[1])
+            drawn[number * len(chosen) : (number + 1) * len(chosen)] = patches[np.sort(chosen)]
+        return drawn
 
     num_images, per_crop = len(views), (recipe.img_size // patch_size) ** 2
     if recipe.tokenizer == "random_patches":

@@ -20,6 +20,7 @@ from splitmask_backbones.vit import patchify
 logger = logging.getLogger(__name__)
 
 _IMAGENET = IMAGENET_MEAN, IMAGENET_STD
+_AT_ONCE = 1 << 16  # patches
 
 
 def normalize_patches(patches: Tensor, kind: str, num_channels: int = 3) -> Tensor:
@@ -167,7 +168,7 @@ def kmeans_codebook(
         vocab_size: V.
         num_images: images of the data.
         patches_per_image: patches that one crop has.
-        sample: draws patches.
+        sample: draws patches of its own, in place of which they are normalised.
         max_patches: 3 million in the paper.
         iterations: Lloyd iterations.
         seed: of the initial centroids.
@@ -181,9 +182,14 @@ def kmeans_codebook(
     _check_enough("kmeans", vocab_size, num_images, patches_per_image)
     per_image = min(patches_per_image, max(1, -(-max(max_patches, vocab_size) // num_images)))
     images = min(num_images, -(-max(max_patches, vocab_size) // per_image))
-    patches = F.normalize(normalize_patches(sample(images, per_image), patch_norm), dim=1).numpy()
+    drawn = sample(images, per_image)
+    for part in drawn.split(_AT_ONCE):  # in place: three million patches are 9 GB
+        part.copy_(F.normalize(normalize_patches(part, patch_norm), dim=1))
+    patches = drawn.numpy()
     # Flat patches lose everything with their mean: as zero vectors they would only make empty clusters.
-    patches = np.ascontiguousarray(patches[np.linalg.norm(patches, axis=1) > 0.5])
+    there = np.concatenate([np.linalg.norm(part.numpy(), axis=1) > 0.5 for part in drawn.split(_AT_ONCE)])
+    if not there.all():
+        patches = patches[there]
     if len(patches) < vocab_size:
         raise UserError(
             f"--tokenizer kmeans needs --vocab-size patches that are not flat: {len(patches)} patches for a codebook "

@@ -32,6 +32,15 @@ def steps_per_epoch(num_items: int, batch_size: int) -> int:
     return num_items // batch_size
 
 
+def check_divisible(batch_size: int, world_size: int, accumulate: int) -> None:
+    """Raises ValueError where the images of a step cannot be dealt out evenly."""
+    if batch_size % (world_size * accumulate):
+        raise UserError(
+            f"--batch-size {batch_size} must be a multiple of processes x accumulation steps = "
+            f"{world_size} x {accumulate}"
+        )
+
+
 class StepBatches(Sampler[list[tuple[int, int, int]]]):
     """Keys `(epoch, index, repeat)` of this rank's micro-batches, from a step on.
 
@@ -53,11 +62,7 @@ class StepBatches(Sampler[list[tuple[int, int, int]]]):
         accumulate: int,
         repeats: int = 1,
     ) -> None:
-        if batch_size % (world_size * accumulate):
-            raise UserError(
-                f"--batch-size {batch_size} must be a multiple of processes x accumulation steps = "
-                f"{world_size} x {accumulate}"
-            )
+        check_divisible(batch_size, world_size, accumulate)
         self.num_items, self.batch_size, self.seed = num_items, batch_size, seed
         self.start_step, self.total_steps = start_step, total_steps
         self.rank, self.world_size, self.accumulate = rank, world_size, accumulate

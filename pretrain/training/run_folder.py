@@ -21,6 +21,12 @@ from splitmask_backbones.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
+_OF_THE_BYTES = {
+    "device": "on another device",
+    "processes": "with another number of processes",
+    "threads": "with another number of threads",
+}
+"""What is free to change and yet rounds or draws otherwise, and how it is told."""
 CONFIG = "config.json"
 LOCK = ".lock"
 CHECKPOINTS = "checkpoints"
@@ -235,10 +241,13 @@ class RunFolder:
                 f"--resume: {self.path} holds a run with other settings: {listed}: "
                 "use the old values, or start anew in another --output"
             )
-        devices = [entry.get("free", {}).get("device") for entry in (self.previous, config)]
-        if self.is_main and not self.finished and None not in devices and devices[0] != devices[1]:
-            what = "the bytes will not be those of one device"
-            logger.warning("--resume on another device (%s, now %s): %s", *devices, what)
+        for name, told in _OF_THE_BYTES.items():
+            values = [entry.get("free", {}).get(name) for entry in (self.previous, config)]
+            if name == "threads" and config.get("free", {}).get("device") != "cpu":
+                continue
+            if self.is_main and not self.finished and None not in values and values[0] != values[1]:
+                what = "the bytes will not be those of an uninterrupted run"
+                logger.warning("--resume %s (%s, now %s): %s", told, *values, what)
 
     def close(self, failed: bool = False) -> None:
         """Releases the lock. After a failure before the first step, leaves no run behind: the folder can be used."""

@@ -154,6 +154,7 @@ def test_a_batch_is_halved_for_few_hours():
 
 def test_short_and_long_runs():
     assert {name: value for name, (value, _) in own_recipe.choose_for_length(9_999).items()} == own_recipe.SHORT
+    assert own_recipe.choose_for_length(1, crop_scale_max=0.1)["crop_scale"][0] == 0.1  # small crops magnify
     long = {name: value for name, (value, _) in own_recipe.choose_for_length(10_000).items()}
     assert long == {"base_lr": 1.5e-3, "warmup_fraction": 10 / 300, "drop_path": 0.1, "crop_scale": 0.08}
     assert own_recipe.used(own_recipe.choose_for_length(1), {}, "dino").keys() == {"warmup_fraction", "drop_path"}

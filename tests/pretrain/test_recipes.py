@@ -66,6 +66,8 @@ def test_steps_and_epochs_replace_each_other():
         ({"batchsize": 3}, "did you mean 'batch_size'"),
         ({"mask_ratio": 0.75}, "needs --mask uniform"),
         ({"mask": "uniform", "mask_ratio": 0.4}, "--mask-ratio 0.4 must be at least 0.5 and below 1"),
+        ({"mask": "uniform", "mask_ratio": 0.995}, "--mask-ratio 0.995 leaves a branch none of the 196 patches"),
+        ({"mask": "uniform", "mask_ratio": 0.97, "img_size": 64}, "none of the 16 patches of --img-size 64: use 0.93"),
         ({"inpaint_weight": 0.0, "match_weight": 0.0}, "nothing to learn"),
         ({"branch_jitter": 0.4, "match_weight": 0.0}, "--branch-jitter 0.4 has no effect with --match-weight 0"),
         ({"batch_size": 1}, "other images in the batch"),

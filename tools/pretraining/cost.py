@@ -141,14 +141,16 @@ def _items(views: Views) -> tuple[list[Any], float]:
     """Returns items of images spread over the list, and the seconds of one."""
     count = min(len(views), NUM_ITEMS)
     items: list[Any] = []
+    reasons: list[str] = []
     start = now()
     for number in range(count):
         try:
             items.append(views[(0, number * len(views) // count, 0)])
-        except UserError:  # unreadable: the check of the images says so
+        except UserError as error:  # unreadable: the check of the images says so
+            reasons.append(str(error))
             continue
         if now() - start > ITEM_SECONDS:
             break
     if not items:
-        raise UserError(f"--data: none of the {count} images looked at can be read: repair them or choose others")
+        raise UserError(f"--data: none of the {count} images looked at can be used, the first one: {reasons[0]}")
     return items, (now() - start) / len(items)

@@ -65,10 +65,10 @@ def _check(
         try:
             if place != OFF:
                 images = stack.enter_context(filling(source, place, options.workers))
-        except UserError as error:
+        except (UserError, OSError) as error:  # no room, or no folder that can be written and locked
             if place != AUTO:
                 raise
-            logger.warning("%s", error)
+            logger.warning("%s: the run goes on without a cache", error)
             place = OFF
         found = check_images(images.subset(set(images.names) - bad), workers=options.workers)
     enforce_bad_limit(len(source), found, options.max_bad_fraction, report, root=source.root)

@@ -58,14 +58,18 @@ def sizes_of(images: ImageList) -> Sizes:
         ValueError: none of them can be read.
     """
     count = min(len(images), NUM_SIZES)
-    found = []
+    found, reasons = [], []
     for number in range(count):
+        index = number * len(images) // count
         try:
-            found.append(images.size(number * len(images) // count))
-        except (OSError, ValueError, SyntaxError, UnreadableImage):  # the check of the images says what is wrong
-            continue
+            found.append(images.size(index))
+        except (OSError, ValueError, SyntaxError, UnreadableImage) as error:  # the check of the images counts them
+            reasons.append(f"{images.names[index]}: {' '.join(str(error).split())[:300]}")
     if not found:
-        raise UserError(f"--data: none of the {count} images looked at can be read: repair them or choose others")
+        raise UserError(
+            f"--data: none of the {count} images looked at can be read, the first one {reasons[0]}: repair them or "
+            "choose others"
+        )
     short = [min(size) for size in found]
     area = statistics.fmean(height * width for height, width in found)
     return Sizes(int(statistics.median(short)), min(short), max(short), area)

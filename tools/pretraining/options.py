@@ -49,6 +49,10 @@ class PretrainOptions(monitoring.MonitorOptions, RunOptions):
         for name in ("resume", "rehearse"):
             if self.plan and getattr(self, name):
                 raise UserError(f"--plan and --{name} exclude each other: a plan is of a run that begins; omit one")
+        for name in ("position_init", "rescale_residuals"):
+            if self.init is not None and given.get(name) not in (None, "normal", False):
+                option = f"--{name.replace('_', '-')} {given[name]}"
+                raise UserError(f"{option} has no effect with --init, whose weights are the beginning: omit one")
         for name in ("steps", "epochs"):
             if self.hours is not None and given.get(name) is not None:
                 raise UserError(f"--hours and --{name} exclude each other: give one of them")

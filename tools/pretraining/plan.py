@@ -13,7 +13,7 @@ from pretrain.data.device_views import fits_on_card
 from pretrain.data.sources import ImageList, split_holdout
 from pretrain.own_recipe import OWN, Derived, Facts
 from pretrain.recipes import Recipe
-from pretrain.training.loader import steps_per_epoch
+from pretrain.training.loader import check_divisible, steps_per_epoch
 from pretrain.training.options import NUM_CHECKPOINTS, OFF
 from pretrain.training.progress import duration
 from pretrain.training.workers import prefetch_that_fits
@@ -107,6 +107,7 @@ def make_plan(
         reasons["precision"] = own_recipe.choose_precision(named.precision == "bf16")[1]
     else:
         recipe = named.override(given)
+    check_divisible(recipe.batch_size, fabric.world_size, recipe.accumulate)
     memory -= resident_bytes(recipe, options.cache or OFF, sizes.area * len(images), fabric.device)
     per_epoch = steps_per_epoch(len(images), recipe.batch_size)
     derives_length = name == OWN and not _has_length(given)
@@ -141,7 +142,7 @@ def make_plan(
         )
         recipe = recipe if steps == wanted else recipe.override({"steps": steps})
     if name == OWN:
-        by_length = own_recipe.choose_for_length(recipe.total_steps(per_epoch))
+        by_length = own_recipe.choose_for_length(recipe.total_steps(per_epoch), recipe.crop_scale_max)
         by_length = own_recipe.used(by_length, given, recipe.method)
         recipe = recipe.override({key: value for key, (value, _) in by_length.items()})
         reasons |= {key: why for key, (_, why) in by_length.items()} | dict.fromkeys(given, GIVEN)

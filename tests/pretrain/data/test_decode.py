@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from pretrain.data.decode import FORMATS, UnreadableImage, read_image
+from pretrain.data.decode import FORMATS, UnreadableImage, read_image, read_size
 from pretrain.data.pixel_limit import VARIABLE, set_pixel_limit
 from tests.helpers.image_files import smooth
 from tests.helpers.paths import ROOT as REPO
@@ -163,7 +163,9 @@ def test_exif_orientation(tmp_path, suffix, orientation):
     exif[0x0112] = orientation
     options = {"lossless": True} if suffix == "webp" else {}
     Image.fromarray(smooth()).save(tmp_path / f"x.{suffix}", exif=exif, **options)
-    np.testing.assert_array_equal(read(tmp_path / f"x.{suffix}"), UPRIGHT[orientation](smooth()))
+    expected = UPRIGHT[orientation](smooth())
+    np.testing.assert_array_equal(read(tmp_path / f"x.{suffix}"), expected)
+    assert read_size(tmp_path / f"x.{suffix}") == expected.shape[:2] and expected.shape[0] != expected.shape[1]
 
 
 def test_exif_orientation_of_a_jpeg(tmp_path):

@@ -1,7 +1,10 @@
 """What is lost of images is said once a kind."""
 
+import struct
+import zlib
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from pretrain.data.check import check_images
@@ -26,6 +29,22 @@ def test_pages_and_transparency_are_said_once(tmp_path: Path, caplog) -> None:
         check_images(images)
     assert [record.message for record in caplog.records] == expected
     assert remarks(ImageList(tmp_path, ["a.png"])) == []
+
+
+def test_colours_of_more_than_8_bits_are_told(tmp_path: Path) -> None:
+    """The decoder takes their upper 8 bits: a camera's 12 become 16 levels."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 4, 2, 16, 2, 0, 0, 0)  # 16 bits a channel, RGB
+    rows = zlib.compress(b"".join(b"\0" + struct.pack(">12H", *[4095] * 12) for _ in range(2)))
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    (tmp_path / "deep.png").write_bytes(png)
+    Image.new("RGB", (4, 2)).save(tmp_path / "plain.png")
+    Image.fromarray(np.zeros((2, 4), np.uint16)).save(tmp_path / "gray.png")
+    (told,) = remarks(ImageList(tmp_path, ["deep.png", "plain.png", "gray.png"]))
+    assert told.startswith("1 of 3 images looked at have 16 bits in each of several channels") and "deep.png" in told
 
 
 def test_a_large_list_is_looked_at_here_and_there(tmp_path: Path) -> None:

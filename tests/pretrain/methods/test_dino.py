@@ -43,6 +43,8 @@ def test_loss_equals_an_independent_statement(local):
                 terms.append(-(p * np.log(softmax(s / 0.1))).sum(-1).mean())
     assert len(terms) == (2 if not local else 6)
     assert values["loss"].item() == pytest.approx(np.mean(terms), rel=1e-4)
+    assert torch.equal(method.loss.center.reshape(-1), torch.linspace(-1, 1, 16)), "moved after the step"
+    method.after_step(1)
     expected = 0.9 * centre + 0.1 * np.concatenate(teacher).mean(0)
     np.testing.assert_allclose(method.loss.center.reshape(-1).numpy(), expected, rtol=1e-4, atol=1e-6)
     mean = np.mean([softmax((t - centre) / 0.04) for t in teacher], axis=(0, 1))
@@ -148,3 +150,17 @@ def test_golden_ten_steps():
 
 
 GOLDEN = [2.4825, 2.3255, 2.2422, 2.1618, 2.1448, 2.1262, 2.1339, 2.1681, 2.2163, 2.2812]
+
+
+def test_micro_batches_move_the_centre_as_one_batch_does():
+    """Once a step, by the mean of the teacher's outputs on all of its images."""
+    batch, centres = make_batch(batch=6), []
+    for parts in (1, 3):
+        method = build().eval()
+        with torch.no_grad():
+            for part in zip(*(value.chunk(parts) for value in batch.values()), strict=True):
+                method(dict(zip(batch, part, strict=True)))
+        method.after_step(1)
+        centres.append(method.loss.center)
+    assert centres[0].abs().max() > 0
+    torch.testing.assert_close(centres[1], centres[0], atol=1e-7, rtol=1e-5)

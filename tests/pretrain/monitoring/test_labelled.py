@@ -1,6 +1,8 @@
 """Labelled images: which are known, which are to be classified, and folders that cannot be used."""
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from pretrain.monitoring.labelled import open_labelled
 from tests.helpers.labelled import COLOURS, labelled_folder
@@ -30,6 +32,20 @@ def test_labelled_train_and_val(tmp_path):
         "train2017/b/1.png",
     ]
     assert found.images.names[4:] == ["val/b/0.png", "val/b/1.png"] and found.labels == [0, 0, 1, 1, 1, 1]
+
+
+def test_validation_goes_before_test_and_deep_images_are_read_as_in_training(tmp_path):
+    for split in ("train", "test", "val"):
+        labelled_folder(tmp_path / split, {"a": (0, 0, 0), "b": (255, 0, 0)}, 2)
+    Image.fromarray(np.full((8, 8), 500, np.uint16)).save(tmp_path / "train/a/deep.png")
+    found = open_labelled(tmp_path, 100, (0.0, 1000.0))
+    assert {name.split("/")[0] for name in found.images.names[found.num_known :]} == {"val"}
+    deep = found.images.decode(found.images.names.index("train/a/deep.png"))
+    assert np.asarray(deep).max() == 128
+    for path in sorted((tmp_path / "val").rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    (tmp_path / "val").rmdir()
+    assert open_labelled(tmp_path, 100).images.names[-1].startswith("test/")
 
 
 @pytest.mark.parametrize(

@@ -69,11 +69,11 @@ def test_kmeans_finds_directions(monkeypatch):
     patches = patches[torch.randperm(180)]
     lines = []
     monkeypatch.setattr(module.logger, "info", lambda *arguments: lines.append(arguments))
-    codebook = kmeans_codebook(6, 18, 10, lambda n, k: patches[: n * k], 1000, 25, 1, "none")
+    codebook = kmeans_codebook(6, 18, 10, lambda n, k: patches[: n * k].clone(), 1000, 25, 1, "none")
     best = (torch.nn.functional.normalize(codebook, dim=1) @ centres.T).max(1).values
     assert best.mean() > 0.95
     assert [line[1:3] for line in lines] == [(i, 25) for i in range(1, 26)] and lines[-1][3] > 0.9
-    assert torch.equal(codebook, kmeans_codebook(6, 18, 10, lambda n, k: patches[: n * k], 1000, 25, 1, "none"))
+    assert torch.equal(codebook, kmeans_codebook(6, 18, 10, lambda n, k: patches[: n * k].clone(), 1000, 25, 1, "none"))
 
 
 def test_fewer_patches_than_the_codebook_has_names_both():

@@ -164,6 +164,19 @@ def test_another_device_is_told_but_not_refused(tmp_path, caplog):
     assert "another device (cuda, now cpu)" in caplog.text
 
 
+def test_other_processes_or_threads_are_told_where_they_round_otherwise(tmp_path, caplog):
+    free = {"device": "cpu", "processes": 8, "threads": 2}
+    with RunFolder.open(tmp_path, resume=False, artefact="e") as folder:
+        folder.write_config({"values": {}, "free": free})
+    with RunFolder.open(tmp_path, resume=True, artefact="e") as folder:
+        folder.write_config({"values": {}, "free": free | {"processes": 4}})
+        folder.write_config({"values": {}, "free": free | {"threads": 1}})
+    assert [record.message.partition(":")[0] for record in caplog.records] == [
+        "--resume with another number of processes (8, now 4)",
+        "--resume with another number of threads (2, now 1)",
+    ]
+
+
 def test_what_begins_anew_finds_an_empty_folder(tmp_path):
     with RunFolder.open(tmp_path, resume=False, artefact="e") as folder:
         folder.write_config({"values": {}, "rehearsal": True})

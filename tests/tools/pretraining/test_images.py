@@ -13,7 +13,7 @@ from PIL import Image
 from pretrain.data.cache import CachedImages
 from pretrain.data.sources import open_source
 from pretrain.training.distributed import make_fabric
-from pretrain.training.options import OFF
+from pretrain.training.options import AUTO, OFF
 from tools import pretrain
 from tools.pretraining import images, options
 from tools.pretraining.images import readable_images, with_range
@@ -45,6 +45,18 @@ def test_a_list_is_checked_once_and_trusted_while_it_is_the_same(folder, tmp_pat
     monkeypatch.setattr(images, "check_images", lambda *args, **options: pytest.fail("checked again"))
     again, same = readable_images(source, run, run_options(tmp_path), fabric)
     assert again.names == found.names and same == data
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(folder, tmp_path, monkeypatch, caplog) -> None:
+    """A home that is read-only, a user without one: `auto` takes what there is, a folder of one's own has to work."""
+    source, fabric = open_source(folder), make_fabric(device="cpu")
+    run: Any = SimpleNamespace(path=tmp_path, previous=None, finished=False)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    found, _ = readable_images(source, run, run_options(tmp_path, cache=AUTO), fabric)
+    assert not isinstance(found, CachedImages) and "the run goes on without a cache" in caplog.text
+    with pytest.raises(OSError, match="file"):
+        readable_images(source, run, run_options(tmp_path, cache=str(tmp_path / "file" / "cache")), fabric)
 
 
 def test_a_cache_is_filled_again_by_a_resume_but_not_for_a_finished_run(folder, tmp_path) -> None:

@@ -113,6 +113,8 @@ def test_hours_bound_any_recipe(images: Path, tmp_path: Path, monkeypatch: pytes
         (["--plan", "--resume"], "--plan and --resume exclude each other"),
         (["--plan", "--rehearse"], "--plan and --rehearse exclude each other"),
         (["--plan", "--batch-size", "99"], "--batch-size 99 is larger than the data set of 20 images"),
+        (["--plan", "--batch-size", "8", "--accumulate", "3"], "--batch-size 8 must be a multiple of processes x acc"),
+        (["--init", "x.safetensors", "--position-init", "sincos"], "--position-init sincos has no effect with --init"),
     ],
 )
 def test_what_cannot_be_planned(images: Path, tmp_path: Path, words: list[str], message: str) -> None:
