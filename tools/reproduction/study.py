@@ -63,7 +63,7 @@ HEADS = {
         "model.backbone.",
         "optim_wrapper.optimizer.lr",
         # So that mIoU is not that of the four largest classes; their roots, so that buildings stay buildings
-        # (docs/study/ablation.md). mmseg's own tools/train.py cannot read it from a config.
+        # (docs/study/ablation.md).
         ("class_weights=sqrt_median_frequency",),
         # docs/study/ablation.md: road scenes gain by four times the rate that nuclei lose by.
         rate=4.0,
