@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from splitmask_backbones.checkpoints import load_encoder, read_encoder_file
+from splitmask_backbones.checkpoints import load_encoder, read_encoder_file, with_overrides
 from splitmask_backbones.errors import UserError, check_choice
 from splitmask_backbones.pyramid import PYRAMIDS, tap_indices
 from splitmask_backbones.registry import ENCODERS, create_encoder, encoder_name, named_sizes
@@ -32,7 +32,8 @@ def resolve_encoder(
     pyramids other than the simple one set `out_indices` to their four taps.
 
     Args:
-        encoder: a name of `list_encoders()` or a ready `VisionTransformer` (then nothing else may be given); None
+        encoder: a name of `list_encoders()`, or a ready `VisionTransformer`, which stays as it is: where a norm is
+            not needed or an argument is another, the adapter has an encoder of its own on the same parameters. None
             with `weights` lets the file decide.
         weights: an encoder file of `save_encoder`, loaded strictly.
         pyramid: "simple", "tapped" or "taps".
@@ -41,20 +42,20 @@ def resolve_encoder(
             file of the named encoder's own sizes is taken as it is, so that a small config serves it too.
 
     Raises:
-        ValueError: neither encoder nor weights, a name that contradicts the file, unknown names or keys, or a ready
-            module whose maps do not suit the pyramid.
+        ValueError: neither encoder nor weights, a name that contradicts the file, unknown names or keys, a ready
+            module together with weights, or with arguments that contradict it.
     """
     check_choice("pyramid", pyramid, PYRAMIDS)
     check_arguments(overrides, own)
     if isinstance(encoder, VisionTransformer):
-        if weights is not None or overrides:
-            raise UserError("a ready encoder takes neither weights nor overrides: load_encoder(path, ...) takes both")
-        if pyramid != "simple" and len(encoder.out_indices) != 4:
-            raise UserError(
-                f"pyramid='{pyramid}' needs 4 out_indices, the encoder has {encoder.out_indices}: "
-                f"create it with out_indices={tap_indices(encoder.depth)}"
-            )
-        return encoder
+        if weights is not None:
+            raise UserError("a ready encoder takes no weights: give one of the two, load_encoder(path, ...) has both")
+        config = encoder.config
+        wanted = _for_maps(pyramid, overrides.get("depth", encoder.depth), overrides, encoder.norm_maps)
+        if (pyramid == "simple" or len(encoder.out_indices) == 4) and not {"depth", "out_indices"} & {*overrides}:
+            del wanted["out_indices"]  # its own do
+        changed = {key: value for key, value in wanted.items() if config[key] != value}
+        return with_overrides(encoder, **changed) if changed else encoder
     if encoder is not None:
         check_choice("encoder", encoder, ENCODERS)
     if weights is None:

@@ -52,7 +52,17 @@ def save_encoder(
     path = Path(path).expanduser()
     if not path.parent.is_dir():
         raise UserError(f"{path}: there is no folder {path.parent}: make it first")
-    write_atomically(path, save(tensors, metadata=metadata))
+    write_atomically(path, _in_order(save(tensors, metadata=metadata)))
+
+
+def _in_order(content: bytes) -> bytes:
+    """Returns a safetensors file with its metadata sorted: the library writes them in any order, equal ones too."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[end:]
 
 
 @dataclass
@@ -151,31 +161,65 @@ def load_encoder(path: str | Path, **overrides: Any) -> VisionTransformer:
     """
     check_arguments(overrides)
     file = read_encoder_file(path)
-    config = file.config
-    # Derived entries of the file's config must not outlive an override they were derived from.
-    if "depth" in overrides and "out_indices" not in overrides:
-        config.pop("out_indices", None)
-    with torch.device("meta"):
-        source = VisionTransformer(**config)
-    if overrides.get("num_heads", config["num_heads"]) != config["num_heads"]:  # the one change no shape would show
-        raise UserError(
-            f"weights file {path} does not fit an encoder with num_heads={overrides['num_heads']}: "
-            f"it was trained with {config['num_heads']}"
-        )
-    encoder = VisionTransformer(**{**config, **overrides})
     report = LoadReport(str(path), partial=file.partial)
-    state = _fit_to(encoder, source, file.tensors, report)
-    try:
-        encoder.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:400]
-        changed = ", ".join(f"{key}={value!r}" for key, value in overrides.items()) or "its own config"
-        raise UserError(f"weights file {path} does not fit an encoder with {changed}: {reason}") from None
-    encoder.load_report = report
+    encoder = _rebuilt(file.config, file.tensors, overrides, report, f"weights file {path}")
     encoder.pyramid_state = file.pyramid
     logger.info("%s", report.summary())
     if report.warning:
         logger.warning("%s", report.warning)
+    return encoder
+
+
+def with_overrides(encoder: VisionTransformer, **overrides: Any) -> VisionTransformer:
+    """Returns an encoder of other arguments on the same parameters: shared, not copied; `encoder` stays as it is.
+
+    Args:
+        encoder: in any state.
+        **overrides: as of `load_encoder`.
+
+    Raises:
+        ValueError: unknown override, or one that contradicts the parameters.
+    """
+    check_arguments(overrides)
+    state = encoder.state_dict(keep_vars=True)
+    made = _rebuilt(encoder.config, state, overrides, LoadReport("a ready encoder"), "the ready encoder", shared=True)
+    made.pyramid_state = encoder.pyramid_state
+    made.load_report = made.load_report if encoder.load_report is None else encoder.load_report
+    return made.to(encoder.patch_embed.proj.weight.device).train(encoder.training)
+
+
+def _rebuilt(
+    config: dict[str, Any],
+    tensors: dict[str, Tensor],
+    overrides: dict[str, Any],
+    report: LoadReport,
+    title: str,
+    shared: bool = False,
+) -> VisionTransformer:
+    """Returns an encoder of `config` under `overrides` that holds the tensors, copied or themselves."""
+    # Derived entries of the config must not outlive an override they were derived from.
+    if "depth" in overrides and "out_indices" not in overrides:
+        config = {key: value for key, value in config.items() if key != "out_indices"}
+    with torch.device("meta"):
+        source = VisionTransformer(**config)
+    if overrides.get("num_heads", config["num_heads"]) != config["num_heads"]:  # the one change no shape would show
+        raise UserError(
+            f"{title} does not fit an encoder with num_heads={overrides['num_heads']}: "
+            f"it was trained with {config['num_heads']}"
+        )
+    encoder = VisionTransformer(**{**config, **overrides})
+    state = _fit_to(encoder, source, tensors, report)
+    trained = {name: tensor.requires_grad for name, tensor in tensors.items()}
+    try:
+        encoder.load_state_dict(state, strict=True, assign=shared)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:400]
+        changed = ", ".join(f"{key}={value!r}" for key, value in overrides.items()) or "its own config"
+        raise UserError(f"{title} does not fit an encoder with {changed}: {reason}") from None
+    if shared:
+        for name, parameter in encoder.named_parameters():  # assigning them thaws those that are frozen
+            parameter.requires_grad_(trained.get(name, True))
+    encoder.load_report = report
     return encoder
 
 
@@ -230,6 +274,8 @@ def _fit_positions(
             rows.append(pos_embed[:, start : start + count])
     table = torch.cat([*rows, pos_embed[:, source.num_prefix_tokens :]], dim=1)
     num_prefix_tokens = sum(part.shape[1] for part in rows)
+    if num_prefix_tokens == source.num_prefix_tokens and encoder.grid_size == source.grid_size:
+        return pos_embed  # itself, where parameters are shared
     if encoder.grid_size != source.grid_size:
         report.resized["pos_embed"] = f"grid {source.grid_size} to {encoder.grid_size}, {encoder.position_resize}"
     return resize_pos_embed(table, source.grid_size, encoder.grid_size, num_prefix_tokens, encoder.position_resize)

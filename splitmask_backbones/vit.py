@@ -313,7 +313,8 @@ class VisionTransformer(nn.Module):
         super().__init__()
         sides: Any = (img_size, img_size) if isinstance(img_size, Integral) else img_size
         self.img_size = (int(sides[0]), int(sides[1]))
-        self.out_indices = tuple(i + depth if i < 0 else int(i) for i in (out_indices or (depth - 1,)))
+        taps = (depth - 1,) if out_indices is None or len(out_indices) == 0 else out_indices
+        self.out_indices = tuple(int(i) + depth if i < 0 else int(i) for i in taps)
         self.window_block_indexes = tuple(int(i) for i in window_block_indexes)
         self.config: dict[str, Any] = arguments | {
             "img_size": list(self.img_size),
@@ -440,6 +441,8 @@ class VisionTransformer(nn.Module):
 
     def embed(self, x: Tensor, ids_keep: Tensor | None = None) -> tuple[Tensor, tuple[int, int]]:
         """Returns the tokens that enter the first block, prefix first, and the grid `(H, W)` of the whole image."""
+        if x.ndim != 4 or x.shape[1] != self.config["in_chans"]:
+            raise UserError(f"images must be (B, {self.config['in_chans']}, H, W), got {tuple(x.shape)}")
         height, width = x.shape[-2:]
         grid_size = self.grid_of(height, width)
         pad_h, pad_w = grid_size[0] * self.patch_size - height, grid_size[1] * self.patch_size - width
@@ -498,7 +501,8 @@ class VisionTransformer(nn.Module):
             `(B, num_prefix_tokens + N, C)`, or `(B, num_prefix_tokens + K, C)` with `ids_keep`.
 
         Raises:
-            ValueError: `ids_keep` of a wrong dtype or shape, or together with windows or relative positions.
+            ValueError: images of another shape; `ids_keep` of a wrong dtype or shape, outside the grid (on a GPU its
+                own error, which needs no waiting for it), or together with windows or relative positions.
         """
         if ids_keep is not None:
             self._check_ids(x, ids_keep)
@@ -519,6 +523,12 @@ class VisionTransformer(nn.Module):
                 f"ids_keep must be int64 of shape (B, K) with B = {x.shape[0]}, "
                 f"got {ids_keep.dtype} of shape {tuple(ids_keep.shape)}"
             )
+        rows, columns = self.grid_of(*x.shape[-2:])
+        if ids_keep.device.type == "cpu" and ids_keep.numel() and not torch.compiler.is_compiling():
+            least, greatest = int(ids_keep.min()), int(ids_keep.max())
+            if least < 0 or greatest >= rows * columns:
+                wrong = least if least < 0 else greatest
+                raise UserError(f"ids_keep must lie in 0..{rows * columns - 1}, the patches of the grid, got {wrong}")
 
     def forward_maps(self, x: Tensor, norm_maps: bool | None = None) -> list[Tensor]:
         """Returns the outputs of the blocks in `out_indices` as maps, without prefix tokens.

@@ -164,11 +164,47 @@ def test_adapters_let_the_file_decide(path):
         resolve_encoder("vit_tiny", pyramd="simple")
     with pytest.raises(ValueError, match="name an encoder"):
         resolve_encoder()
-    with pytest.raises(ValueError, match="neither weights nor overrides"):
+    with pytest.raises(ValueError, match="a ready encoder takes no weights"):
         resolve_encoder(encoder, path)
     tapped = resolve_encoder("vit_tiny", pyramid="tapped")
     assert tapped.out_indices == (3, 5, 7, 11)
     assert resolve_encoder("vit_tiny", norm_maps=True).config["final_norm"] is True
+
+
+def test_a_ready_encoder_shares_its_parameters_with_the_adapters(encoder):
+    encoder.blocks[0].requires_grad_(False)
+    encoder.eval()
+    made = resolve_encoder(encoder)  # maps need no norm: no parameter may stay without a gradient
+    assert not [name for name, _ in made.named_parameters() if name.startswith("norm.")]
+    assert encoder.config["final_norm"] and isinstance(encoder.norm, torch.nn.LayerNorm)
+    own = dict(encoder.named_parameters())
+    assert all(parameter is own[name] for name, parameter in made.named_parameters())
+    assert [parameter.requires_grad for parameter in made.blocks[0].parameters()] == [False] * 12
+    assert made.blocks[1].attn.qkv.weight.requires_grad and not made.training
+    x = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(made.forward_maps(x), encoder.forward_maps(x), rtol=0, atol=0)
+    assert resolve_encoder(made) is made
+    assert resolve_encoder(encoder, norm_maps=True).norm.weight is encoder.norm.weight
+    changed = resolve_encoder(encoder, drop_path_rate=0.5, use_class_token=False, num_registers=0)
+    assert changed.config["drop_path_rate"] == 0.5 and changed.cls_token is None and encoder.cls_token is not None
+    assert changed.pos_embed.shape[1] == 16 and changed.blocks[0].norm1.weight is own["blocks.0.norm1.weight"]
+    with pytest.raises(ValueError, match="the ready encoder does not fit an encoder with final_norm=False, embed_dim=64"):
+        resolve_encoder(encoder, embed_dim=64)
+    four = VisionTransformer(**{**TINY, "depth": 5}, out_indices=(0, 1, 2, 4), final_norm=False)
+    assert resolve_encoder(four, pyramid="taps") is four
+    deep = VisionTransformer(**{**TINY, "depth": 5})
+    assert resolve_encoder(deep, pyramid="tapped").out_indices == (0, 1, 2, 4) and deep.out_indices == (4,)
+
+
+def test_equal_encoders_give_equal_bytes(encoder, tmp_path):
+    lineage = [{"file": "a.pth", "sha256": "0" * 64, "family": "dé it"}]
+    files = [tmp_path / f"{number}.safetensors" for number in range(20)]
+    for file in files:  # the library's own order is another one every few times
+        save_encoder(encoder, file, partial="two keys", lineage=lineage)
+    assert len({file.read_bytes() for file in files}) == 1
+    found = read_encoder_file(files[0])
+    assert (found.partial, found.lineage, found.config) == ("two keys", lineage, encoder.config)
+    assert all(torch.equal(found.tensors[name], value) for name, value in encoder.state_dict().items())
 
 
 def test_a_file_holds_encoder_pyramid_and_what_is_missing(encoder, tmp_path):

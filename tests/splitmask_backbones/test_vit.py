@@ -108,11 +108,19 @@ def test_hidden_pixels_have_no_gradient():
         (torch.zeros(2, dtype=torch.int64), {}, "shape"),
         (torch.zeros(1, 2, dtype=torch.int64), {"window_size": 2, "window_block_indexes": (0,)}, "windows"),
         (torch.zeros(1, 2, dtype=torch.int64), {"use_rel_pos": True}, "relative"),
+        (torch.tensor([[0, 16]]), {}, r"in 0\.\.15, the patches of the grid, got 16"),
+        (torch.tensor([[-1, 16]]), {}, "got -1"),
     ],
 )
 def test_wrong_ids_keep(ids, extra, match):
     with pytest.raises(ValueError, match=match):
         VisionTransformer(**TINY, **extra)(torch.zeros(1, 3, 64, 64), ids)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 64, 64), (3, 64, 64)])
+def test_images_of_another_shape(shape):
+    with pytest.raises(ValueError, match=re.escape(f"images must be (B, 3, H, W), got {shape}")):
+        VisionTransformer(**TINY).forward_maps(torch.zeros(shape))
 
 
 @pytest.mark.parametrize("grid", [(4, 4), (5, 3), (2, 7), (1, 1)])
@@ -365,7 +373,7 @@ def test_arguments_of_another_type_are_named(arguments, message):
 
 
 def test_numbers_may_be_numpys_and_are_saved(tmp_path):
-    sizes = {"embed_dim": np.int64(32), "depth": np.int32(2), "num_heads": 2, "out_indices": list(np.arange(2))}
+    sizes = {"embed_dim": np.int64(32), "depth": np.int32(2), "num_heads": 2, "out_indices": np.arange(2)}
     vit = VisionTransformer(
         img_size=np.array([32, 48]), **sizes, mlp_ratio=np.float32(2), use_class_token=np.bool_(True)
     )
