@@ -188,7 +188,9 @@ def test_a_ready_encoder_shares_its_parameters_with_the_adapters(encoder):
     changed = resolve_encoder(encoder, drop_path_rate=0.5, use_class_token=False, num_registers=0)
     assert changed.config["drop_path_rate"] == 0.5 and changed.cls_token is None and encoder.cls_token is not None
     assert changed.pos_embed.shape[1] == 16 and changed.blocks[0].norm1.weight is own["blocks.0.norm1.weight"]
-    with pytest.raises(ValueError, match="the ready encoder does not fit an encoder with final_norm=False, embed_dim=64"):
+    with pytest.raises(
+        ValueError, match="the ready encoder does not fit an encoder with final_norm=False, embed_dim=64"
+    ):
         resolve_encoder(encoder, embed_dim=64)
     four = VisionTransformer(**{**TINY, "depth": 5}, out_indices=(0, 1, 2, 4), final_norm=False)
     assert resolve_encoder(four, pyramid="taps") is four
