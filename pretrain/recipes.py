@@ -214,7 +214,7 @@ class Recipe(CheckedRecipe):
             ValueError: unknown name, a value that cannot work, or one that has no effect with the method.
         """
         method = values.get("method", self.method)
-        check_choice("method", method, METHODS)
+        check_choice("method", method, METHODS, "--method")
         for name, given in values.items():
             if name in UNUSED[method] and given != getattr(self, name):
                 raise UserError(f"{self.shown(name, given)} has no effect with --method {method}: omit it")
@@ -299,5 +299,5 @@ def get_recipe(name: str) -> Recipe:
     Raises:
         ValueError: unknown name, with the nearest right one.
     """
-    check_choice("recipe", name, RECIPES)
+    check_choice("recipe", name, RECIPES, "--recipe")
     return RECIPES[name][1]

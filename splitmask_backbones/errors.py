@@ -50,8 +50,13 @@ def _of_the_same_part(name: str, names: list[str]) -> list[str]:
     return names
 
 
-def check_choice(kind: str, name: object, choices: Iterable[str]) -> None:
-    """Raises UserError ``unknown <kind> '<name>': did you mean ...`` unless ``name`` is one of ``choices``."""
+def check_choice(kind: str, name: object, choices: Iterable[str], option: str = "") -> None:
+    """Raises UserError ``unknown <kind> '<name>': did you mean ...`` unless ``name`` is one of ``choices``.
+
+    Args:
+        option: that it was given with, to be named first.
+    """
     names = list(choices)
     if name not in names:
-        raise UserError(f"unknown {kind} '{name}': {nearest(name, names)}")
+        where = f"{option}: " if option else ""
+        raise UserError(f"{where}unknown {kind} '{name}': {nearest(name, names)}")

@@ -2,8 +2,9 @@
 
 import _path  # noqa: F401
 
+from pretrain.own_recipe import OWN
 from pretrain.recipes import RECIPES, Recipe, get_recipe
-from splitmask_backbones.errors import check_choice
+from splitmask_backbones.errors import UserError, check_choice
 from splitmask_backbones.registry import ENCODERS
 from tools import cli
 
@@ -45,7 +46,10 @@ def main(argv: list[str]) -> int:
     check_choice("benchmark", args.what, BENCHMARKS)
     for name, choices in (("model", ENCODERS), ("precision", ("32", "bf16")), ("recipe", RECIPES)):
         if getattr(args, name) is not None:
-            check_choice(name, getattr(args, name), choices)
+            check_choice(name, getattr(args, name), choices, f"--{name}")
+    if args.recipe == OWN:
+        remedy = f"tools/pretrain.py --recipe {OWN} --plan measures them"
+        raise UserError(f"--recipe {OWN} derives its values from images: {remedy}")
     if args.what == "pretrain":
         values = {name: getattr(args, name) for name in ("model", "img_size", "batch_size", "precision")}
         given = {name: value for name, value in values.items() if value is not None}

@@ -51,10 +51,10 @@ def build_parser() -> cli.Parser:
 def main(argv: list[str]) -> int:
     """Runs the tool; returns the exit code."""
     args = build_parser().parse_args(argv)
-    check_choice("family", args.from_, ("auto", *FAMILIES))
-    check_choice("target", args.to, TARGETS)
+    check_choice("family", args.from_, ("auto", *FAMILIES), "--from")
+    check_choice("target", args.to, TARGETS, "--to")
     if args.model is not None:
-        check_choice("model", args.model, ENCODERS)
+        check_choice("model", args.model, ENCODERS, "--model")
     if args.best and args.step is not None:
         raise UserError("--best and --step exclude each other: both choose a run's weights")
     overrides = dict(_parse(text) for text in args.set)

@@ -18,6 +18,7 @@ def build_parser() -> cli.Parser:
     for name, what in (("pretrain", "pre-training"), ("det", "each detector"), ("seg", "each segmentor")):
         about = f"steps of {what} (default: the recipe's)"
         parser.add_argument(f"--{name}-steps", type=cli.positive_int, metavar="N", help=about)
+    cli.add_device(parser)
     for name, value, what in (("seed", 0, "of every job"), ("workers", 2, "data processes")):
         about = f"{what} (default {value})"
         parser.add_argument(f"--{name}", type=cli.non_negative_int, default=value, metavar="N", help=about)
@@ -46,7 +47,7 @@ def main(argv: list[str]) -> int:
         folder.start()
         inputs = make_inputs(data) if found is None else own_inputs(found, data)
         jobs = demo_jobs(output, inputs, num_steps, args.seed, args.workers)
-        executor = Executor(output, live=True, extra=["--debug"] if args.debug else [])
+        executor = Executor(output, live=True, extra=["--debug"] if args.debug else [], device=args.device)
         for name, seconds in read_object(output / "seconds.json").items():  # where an earlier version kept them
             executor.record.setdefault(name, {"seconds": seconds})
         code = carry_out(executor, jobs)

@@ -57,6 +57,8 @@ def make_demo_data(root: str | Path, wanted: DemoData = DEFAULT) -> Path:
         return root
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise UserError(f"{root} holds something else than this demo's images: remove it, or choose another folder")
+    if root.resolve() == Path.cwd():
+        raise UserError(f"{root} is the folder that you are in, and is to be replaced as a whole: name one in it")
     partial = root.with_name(f".{root.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     for split in SPLITS:

@@ -69,10 +69,9 @@ def main(argv: list[str]) -> int:
         options.check_monitoring()
     options.check_plan(given)
     options.check_cache_word()
-    from pretrain.data.sources import existing
+    from pretrain.data.sources import check_source
 
-    if args.data.strip():
-        existing(args.data, "--data")
+    check_source(args.data, args.images)
     cli.start_log()
     from tools.pretraining.machine import check_versions
 

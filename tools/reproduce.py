@@ -45,7 +45,9 @@ def build_parser() -> cli.Parser:
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     seeds = "fine-tunings of each row on one pre-training (default 1); of the study: whole rows (default: the size's)"
     parser.add_argument("--seeds", type=cli.positive_int, metavar="N", help=seeds)
-    parser.add_argument("--workers", type=cli.non_negative_int, metavar="N", help="data processes of each job")
+    workers = "data processes of each job (default: the tools' own, auto; of the study 0 on a CPU, else up to 8)"
+    cli.add_device(parser)
+    parser.add_argument("--workers", type=cli.non_negative_int, metavar="N", help=workers)
     jobs = "jobs at once (default 1; of the study the cores, on a GPU 3)"
     parser.add_argument("--jobs", type=cli.positive_int, metavar="N", help=jobs)
     parser.add_argument("--weights", action="append", default=[], metavar="NAME=FILE", help="files that you have")
@@ -83,6 +85,8 @@ def main(argv: list[str]) -> int:
     if not all(args.data) or not (args.data or args.dry_run):
         what = "is empty" if args.data else "ROOT is missing"
         raise UserError(f"--data {what}: name the folder that holds the data sets")
+    if args.output is not None and not args.output.strip():
+        raise UserError("--output is empty: name a folder")
     extra = {tool: _split(tool, vars(args)[f"{tool}_options"]) for tool in TOOLS}
     if name != STUDY:
         return _table(args, extra, name, row)
@@ -120,9 +124,11 @@ def _table(args: Any, extra: dict[str, list[str]], name: str, row: str) -> int:
     from tools.reproduction.sets import Places
 
     rows = [table.row(row)] if row else list(table.rows)
-    output, workers = Path(args.output or "runs/reproduce"), 2 if args.workers is None else args.workers
+    output = Path(args.output or "runs/reproduce")
     places, files = Places(args.data, needed_sets(rows)), parse_files(args.weights)
-    planner = Planner(output, places, files, args.seeds or 1, args.precision or "bf16", workers, extra)
+    planner = Planner(
+        output, places, files, args.seeds or 1, args.precision or "bf16", args.workers, extra, args.device
+    )
     gpus, batches = args.gpus or 1, {}
     if args.rehearse_batch is not None:
         batches = dict.fromkeys(TOOLS, args.rehearse_batch)
@@ -151,8 +157,8 @@ def _study(args: Any, row: str) -> int:
     from tools.reproduction.make import make_study
     from tools.reproduction.plan import parse_files
 
-    asked = _names(row or args.rows, "row of the study", (*study.ROWS, "ablation"))
-    sets = _names(args.sets, "data set of the study", tuple(study.HEADS)) or tuple(study.HEADS)
+    asked = _names(row or args.rows, "row of the study", (*study.ROWS, "ablation"), "" if row else "--rows")
+    sets = _names(args.sets, "data set of the study", tuple(study.HEADS), "--sets") or tuple(study.HEADS)
     if "ablation" in asked:
         asked = ("random", "full", *study.ABLATION, *asked)
     size = args.size
@@ -162,6 +168,9 @@ def _study(args: Any, row: str) -> int:
     lacking = {name for name, row in study.ROWS.items() if row.given and name not in files}
     for name in sorted(lacking.intersection(asked)):
         raise UserError(f"row {name} needs --weights {name}=FILE: {study.ROWS[name].title}, as timm or DeiT publish it")
+    unused = sorted(set(files).difference(asked)) if asked else []
+    if unused:
+        raise UserError(f"--weights {unused[0]}={files[unused[0]]} is for the row {unused[0]}: add it to --rows")
     chosen = {data: asked or {*study.BUDGETS[size].rows[data], *files} - lacking for data in sets}
     rows = {data: tuple(name for name in study.ROWS if name in chosen[data]) for data in sets}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -175,7 +184,7 @@ def _study(args: Any, row: str) -> int:
     shares = study.SHARES if args.labels is None else _shares(args.labels)
     root = Path(args.data[0] if args.data else "<data>")
     precision = args.precision or _study_precision(size)
-    made = study.Study(size, root, output, rows, seeds, workers, shares, files, precision)
+    made = study.Study(size, root, output, rows, seeds, workers, shares, files, precision, args.device)
     return make_study(made, at_once, args.dry_run)
 
 
@@ -191,7 +200,8 @@ def _study_precision(size: str) -> str | None:
 def _shares(text: str) -> tuple[float, ...]:
     """Returns shares of the labels, ascending, all of them among them."""
     try:
-        shares = {float(part) for part in text.split(",")} | {1.0}
+        # Folders are named by what a percentage shows.
+        shares = {float(f"{float(part):g}") for part in text.split(",")} | {1.0}
     except ValueError:
         shares = {0.0}
     if not all(0 < share <= 1 for share in shares):
@@ -199,10 +209,10 @@ def _shares(text: str) -> tuple[float, ...]:
     return tuple(sorted(shares))
 
 
-def _names(text: str | None, what: str, choices: tuple[str, ...]) -> tuple[str, ...]:
+def _names(text: str | None, what: str, choices: tuple[str, ...], option: str) -> tuple[str, ...]:
     names = tuple(text.split(",")) if text else ()
     for name in names:
-        check_choice(what, name, choices)
+        check_choice(what, name, choices, option)
     return names
 
 

@@ -67,7 +67,10 @@ def main(argv: list[str]) -> int:
     choose_engine(args.engine, base.override(given))
     options = finetune_options(vars(args), "detector")
     places = {name: getattr(args, name) for name in PLACES}
+    from tools.detection.splits import SPLITS, locate
 
+    if options.trains or options.eval_only:
+        locate(**places, needed=SPLITS if options.trains else ("val",))
     from tools.detection.task import DetectionTask
     from tools.finetuning.run import run
 

@@ -70,7 +70,7 @@ def main(argv: list[str]) -> int:
     """Runs the tool; returns the exit code."""
     args = parse_args(argv)
     if args.precision is not None:
-        check_choice("precision", args.precision, ["32", "bf16"])
+        check_choice("precision", args.precision, ["32", "bf16"], "--precision")
     path = config_path(args.config)
     given = {name: getattr(args, name) for name in GIVEN}
     options = finetune_options(vars(args), "segmentor")
@@ -78,17 +78,18 @@ def main(argv: list[str]) -> int:
         raise UserError("--data ROOT is missing: name the folder with images/ and annotations/")
     if args.data is not None and not Path(args.data).exists():
         check_root(Path(args.data))
-    from tools.segmentation.model import quiet_warnings  # mmseg, torch
-
-    quiet_warnings()
-    from tools.finetuning.run import run
     from tools.segmentation.recipe import SegRecipe
-    from tools.segmentation.task import SegmentationTask
 
     base = SegRecipe.load(path)
     if options.trains:
         config = base.override(given).config
         options = replace(options, save_every=config["save_every"], log_every=config["log_every"])
+    from tools.segmentation.model import quiet_warnings  # mmseg, torch
+
+    quiet_warnings()
+    from tools.finetuning.run import run
+    from tools.segmentation.task import SegmentationTask
+
     root = None if args.data is None else Path(args.data)
     run(SegmentationTask(options, path.stem, base, given, root, args.classes))
     return 0

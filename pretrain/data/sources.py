@@ -79,6 +79,14 @@ class ImageList:
         """
         self.decode(index)
 
+    def is_readable(self, index: int) -> bool:
+        """Returns whether image ``index`` can be decoded to its end."""
+        try:
+            self.check(index)
+        except (UnreadableImage, OSError):
+            return False
+        return True
+
     def size(self, index: int) -> tuple[int, int]:
         """Returns `(H, W)` of a readable image, without decoding it."""
         return read_size(self.path(self.names[index]))
@@ -157,8 +165,12 @@ def open_source(
     return replace(found, names=names, notes=(*found.notes, *notes))
 
 
-def _open(data: str | os.PathLike[str], images: str | os.PathLike[str] | None) -> tuple[ImageList, bool]:
-    """Returns all images, and whether a folder was searched for them."""
+def check_source(data: str | os.PathLike[str], images: str | os.PathLike[str] | None = None) -> Path:
+    """Returns the path of ``data`` after a look at what it is and whether ``images`` goes with it: a moment's work.
+
+    Raises:
+        UserError: nothing there, or not what `open_source` takes.
+    """
     text = os.fspath(data)
     if not text:
         raise UserError("--data is empty: give an image folder, a text list, a COCO json or an ADE20K root")
@@ -166,7 +178,7 @@ def _open(data: str | os.PathLike[str], images: str | os.PathLike[str] | None) -
     if path.is_dir():
         if images is not None:
             raise UserError(f"--images is for a COCO json only, but --data {text} is a folder: omit --images")
-        return _open_folder(path), True
+        return path
     if not path.is_file():
         raise UserError(
             f"--data {text} is neither a folder nor a regular file: give an image folder, a list or a COCO json"
@@ -176,15 +188,25 @@ def _open(data: str | os.PathLike[str], images: str | os.PathLike[str] | None) -
             raise UserError(
                 f"--data {text} is a COCO json: add --images ROOT, the folder that its file names are relative to"
             )
-        root = existing(os.fspath(images), "--images")
-        if not root.is_dir():
+        if not existing(os.fspath(images), "--images").is_dir():
             raise UserError(f"--images {images} is not a folder: give the folder of the images that {text} names")
-        names, notes = coco_names(path, root)
-        return ImageList(root, names, f"COCO json {path.name}", notes), False
+        return path
     if images is not None:
         raise UserError(f"--images is for a COCO json only, but --data {text} is not one: omit --images")
     if path.suffix.lower() in SUFFIXES:
         raise UserError(f"--data {text} is a single image: give its folder, {path.parent}, or a text list")
+    return path
+
+
+def _open(data: str | os.PathLike[str], images: str | os.PathLike[str] | None) -> tuple[ImageList, bool]:
+    """Returns all images, and whether a folder was searched for them."""
+    path = check_source(data, images)
+    if path.is_dir():
+        return _open_folder(path), True
+    if images is not None:
+        root = existing(os.fspath(images), "--images")
+        names, notes = coco_names(path, root)
+        return ImageList(root, names, f"COCO json {path.name}", notes), False
     root, names, notes = read_text_list(path)
     return ImageList(root, names, f"text list {path.name}", notes), False
 

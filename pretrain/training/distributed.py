@@ -58,7 +58,7 @@ def make_fabric(
     from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
     from lightning_fabric.strategies import DDPStrategy
 
-    check_choice("precision", precision, PRECISIONS)
+    check_choice("precision", precision, PRECISIONS, "--precision")
     check_choice("--device", device, DEVICES)
     if device == "cuda" and not torch.cuda.is_available():
         built = torch.version.cuda

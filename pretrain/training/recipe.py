@@ -113,7 +113,8 @@ def _checked(field: dataclasses.Field[Any], given: Any, shown: str) -> Any:
         if wrong or not isinstance(item, types) or (isinstance(item, float) and not math.isfinite(item)):
             raise UserError(f"{shown}: expected {_expected(kind)}")
         if rule["choices"]:
-            check_choice(field.name, item, rule["choices"])
+            option = shown.split(" ")[0]
+            check_choice(field.name, item, rule["choices"], option if option.startswith("--") else "")
         if base in ("int", "float") and not rule["low"] <= item <= rule["high"]:
             low = "above 0" if rule["low"] == ABOVE_ZERO else f"at least {rule['low']:g}"
             high = "below 1" if rule["high"] == BELOW_ONE else f"at most {rule['high']:g}"

@@ -111,7 +111,7 @@ def _check_shapes(file: WeightsFile, state: dict[str, Tensor]) -> None:
 
 def check_model(file: WeightsFile, model: str, config: dict[str, Any]) -> None:
     """Refuses a file that is not of the named encoder."""
-    check_choice("model", model, ENCODERS)
+    check_choice("model", model, ENCODERS, "--model")
     for key, expected in ENCODERS[model].items():
         if key != "num_heads" and config[key] != expected:
             name = encoder_name({"num_heads": config["embed_dim"] // 64, **config})

@@ -102,7 +102,7 @@ def convert(
     Raises:
         ValueError: anything that would leave the destination other than the source; it is not written then.
     """
-    check_choice("target", to, TARGETS)
+    check_choice("target", to, TARGETS, "--to")
     destination = Path(os.path.abspath(Path(destination).expanduser()))
     _check_destination(destination, to, overwrite)
     if img_size is not None and to not in GRAPHS:

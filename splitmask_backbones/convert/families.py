@@ -115,7 +115,7 @@ def read_source(file: WeightsFile, family: str, model: str | None, overrides: di
     Raises:
         ValueError: another family or model, or something that the file does not show.
     """
-    check_choice("family", family, ("auto", *FAMILIES))
+    check_choice("family", family, ("auto", *FAMILIES), "--from")
     check_arguments(overrides)
     found = detect(file)
     same_layout = family in PLAIN and found in PLAIN

@@ -195,8 +195,8 @@ def test_resume_with_other_data(finished, images, tmp_path):
 @pytest.mark.parametrize(
     ("words", "match"),
     [
-        (["--recipe", "tinny"], "unknown recipe 'tinny': did you mean 'tiny'"),
-        (["--model", "vit_smal"], "unknown model 'vit_smal': did you mean 'vit_small'"),
+        (["--recipe", "tinny"], "--recipe: unknown recipe 'tinny': did you mean 'tiny'"),
+        (["--model", "vit_smal"], "--model: unknown model 'vit_smal': did you mean 'vit_small'"),
         (["--method", "splitmaks"], "did you mean 'splitmask'"),
         (["--tokenizer", "kmean"], "did you mean 'kmeans'"),
         (["--tokenizer", "dalle"], "--tokenizer dalle needs"),

@@ -101,6 +101,12 @@ def test_the_study_takes_bf16_on_a_cpu_that_has_it(
         (["coco/vit_small_random", "--data", "{empty}/no"], "data set coco: {empty}/no is not a folder"),
         (["coco", "--data", "{empty}", "--pretrain-options", "--stps 3"], "unknown option '--stps'"),
         (["coco", "--data", "{empty}", "--train-det-options", "'"], "check the quotation marks"),
+        (["coco", "--data", "coco=a", "--data", "coco=b"], "--data coco is given twice: a and b"),
+        (["coco", "--data", "x", "--weights", "deit_small=a", "--weights", "deit_small=b"],
+         "--weights deit_small is given twice: a and b"),
+        (["small", "--data", "x", "--rows", "random", "--weights", "imagenet=a"],
+         "--weights imagenet=a is for the row imagenet: add it to --rows"),
+        (["small", "--data", "x", "--rows", "ful"], "--rows: unknown row of the study 'ful'"),
         (["coco", "--data", "{empty}", "--dryrun"], "unknown option '--dryrun': did you mean '--dry-run'?"),
     ],
 )  # fmt: skip
@@ -110,6 +116,17 @@ def test_errors_are_one_line(tmp_path: Path, argv: list[str], message: str) -> N
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: "), done.stderr
     assert message.format(empty=tmp_path) in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_output_is_refused(tmp_path: Path) -> None:
+    done = tool("coco", "--data", str(tmp_path), "--output", "")
+    assert (done.returncode, done.stderr) == (2, "error: --output is empty: name a folder\n")
+
+
+def test_shares_that_one_name_stands_for_are_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["small", "--size", "cpu", "--rows", "random", "--sets", "nuclei", "--seeds", "1", "--dry-run"]
+    assert reproduce.main([*argv, "--labels", "0.33333331,0.33333334", "--output", str(tmp_path / "out")]) == 0
+    assert re.findall(r"--labels (\S+)", capsys.readouterr().out) == ["0.333333"]
 
 
 def test_another_runs_folder_is_refused(tmp_path: Path) -> None:

@@ -377,6 +377,30 @@ def test_help_and_option_errors_come_without_torch(inputs: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("tool", "words", "message"),
+    [
+        ("train_det", ["demo", "--weights", "none", "--data", "GONE"], "--data GONE does not exist"),
+        ("train_seg", ["camvid_tiny", "--weights", "none", "--data", "tools", "stepss=3"], "unknown config key 'stepss'"),
+        ("pretrain", ["--recipe", "tiny", "--data", "a.json"], "a COCO json: add --images ROOT"),
+        ("pretrain", ["--recipe", "tiny", "--data", "tools", "--images", "tools"], "--images is for a COCO json only"),
+        ("pretrain", ["--recipe", "tiny", "--data", "a.png"], "is a single image: give its folder"),
+    ],
+)
+def test_option_errors_come_before_torch(tool: str, words: list[str], message: str, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("{}")
+    (tmp_path / "a.png").write_bytes(b"\x89PNG")
+    words = [str(tmp_path / word) if word.startswith("a.") else word for word in words]
+    code = (
+        f"import sys; sys.path.insert(0, 'tools')\nfrom tools import {tool}\n"
+        f"try: {tool}.main({[*words, '--output', str(tmp_path / 'out')]!r})\n"
+        "except ValueError as error: print(error)\nassert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and message in done.stdout, done.stdout + done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (["det_configs/nuclei_tiney.py"], "did you mean 'det_configs/nuclei_tiny.py'"),

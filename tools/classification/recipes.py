@@ -142,5 +142,5 @@ def get_recipe(name: str) -> ClsRecipe:
     Raises:
         ValueError: unknown name, with the nearest right one.
     """
-    check_choice("recipe", name, RECIPES)
+    check_choice("recipe", name, RECIPES, "--recipe")
     return RECIPES[name][1]

@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from PIL import Image
 from pretrain.data.decode import UnreadableImage
 from pretrain.recipes import get_recipe
 from pretrain.training.run_folder import write_json
+from splitmask_backbones.errors import UserError
 from tools.demo_data import make_demo_data
 from tools.detection.coco import CocoSplit
 from tools.detection.records import ImageRecord
 from tools.detection.rle import to_mask
-from tools.detection.splits import Location, locate, read_splits
+from tools.detection.splits import Location, fingerprint, locate, read_splits
+from tools.running.executor import read_object
 
 NUM_PICTURES = 6
 NUM_TOKEN_IMAGES = 256
@@ -29,6 +32,7 @@ MAX_IMAGES = {"train": 2000, "val": 200}  # what a demo on two cores can read; m
 SHORT_SIDE = 160  # pixels of the segmentation images, about that of the synthetic ones
 MAX_CLASSES = 253  # labels are bytes: 0 is background, 254 spare, 255 means "ignore"
 IGNORE = 255
+RECORD = "source.json"
 
 
 @dataclass(frozen=True)
@@ -95,17 +99,9 @@ def own_inputs(found: DemoFolder, work: Path) -> Inputs:
 
 def _readable(split: CocoSplit, count: int) -> list[Path]:
     """Returns the first `count` images of a split that can be read."""
-    files: list[Path] = []
     images = split.image_list()
-    for index, name in enumerate(images.names):
-        if len(files) == count:
-            break
-        try:
-            images.decode(index)
-        except (UnreadableImage, OSError):
-            continue
-        files.append(images.path(name))
-    return files
+    readable = (images.path(name) for index, name in enumerate(images.names) if images.is_readable(index))
+    return list(islice(readable, count))
 
 
 def _small_data(num_images: int) -> list[str]:
@@ -168,7 +164,13 @@ def write_segmentation(folder: DemoFolder, root: Path) -> Path:
     short side of 160 pixels. Images that cannot be read or have another size than annotated are left out: the
     detector's step has named them. The folder appears at once, when all of it is written.
     """
+    made_from = {name: fingerprint(split) for name, split in folder.splits.items()}
     if root.exists():
+        if read_object(root / RECORD) != made_from:
+            raise UserError(
+                f"{root} was made from other images or annotations: remove {root.parent.parent}, or name "
+                "another --output"
+            )
         return root
     partial = root.with_name(f".{root.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -192,6 +194,7 @@ def write_segmentation(folder: DemoFolder, root: Path) -> Path:
             label.save(labels / f"{index:06d}.png")
     classes = {"classes": class_names([name for _, name in folder.splits["train"].categories])}
     (partial / "classes.json").write_text(json.dumps(classes) + "\n", encoding="utf-8")
+    write_json(partial / RECORD, made_from)
     os.replace(partial, root)
     return root
 

@@ -22,7 +22,7 @@ def choose_engine(name: str, recipe: DetRecipe) -> str:
     Raises:
         ValueError: unknown, not installed, or unable to build the recipe.
     """
-    check_choice("engine", name, ENGINES)
+    check_choice("engine", name, ENGINES, "--engine")
     installed = find_spec("detectron2") is not None
     if name == "auto":
         name = "detectron2" if installed else "torchvision"

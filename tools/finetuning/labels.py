@@ -19,6 +19,7 @@ def labelled(split: str, items: Sequence[T], share: float, seed: int) -> list[T]
         share: above 0 and up to 1; 1 for all.
     """
     share = share if split == "train" else 1.0
-    count = math.ceil(round(share * len(items), 6))  # 0.07 of 100 are 7, in floats 7.000000000000001
+    # 0.07 of 100 are 7, in floats 7.000000000000001.
+    count = max(math.ceil(round(share * len(items), 6)), min(1, len(items)))
     order = np.random.default_rng(seed).permutation(len(items))
     return [items[index] for index in sorted(order[:count])]

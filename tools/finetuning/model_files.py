@@ -36,16 +36,20 @@ def save_model(path: Path, model: nn.Module, config: dict[str, Any]) -> None:
     write_atomically(path, save(tensors, metadata={"config": text}))
 
 
+def _remedy(path: Path) -> str:
+    return "omit --best" if path.name == BEST_MODEL else "remove it, and the run's newest checkpoint is taken"
+
+
 def _read_model(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
-        raise UserError(f"{path} is damaged ({error}): remove it and finish the run with --resume") from None
+        raise UserError(f"{path} is damaged ({error}): {_remedy(path)}") from None
     expected = digest_of(tensors, "")
     if json.loads(metadata.get("config", "{}")).get("sha256", expected) != expected:
-        raise UserError(f"{path} is damaged (its checksum is wrong): remove it and finish the run with --resume")
+        raise UserError(f"{path} is damaged (its checksum is wrong): {_remedy(path)}")
     return tensors
 
 

@@ -1,6 +1,7 @@
 """The pictures that `--predict` names, those of them that can be read, and what is drawn of them."""
 
 import logging
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,17 +33,23 @@ class Pictures:
     output: Path
     found: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self._stems = Counter(map(_stem, self.images.names))
+
     def save(self, index: int, drawn: Image.Image) -> None:
         """Writes the drawing of a picture, `NAME.png`; the old suffix stays where two would fall together."""
-        stems = [str(Path(name).with_suffix("")) for name in self.images.names]
-        unique = stems.count(stems[index]) == 1
-        target = self.output / f"{stems[index] if unique else self.images.names[index]}.png"
+        name = self.images.names[index]
+        target = self.output / f"{_stem(name) if self._stems[_stem(name)] == 1 else name}.png"
         target.parent.mkdir(parents=True, exist_ok=True)
         drawn.save(target)
 
     def write(self) -> None:
         """Writes predictions.json."""
         write_json(self.output / "predictions.json", self.found)
+
+
+def _stem(name: str) -> str:
+    return str(Path(name).with_suffix(""))
 
 
 def open_pictures(path: Path, output: Path, value_range: ValueRange | None = None) -> Pictures:

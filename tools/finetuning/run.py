@@ -76,8 +76,11 @@ def _train(task: Task) -> None:
         }
         train_set: Any = task.train_set()
         num_images = len(train_set) if task.rehearsal is None else task.rehearsal.num_images["train"]
+        if folder.previous is not None:  # values other than the run's are told first
+            folder.write_config(config)
         per_epoch = steps_per_epoch(num_images, recipe.batch_size)
-        folder.write_config(config)
+        if folder.previous is None:
+            folder.write_config(config)
         if folder.finished:
             cli.say(folder, f"{folder.path / RESULTS} is finished: nothing to do")
             if options.predict is not None:

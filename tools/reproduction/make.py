@@ -14,7 +14,7 @@ from tools.reproduction.paper import tables
 from tools.reproduction.paper.schema import Row, Table
 from tools.reproduction.plan import Planner
 from tools.reproduction.rehearse import rehearse
-from tools.reproduction.results import fill, read_runs
+from tools.reproduction.results import fill, others, read_runs
 from tools.reproduction.study import LONGER, ROWS, Study, missing, picture_jobs, study_jobs
 from tools.reproduction.study_mixed import mixed_values
 from tools.running.executor import Executor, run_plan
@@ -57,7 +57,7 @@ def make_table(
     _say(table_estimate(jobs, output, tflops))
     if planner.missing:
         _say(["needed from you:", *(f"  {what}" for what in planner.missing)])
-    executor = Executor(output, at_once, gpus=gpus)
+    executor = Executor(output, at_once, gpus=gpus, device=planner.device)
     executor.check(jobs)
     if dry_run:
         return 0
@@ -76,7 +76,15 @@ def make_table(
 def _write_tables(output: Path, asked: Table) -> None:
     """Writes table.md and table.csv of everything that is finished below the folder, and prints the table asked for."""
     runs = read_runs([output])
-    filled = [(table, fill(table, runs)[0]) for table in tables().values()]
+    taken: set[int] = set()
+    filled = []
+    for table in tables().values():
+        cells, used = fill(table, runs)
+        filled.append((table, cells))
+        taken |= used
+    for other in others(runs, taken):
+        folders = ", ".join(str(run.folder) for run in other.runs)
+        _say([f"no row of a table: {other.title} ({'; '.join(other.remarks) or 'complete'}): {folders}"])
     filled = [(table, cells) for table, cells in filled if cells or table.name == asked.name]
     write_atomically(output / "table.md", render.markdown(filled, []).encode())
     write_atomically(output / "table.csv", render.comma_separated(filled, []).encode())
@@ -111,7 +119,7 @@ def make_study(study: Study, at_once: int, dry_run: bool) -> int:
         more = {data: budget.finetuning_steps(data, LONGER) - budget.finetune[data].steps for data in longer}
         told = " and ".join(f"{count} on {data}" for data, count in more.items())
         _say([f"{ROWS[LONGER].title}: as many more steps as fit in the time of a pre-training: {told}"])
-    executor = Executor(output, at_once, threads=1 if study.size == "cpu" else None)
+    executor = Executor(output, at_once, threads=1 if study.size == "cpu" else None, device=study.device)
     executor.check(jobs)
     needed = missing(study)
     if needed and dry_run:

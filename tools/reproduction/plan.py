@@ -32,13 +32,15 @@ def parse_files(given: Iterable[str], names: Sequence[str] | None = None) -> dic
     Raises:
         ValueError: not NAME=FILE, or an unknown name (with the nearest).
     """
-    files = {}
+    files: dict[str, Path] = {}
     example = f"{names[0]}=FILE" if names else "deit_small=deit_small.pth"
     for text in given:
         name, equals, path = text.partition("=")
         if not equals or not path:
             raise UserError(f"--weights {text} is not NAME=FILE: write for example {example}")
         check_choice("--weights name", name, names or known_files())
+        if name in files:
+            raise UserError(f"--weights {name} is given twice: {files[name]} and {path}")
         files[name] = Path(path)
     return files
 
@@ -58,8 +60,9 @@ class Planner:
         files: weights of others, or encoders made elsewhere, by the name of their origin.
         seeds: fine-tunings of a cell; the pre-training is made once.
         precision: of every training.
-        workers: data processes of every job.
+        workers: data processes of every job; None leaves them to the tools.
         extra: further argv for each tool, by the tool's name.
+        device: of every job; "auto" leaves it to the tools.
         missing: what the user has to give before the plan can run, filled while planning.
         lists: lists of images that have to be written before the jobs run, by data set, filled while planning.
     """
@@ -69,8 +72,9 @@ class Planner:
     files: Mapping[str, Path] = field(default_factory=dict)
     seeds: int = 1
     precision: str = "bf16"
-    workers: int = 2
+    workers: int | None = None
     extra: Mapping[str, list[str]] = field(default_factory=dict)
+    device: str = "auto"
     missing: list[str] = field(default_factory=list)
     lists: dict[str, Path] = field(default_factory=dict)
     _jobs: dict[str, Job] = field(default_factory=dict)
@@ -83,13 +87,13 @@ class Planner:
         return list(self._jobs.values())
 
     def write_lists(self) -> None:
-        """Writes the lists of images that are not there yet, of the data sets that are.
+        """Writes the lists of images of the data sets that are there; as they are now, whatever was listed before.
 
         Raises:
             ValueError: a data set is not complete.
         """
         for name, file in self.lists.items():
-            if not file.exists() and self.places.missing(name) is None:
+            if self.places.missing(name) is None:
                 write_list(name, self.places.folder(name), file)
 
     def _add(self, job: Job) -> tuple[Path, tuple[str, ...]]:
@@ -105,7 +109,8 @@ class Planner:
 
     def _common(self, tool: str) -> list[str]:
         precision = [] if tool == "probe" else ["--precision", self.precision]
-        return [*precision, "--workers", str(self.workers), *self.extra.get(tool, [])]
+        workers = [] if self.workers is None else ["--workers", str(self.workers)]
+        return [*precision, *workers, *self.extra.get(tool, [])]
 
     def _measurement(self, measured: Measurement) -> None:
         weights, needs = self._encoder(measured.origin)

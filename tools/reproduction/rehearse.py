@@ -85,7 +85,7 @@ def rehearse(title: str, jobs: Sequence[Job], planner: Planner, gpus: int, batch
         ValueError: the folder holds something else, or a data set is not complete.
     """
     output = planner.output / REHEARSAL
-    executor = Executor(output, gpus=gpus)
+    executor = Executor(output, gpus=gpus, device=planner.device)
     found: dict[str, Rehearsed] = {}
     try:
         with open_plan(output, TABLE, {"command": "reproduce", "values": {"make": REHEARSAL}}) as folder:

@@ -63,7 +63,9 @@ class Places:
         for text in given:
             name, equals, path = text.partition("=")
             if equals and "/" not in name:
-                check_choice("data set", name, sorted({spec.place for spec in SETS.values()}))
+                check_choice("data set", name, sorted({spec.place for spec in SETS.values()}), "--data")
+                if name in self._named:
+                    raise UserError(f"--data {name} is given twice: {self._named[name]} and {path}")
                 self._named[name] = Path(path)
             else:
                 roots.append(text)
@@ -136,8 +138,10 @@ def write_list(name: str, folder: Path, destination: Path) -> int:
     absent = [file for file in files if not file.exists()]
     if absent:
         raise UserError(f"{source}: {absent[0]} does not exist ({len(absent)} of {len(files)}): complete the data set")
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(destination, "".join(f"{file}\n" for file in files).encode("utf-8", "surrogateescape"))
+    content = "".join(f"{file}\n" for file in files).encode("utf-8", "surrogateescape")
+    if not destination.exists() or destination.read_bytes() != content:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(destination, content)
     return len(files)
 
 

@@ -229,6 +229,7 @@ class Study:
     shares: tuple[float, ...] = SHARES  # of the labels, 1.0 among them
     files: Mapping[str, Path] = field(default_factory=dict)  # encoders by the row that takes them
     precision: str | None = None  # of every training, in place of the size's
+    device: str = "auto"  # of every job
 
     @property
     def budget(self) -> Budget:

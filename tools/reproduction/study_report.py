@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -232,14 +233,18 @@ def choose_pictures(study: Study) -> None:
     Raises:
         ValueError: too few validation images.
     """
-    from pretrain.data.sources import find_images
+    from pretrain.data.sources import ImageList, find_images
 
     for data in study.sets:
         folder = study.root / data / HEADS[data].pictures
-        files = [folder / name for name in find_images(folder)[0]] if folder.is_dir() else []
-        if len(files) < PICTURES:
-            raise UserError(f"{folder} holds {len(files)} images: the study shows {PICTURES} of them")
-        chosen = [files[number * len(files) // PICTURES] for number in range(PICTURES)]
+        images = ImageList(folder, find_images(folder)[0] if folder.is_dir() else [])
+        # The next one in place of one that cannot be read.
+        places = [number * len(images) // PICTURES for number in range(PICTURES)] if len(images) >= PICTURES else []
+        chosen: list[Path] = []
+        for start, end in pairwise([*places, len(images)]):
+            chosen += [images.path(images.names[i]) for i in range(start, end) if images.is_readable(i)][:1]
+        if len(chosen) < PICTURES:
+            raise UserError(f"{folder} holds {len(images)} images: the study shows {PICTURES} that can be read")
         copy_numbered(chosen, study.output / FOLDER / data)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from pretrain.training.run_folder import CONFIG, LOCK, RunFolder, write_json
 from splitmask_backbones.errors import UserError
-from tools.running.job import Job
+from tools.running.job import WITHOUT_DEVICE, Job
 from tools.running.output import Output
 from tools.running.progress import Progress
 
@@ -55,6 +55,7 @@ class Executor:
         threads: of torch in each job; None leaves that to torch.
         live: show what the jobs say on the screen; otherwise it goes to `output/logs/`, and the progress is shown.
         extra: options of every job that change no result, such as --debug.
+        device: of every job that computes on one; "auto" leaves that to the tools.
     """
 
     def __init__(
@@ -65,9 +66,10 @@ class Executor:
         gpus: int = 1,
         live: bool = False,
         extra: Sequence[str] = (),
+        device: str = "auto",
     ) -> None:
         self.output, self.at_once, self.threads, self.gpus = output, at_once, threads, gpus
-        self.live, self.extra = live, extra
+        self.live, self.extra, self.device = live, extra, device
         record = read_object(output / RECORD)
         self.record: dict[str, dict[str, Any]] = {n: entry for n, entry in record.items() if isinstance(entry, dict)}
         self._running: list[Running] = []
@@ -75,6 +77,7 @@ class Executor:
 
     def check(self, jobs: Sequence[Job]) -> None:
         """Raises ValueError where a job was begun or finished otherwise than planned: options, weights, values."""
+        self._check_needs(jobs)
         for job in jobs:
             if not (job.done or job.started):
                 continue
@@ -101,6 +104,18 @@ class Executor:
                     "remove that folder"
                 )
 
+    def _check_needs(self, jobs: Sequence[Job]) -> None:
+        """Raises ValueError where a training is to be made anew that finished jobs began from: theirs was another."""
+        anew = {job.name: job.folder for job in jobs if job.resumable and not job.done}
+        stale = [(job, anew[need]) for job in jobs if job.done for need in job.needs if need in anew]
+        if stale:
+            folders = list(dict.fromkeys(str(job.folder) for job, _ in stale))
+            more = f" and {len(folders) - 3} more" if len(folders) > 3 else ""
+            raise UserError(
+                f"{', '.join(folders[:3])}{more}: finished, but from what {stale[0][1]} held before, which is to be "
+                "made anew: remove these folders as well, or choose another --output"
+            )
+
     def run(self, jobs: Sequence[Job]) -> None:
         """Runs what is not finished, in order, each after the jobs that it needs.
 
@@ -111,7 +126,9 @@ class Executor:
         self.output.mkdir(parents=True, exist_ok=True)
         finished = {job.name for job in jobs if job.done}
         pending = [job for job in jobs if job.name not in finished]
-        before: dict[int, Any] = {n: signal.signal(n, self._forward) for n in (signal.SIGINT, signal.SIGTERM)}
+        # A terminal that closes is a stop as well, but not under nohup.
+        hang_up = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else []
+        before: dict[int, Any] = {n: signal.signal(n, self._forward) for n in (signal.SIGINT, signal.SIGTERM, *hang_up)}
         failure: JobError | None = None
         spent = {name: entry.get("seconds", 0.0) for name, entry in self.record.items()}
         try:
@@ -143,8 +160,8 @@ class Executor:
         return self.record.get(name, {}).get("seconds", 0.0)
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
-        self._received = number
-        self._stop_all(number)
+        self._received = signal.SIGTERM if number == signal.SIGHUP else number  # the tools save at these two
+        self._stop_all(self._received)
 
     def _stop_all(self, number: int) -> None:
         for running in self._running:
@@ -177,7 +194,8 @@ class Executor:
         names = () if self.threads is None else ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", **dict.fromkeys(names, str(self.threads))}
         output = Output(None if self.live else self.output / LOGS / f"{job.name.replace('/', '__')}.log")
-        command = [*python, str(ROOT / "tools" / job.tool), *argv, *self.extra]
+        device = [] if self.device == "auto" or job.tool in WITHOUT_DEVICE else ["--device", self.device]
+        command = [*python, str(ROOT / "tools" / job.tool), *argv, *device, *self.extra]
         return Running(job, output.start(command, job.shown(self.gpus), environment), output, time.monotonic())
 
     def _finish(self, running: Running, progress: Progress) -> JobError | None:

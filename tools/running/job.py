@@ -17,6 +17,8 @@ ENCODER, RESULTS = "encoder.safetensors", "results.json"
 # Options that do not change the result: paths, and how the work is done.
 FREE = {"--data", "--images", "--weights", "--tokenizer-weights", "--train-list"}
 FREE |= {"--cache", "--workers", "--save-every", "--log-every", "--monitor-every"}
+WITHOUT_DEVICE = ("convert.py", "benchmarks/lightly_dino.py")
+"""Tools that take no --device: conversions are compared on the CPU, and lightly-train chooses by itself."""
 
 
 @dataclass(frozen=True)

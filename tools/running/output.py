@@ -1,12 +1,26 @@
 """Where a job's stdout and stderr go: into a log file, or live to the screen. Either way its `error:` line is kept."""
 
+import ctypes
 import io
+import os
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1
+
+
+def _stop_with(parent: int) -> None:
+    """Asks the kernel to send this process SIGTERM when its parent is gone, killed with -9 too: it saves then."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it was gone before
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 class Output:
@@ -28,6 +42,8 @@ class Output:
         """Returns the process of a command; `shown` is the command as a user would type it."""
         # A process group of its own: else a Ctrl-C of the terminal reaches it twice, and the second means "at once".
         options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "env": environment, "process_group": 0}
+        parent = os.getpid()
+        options["preexec_fn"] = lambda: _stop_with(parent)
         if self.log is None:
             sys.stdout.flush()
             process = subprocess.Popen(command, stderr=subprocess.PIPE, **options)

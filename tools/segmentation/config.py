@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import difflib
 from pathlib import Path
 from typing import Any
 
@@ -143,9 +144,11 @@ def _step(config: dict[str, Any], place: Any, part: str, key: str) -> Any:
         return part
     if isinstance(place, list) and part.isdigit() and int(part) < len(place):
         return int(part)
-    from splitmask_backbones.vit import ARGUMENTS  # torch
+    known = _keys(config)
+    if not difflib.get_close_matches(key, known, n=1, cutoff=0.8):  # only misspelt: told before torch is imported
+        from splitmask_backbones.vit import ARGUMENTS
 
-    known = [*_keys(config), *(f"model.backbone.{name}" for name in ARGUMENTS)]
+        known += [f"model.backbone.{name}" for name in ARGUMENTS]
     raise UserError(f"unknown config key '{key}': {nearest(key, known)}")
 
 

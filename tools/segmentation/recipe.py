@@ -75,7 +75,7 @@ class SegRecipe:
             scale_lr(config, batch_size)
         config["use_tta"] = config["use_tta"] or bool(given.get("tta"))
         precision = given.get("precision") or self.precision
-        check_choice("precision", precision, ("32", "bf16"))
+        check_choice("precision", precision, ("32", "bf16"), "--precision")
         check_config(config)
         return replace(self, config=config, precision=precision)
 

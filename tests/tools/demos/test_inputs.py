@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,13 @@ def test_segmentation_from_instances_gives_the_same_labels(data: Path, tmp_path:
             assert made.shape == own.shape
             assert (made == own).mean() > 0.98  # all but rims of polygons
     assert json.loads((root / "classes.json").read_text())["classes"] == ["background", *CLASSES]
+    assert write_segmentation(folder, root) == root
+    shutil.copytree(data / "coco", tmp_path / "other")
+    file = tmp_path / "other" / "annotations" / "instances_val.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps(content | {"annotations": content["annotations"][1:]}))
+    with pytest.raises(ValueError, match="was made from other images or annotations"):
+        write_segmentation(open_folder(str(tmp_path / "other"), tmp_path), root)
 
 
 def test_large_folders_are_shortened_evenly(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -294,6 +295,16 @@ def test_a_root_is_found_under_both_names(tmp_path: Path) -> None:
         splits.locate(str(root), train_json="x.json")
     with pytest.raises(UserError, match="has no train split"):
         splits.locate(str(tmp_path))
+
+
+def test_one_folder_and_one_file_belong_together_whatever_the_year(tmp_path: Path) -> None:
+    root = write_root(tmp_path / "root")
+    (root / "annotations" / "instances_train.json").rename(root / "annotations" / "instances_train2017.json")
+    found = splits.locate(str(root))
+    assert found["train"] == splits.Location(root / "annotations" / "instances_train2017.json", root / "train")
+    shutil.copy(root / "annotations" / "instances_train2017.json", root / "annotations" / "instances_train2014.json")
+    with pytest.raises(UserError, match="has no train split"):
+        splits.locate(str(root))
 
 
 def test_the_layouts_of_roboflow_and_cvat_are_found(tmp_path: Path) -> None:

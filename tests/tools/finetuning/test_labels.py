@@ -21,6 +21,8 @@ def test_the_seed_draws():
     assert labelled("train", items, 0.1, 0) != items[:20]
 
 
-@pytest.mark.parametrize(("count", "share", "expected"), [(3, 0.01, 1), (10, 0.25, 3), (1, 1.0, 1), (0, 0.5, 0)])
+@pytest.mark.parametrize(
+    ("count", "share", "expected"), [(3, 0.01, 1), (100, 1e-9, 1), (10, 0.25, 3), (1, 1.0, 1), (0, 0.5, 0)]
+)
 def test_there_is_at_least_one(count, share, expected):
     assert len(labelled("train", range(count), share, 0)) == expected

@@ -164,6 +164,14 @@ def test_lists_name_existing_training_images(tmp_path: Path) -> None:
         destination = tmp_path / "out" / f"{name}.txt"
         assert write_list(name, tmp_path, destination) == len(expected)
         assert destination.read_text().splitlines() == [str(tmp_path / image) for image in expected]
+    planner = Planner(tmp_path / "out", Places([f"food101={tmp_path}"], ["food101"]))
+    planner.lists["food101"] = destination = tmp_path / "out" / "food101.txt"
+    before = destination.stat().st_mtime_ns
+    planner.write_lists()
+    assert destination.stat().st_mtime_ns == before
+    write("meta/train.txt", "pie/2\n")
+    planner.write_lists()  # the list of now, and not the one that lay there
+    assert destination.read_text() == f"{tmp_path}/images/pie/2.jpg\n"
     (tmp_path / "sketch/a b/1.jpg").unlink()
     with pytest.raises(UserError, match=r"sketch_train.txt: .*1.jpg does not exist \(1 of 1\)"):
         write_list("sketch", tmp_path, tmp_path / "out" / "sketch.txt")

@@ -6,7 +6,10 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -208,6 +211,70 @@ def test_a_signal_reaches_the_job_once_and_its_end_is_awaited(fake: Path, number
     assert not (fake / "b").exists()
     assert executor_of.seconds("a") >= 0.3, "the time of an interrupted job counts"
     assert signal.getsignal(number) is before
+
+
+def test_a_hang_up_stops_and_saves_unless_it_is_ignored(fake: Path) -> None:
+    def send() -> None:
+        while not (fake / "a" / "ready").exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGHUP)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    with pytest.raises(JobError) as stopped:
+        Executor(fake).run([job(fake, "a", "wait")])
+    sender.join()
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert (fake / "a" / "saved").read_text() == str(int(signal.SIGTERM))
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        Executor(fake).run([job(fake, "b", "ok")])
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent is gone")
+def test_jobs_save_when_the_plan_is_killed(fake: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from tools.running import executor; from tools.running.job import Job\n"
+        "out = Path(sys.argv[1]); executor.ROOT = out.parent / 'root'\n"
+        "executor.Executor(out).run([Job('a', 'fake.py', ('wait',), out / 'a', 'done')])"
+    )
+    plan = subprocess.Popen([sys.executable, "-c", code, str(fake)], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 30
+    while not (fake / "a" / "ready").exists():
+        assert time.monotonic() < deadline and plan.poll() is None
+        time.sleep(0.05)
+    plan.kill()
+    plan.wait()
+    while not (fake / "a" / "saved").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert (fake / "a" / "saved").read_text() == str(int(signal.SIGTERM))
+
+
+def test_what_began_from_a_training_that_is_made_anew_is_refused(fake: Path) -> None:
+    jobs = [job(fake, "pretrain", "ok"), job(fake, "tune", "ok", needs=("pretrain",))]
+    Executor(fake).run(jobs)
+    shutil.rmtree(fake / "pretrain")
+    with pytest.raises(UserError, match=f"{fake / 'tune'}: finished, but from what {fake / 'pretrain'} held before"):
+        Executor(fake).run(jobs)
+    assert not (fake / "pretrain").exists()
+    shutil.rmtree(fake / "tune")
+    Executor(fake).run(jobs)
+    made = replace(jobs[0], resumable=False)  # a conversion gives the same again, and weights are compared
+    shutil.rmtree(fake / "pretrain")
+    Executor(fake).run([made, jobs[1]])
+    assert len(calls(fake, "tune")) == 1
+
+
+def test_the_device_goes_to_every_job_that_computes_on_one(fake: Path) -> None:
+    (fake.parent / "root" / "tools" / "convert.py").write_text(FAKE)
+    converts = replace(job(fake, "b", "ok"), tool="convert.py")
+    Executor(fake, device="cpu").run([job(fake, "a", "ok"), converts])
+    assert calls(fake, "a")[0][-2:] == ["--device", "cpu"] and "--device" not in calls(fake, "b")[0]
+    Executor(fake, device="cuda").run([job(fake, "a", "ok"), converts])  # the same run: bytes are promised per device
 
 
 def test_live_output_goes_to_the_screen_and_the_error_line_is_kept(
