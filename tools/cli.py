@@ -159,9 +159,10 @@ def rehearsal_output(output: Path, rehearse: bool, resume: bool) -> Path:
     return output / REHEARSAL if rehearse else output
 
 
-def add_device(parser: argparse.ArgumentParser) -> None:
+def add_device(
+    parser: argparse.ArgumentParser, text: str = "where to compute (default auto: a GPU if there is one)"
+) -> None:
     """Adds `--device`."""
-    text = "where to compute (default auto: a GPU if there is one)"
     parser.add_argument("--device", type=_device, default="auto", metavar="|".join(DEVICES), help=text)
 
 

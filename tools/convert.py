@@ -43,6 +43,7 @@ def build_parser() -> cli.Parser:
     parser.add_argument("--img-size", type=_size, metavar="P|H,W", help=text)
     parser.add_argument("--step", type=cli.positive_int, metavar="N", help="of a run folder's checkpoint")
     parser.add_argument("--best", action="store_true", help="of a run folder that evaluated on its way (eval_every=N)")
+    cli.add_device(parser, "where both models are compared: the CPU, whatever there is (default auto)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing DST")
     parser.add_argument("--allow-partial", action="store_true", help="go on with missing or unexpected keys")
     return parser
@@ -55,6 +56,8 @@ def main(argv: list[str]) -> int:
     check_choice("target", args.to, TARGETS, "--to")
     if args.model is not None:
         check_choice("model", args.model, ENCODERS, "--model")
+    if args.device == "cuda":
+        raise UserError("--device cuda: both models are compared on the CPU, in float32: omit it")
     if args.best and args.step is not None:
         raise UserError("--best and --step exclude each other: both choose a run's weights")
     overrides = dict(_parse(text) for text in args.set)

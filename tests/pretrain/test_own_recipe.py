@@ -153,11 +153,29 @@ def test_a_batch_is_halved_for_few_hours():
 
 
 def test_short_and_long_runs():
-    assert {name: value for name, (value, _) in own_recipe.choose_for_length(9_999).items()} == own_recipe.SHORT
+    assert {name: value for name, (value, _) in own_recipe.choose_for_length(17_999).items()} == own_recipe.SHORT
     assert own_recipe.choose_for_length(1, crop_scale_max=0.1)["crop_scale"][0] == 0.1  # small crops magnify
-    long = {name: value for name, (value, _) in own_recipe.choose_for_length(10_000).items()}
-    assert long == {"base_lr": 1.5e-3, "warmup_fraction": 10 / 300, "drop_path": 0.1, "crop_scale": 0.08}
+    long = {name: value for name, (value, _) in own_recipe.choose_for_length(18_000).items()}
+    assert long == {"warmup_fraction": 10 / 300, "drop_path": 0.1, "crop_scale": 0.08}
     assert own_recipe.used(own_recipe.choose_for_length(1), {}, "dino").keys() == {"warmup_fraction", "drop_path"}
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "peak"),
+    [
+        (2, 2 / 2048 * 1.1e-2),
+        (64, get_recipe("small").peak_lr),  # 1.25e-4
+        (512, 512 / 2048 * 2.2e-3),  # 1.5e-3 x 4 ** 0.283
+        (2048, get_recipe("coco").peak_lr),  # 1.5e-3
+        (4096, 3e-3),  # the linear rule, as the paper's values have it
+    ],
+)
+def test_lr_by_the_batch(batch_size, peak):
+    base_lr, why = own_recipe.choose_base_lr(batch_size)
+    assert get_recipe("own").override({"base_lr": base_lr, "batch_size": batch_size}).peak_lr == pytest.approx(peak)
+    assert why
+    smaller, _ = own_recipe.choose_base_lr(max(1, batch_size // 2))
+    assert smaller * 0.5 < base_lr, "the rate rises with the batch"
 
 
 def test_precision():

@@ -380,7 +380,7 @@ def test_help_and_option_errors_come_without_torch(inputs: Path) -> None:
     ("tool", "words", "message"),
     [
         ("train_det", ["demo", "--weights", "none", "--data", "GONE"], "--data GONE does not exist"),
-        ("train_seg", ["camvid_tiny", "--weights", "none", "--data", "tools", "stepss=3"], "unknown config key 'stepss'"),
+        ("train_seg", ["demo", "--weights", "none", "--data", "tools", "stepss=3"], "unknown config key 'stepss'"),
         ("pretrain", ["--recipe", "tiny", "--data", "a.json"], "a COCO json: add --images ROOT"),
         ("pretrain", ["--recipe", "tiny", "--data", "tools", "--images", "tools"], "--images is for a COCO json only"),
         ("pretrain", ["--recipe", "tiny", "--data", "a.png"], "is a single image: give its folder"),

@@ -143,6 +143,7 @@ def make_plan(
         recipe = recipe if steps == wanted else recipe.override({"steps": steps})
     if name == OWN:
         by_length = own_recipe.choose_for_length(recipe.total_steps(per_epoch), recipe.crop_scale_max)
+        by_length["base_lr"] = own_recipe.choose_base_lr(recipe.batch_size)
         by_length = own_recipe.used(by_length, given, recipe.method)
         recipe = recipe.override({key: value for key, (value, _) in by_length.items()})
         reasons |= {key: why for key, (_, why) in by_length.items()} | dict.fromkeys(given, GIVEN)
@@ -216,7 +217,8 @@ def told(name: str, plan: Plan) -> list[str]:
         ("crop", f"{r.img_size} px, {r.crop_scale:.0%} to {r.crop_scale_max:.0%} of an image", ("img_size",)),
         ("batch", f"{r.batch_size}" + (f" in {r.accumulate} parts" if r.accumulate > 1 else ""), ("batch_size",)),
         ("length", f"{steps:,} steps, {steps / per_epoch:,.0f} epochs", ("steps", "epochs")),
-        ("lr", f"{r.peak_lr:.2g}, warm-up {r.warmup_fraction:.0%}, drop path {r.drop_path:g}", ("base_lr", "lr")),
+        ("lr", f"{r.peak_lr:.2g}", ("base_lr", "lr")),
+        ("warm-up", f"{r.warmup_fraction:.0%}, drop path {r.drop_path:g}", ("warmup_fraction",)),
         ("precision", r.precision, ("precision",)),
     ]
     if r.accumulate > 1:

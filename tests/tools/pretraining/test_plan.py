@@ -63,7 +63,7 @@ def test_a_resume_takes_what_was_derived(images: Path, tmp_path: Path, monkeypat
     done = run(*words, *SMALL, "--steps", 2)
     assert done.returncode == 0, done.stderr
     config = json.loads((tmp_path / "out/config.json").read_text())
-    assert config["values"]["model"] == "vit_tiny" and config["values"]["base_lr"] == 4e-3
+    assert config["values"]["model"] == "vit_tiny" and config["values"]["base_lr"] == 8.8e-3
     reasons = config["free"]["plan"]["reasons"]
     assert reasons["img_size"] == "given" and "CPU" in reasons["model"]
     (tmp_path / "out/encoder.safetensors").unlink()
