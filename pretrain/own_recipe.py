@@ -60,8 +60,8 @@ its smaller crops, which are for things smaller than a patch. The study's longes
 paper's shortest 19,883 (Cars)."""
 
 SMALL_BATCH, SMALL_BATCH_BASE_LR = 64, 4e-3
-"""What the study found (docs/study/ablation.md). By the linear rule alone, the paper's rate at a batch of 2048 would be a
-third of it there: AdamW's best rate falls slower than its batch."""
+"""What the study found (docs/study/ablation.md). By the linear rule alone, the paper's rate at a batch of 2048 would
+be a third of it there: AdamW's best rate falls slower than its batch."""
 
 MEMORY_SHARE = 0.8
 """Part of a step's memory that is measured. What is needed for moments only is the rest: on a CPU, ViT-Ti with 16 and

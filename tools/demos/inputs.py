@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,13 @@ from pretrain.recipes import get_recipe
 from pretrain.training.run_folder import write_json
 from splitmask_backbones.errors import UserError
 from tools.demo_data import make_demo_data
+from tools.detection import config as det_config
 from tools.detection.coco import CocoSplit
 from tools.detection.records import ImageRecord
 from tools.detection.rle import to_mask
 from tools.detection.splits import Location, fingerprint, locate, read_splits
 from tools.running.executor import read_object
+from tools.segmentation import config as seg_config
 
 NUM_PICTURES = 6
 NUM_TOKEN_IMAGES = 256
@@ -46,6 +48,7 @@ class Inputs:
         pictures: files of the validation split to look at.
         token_images: files to show the codebook on.
         note: why there is no segmentation, or None.
+        heads: further argv of "det" and "seg", where there are too few images for their batches.
     """
 
     pretrain: list[str]
@@ -54,6 +57,7 @@ class Inputs:
     pictures: list[Path]
     token_images: list[Path]
     note: str | None = None
+    heads: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,17 @@ def own_inputs(found: DemoFolder, work: Path) -> Inputs:
         _readable(found.splits["val"], NUM_PICTURES),
         _readable(found.splits["train"], NUM_TOKEN_IMAGES),
         None if reason is None else f"no segmentation: {reason}",
+        {head: _small_batch(head, len(found.splits["train"].images)) for head in ("det", "seg")},
     )
+
+
+def _small_batch(head: str, num_images: int) -> list[str]:
+    """Returns the option that lets the demo's detector or segmentor train on fewer images than its batch has."""
+    if head == "det":
+        batch_size = det_config.load_config("demo").batch_size
+    else:
+        batch_size = seg_config.load_config(seg_config.config_path("demo"))["batch_size"]
+    return ["--batch-size", str(num_images)] if 2 <= num_images < batch_size else []
 
 
 def _readable(split: CocoSplit, count: int) -> list[Path]:

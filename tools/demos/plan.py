@@ -51,7 +51,13 @@ def demo_jobs(output: Path, inputs: Inputs, num_steps: dict[str, int | None], se
         tool, config = f"train_{head}.py", f"{head}_configs/demo.py"
         for start, file in weights.items():
             needs = (pretraining.name,) if start == "splitmask" else ()
-            training = job(f"{head}_{start}", tool, [config, *named, "--weights", file], RESULTS, needs)
+            training = job(
+                f"{head}_{start}",
+                tool,
+                [config, *named, *inputs.heads.get(head, []), "--weights", file],
+                RESULTS,
+                needs,
+            )
             jobs.append(training)
             predictions.append(prediction_job(training.name, tool, (config,), training.folder, pictures, count))
     return jobs + predictions

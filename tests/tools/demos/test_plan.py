@@ -30,6 +30,9 @@ def test_the_jobs_of_a_small_folder(tmp_path: Path, segmentation: bool, monkeypa
     assert [job.name for job in jobs] == ["pretrain", *trained, *(f"{name}/predict" for name in trained)]
     for job in jobs:
         check(job)
+        smaller = job.argv[job.argv.index("--batch-size") + 1] if "--batch-size" in job.argv else None
+        trains_on_few = job.name == "pretrain" or job.name in ("seg_none", "seg_splitmask")  # Mask R-CNN takes 4
+        assert smaller == ("6" if trains_on_few else None)
         assert ("--steps" in job.argv) == (job.name in ("pretrain", "seg_none", "seg_splitmask"))
     assert sorted(path.name for path in (output / "data" / "pictures").iterdir()) == ["0.jpg", "1.jpg", "2.jpg"]
 
