@@ -51,8 +51,12 @@ class Rehearsed:
 
     def cells(self) -> list[str]:
         """Returns a row of the table."""
-        state = READY if not self.missing else "; ".join(self.missing)
         entry, seconds = self.entry, self.seconds
+        state = READY if not self.missing else "; ".join(self.missing)
+        if not self.missing and entry and entry["accumulate"] > 1:
+            tool = self.job.tool.removesuffix(".py")
+            given = ACCUMULATE[tool].format(entry["accumulate"])
+            state += f' with --{tool.replace("_", "-")}-options "{given}"'
         if not entry or seconds is None:
             return [self.job.name, *["-"] * (len(HEADER) - 2), state]
         of = f" of {self.job.batch_size:,}" if self.job.batch_size not in (0, entry["batch_size"]) else ""
@@ -134,7 +138,10 @@ def _rehearse(
     if not job.needs and weights != "none" and not Path(weights).exists():
         missing.append(f"--weights: {weights} does not exist")
     batch_size = batch_sizes.get(job.tool.removesuffix(".py"))
-    accumulate, limit = 1, batch_size or job.batch_size
+    limit = (batch_size or job.batch_size) // executor.gpus
+    accumulate = read_object(job.folder / REHEARSAL / REHEARSAL_RECORD).get("accumulate", 1)  # that did fit
+    if executor.record.get(job.name, {}).get("identity") != _as_rehearsal(job, batch_size, accumulate).identity():
+        accumulate = 1
     while True:
         tried = _as_rehearsal(job, batch_size, accumulate)
         entry = read_object(tried.folder / REHEARSAL_RECORD)

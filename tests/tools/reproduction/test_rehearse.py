@@ -99,6 +99,16 @@ def test_a_batch_that_does_not_fit_is_divided(coco: Path, monkeypatch: pytest.Mo
     assert done.returncode == 0, done.stderr
     assert [job.argv[-1] for job in ran] == ["--rehearse", "2", "4", "--rehearse", "accumulate=2", "accumulate=4"]
     assert "in 4 parts" in done.stdout and "2 of 2 steps are ready" in done.stdout
+    assert '| ready with --pretrain-options "--accumulate 4" |' in done.stdout
+    assert '| ready with --train-det-options "accumulate=4" |' in done.stdout
+    again = run_tool(reproduce.main, *argv(coco, "vit_small_splitmask_coco"))
+    assert again.returncode == 0 and len(ran) == 6, "what did fit is known"
+    ran.clear()
+    other = ["--output", str(coco.parent / "eight"), "--gpus", "8"]
+    more = run_tool(reproduce.main, *argv(coco, "vit_small_splitmask_coco", *other))
+    # 16 images on 8 GPUs are 2 each: in two parts, no more.
+    assert [job.argv[-1] for job in ran if job.tool == "train_det.py"] == ["--rehearse", "accumulate=2"]
+    assert "out of memory: use a smaller" in more.stdout
 
 
 def test_what_is_missing_is_named_and_the_rest_is_rehearsed(coco: Path, ran: list[Job]) -> None:

@@ -31,6 +31,7 @@ os.makedirs(out, exist_ok=True)
 open(out + "/config.json", "w").write("{}")
 with open(out + "/calls", "a") as file: file.write(json.dumps(argv) + "\\n")
 with open(out + "/times", "a") as file: file.write(f"{time.time()} ")
+while argv[1:2] == ["after"] and not os.path.exists(argv[2]): time.sleep(0.02)
 if argv[0] == "fail" and not os.path.exists(out + "/mended"):
     print("hello"); sys.exit(sys.stderr.write("warning: odd\\nerror: --lr 0 is wrong\\n") and 2)
 if argv[0] == "die": os.kill(os.getpid(), 9)
@@ -102,15 +103,7 @@ def test_a_failed_job_stops_the_plan_with_its_own_line_and_goes_on_later(fake: P
 
 
 def test_the_others_are_asked_to_save_when_one_fails(fake: Path) -> None:
-    jobs = [job(fake, "a", "wait"), job(fake, "b", "fail", "0")]
-    (fake / "b").mkdir(parents=True)
-
-    def fail_when_ready() -> None:
-        while not (fake / "a" / "ready").exists():
-            time.sleep(0.02)
-
-    jobs[1] = job(fake, "b", "fail", needs=("first",))
-    jobs.insert(0, job(fake, "first", "ok", "1.5"))
+    jobs = [job(fake, "a", "wait"), job(fake, "b", "fail", "after", str(fake / "a" / "ready"))]
     with pytest.raises(JobError, match="error: --lr 0 is wrong"):
         Executor(fake, at_once=2).run(jobs)
     assert (fake / "a" / "saved").read_text() == str(int(signal.SIGTERM))
