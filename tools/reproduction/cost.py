@@ -153,7 +153,9 @@ def finetuning_cost(tool: str, argv: list[str], model: str, data: str) -> dict[s
         return {"operations": operations * num_images, "scratch": scratch}
     if tool == "train_seg":
         args = import_module("tools.train_seg").parse_args([*argv, "--output", "-"])
-        steps, batch = args.steps or SEG_STEPS, args.batch_size or SEG_BATCH
+        given = dict(text.split("=", 1) for text in args.overrides if "=" in text)
+        steps = args.steps or int(given.get("steps", SEG_STEPS))
+        batch = args.batch_size or int(given.get("batch_size", SEG_BATCH))
     else:
         recipe = _detection_recipe(argv) if tool == "train_det" else _classification_recipe(argv)
         steps, batch = recipe.steps or (recipe.epochs or 0) * (num_images // recipe.batch_size), recipe.batch_size

@@ -250,3 +250,6 @@ def test_extra_options_change_the_plan_and_its_estimate(tmp_path: Path) -> None:
     assert [job.num_steps for job in whole] == [3000 * (118_287 // 2048), 36 * (118_287 // 16)]
     for job, other in zip(short, whole, strict=True):
         assert job.operations / job.num_steps == pytest.approx(other.operations / other.num_steps)
+    segmentor = [find_table("ade20k").row("vit_base_random")]
+    given = {"train_seg": ["steps=5", "batch_size=4"]}
+    assert [(job.num_steps, job.batch_size) for job in planner(tmp_path, extra=given).jobs(segmentor)] == [(5, 4)]
