@@ -15,7 +15,8 @@ def knn_votes(
     """Returns the votes for each class, `(Q, num_classes)`: the largest is the prediction.
 
     The `k` most similar known features by cosine vote for their class with `exp(similarity / temperature)` (Wu et al.
-    2018; DINO's evaluation). Computed in blocks, so that memory grows with neither number of images.
+    2018; DINO's evaluation), here divided by the nearest one's vote: any temperature is finite, and which class wins
+    stays. Computed in blocks, so that memory grows with neither number of images.
 
     Args:
         known: float `(N, C)`, any length of the vectors.
@@ -39,5 +40,6 @@ def knn_votes(
             if best.shape[1] > k:
                 best, places = best.topk(k, dim=1)
                 voters = voters.gather(1, places)
-        votes[start : start + len(block)].scatter_add_(1, voters, (best / temperature).exp())
+        weights = ((best - best.amax(dim=1, keepdim=True)) / temperature).exp()
+        votes[start : start + len(block)].scatter_add_(1, voters, weights)
     return votes

@@ -45,7 +45,7 @@ def naive_knn(
     for i, query in enumerate(queries):
         similarity = [float(query @ one / np.linalg.norm(query) / np.linalg.norm(one)) for one in known]
         for j in sorted(range(len(known)), key=lambda j: -similarity[j])[:k]:
-            votes[i, labels[j]] += math.exp(similarity[j] / temperature)
+            votes[i, labels[j]] += math.exp((similarity[j] - max(similarity)) / temperature)
     return votes
 
 

@@ -179,13 +179,20 @@ def test_segmentors_and_their_deviations(tmp_path: Path) -> None:
     for seed, name in enumerate(("a", "b")):
         changed = {"seed": seed, "steps": 80, "batch_size": 8, "lr": 3.5e-4, "tta": True}
         record = write_segmentation(tmp_path / name, 25.0, images=99, **changed)
+        record["config_values"] = json.loads(json.dumps(record["recipe_values"]))
         record["recipe_values"]["optim_wrapper"]["paramwise_cfg"]["decay_rate"] = 0.9
+        record["recipe_values"]["optim_wrapper"]["clip_grad"] = None
+        record["recipe_values"]["model"]["auxiliary_head"] = None
+        record["recipe_values"]["model"]["backbone"]["use_rel_pos"] = True
         (tmp_path / name / "config.json").write_text(json.dumps(record))
     cells, _, _ = table_of(tmp_path, "ade20k")
     assert sorted(cells["vit_base_random", "mIoU"].remarks) == [
         "80 steps in place of 160,000 steps",
         "99 training images in place of 20,210",
         "batch_size 8 in place of 16",  # 7e-4 * 8 / 16 is the lr that follows
+        "model.auxiliary_head is not there",
+        "model.backbone.use_rel_pos is there, which the config has not",
+        "optim_wrapper.clip_grad is not there",
         "optim_wrapper.paramwise_cfg.decay_rate 0.9 in place of 0.65",
         "tested at several scales",
     ]

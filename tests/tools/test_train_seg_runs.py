@@ -129,7 +129,7 @@ def test_several_views_have_a_file_of_their_own_and_pictures(data, whole, tmp_pa
     words = ["--eval-only", "--tta", "--predict", data / "images/val/0.jpg", "tta.ratios=(0.5, 1.0)", "--workers", 0]
     result = run("--data", data, "--output", folder, *words)
     assert result.returncode == 0, result.stderr
-    several, single = (json.loads((folder / f"results{name}.json").read_text()) for name in ("_tta", ""))
+    several, single = (json.loads((folder / f"results{name}.json").read_text()) for name in ("_tta_other", ""))
     assert several.keys() == single.keys() and several["aAcc"] != single["aAcc"]
     assert (folder / "predictions/0.png").exists()
 

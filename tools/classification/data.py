@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pretrain.data.check import check_images, enforce_bad_limit
 from pretrain.data.lists import read_lines
 from pretrain.data.sources import ImageList
+from pretrain.data.value_range import ValueRange
 from splitmask_backbones.errors import UserError, check_choice, nearest
 from tools import cli
 from tools.classification.layouts import LAYOUTS, Listing, Pair, find_layout, read_pairs
@@ -210,6 +211,8 @@ def _checked(layout: str, listing: Listing, classes: Sequence[tuple[str, str]] |
     if classes is None:
         labels = sorted(set(once["train"].values()), key=_order)
         classes = [(label, title) for label, title in zip(labels, _titles(labels, listing.titles), strict=True)]
+    if not classes:
+        raise UserError(f"--data {listing.root}: no training image is listed: check the list or the annotations")
     if len(classes) < 2:
         raise UserError(
             f"the training images in {listing.root} have one class only, '{classes[0][1]}': there is nothing to tell "
@@ -299,6 +302,12 @@ def identity_of(
     if folder.is_main:
         unreadable = find_unreadable(data, max_fraction, report_path, workers)
     return identity | {"unreadable": fabric.broadcast(unreadable)}
+
+
+def set_range(data: LabelledData, value_range: ValueRange | None) -> None:
+    """Sets how more than 8 bits become 8 in all splits, in place."""
+    for name, split in data.splits.items():
+        data.splits[name] = replace(split, images=replace(split.images, value_range=value_range))
 
 
 def without_unreadable(data: LabelledData, unreadable: Sequence[str]) -> None:

@@ -4,7 +4,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-PICTURE_WIDTH = 360
+PICTURE_WIDTH, TALLEST = 360, 4
+"""Pixels, and how many widths a picture may be high; a higher one is narrower."""
 
 
 def draw(image: Image.Image, listed: list[dict[str, Any]]) -> Image.Image:
@@ -13,10 +14,11 @@ def draw(image: Image.Image, listed: list[dict[str, Any]]) -> Image.Image:
     Args:
         listed: `class` and `score` in 0-1.
     """
-    height = max(1, round(image.height * PICTURE_WIDTH / image.width))
+    scale = min(PICTURE_WIDTH / image.width, TALLEST * PICTURE_WIDTH / image.height)
+    width, height = (max(1, round(scale * side)) for side in image.size)
     font, line = ImageFont.load_default(size=14), 22
     canvas = Image.new("RGB", (PICTURE_WIDTH, height + line * len(listed) + 8), "white")
-    canvas.paste(image.resize((PICTURE_WIDTH, height), Image.Resampling.BICUBIC), (0, 0))
+    canvas.paste(image.resize((width, height), Image.Resampling.BICUBIC), (0, 0))
     pen = ImageDraw.Draw(canvas)
     for row, entry in enumerate(listed):
         top = height + 4 + line * row

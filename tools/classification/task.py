@@ -88,9 +88,7 @@ class ClassificationTask(Task):
         for name, split in self.images.splits.items():
             self.images.splits[name] = split.of(self.used(name, split.images.names))
         chosen = self.choose_range(next(iter(self.images.splits.values())).images, fabric)
-        for name, split in self.images.splits.items():
-            images = dataclasses.replace(split.images, value_range=self.value_range)
-            self.images.splits[name] = dataclasses.replace(split, images=images)
+        data.set_range(self.images, self.value_range)
         before = self.previous.get("data", {})
         is_known = self.options.trains or before.get("val") == self.images.splits["val"].fingerprint()
         identity = data.identity_of(

@@ -61,6 +61,8 @@ def embed(options: EmbedOptions) -> None:
     digest = weights_digest(options.weights)
     source = open_source(options.data, options.images, options.include or [], options.exclude or [])
     with StopSignals(), RunFolder.open(options.output, resume=options.resume, artefact=EMBEDDINGS) as folder:
+        if folder.previous is not None and folder.previous.get("command") != "embed":
+            raise UserError(f"--resume: {folder.path} holds another run than one of tools/embed.py: choose its folder")
         encoder = load_encoder(options.weights, **({} if options.img_size is None else {"img_size": options.img_size}))
         vectors_of = pooled(encoder.eval().requires_grad_(False), options.pool)
         size = options.img_size or min(encoder.img_size)

@@ -51,10 +51,14 @@ def save_curves(panels: dict[str, Curves], path: Path, x_label: str = "step") ->
     plt.close(figure)
 
 
+WIDEST = 4
+"""Heights that a picture of a grid may be wide; a wider one is lower."""
+
+
 def save_grid(columns: Mapping[str, Sequence[Path | Image.Image]], path: Path, cell: int = 240, gap: int = 6) -> None:
     """Writes a grid of pictures or their files: one column a title, each made `cell` pixels high.
 
-    All columns must be equally long; a column is as wide as its widest picture.
+    All columns must be equally long; a column is as wide as its widest picture, WIDEST heights at most.
     """
     pictures = {title: [_of_height(file, cell) for file in files] for title, files in columns.items()}
     widths = [max((p.width for p in column), default=cell) for column in pictures.values()]
@@ -76,7 +80,8 @@ def _of_height(picture: Path | Image.Image, height: int) -> Image.Image:
             rgb = opened.convert("RGB")
     else:
         rgb = picture.convert("RGB")
-    return rgb.resize((max(1, round(rgb.width * height / rgb.height)), height), Image.Resampling.LANCZOS)
+    scale = min(height / rgb.height, WIDEST * height / rgb.width)
+    return rgb.resize((max(1, round(scale * rgb.width)), max(1, round(scale * rgb.height))), Image.Resampling.LANCZOS)
 
 
 def show(value: float | None) -> str:

@@ -131,7 +131,25 @@ def _of_segmentation(run: Run) -> list[str]:
     if got.get("tta", False) != config.pop("use_tta"):
         found.append("tested at several scales" if got.get("tta") else "tested at one scale")
     theirs, mine = flatten(json.loads(json.dumps(config))), flatten(run.config.get("recipe_values", {}))
-    return found + _values(mine, theirs, ())
+    theirs, mine = ({key: value for key, value in side.items() if value is not None} for side in (theirs, mine))
+    # Of an earlier version's run, what its config did not have yet is no deviation.
+    own = flatten(run.config.get("config_values", {}))
+    less = _only({key: value for key, value in theirs.items() if key in own}, mine)
+    found += [f"{key} is not there" for key in less]
+    return (
+        found + _values(mine, theirs, ()) + [f"{key} is there, which the config has not" for key in _only(mine, theirs)]
+    )
+
+
+def _only(here: dict[str, Any], there: dict[str, Any]) -> list[str]:
+    """Returns the dotted keys that one side has alone; of a whole branch that is missing, its own."""
+    branches = {key[:end] for key in there for end in range(len(key)) if key[end] == "."} | {*there}
+    alone = []
+    for key in here:
+        parts = key.split(".")
+        prefixes = [".".join(parts[: count + 1]) for count in range(len(parts))]
+        alone += [next(prefix for prefix in prefixes if prefix not in branches)] if key not in there else []
+    return list(dict.fromkeys(alone))
 
 
 def _of_classification(run: Run) -> list[str]:

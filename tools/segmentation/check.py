@@ -2,8 +2,8 @@
 
 import dataclasses
 import logging
-import os
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 from pretrain.data.check import BadImage, enforce_bad_limit
 from pretrain.data.decode import UnreadableImage
 from pretrain.data.remarks import remarks
+from pretrain.training.cores import usable_cores
 from pretrain.training.progress import tracked
 from splitmask_backbones.errors import UserError
 from tools.segmentation.classes import Classes
@@ -24,25 +25,41 @@ logger = logging.getLogger(__name__)
 
 
 def check_splits(
-    splits: dict[str, Split], classes: Classes, max_bad_fraction: float, report: Path
+    splits: dict[str, Split],
+    classes: Classes,
+    max_bad_fraction: float,
+    report: Path,
+    known: Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[dict[str, Split], dict[str, dict[str, Any]]]:
     """Returns the usable pairs and the counts for data_report.json, both by the splits' names.
 
     Args:
         splits: of `find_split`, by "train" and "val".
         max_bad_fraction: share of all images that may be unreadable; their pairs are left out.
+        known: images that the run which is resumed left out, by split: those are left out again, readable or not.
 
     Raises:
-        ValueError: a size that differs, a colour label, a value outside the classes, too many unreadable images, a
-            split of which nothing is left, or labels that cannot teach the classes (`values`).
+        ValueError: an image that the run could read and that is unreadable now; a size that differs, a colour label, a
+            value outside the classes, too many unreadable images, a split of which nothing is left, or labels that
+            cannot teach the classes (`values`).
     """
     for note in dict.fromkeys(note for split in splits.values() for note in split.notes):
         logger.warning("%s", note)
     for split in splits.values():
         for remark in remarks(split.image_list()):
             logger.info("%s", remark)
+    if known:
+        splits = {
+            name: dataclasses.replace(split, pairs=[pair for pair in split.pairs if pair[0] not in known[name]])
+            for name, split in splits.items()
+        }
     found = {name: _check_split(split, name, classes) for name, split in splits.items()}
     bad = [image for _, images, _ in found.values() for image in images]
+    if bad and known:
+        raise UserError(
+            f"{bad[0].name} could be read when the run started and cannot be now ({bad[0].reason}): restore it, then "
+            "--resume"
+        )
     enforce_bad_limit(sum(len(split.pairs) for split in splits.values()), bad, max_bad_fraction, report)
     for name, (split, _, counts) in found.items():
         numbers = counts.pop("numbers")
@@ -95,7 +112,7 @@ def _check_split(split: Split, name: str, classes: Classes) -> tuple[Split, list
     bad: list[BadImage] = []
     kept: list[tuple[str, str]] = []
     # Threads: pillow decodes without holding the interpreter.
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(max_workers=min(8, usable_cores())) as pool:
         try:
             looked = tracked(pool.map(look, range(len(split.pairs))), len(split.pairs), f"checking {name}")
             for pair, found in zip(split.pairs, looked, strict=True):

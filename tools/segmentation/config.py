@@ -136,6 +136,8 @@ def _set(config: dict[str, Any], key: str, value: Any) -> None:
             f"{key}={value} is a {type(value).__name__}, but the config's value {place[step]!r} is a "
             f"{type(place[step]).__name__}: give the same kind"
         )
+    if isinstance(place[step], float) and isinstance(value, int):
+        value = float(value)  # else another run of the same config could not give it a fraction
     place[step] = tuple(value) if isinstance(place[step], tuple) else value
 
 
@@ -194,6 +196,9 @@ def check_config(config: dict[str, Any]) -> None:
     ema = config["ema"]
     if ema is not None and (type(ema) not in (int, float) or not 0 <= ema <= 1):
         raise UserError(f"ema={ema} must be a decay in [0, 1], or none")
+    stride = config["slide_stride"]
+    if type(stride) not in (int, float) or not 0 < stride <= 1:
+        raise UserError(f"slide_stride={stride} must be a share of the window, above 0 and up to 1, such as 0.67")
     if config["custom_hooks"]:
         raise UserError("custom_hooks need mmengine's runner: start the config with mmseg's own tools/train.py")
     ratios = config["tta"]["ratios"]
@@ -263,5 +268,11 @@ def _fit_head(head: dict[str, Any], num_classes: int, out_channels: int, class_w
         return
     if not isinstance(head.get("loss_decode"), dict):
         raise UserError(f"class_weights: {head.get('type')} has no single loss_decode to be weighted: omit them")
+    kind, others = head["loss_decode"].get("type"), {*head["loss_decode"]} - {"type", "use_sigmoid", "loss_weight"}
+    if kind not in ("CrossEntropyLoss", "ClassWeightedCrossEntropy") or head["loss_decode"].get("use_sigmoid"):
+        raise UserError(f"class_weights: they weight a softmax cross-entropy, and loss_decode is {kind}: omit them")
+    if others - {"class_weight"}:
+        listed = ", ".join(sorted(others))
+        raise UserError(f"class_weights: loss_decode has {listed}, which the weighted loss does not: omit them")
     weight = head["loss_decode"].get("loss_weight", 1.0)
     head["loss_decode"] = {"type": "ClassWeightedCrossEntropy", "class_weight": class_weights, "loss_weight": weight}

@@ -31,6 +31,11 @@ def read_numbers(path: str | os.PathLike[str]) -> np.ndarray:
             mode, values = image.mode, np.asarray(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"label file {path} cannot be read ({error}): repair it or remove the pair") from None
+    if mode == "F":
+        raise UserError(
+            f"label file {path} holds floating-point numbers (mode F): labels hold one class index a pixel; save it "
+            "with whole numbers"
+        )
     if mode not in INDEX_MODES:
         raise UserError(
             f"label file {path} is a colour image (mode {mode}): "
@@ -47,9 +52,10 @@ def to_indices(values: np.ndarray, label_ids: Sequence[int]) -> np.ndarray:
     """
     if not label_ids:
         return values
-    table = np.full(max(int(values.max(initial=0)), *label_ids) + 1, IGNORE, dtype=np.int64)
+    # A table over the numbers of the classes alone: files may hold any number, 2 ** 31 - 1 for "no data".
+    table = np.full(max(label_ids) + 2, IGNORE, dtype=np.int64)
     table[list(label_ids)] = np.arange(len(label_ids))
-    return np.where(values < 0, IGNORE, table[np.maximum(values, 0)])
+    return table[np.where((values < 0) | (values > max(label_ids)), max(label_ids) + 1, values)]
 
 
 def to_training_labels(values: np.ndarray, reduce_zero_label: bool) -> np.ndarray:

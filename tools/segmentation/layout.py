@@ -92,9 +92,17 @@ class Split:
         """Returns the sha256 of all names and file sizes: the same wherever the folder lies."""
         digest = hashlib.sha256()
         for image, label in self.pairs:
-            sizes = ((self.image_dir / image).stat().st_size, (self.label_dir / label).stat().st_size)
+            sizes = (_size_of(self.image_dir / image), _size_of(self.label_dir / label))
             digest.update(repr((image, label, sizes)).encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
+
+
+def _size_of(path: Path) -> int:
+    """Returns the bytes of a file, -1 of a link that leads nowhere: the check of the files names it."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
 
 
 def is_ade20k(root: Path) -> bool:
@@ -134,6 +142,9 @@ def find_split(root: Path, split: str, layout: Layout | None = None) -> Split:
         raise UserError(f"{image_dir} holds no images ({searched}{seen}): check --data {root}")
     if layout.names:
         listed = _listed_names(root, layout.names, split)
+        if listed and not images.keys() & set(listed):  # lists with suffixes
+            by_file = {file: name for name, file in images.items()}
+            listed = [by_file.get(name, name) for name in listed]
         absent = sorted(name for name in listed if name not in images)
         if absent:
             raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ BEFORE: dict[str, Any] = {"labels": 1.0}
 FREE = ("save_every", "log_every", "eval_every", "visualizer")
 """Config values that do not change the weights of the finished run."""
 
-_OF_DATA = ("classes", "palette", "reduce_zero_label")
+OF_DATA = ("classes", "palette", "reduce_zero_label")
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,9 @@ class SegRecipe:
     def recorded(cls, record: dict[str, Any]) -> SegRecipe:
         """Returns the recipe of the run that a config.json is of."""
         values, free = BEFORE | record["values"], record["free"]
-        config = {key: _tuples(value) for key, value in record["recipe_values"].items()}
+        config = with_tuples(record["recipe_values"], free.get("tuples"))
         config |= {name: values[name] for name in OPTIONS} | {name: free[name] for name in FREE}
-        config |= {"use_tta": values["tta"], **dict.fromkeys(_OF_DATA)}
+        config |= {"use_tta": values["tta"], **dict.fromkeys(OF_DATA)}
         config["optim_wrapper"]["optimizer"]["lr"] = values["lr"]
         return cls(config, values["precision"], free)
 
@@ -85,7 +86,7 @@ class SegRecipe:
         values = {name: config.pop(name) for name in OPTIONS}
         values |= {"lr": config["optim_wrapper"]["optimizer"].pop("lr"), "precision": self.precision}
         values["tta"] = config.pop("use_tta")
-        for name in (*FREE, *_OF_DATA):
+        for name in (*FREE, *OF_DATA):
             config.pop(name)
         config["model"]["backbone"].pop("init_cfg", None)
         return {"values": values, "recipe_values": config}
@@ -123,11 +124,24 @@ class SegRecipe:
         return warmup_poly(step, total_steps, round(schedule["warmup_fraction"] * total_steps), schedule["power"])
 
 
-def _tuples(value: Any) -> Any:
-    """Returns JSON lists of numbers as the tuples that mmcv's transforms insist on."""
+def tuple_keys(value: Any, prefix: str = "") -> list[str]:
+    """Returns the dotted keys of a config's tuples, which JSON makes lists of."""
+    items: Any = value.items() if isinstance(value, dict) else enumerate(value)
+    own = [prefix[:-1]] if isinstance(value, tuple) else []
+    nested = [(name, item) for name, item in items if isinstance(item, dict | list | tuple)]
+    return own + [key for name, item in nested for key in tuple_keys(item, f"{prefix}{name}.")]
+
+
+def with_tuples(value: Any, keys: Sequence[str] | None, prefix: str = "") -> Any:
+    """Returns a config from JSON with its tuples again: mmcv's transforms take some of them as no list.
+
+    Args:
+        keys: of `tuple_keys`; None, of a run that did not record them, for all lists of numbers.
+    """
     if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
+        return {name: with_tuples(item, keys, f"{prefix}{name}.") for name, item in value.items()}
     if isinstance(value, list):
-        items = [_tuples(item) for item in value]
-        return tuple(items) if items and all(isinstance(item, int | float) for item in items) else items
+        items = [with_tuples(item, keys, f"{prefix}{number}.") for number, item in enumerate(value)]
+        numbers = bool(items) and all(isinstance(item, int | float) for item in items)
+        return tuple(items) if (numbers if keys is None else prefix[:-1] in keys) else items
     return value

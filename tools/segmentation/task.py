@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -30,7 +31,7 @@ from tools.segmentation.draw import draw_overlay
 from tools.segmentation.evaluate import evaluate
 from tools.segmentation.layout import Split, find_split, is_ade20k, make_layout
 from tools.segmentation.model import Segmentor, build_optimizer, build_segmentor, config_errors, import_modules
-from tools.segmentation.recipe import BEFORE, SegRecipe
+from tools.segmentation.recipe import BEFORE, OF_DATA, SegRecipe, tuple_keys
 from tools.segmentation.tta import MeanOfViews, tta_pipeline
 
 if TYPE_CHECKING:
@@ -77,14 +78,23 @@ class SegmentationTask(Task):
         recipe, options = self.recipe, self.options
         return make_fabric(recipe.precision, options.device, recipe.find_unused_parameters, self.is_deterministic)
 
-    @property
+    @cached_property
     def classes(self) -> Classes:
-        """Of the training data, or of the run that is used or resumed: there a file that is not named again stays."""
-        if self.options.trains and (self.classes_file is not None or not self.previous):
+        """Of the training data, or of the run that is used or resumed: there what is not named again stays."""
+        named = self.classes_file is not None or any(self.recipe.config[name] is not None for name in OF_DATA)
+        if self.options.trains and (named or not self.previous):
             assert self.root is not None
             return find_classes(self.root, self.classes_file, self.recipe.config, is_ade20k(self.root))
         data = self.previous["data"]
-        return Classes(data["classes"], self.previous["free"]["palette"], data["reduce_zero_label"])
+        own = Classes(data["classes"], self.previous["free"]["palette"], data["reduce_zero_label"])
+        if self.classes_file is not None:
+            given = find_classes(self.root, self.classes_file, self.recipe.config, False)
+            if given.names != own.names:
+                raise UserError(
+                    f"--classes {self.classes_file} names {', '.join(given.names[:5])}, and the run was trained on "
+                    f"{', '.join(own.names[:5])}: omit it, the run knows its classes"
+                )
+        return own
 
     def check_data(self, folder: RunFolder, fabric: Fabric) -> dict[str, Any]:
         assert self.root is not None
@@ -95,6 +105,10 @@ class SegmentationTask(Task):
                 f"layout.label_ids holds {len(layout.label_ids)} numbers for {len(classes.names)} classes: give one "
                 "per class"
             )
+        if layout.label_ids and classes.reduce_zero_label:
+            raise UserError(
+                "layout.label_ids and reduce_zero_label both say which number is a class: leave one of them out"
+            )
         for name, split in splits.items():
             some = labelled(name, split.pairs, self.recipe.labels, self.recipe.seed)
             splits[name] = replace(split, pairs=self.used(name, some))
@@ -102,11 +116,17 @@ class SegmentationTask(Task):
         identity |= self.choose_range(next(iter(splits.values())).image_list(), fabric)
         splits = {name: replace(split, value_range=self.value_range) for name, split in splits.items()}
         identity |= {"classes": classes.names, "reduce_zero_label": classes.reduce_zero_label}
+        before = self.previous.get("data", {})
+        known = before.get("unusable", {}) if all(before.get(name) == identity[name] for name in splits) else {}
         checked: Any = (splits, {})
         if folder.is_main and not (self.options.trains and folder.finished):
             limit = self.options.max_bad_fraction
-            checked = check_splits(splits, classes, limit, self.bad_images)
+            checked = check_splits(splits, classes, limit, self.bad_images, known)
         self.splits, self.counts = fabric.broadcast(checked)
+        if not before or "unusable" in before:  # runs of earlier versions do not know it
+            kept = {name: {image for image, _ in split.pairs} for name, split in self.splits.items()}
+            left_out = {n: [image for image, _ in splits[n].pairs if image not in kept[n]] for n in splits}
+            identity["unusable"] = known or left_out
         return identity
 
     def build(self, weights: Path | None, encoder_config: dict[str, Any] | None = None) -> nn.Module:
@@ -134,6 +154,7 @@ class SegmentationTask(Task):
         return {
             "palette": self.classes.palette,
             "data": str(self.root),
+            "tuples": tuple_keys(self.recipe.values()["recipe_values"]),
             **{name: self.recipe.config[name] for name in names},
         }
 
@@ -179,7 +200,7 @@ class SegmentationTask(Task):
     def results_suffix(self) -> str:
         own = self.previous["values"]["tta"]
         scales = "" if self.recipe.use_tta == own else "_tta" if self.recipe.use_tta else "_single"
-        return scales or super().results_suffix()
+        return scales + super().results_suffix()
 
     def measure(self, fabric: Fabric, model: nn.Module, folder: RunFolder, final: bool) -> dict[str, Any] | None:
         assert isinstance(model, Segmentor)

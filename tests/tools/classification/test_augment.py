@@ -113,6 +113,24 @@ def test_the_central_crop_is_torchvisions(size: tuple[int, int]) -> None:
     assert torch.equal(CentralCrop(56, 0.875)(image), theirs(image))
 
 
+@pytest.mark.parametrize("size", [(2, 40), (40, 2), (1, 300), (70, 900)])
+def test_of_an_oblong_image_only_the_centre_is_made(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
+    crop, made = CentralCrop(56, 0.875), []
+    resize = Image.Image.resize
+
+    def counted(self: Image.Image, to: tuple[int, int], *more: Any, **named: Any) -> Image.Image:
+        made.append(to)
+        return resize(self, to, *more, **named)
+
+    monkeypatch.setattr(Image.Image, "resize", counted)
+    found = crop(image).int()
+    monkeypatch.setattr("tools.finetuning.central.OBLONG", 10**9)
+    assert (found - crop(image).int()).abs().max() <= 1
+    short, whole = made[0], made[1]
+    assert min(whole) == min(short) == 64 and max(short) <= 56 + 2 * 3 * 64 < max(whole) or size[0] == 70
+
+
 def test_randaugment_is_timms_with_the_recipes_magnitude() -> None:
     from timm.data.auto_augment import rand_augment_transform
 

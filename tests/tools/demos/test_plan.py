@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.helpers.plans import check
 from tools.demo_data import DemoData, make_demo_data
@@ -46,6 +47,13 @@ def test_curves_and_tables(tmp_path: Path) -> None:
     assert plots.markdown_table(["a", "b"], [["x", "1.0"]]) == "| a | b |\n| :--- | ---: |\n| x | 1.0 |\n"
     plots.save_curves({"loss": {"one": ([1, 2], [2.0, 1.0])}, "empty": {}}, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 1000
+
+
+def test_very_wide_pictures_leave_a_grid_that_a_jpeg_can_hold(tmp_path: Path) -> None:
+    wide, high = Image.new("RGB", (1000, 20)), Image.new("RGB", (20, 1000))
+    plots.save_grid({str(number): [wide, high] for number in range(6)}, tmp_path / "grid.jpg", cell=240)
+    with Image.open(tmp_path / "grid.jpg") as grid:
+        assert grid.width == 6 * 4 * 240 + 7 * 6
 
 
 def test_the_table_holds_scores_and_seconds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from tools.cli import start_log
 from tools.segmentation.check import check_splits
 from tools.segmentation.class_weights import class_weights
 from tools.segmentation.classes import Classes, find_classes, make_classes
-from tools.segmentation.labels import check_values, read_label, to_training_labels
+from tools.segmentation.labels import check_values, read_label, to_indices, to_training_labels
 from tools.segmentation.layout import Layout, find_split, is_ade20k, make_layout
 
 CLASSES = make_classes(["a", "b", "c"], None, False, "test")
@@ -246,6 +246,63 @@ def test_results_of_a_hand_made_confusion():
     assert results["mIoU"] == pytest.approx((75 + 100 / 3) / 2)
     assert results["mAcc"] == pytest.approx((75 + 50) / 2)
     assert results["aAcc"] == pytest.approx(100 * 4 / 6)
+
+
+def test_many_pixels_of_a_class_are_counted_to_the_last():
+    """2 ** 24 is where float32 stops counting in ones."""
+    pytest.importorskip("mmcv", reason="the extra 'segmentation' is not installed")
+    from mmseg.evaluation import IoUMetric
+
+    from tools.segmentation.evaluate import ClassIoU
+
+    label = torch.zeros(1, 4200, 5000, dtype=torch.uint8)
+    label[:, :100] = 1
+    predicted = torch.zeros_like(label)
+    _, union, _, labelled = ClassIoU.intersect_and_union(predicted, label, 2, 255)
+    assert labelled.tolist() == [4100 * 5000, 100 * 5000] and union[0] == 4200 * 5000
+    generator = torch.Generator().manual_seed(0)
+    label = torch.randint(0, 6, (1, 40, 50), generator=generator)
+    label[:, 0] = 255
+    predicted = torch.randint(0, 4, (1, 40, 50), generator=generator)
+    mine, theirs = (of.intersect_and_union(predicted, label, 4, 255) for of in (ClassIoU, IoUMetric))
+    for a, b in zip(mine, theirs, strict=True):
+        assert a.tolist() == b.tolist()
+
+
+def test_numbers_of_any_size_become_indices():
+    values = np.array([[7, 2**31 - 1, -4], [9, 0, 8]])
+    assert to_indices(values, (9, 7)).tolist() == [[1, 255, 255], [0, 255, 255]]
+
+
+def test_names_may_be_listed_with_their_suffix(tmp_path):
+    make_data(tmp_path, count=2, size=(64, 64))
+    for split in ("train", "val"):
+        names = sorted(path.name for path in (tmp_path / "images" / split).iterdir())
+        (tmp_path / f"{split}.txt").write_text("\n".join(names))
+    layout = make_layout({"names": "{split}.txt"})
+    assert find_split(tmp_path, "train", layout).pairs == find_split(tmp_path, "train").pairs
+
+
+def test_an_image_link_that_leads_nowhere_is_an_unreadable_image(tmp_path):
+    make_data(tmp_path, count=4, size=(64, 64))
+    image = tmp_path / "images/train/1.jpg"
+    image.unlink()
+    image.symlink_to(tmp_path / "gone.jpg")
+    split = find_split(tmp_path, "train")
+    assert len(split.fingerprint()) == 64
+    found, _ = check_splits({"train": split}, CLASSES, 0.25, tmp_path / "bad_images.txt")
+    assert len(found["train"].pairs) == 3
+
+
+def test_what_a_run_left_out_stays_out_and_what_it_read_must_be_there(tmp_path):
+    make_data(tmp_path, count=4, size=(64, 64))
+    splits = {"train": find_split(tmp_path, "train")}
+    found, _ = check_splits(splits, CLASSES, 0.5, tmp_path / "bad.txt", {"train": ["1.jpg"]})
+    assert [image for image, _ in found["train"].pairs] == ["0.jpg", "2.jpg", "3.jpg"]
+    path = tmp_path / "images/train/2.jpg"
+    path.write_bytes(path.read_bytes()[:400])
+    with pytest.raises(ValueError, match=r"2\.jpg could be read when the run started and cannot be now"):
+        check_splits(splits, CLASSES, 0.5, tmp_path / "bad.txt", {"train": []})
 
 
 def test_unreadable_images_of_both_splits_share_report_and_limit(tmp_path):
