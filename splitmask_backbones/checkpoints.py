@@ -202,6 +202,10 @@ def _rebuilt(
         config = {key: value for key, value in config.items() if key != "out_indices"}
     with torch.device("meta"):
         source = VisionTransformer(**config)
+    if (
+        source.use_rel_pos and config["rel_pos_grid"] is None and "img_size" in overrides
+    ):  # its tables stay those of their own grid
+        config = {**config, "rel_pos_grid": list(source.grid_size)}
     if overrides.get("num_heads", config["num_heads"]) != config["num_heads"]:  # the one change no shape would show
         raise UserError(
             f"{title} does not fit an encoder with num_heads={overrides['num_heads']}: "

@@ -62,10 +62,17 @@ def _fit_encoder_file(module: Any, state: dict[str, Tensor], prefix: str, *_: An
         raise UserError("the file has a class token: add class_token=True, global_pool='token' to create_model")
     own = module.state_dict()
     _check_sizes(own, state, prefix)
+    depth = _depth(own, "blocks.")
     for name in list(state):
         inside = name.removeprefix(prefix)
-        if inside.startswith("pyramid.") or inside not in own and inside.startswith(("norm.", "blocks.")):
+        block = int(inside.split(".")[1]) if inside.startswith("blocks.") else 0
+        if inside.startswith("pyramid.") or inside not in own and inside.startswith("norm.") or block >= depth:
             del state[name]
+        elif inside.startswith("blocks.") and inside not in own:
+            raise UserError(
+                f"the file has {inside}, which timm's model of these arguments has not (layer scale needs init_values; "
+                "relative positions and windows are not timm's ViT): use splitmask_backbones.load_encoder"
+            )
     for name, value in own.items():
         if name.startswith(("head.", "fc_norm.")):
             state.setdefault(f"{prefix}{name}", value)

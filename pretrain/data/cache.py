@@ -12,6 +12,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -22,12 +23,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pretrain.data.decode import UnreadableImage
+from pretrain.data.decode import UnreadableImage, too_large
 from pretrain.data.pool import results_of
 from pretrain.data.sources import ImageList
 from pretrain.training.options import AUTO
 from pretrain.training.progress import tracked
 from splitmask_backbones.errors import UserError
+from splitmask_backbones.files import replaced_at_once
+
+logger = logging.getLogger(__name__)
 
 _RECORD = np.dtype(
     [("offset", "<i8"), ("height", "<i4"), ("width", "<i4"), ("size", "<i8"), ("time", "<i8"), ("ready", "u1")]
@@ -97,8 +101,12 @@ class PixelCache:
         if image.size != (index[row]["width"], index[row]["height"]):
             return
         content = image.tobytes()
-        if os.pwrite(pixels, content, int(index[row]["offset"])) < len(content):  # the next write would find it full
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / "pixels.u8"))
+        offset, rest = int(index[row]["offset"]), memoryview(content)
+        while rest:  # Linux writes 2 GB at a time
+            written = os.pwrite(pixels, rest, offset)
+            if not written:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / "pixels.u8"))
+            offset, rest = offset + written, rest[written:]
         index[row]["ready"] = 1  # last: a kill before it leaves the image to the next run
 
     def reserve(self, images: ImageList, workers: int) -> None:
@@ -108,15 +116,17 @@ class PixelCache:
             ValueError: the disk has no room for them.
         """
         index = self._files()[0]
+        bytes_of = 3 * index["height"].astype(np.int64) * index["width"]
+        # What lay behind the end of a file that was cut would come back as holes with the next write.
+        inside = index["offset"] + bytes_of <= (self.folder / "pixels.u8").stat().st_size
         stamps = np.array([_stamp(images.path(name)) for name in images.names], np.int64).reshape(-1, 2)
-        fresh = (index["ready"] == 1) & (index["size"] == stamps[:, 0]) & (index["time"] == stamps[:, 1])
+        fresh = (index["ready"] == 1) & inside & (index["size"] == stamps[:, 0]) & (index["time"] == stamps[:, 1])
         index["ready"] = fresh
         stale = np.flatnonzero(~fresh)
         wanted = ImageList(images.root, [images.names[row] for row in stale])
         with results_of(_Size(wanted), len(wanted), workers) as sizes:
             sides = np.array(list(tracked(sizes, len(wanted), "sizes of images")), np.int64).reshape(-1, 2)
         has_place = (index["height"][stale] == sides[:, 0]) & (index["width"][stale] == sides[:, 1])
-        bytes_of = 3 * index["height"].astype(np.int64) * index["width"]
         end = int((index["offset"] + bytes_of).max(initial=0))
         needed = 3 * (sides[:, 0] * sides[:, 1])[~has_place]
         written = (self.folder / "pixels.u8").stat().st_blocks * 512
@@ -177,7 +187,11 @@ class CachedImages(ImageList):
     def check(self, index: int) -> None:
         assert self.cache is not None
         name = self.names[index]
-        if not self.cache.has(name):
+        place = self.cache.place(name)
+        limit = Image.MAX_IMAGE_PIXELS
+        if place is not None and limit is not None and place[1] * place[2] > limit:  # of another --max-pixels
+            raise UnreadableImage(too_large(place[1] * place[2]))
+        if place is None:
             self.cache.write(name, ImageList.decode(self, index))
 
 
@@ -217,6 +231,15 @@ def cache_folder(images: ImageList, place: str) -> Path:
     return home / digest.hexdigest()[:20]
 
 
+def _is_index(path: Path, count: int) -> bool:
+    """Returns whether there is an index of so many images: one that a power cut left half is made anew."""
+    try:
+        found = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return False
+    return bool(found.dtype == _RECORD and found.shape == (count,))
+
+
 def attach(images: ImageList, place: str) -> CachedImages:
     """Returns a list that reads from the cache that another process has made, if it did."""
     folder = cache_folder(images, place)
@@ -239,14 +262,16 @@ def filling(images: ImageList, place: str, workers: int) -> Iterator[CachedImage
     folder = cache_folder(images, place)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "a+", encoding="utf-8") as lock:
-        fcntl.lockf(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            logger.info("another process fills the cache %s: waiting for it", folder)
+            fcntl.lockf(lock, fcntl.LOCK_EX)
         index = folder / "index.npy"
-        if not index.exists():
-            empty = folder / "index.npy.new"
-            with open(empty, "wb") as file:
-                np.save(file, np.zeros(len(images), _RECORD))
+        if not _is_index(index, len(images)):
             (folder / "pixels.u8").touch()
-            os.replace(empty, index)
+            with replaced_at_once(index) as empty, open(empty, "wb") as file:
+                np.save(file, np.zeros(len(images), _RECORD))
         cached = attach(images, place)
         assert cached.cache is not None
         cached.cache.reserve(images, workers)

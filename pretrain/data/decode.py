@@ -25,6 +25,7 @@ FORMATS = tuple(
 )
 """What is read, by content: the suffix of a file plays no part. Of an animation the first frame is taken."""
 
+_PHOTOMETRIC_TAG, _WHITE_IS_ZERO = 262, 0
 _WIDTH_TAG, _HEIGHT_TAG = 256, 257  # of TIFF
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSE = {
@@ -66,7 +67,7 @@ def read_image(path: str | os.PathLike[str], value_range: ValueRange | None = No
         UnreadableImage: not a regular file, not one of FORMATS, truncated or damaged, or more pixels than the limit
             (``pixel_limit``; Pillow's own is about 89 million).
     """
-    with _reasons(), _open_regular(path) as file:
+    with _reasons(), open_regular(path) as file:
         image, transpose = _load(file, reduction)
         rgb = _to_rgb(image, value_range)
         return rgb if transpose is None else rgb.transpose(transpose)
@@ -78,7 +79,7 @@ def read_deep(path: str | os.PathLike[str]) -> np.ndarray | None:
     Raises:
         UnreadableImage: as `read_image`.
     """
-    with _reasons(), _open_regular(path) as file:
+    with _reasons(), open_regular(path) as file:
         if not is_deep(Image.open(file, formats=FORMATS)):
             return None
         file.seek(0)
@@ -115,7 +116,7 @@ def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     Raises:
         UnreadableImage: as `read_image`, where the header tells.
     """
-    with _reasons(), Image.open(path, formats=FORMATS) as image:
+    with _reasons(), open_regular(path) as file, Image.open(file, formats=FORMATS) as image:
         width, height = image.size
         if image.format == "TIFF":  # Pillow has turned the size of these already
             width, height = (int(image.tag_v2[tag]) for tag in (_WIDTH_TAG, _HEIGHT_TAG))  # type: ignore[attr-defined]
@@ -126,7 +127,12 @@ def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
-def _open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
+def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
+    """Returns an image file, opened.
+
+    Raises:
+        UnreadableImage: no regular file, or an empty one.
+    """
     # O_NONBLOCK: opening a fifo that nobody writes to would wait for ever; it changes nothing for a regular file.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
@@ -164,7 +170,10 @@ def _load(file: IO[bytes], reduction: int = 1) -> tuple[Image.Image, Image.Trans
 def _to_rgb(image: Image.Image, value_range: ValueRange | None) -> Image.Image:
     if is_deep(image):
         values = np.asarray(image)
-        return Image.fromarray(to_8_bits(values, measured(values, image), value_range)).convert("RGB")
+        eight_bits = to_8_bits(values, measured(values, image), value_range)
+        if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC_TAG) == _WHITE_IS_ZERO:  # Pillow turns those of 8 bits itself
+            eight_bits = 255 - eight_bits
+        return Image.fromarray(eight_bits).convert("RGB")
     if image.mode in ("RGBa", "La"):  # premultiplied
         image = image.convert("RGBA" if image.mode == "RGBa" else "LA")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:

@@ -4,7 +4,7 @@ from collections import Counter
 
 from PIL import Image
 
-from pretrain.data.decode import FORMATS
+from pretrain.data.decode import FORMATS, open_regular
 from pretrain.data.sources import ImageList
 
 NUM_IMAGES = 64
@@ -29,7 +29,7 @@ def remarks(images: ImageList) -> list[str]:
 def _of_image(images: ImageList, name: str) -> list[str]:
     found = []
     try:
-        with Image.open(images.path(name), formats=FORMATS) as image:
+        with open_regular(images.path(name)) as file, Image.open(file, formats=FORMATS) as image:
             if getattr(image, "n_frames", 1) > 1:
                 found.append("have more than one page or frame: the first is read")
             if ";16" in str(image.tile[:1]) and len(image.getbands()) > 1:

@@ -115,7 +115,8 @@ def label_files(root: Path, names: Sequence[str]) -> set[str]:
             by_images = any(IMAGE_FOLDER.fullmatch(other) for d in depths for other in beside["/".join(parts[:d])])
             shares = sum(stems[image] > (image == own) for image, own in ((_image_stem(n), _stem(n)) for n in mine))
             is_paired = 2 * shares > len(mine)
-            if depths and (by_images or is_paired) or is_paired and _look_like_labels(root, mine, lossy):
+            named, others = bool(depths), set(stems) if depths else lossy
+            if named and by_images or is_paired and _look_like_labels(root, mine, others, named):
                 found.update(mine)
                 continue
         endings = [name for name in mine if _image_stem(name) != _stem(name)]  # x_mask.png beside x.jpg
@@ -156,16 +157,23 @@ def _image_stem(name: str) -> str:
     return match["stem"] if match else _stem(name)
 
 
-def _look_like_labels(root: Path, names: Sequence[str], lossy: set[str]) -> bool:
-    """Returns whether PNGs that share their names with JPEGs have few grey levels."""
-    shared = [name for name in names if _stem(name) in lossy]
+def _look_like_labels(root: Path, names: Sequence[str], others: set[str], named: bool) -> bool:
+    """Returns whether PNGs that share their names with other images have few levels.
+
+    Args:
+        others: what stands before the suffixes of the other images.
+        named: whether their folder is called as labels are: then only photographs are none.
+    """
+    shared = [name for name in names if _image_stem(name) in others or _stem(name) in others]
     chosen = [shared[index * len(shared) // NUM_LOOKED_AT] for index in range(min(len(shared), NUM_LOOKED_AT))]
-    return bool(chosen) and all(_has_few_levels(root / name) for name in chosen)
+    return bool(chosen) and all(_has_few_levels(root / name, named) for name in chosen)
 
 
-def _has_few_levels(path: Path) -> bool:
+def _has_few_levels(path: Path, named: bool) -> bool:
     try:
         with Image.open(path) as image:
+            if named:  # coloured labels have few colours, soft masks many levels of grey
+                return image.mode not in ("RGB", "RGBA") or image.getcolors(MAX_VALUES) is not None
             return image.mode in ("1", "L", "P", "I", "I;16") and len(np.unique(np.asarray(image))) <= MAX_VALUES
     except Exception:  # unreadable ones are counted later
-        return False
+        return named

@@ -191,7 +191,12 @@ def _windows(file: WeightsFile, state: dict[str, Tensor], overrides: dict[str, A
     wide = {int(m[1]): v for n, v in state.items() if (m := re.fullmatch(r"blocks\.(\d+)\.attn\.rel_pos_w", n))}
     found: dict[str, Any] = {}
     if tables:
-        largest = max(range(len(tables)), key=lambda i: tables[i].shape[0] + wide[i].shape[0])
+        if tables.keys() != wide.keys() or len(tables) != len(_blocks(state)):
+            raise UserError(
+                f"{file.path} has relative positions in {len(tables.keys() & wide.keys())} of {len(_blocks(state))} "
+                "blocks: all or none of them have any; it is not whole, or of another model"
+            )
+        largest = max(tables, key=lambda i: tables[i].shape[0] + wide[i].shape[0])
         sides = [(table[largest].shape[0] + 1) // 2 for table in (tables, wide)]
         found = {"use_rel_pos": True, "rel_pos_grid": sides}
         small = [i for i in tables if tables[i].shape[0] < 2 * sides[0] - 1]
@@ -203,6 +208,10 @@ def _windows(file: WeightsFile, state: dict[str, Tensor], overrides: dict[str, A
             "--set window_block_indexes=0,1,3,4,6,7,9,10 as in its training, or --set window_size=0 for none"
         )
     return found
+
+
+def _blocks(state: dict[str, Tensor]) -> set[str]:
+    return {name.split(".")[1] for name in state if name.startswith("blocks.")}
 
 
 def fit_prefix_positions(state: dict[str, Tensor], config: dict[str, Any], family: str) -> bool:

@@ -82,7 +82,9 @@ def detect(file: WeightsFile) -> str:
     own = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
     if first == HF_FIRST:
         return "hf"
-    if prefix.endswith("net.") or any(name.endswith(("rel_pos_h", "rel_pos_w")) for name in own):
+    with_pyramid = any(is_simple_pyramid(name.removeprefix(prefix.removesuffix("net."))) for name in names)
+    of_vitdet = prefix.endswith("backbone.net.") or prefix.endswith("net.") and with_pyramid
+    if of_vitdet or any(name.endswith(("rel_pos_h", "rel_pos_w")) for name in own):
         return "vitdet"
     with_bias = any(name.endswith("attn.qkv.bias") for name in own)  # then scales are DeiT III's
     of_beit = r"relative_position_bias_table$|attn\.q_bias$" + ("" if with_bias else "|gamma_[12]$")
@@ -119,6 +121,8 @@ def read_source(file: WeightsFile, family: str, model: str | None, overrides: di
     check_arguments(overrides)
     found = detect(file)
     same_layout = family in PLAIN and found in PLAIN
+    if {family, found} <= {"vitdet", *PLAIN} and prefix_of(file)[0].endswith("net."):
+        same_layout = True  # anybody may call a model so
     if family != "auto" and family != found and not same_layout:
         raise UserError(f"{file.path} is of the family '{found}' and not '{family}': use --from {found} or auto")
     family = found if family == "auto" else family

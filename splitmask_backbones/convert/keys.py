@@ -113,6 +113,9 @@ def to_ours(tensors: State, from_hf: bool) -> tuple[State, dict[str, str], list[
         else:
             unexpected.append(source)
     for name, pieces in parts.items():
+        if "query" not in pieces:
+            unexpected += [f"{name} of {', '.join(pieces)} alone"]
+            continue
         # BEiT's keys have no bias; softmax does not see one, so zeros are exact.
         zeros = torch.zeros_like(pieces["query"])
         state[name] = torch.cat([pieces["query"], pieces.get("key", zeros), pieces.get("value", zeros)])

@@ -11,6 +11,7 @@ from splitmask_backbones.errors import UserError
 
 USED = frozenset({"architecture", "model_args", "num_classes", "global_pool"})
 HARMLESS = frozenset({"num_features", "pretrained_cfg", "license", "tags", "custom_load", "input_size"})
+HARMLESS |= {"label_names", "label_descriptions"}
 """Fields that tell how the model is used: its input's statistics are looked at elsewhere."""
 
 

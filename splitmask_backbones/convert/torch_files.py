@@ -51,7 +51,49 @@ def load_torch(path: Path) -> Any:
     except (MemoryError, KeyboardInterrupt):
         raise
     except Exception as error:  # a damaged pickle makes the unpickler raise anything: IndexError, TypeError, ...
+        plain = any(text in str(error) for text in ("Unsupported operand", "Invalid magic number"))
+        if start.startswith(_PICKLE) and plain:  # of pickle.dump and not of torch.save
+            return _load_pickle(path)
         raise UserError(f"{path} {_refusal(error)}") from None
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Builds dictionaries, lists and NumPy arrays, and nothing that could run code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module.replace("numpy._core", "numpy.core"), name) not in _OF_ARRAYS:
+            raise pickle.UnpicklingError(f"GLOBAL {module}.{name} was not an allowed global by default")
+        try:
+            return getattr(import_module(module), name)
+        except ImportError:  # the other name of NumPy's core
+            return getattr(import_module(module.replace("numpy._core", "numpy.core")), name)
+
+
+_OF_ARRAYS = {("numpy.core.multiarray", name) for name in ("_reconstruct", "scalar")}
+_OF_ARRAYS |= {("numpy", "ndarray"), ("numpy", "dtype"), ("numpy.core.numeric", "_frombuffer"), ("_codecs", "encode")}
+_OF_ARRAYS |= {("collections", "OrderedDict")}
+
+
+def _load_pickle(path: Path) -> Any:
+    """Returns what `pickle.dump` wrote, arrays as tensors: so are the detectors of detectron2's model zoo."""
+    try:
+        with open(path, "rb") as file:
+            found = _ArrayUnpickler(file).load()
+            if not isinstance(found, dict):
+                raise pickle.UnpicklingError(f"a dictionary is needed, not {type(found).__name__}")
+            return _with_tensors(found)
+    except (MemoryError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        raise UserError(f"{path} {_refusal(error)}") from None
+
+
+def _with_tensors(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _with_tensors(item) for name, item in value.items()}
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+        return torch.from_numpy(np.ascontiguousarray(value))
+    return value
 
 
 def _check_archive(path: Path) -> None:

@@ -209,6 +209,15 @@ def test_equal_encoders_give_equal_bytes(encoder, tmp_path):
     assert all(torch.equal(found.tensors[name], value) for name, value in encoder.state_dict().items())
 
 
+def test_relative_positions_take_images_of_another_size(tmp_path):
+    source = VisionTransformer(**TINY, positions="none", use_rel_pos=True)
+    save_encoder(source, tmp_path / "e.safetensors")
+    loaded = load_encoder(tmp_path / "e.safetensors", img_size=128)
+    assert loaded.config["rel_pos_grid"] == [4, 4] and loaded.grid_size == (8, 8)
+    x = torch.randn(1, 3, 128, 128)
+    torch.testing.assert_close(loaded.eval()(x), source.eval()(x))
+
+
 def test_a_file_holds_encoder_pyramid_and_what_is_missing(encoder, tmp_path):
     weight = torch.randn(2, 3)
     save_encoder(encoder, tmp_path / "a.safetensors", {"levels.0.lateral.weight": weight}, "two keys are missing")

@@ -62,6 +62,11 @@ def test_what_does_not_fit_is_an_error(file, tmp_path):
     with pytest.raises(ValueError, match="2 blocks of width 48, .*: add embed_dim=48, depth=2 and its num_heads"):
         create(tmp_path / "small.safetensors")
     assert create(tmp_path / "small.safetensors", num_classes=0, **sizes)(torch.randn(1, 3, 64, 64)).shape == (1, 48)
+    save_encoder(create_encoder("vit_tiny", img_size=64, layer_scale=0.1), tmp_path / "scaled.safetensors")
+    with pytest.raises(ValueError, match="the file has blocks.0.ls1.gamma, which timm's model"):
+        create(tmp_path / "scaled.safetensors")
+    scaled = create(tmp_path / "scaled.safetensors", init_values=1.0)
+    assert scaled.blocks[0].ls1.gamma[0].item() == pytest.approx(0.1)
     with pytest.raises(ValueError, match="no published"):
         timm.create_model("vit_small_patch16_splitmask", pretrained=True)
     save_encoder(create_encoder("vit_tiny", img_size=64, use_class_token=True), tmp_path / "cls.safetensors")

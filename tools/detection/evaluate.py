@@ -1,5 +1,6 @@
 """From detections to COCO's result format, and AP of boxes and masks, in percent."""
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,7 +61,10 @@ def coco_ap(
 
 def _numbered(truth: dict[str, Any], detections: list[Detection]) -> tuple[dict[str, Any], list[Detection]]:
     """Returns both with images and categories numbered from 1: ids may be text, which COCO's code cannot count with."""
-    images = {image["id"]: number for number, image in enumerate(truth["images"], 1)}
+    ids = [image["id"] for image in truth["images"]]
+    with contextlib.suppress(TypeError):  # text beside numbers
+        ids.sort()  # pycocotools goes by the ids, which decides between equal scores
+    images = {id: number for number, id in enumerate(ids, 1)}
     categories = {category["id"]: number for number, category in enumerate(truth["categories"], 1)}
 
     def numbered(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -136,6 +136,45 @@ def test_a_cache_that_others_cut_short_is_not_trusted(images, tmp_path) -> None:
         assert np.array_equal(np.asarray(cached.decode(index)), np.asarray(images.decode(index)))
 
 
+def test_what_was_cut_off_is_decoded_again_and_no_hole_is_served(images, tmp_path) -> None:
+    """A write behind the end makes a file long again: the bytes between are zeros, and no image."""
+    fill(images, tmp_path / "cache")
+    (cache_folder(images, str(tmp_path / "cache")) / "pixels.u8").unlink()
+    path = images.root / images.names[-1]
+    os.utime(path, ns=(1, 1))  # one changed image, the last of the file
+    fill(images, tmp_path / "cache")
+    cached = attach(images, str(tmp_path / "cache"))
+    for index, name in enumerate(images.names):
+        if name != "broken.jpg":
+            assert cached.cache.has(name)
+            assert np.array_equal(np.asarray(cached.decode(index)), np.asarray(images.decode(index))), name
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY\x01\x00v\x00{'descr'"])
+def test_an_index_that_is_not_whole_is_made_anew(content: bytes, images, tmp_path) -> None:
+    fill(images, tmp_path / "cache")
+    index = cache_folder(images, str(tmp_path / "cache")) / "index.npy"
+    index.write_bytes(content)
+    assert fill(images, tmp_path / "cache") == ["broken.jpg"]
+    cached = attach(images, str(tmp_path / "cache"))
+    assert np.array_equal(np.asarray(cached.decode(0)), np.asarray(images.decode(0)))
+
+
+def test_a_lower_limit_of_pixels_counts_for_what_is_cached_too(images, tmp_path, monkeypatch) -> None:
+    assert fill(images, tmp_path / "cache") == ["broken.jpg"]
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
+    found = fill(images, tmp_path / "cache")
+    assert found == [bad.name for bad in check_images(images)] and len(found) > 1
+
+
+def test_pixels_are_written_in_as_many_parts_as_it_takes(images, tmp_path, monkeypatch) -> None:
+    real = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda descriptor, content, offset: real(descriptor, content[:100], offset))
+    fill(images, tmp_path / "cache")
+    cached = attach(images, str(tmp_path / "cache"))
+    assert np.array_equal(np.asarray(cached.decode(0)), np.asarray(images.decode(0)))
+
+
 def test_the_place_follows_the_list(images, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     assert cache_folder(images, AUTO).parent == tmp_path / "home/splitmask_backbones"

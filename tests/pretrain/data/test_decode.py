@@ -72,6 +72,14 @@ def test_16_bit_grey_is_scaled_not_clipped(tmp_path, suffix):
     assert (pixels[..., :1] == pixels).all()
 
 
+def test_deep_grey_whose_zero_is_white_is_turned(tmp_path):
+    values = np.array([[0, 1000], [3000, 2000]], dtype=np.uint16)
+    for tag in (0, 1):
+        Image.fromarray(values).save(tmp_path / f"{tag}.tif", tiffinfo={262: tag})
+    white, black = (np.asarray(read_image(tmp_path / f"{tag}.tif")).astype(int) for tag in (0, 1))
+    assert np.array_equal(white, 255 - black) and black[0, 0, 0] < black[1, 0, 0]
+
+
 def test_dark_16_bit_grey_stays_dark(tmp_path):
     Image.fromarray(np.full((4, 4), 257 * 3, dtype=np.uint16)).save(tmp_path / "x.png")
     assert (read(tmp_path / "x.png") == 3).all()

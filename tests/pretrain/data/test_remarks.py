@@ -1,5 +1,6 @@
 """What is lost of images is said once a kind."""
 
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -45,6 +46,11 @@ def test_colours_of_more_than_8_bits_are_told(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((2, 4), np.uint16)).save(tmp_path / "gray.png")
     (told,) = remarks(ImageList(tmp_path, ["deep.png", "plain.png", "gray.png"]))
     assert told.startswith("1 of 3 images looked at have 16 bits in each of several channels") and "deep.png" in told
+
+
+def test_a_fifo_is_passed_by(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    assert remarks(ImageList(tmp_path, ["a.png"])) == []  # opening it would wait for ever
 
 
 def test_a_large_list_is_looked_at_here_and_there(tmp_path: Path) -> None:

@@ -91,6 +91,20 @@ def test_globs_decide_alone() -> None:
     assert select(Path(), names, automatic=False) == (names, ())
 
 
+def test_classes_called_as_masks_are_no_labels(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    folders = ("with_mask", "without_mask", "mask_weared_incorrect")
+    for folder in folders:
+        (tmp_path / folder).mkdir()
+        for number in range(5):
+            photo = Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8))
+            photo.save(tmp_path / folder / f"{number}.png")
+    assert len(open_source(tmp_path)) == 15
+    for path in (tmp_path / "without_mask").iterdir():  # coloured labels of few colours are some
+        Image.fromarray(np.uint8([[[255, 0, 0], [0, 0, 0]]])).save(path)
+    assert {name.split("/")[0] for name in open_source(tmp_path).names} == {*folders} - {"without_mask"}
+
+
 def test_maps_of_few_grey_levels_with_the_names_of_photographs(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for folder in ("photos", "classes", "depth"):

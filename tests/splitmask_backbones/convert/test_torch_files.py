@@ -71,6 +71,14 @@ def test_a_pickle_that_runs_code_is_named_as_such(tmp_path):
     assert "would run code" in refusal(tmp_path / "b.pth", pickle.dumps(Evil(), protocol=2))
 
 
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_pickled_arrays_of_a_model_zoo_are_read(protocol, tmp_path):
+    state = {"model": {"backbone.net.a": np.arange(6.0, dtype=np.float32).reshape(2, 3)}, "__author__": "third party"}
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps(state, protocol=protocol))
+    found = load_torch(tmp_path / "model.pkl")["model"]["backbone.net.a"]
+    assert torch.equal(torch.as_tensor(found), torch.arange(6.0).reshape(2, 3))
+
+
 def test_torchscript_is_named(tmp_path):
     torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "a.pt")
     with pytest.raises(UserError, match="is a TorchScript program and no file of tensors: load it with torch.jit.load"):
