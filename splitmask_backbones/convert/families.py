@@ -95,8 +95,11 @@ def detect(file: WeightsFile) -> str:
     if any(name.startswith("decoder_") for name in own):
         return "mae"
     roles = " ".join((*file.containers, prefix)).lower()
+    token = file.tensors.get(f"{prefix}mask_token")
+    of_dinov2 = token is not None and token.ndim == 2  # MAE's and BEiT's have three dimensions
     if (
-        "teacher" in roles
+        of_dinov2
+        or "teacher" in roles
         or "student" in roles
         or "register_tokens" in own
         or any("head.last_layer" in name for name in names)

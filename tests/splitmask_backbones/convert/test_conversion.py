@@ -141,6 +141,14 @@ def test_dino_at_other_sizes_as_its_code_resizes_positions(size, tmp_path):
         )
 
 
+@pytest.mark.parametrize(("shape", "family", "resize"), [((1, 64), "dino", "plain"), ((1, 1, 64), "timm", "antialias")])
+def test_a_bare_dinov2_file_is_told_by_its_mask_token(tmp_path, shape, family, resize):
+    encoder = VisionTransformer(img_size=64, embed_dim=64, depth=2, num_heads=1, use_class_token=True, layer_scale=0.1)
+    torch.save(encoder.state_dict() | {"mask_token": torch.zeros(shape)}, tmp_path / "dinov2.pth")
+    done = convert(tmp_path / "dinov2.pth", tmp_path / "out.safetensors")
+    assert (done.family, load_encoder(tmp_path / "out.safetensors").position_resize) == (family, resize)
+
+
 def test_dinov2_registers_have_no_positions(tmp_path):
     """Restated: positions are added to the class token and the patches, then registers are put between."""
     model = plain(init_values=0.1)
