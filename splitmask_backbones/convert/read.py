@@ -1,6 +1,7 @@
 """Reads any weights file without running anything that is in it."""
 
 import json
+import logging
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,8 @@ from splitmask_backbones.convert.roles import PATCHES, find_tensors
 from splitmask_backbones.convert.runs import file_of, run_of
 from splitmask_backbones.convert.torch_files import load_torch
 from splitmask_backbones.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -118,6 +121,10 @@ def _read_safetensors(path: Path) -> WeightsFile:
     return found
 
 
+TIMM_FIELDS = {"pretrained_cfg", "num_features"}
+"""What timm writes into every config.json, beside the architecture that others write as well."""
+
+
 def _read_configs(file: WeightsFile) -> None:
     """Reads the description beside the weights of a folder that transformers or timm wrote."""
     path = file.path.parent / "config.json"
@@ -125,11 +132,16 @@ def _read_configs(file: WeightsFile) -> None:
         return
     if not any(name.endswith(PATCHES) for name in file.tensors):
         return
-    config = _read_json(path)
     if any(name.endswith(PATCHES[1]) for name in file.tensors):
-        file.hf_config = config
-    elif "architecture" in config:
-        file.timm_config = config
+        file.hf_config = _read_json(path)
+    else:
+        try:
+            config = _read_json(path)
+        except UserError as error:  # anybody's config.json may lie beside a .pth
+            logger.warning("not looked at: %s", error)
+            config = {}
+        if "architecture" in config and TIMM_FIELDS & config.keys():
+            file.timm_config = config
     processor = path.with_name("preprocessor_config.json")
     if processor.is_file():
         file.processor = _read_json(processor)

@@ -53,6 +53,15 @@ def test_epsilon_is_the_models():
     assert hub_arguments(model) == {"num_heads": 4, "layer_norm_eps": 1e-3, "img_size": [32, 32]}
 
 
+@pytest.mark.parametrize("content", ["[1]", '{"architecture": "vit_tiny_patch16_224", "lr": 0.1}', "{"])
+def test_somebody_elses_config_beside_a_file_is_not_the_models(content, tmp_path, caplog):
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, embed_dim=64, depth=2, num_heads=1)
+    torch.save(model.state_dict(), tmp_path / "in.pth")
+    (tmp_path / "config.json").write_text(content)
+    convert(tmp_path / "in.pth", tmp_path / "out.safetensors")
+    assert ("not looked at" in caplog.text) == (content[1:2] != '"')
+
+
 @pytest.mark.parametrize(
     ("architecture", "model_args", "match"),
     [
