@@ -37,10 +37,15 @@ STEPS_PER_EPOCH = 4
 
 VOCAB_SIZE, SMALLEST_VOCAB, PATCHES_PER_WORD = 8192, 64, 12
 """The paper's V, and how many patches of one crop of every image there are for each word, at least."""
+KMEANS_FROM, KMEANS_VOCAB = 64, 2048
+"""Images from which on there are enough patches for k-means, and vectors that it finds in a minute."""
 DINO_OUTPUTS_TINY = 4096
 
-QK_LIMIT = RECIPES["small"][1].qk_limit
-"""Few images are seen often: without it, attention collapsed on 470 of nuclei (docs/study/ablation.md)."""
+SMALL = RECIPES["small"][1]
+"""What the study found for a few hundred images (docs/study/ablation.md): a k-means codebook, because one vector of a
+random projection covers most patches of images that look alike; little weight on matching, and each branch in colours
+of its own, because matching goes by colours; and, for few images are seen often, a limit against the collapse of
+attention."""
 
 PAPER_CROPS = 300 * 1_281_167
 """Crops that the paper looks at in all: ImageNet's 300 epochs, and about as many on COCO, ADE20K, iNat and Food."""
@@ -157,6 +162,8 @@ def choose_vocab_size(num_images: int, num_patches: int, tokenizer: str) -> tupl
     most = max(SMALLEST_VOCAB, patches // PATCHES_PER_WORD)
     if tokenizer == "random_patches":
         most = min(most, num_images)
+    if tokenizer == "kmeans" and num_images < FEW_IMAGES:  # of more, whoever asks for it wants the paper's
+        most = min(most, KMEANS_VOCAB)
     most = max(1, min(VOCAB_SIZE, patches, most))
     return 1 << (most.bit_length() - 1), f"{patches:,} patches in one crop of every image"
 
@@ -184,13 +191,20 @@ def derive(facts: Facts, given: dict[str, Any]) -> Derived:
         found["mask_ratio"] = (0.5, "blocks are halves")
     elif "mask_ratio" in given:
         found["mask"] = ("uniform", "--mask-ratio is given") if given["mask_ratio"] != 0.5 else found["mask"]
-    tokenizer = given.get("tokenizer", RECIPES[OWN][1].tokenizer)
+    by_kmeans = KMEANS_FROM <= facts.num_images < FEW_IMAGES
+    tokenizer = given.get("tokenizer", SMALL.tokenizer if by_kmeans else RECIPES[OWN][1].tokenizer)
     if tokenizer != "dalle":
         patch_size = ENCODERS[str(given.get("model", found["model"][0]))]["patch_size"]
         side = given.get("img_size", found["img_size"][0]) // patch_size
         found["vocab_size"] = choose_vocab_size(facts.num_images, side * side, tokenizer)
     if facts.num_images < FEW_IMAGES:
-        found["qk_limit"] = (QK_LIMIT, f"fewer than {FEW_IMAGES:,} images: attention must not collapse")
+        few = f"fewer than {FEW_IMAGES:,} images"
+        if tokenizer == SMALL.tokenizer:
+            found["tokenizer"] = (tokenizer, f"{few}: of a random projection one vector may cover most patches")
+        if given.get("match_weight") != 0 and given.get("inpaint_weight") != 0:
+            for name in ("match_weight", "branch_jitter"):
+                found[name] = (getattr(SMALL, name), f"{few}: else matching goes by colours, at inpainting's cost")
+        found["qk_limit"] = (SMALL.qk_limit, f"{few}: attention must not collapse")
     if method == "dino" and facts.num_images < TINY_SET:
         found["dino_outputs"] = (DINO_OUTPUTS_TINY, f"fewer than {TINY_SET:,} images")
     return used(found, given, method)

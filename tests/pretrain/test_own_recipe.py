@@ -33,8 +33,10 @@ def test_five_thousand_images_and_a_gpu():
 
 def test_a_few_hundred_images_and_a_cpu_are_close_to_the_recipe_small():
     small, found = get_recipe("small"), values(CPU)
-    for name in ("model", "batch_size", "mask", "mask_ratio", "qk_limit"):
+    same = ("model", "batch_size", "mask", "mask_ratio", "qk_limit", "tokenizer", "match_weight", "branch_jitter")
+    for name in same:
         assert found[name] == getattr(small, name), name
+    assert own_recipe.choose_base_lr(found["batch_size"])[0] == small.base_lr
     assert (found["img_size"], found["vocab_size"]) == (128, 2048)  # 470 x 64 / 12 = 2,506
     different = {name for name, value in own_recipe.SHORT.items() if value != getattr(small, name)}
     assert "qk_limit" not in values(CPU, method="dino") and "qk_limit" not in values(CPU, qk_limit=None)
@@ -93,8 +95,10 @@ def test_the_papers_masks_by_the_size_of_its_sets():
 @pytest.mark.parametrize(
     ("images", "patches", "tokenizer", "size"),
     [
-        (502, 196, "kmeans", 8192),  # 98,392 / 12 = 8,199
-        (501, 196, "kmeans", 4096),  # 98,196 / 12 = 8,183
+        (502, 196, "random_projection", 8192),  # 98,392 / 12 = 8,199
+        (501, 196, "random_projection", 4096),  # 98,196 / 12 = 8,183
+        (502, 196, "kmeans", 2048),  # which takes a minute
+        (5_000, 196, "kmeans", 8192),
         (3, 64, "random_projection", 64),
         (2, 16, "kmeans", 32),  # there are 32 patches
         (470, 196, "random_patches", 256),  # each from another image
@@ -105,12 +109,18 @@ def test_vocab_size(images, patches, tokenizer, size):
 
 
 def test_what_is_given_decides_and_counts_for_the_others():
-    assert values(CPU, img_size=224)["vocab_size"] == 4096  # 470 x 196 / 12 = 7,676
+    assert values(CPU, img_size=224, tokenizer="random_projection")["vocab_size"] == 4096  # 470 x 196 / 12 = 7,676
     assert "img_size" not in values(CPU, img_size=224)
     assert values(CPU, mask="block")["mask_ratio"] == 0.5
     many = dataclasses.replace(CPU, num_images=20_000)
     assert values(many, mask_ratio=0.75)["mask"] == "uniform"
-    assert "vocab_size" not in values(CPU, tokenizer="dalle")
+    assert "vocab_size" not in values(CPU, tokenizer="dalle") and "tokenizer" not in values(CPU, tokenizer="dalle")
+    assert "tokenizer" not in values(dataclasses.replace(CPU, num_images=63)), "too few patches for k-means"
+    assert values(CPU, method="beit")["tokenizer"] == "kmeans"
+    assert {"match_weight", "branch_jitter"}.isdisjoint(values(CPU, match_weight=0))  # nothing to jitter against
+    assert {"match_weight", "branch_jitter"}.isdisjoint(values(CPU, inpaint_weight=0))
+    for given in ({"match_weight": 0}, {"inpaint_weight": 0}, {"match_weight": 0.5}, {"branch_jitter": 0.0}):
+        RECIPES["own"][1].override({**values(CPU, **given), **given})
     assert {"mask", "vocab_size", "strong_augment"}.isdisjoint(values(CPU, method="dino"))
     assert values(CPU, method="dino")["dino_outputs"] == 4096
     for method in ("splitmask", "beit", "dino"):

@@ -225,10 +225,12 @@ def told(name: str, plan: Plan) -> list[str]:
         rows.insert(3, ("parts", f"{r.batch_size // r.accumulate} images", ("accumulate",)))
     if r.method == "splitmask":
         rows.append(("mask", f"{r.mask}, {r.mask_ratio:.0%}", ("mask",)))
+        matching = f"weight {r.match_weight:g}" + (f", branch jitter {r.branch_jitter:g}" if r.branch_jitter else "")
+        rows.append(("matching", matching, ("match_weight", "branch_jitter")))
     if r.method != "dino":
         rows.append(("augmentation", "strong" if r.strong_augment else "crop and flip", ("strong_augment",)))
     if r.uses_tokens:
-        rows.append(("codebook", f"{r.tokenizer}, {r.vocab_size} words", ("vocab_size",)))
+        rows.append(("codebook", f"{r.tokenizer}, {r.vocab_size} words", ("tokenizer", "vocab_size")))
     table = [
         (title, shown, "; ".join(dict.fromkeys(plan.reasons[key] for key in keys if key in plan.reasons)))
         for title, shown, keys in rows
