@@ -98,9 +98,11 @@ class Job:
 
         That is `--weights` of a training, and the source of a conversion.
         """
-        given, record, name = dict(pairwise(self.argv)).get("--weights", "none"), "config.json", "--weights"
+        given, record, name = dict(pairwise(self.argv)).get("--weights"), "config.json", "--weights"
         if self.tool == "convert.py":
             given, record, name = self.argv[0], f"{self.artefact}.report.json", "sha256"
+        if given is None:  # of a job that uses a run, such as one that draws its predictions
+            return None
         try:
             then = json.loads((self.folder / record).read_text(encoding="utf-8"))[name]
             now = "none" if given == "none" else _digest(given, Path(given).stat().st_mtime_ns)

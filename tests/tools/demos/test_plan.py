@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from pretrain.recipes import get_recipe
 from tests.helpers.plans import check
 from tools.demo_data import DemoData, make_demo_data
 from tools.demos import plan as report
-from tools.demos.inputs import open_folder, own_inputs
+from tools.demos.inputs import Inputs, open_folder, own_inputs
 from tools.demos.plan import demo_jobs
 from tools.finetuning import plots
 
@@ -69,3 +71,13 @@ def test_the_table_holds_scores_and_seconds(tmp_path: Path, capsys: pytest.Captu
     assert "\nval, in percent. SplitMask's pre-training changes box AP +2.2, at equal fine-tuning. One seed" in text
     assert text.endswith("small difference. No segmentation: too many classes.\n")
     assert "table.md" in capsys.readouterr().out
+
+
+def test_a_pretraining_of_another_versions_recipe_is_told(tmp_path: Path) -> None:
+    inputs = Inputs(["--data", "x"], ["--data", "x"], None, [], [])
+    pretraining = demo_jobs(tmp_path, inputs, {"pretrain": 3, "det": None, "seg": None}, 0, 1)[0]
+    assert pretraining.recipe == get_recipe("demo").override({"steps": 3, "seed": 0})
+    values = dataclasses.asdict(pretraining.recipe) | {"match_weight": 1.0}
+    pretraining.folder.mkdir(parents=True)
+    (pretraining.folder / "config.json").write_text(json.dumps({"values": values}))
+    assert pretraining.changed_values() == {"match_weight": (1.0, 0.1)}

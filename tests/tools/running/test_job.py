@@ -29,6 +29,8 @@ def test_weights_that_were_replaced_are_told(tmp_path: Path) -> None:
     weights.write_bytes(b"two")
     os.utime(weights, ns=(0, 0))  # the clock may be coarse
     assert job.replaced_weights() == weights and none.replaced_weights() == Path("none")
+    drawing = prediction_job("det", "train_det.py", ("demo",), job.folder, tmp_path / "pictures", 3)
+    assert drawing.replaced_weights() is None, "it names none: those of the run are meant"
     (folder / "config.json").write_text('{"--weights": "none"}')
     assert job.replaced_weights() == weights and none.replaced_weights() is None
     assert Job("a", "pretrain.py", (), folder, "done").replaced_weights() is None
