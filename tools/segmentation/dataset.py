@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from mmseg.datasets import BaseSegDataset
 from mmseg.datasets.transforms import PackSegInputs
 from mmseg.registry import DATASETS, TRANSFORMS
 
+from pretrain.data.deep_images import range_of_images
 from pretrain.data.sources import ImageList
 from pretrain.training.loader import sample_rng
 from tools.segmentation.classes import Classes
@@ -103,6 +105,9 @@ class SegFolder(SegPairs):
         test_mode: bool = False,
     ) -> None:
         found = find_split(Path(data_root), split, make_layout(layout))
+        learned = found if split == "train" else find_split(Path(data_root), "train", make_layout(layout))
+        deep = range_of_images(learned.image_list())  # as tools/train_seg.py: of the training images, for both
+        found = replace(found, value_range=None if deep is None else deep[0])
         super().__init__(found, Classes(classes, palette, reduce_zero_label), pipeline, test_mode=test_mode)
 
 

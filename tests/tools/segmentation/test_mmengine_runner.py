@@ -19,10 +19,12 @@ pytest.importorskip("mmcv", reason="the extra 'segmentation' is not installed")
 pytest.importorskip("splitmask_backbones.mmseg")  # before any other import of mmseg: it puts the stub in place
 
 import mmseg
+import numpy as np
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.optim import OptimWrapper
 from mmengine.registry import PARAM_SCHEDULERS
+from PIL import Image
 
 from splitmask_backbones.pyramid import ResampledTaps
 from tools.segmentation.check import check_splits
@@ -171,3 +173,21 @@ def test_what_cannot_be_known_is_said(data: Path) -> None:
             mmengine_values({**given, **change})
     with pytest.raises(ValueError, match=r"ema .* ema=none"):
         mmengine_values({**config, "data_root": str(data), "class_weights": None, "ema": 0.5})
+
+
+def test_deep_images_have_one_range_under_mmsegs_runner_too(tmp_path: Path) -> None:
+    """Of the training images, as in tools/train_seg.py; each by itself would make dark and bright ones alike."""
+    from tools.segmentation.dataset import SegFolder
+
+    root = make_data(tmp_path, count=3)
+    for name, factor in (("train", 100), ("val", 50)):
+        for number in range(3):
+            (root / f"images/{name}/{number}.jpg").unlink()
+            values = np.linspace(0, (number + 1) * factor, 120).reshape(10, 12).astype(np.uint16)
+            Image.fromarray(values).save(root / f"images/{name}/{number}.png")
+    means = {}
+    for split in ("train", "val"):
+        folder = SegFolder(str(root), split, None, ["a", "b", "c"], [[0, 0, 0]] * 3, False, [], split == "val")
+        means[split] = [np.asarray(folder.get_data_info(index)["image"]).mean() for index in range(3)]
+    assert means["train"] == pytest.approx([means["train"][2] / 3, means["train"][2] * 2 / 3, means["train"][2]], abs=2)
+    assert means["val"] == pytest.approx([mean / 2 for mean in means["train"]], abs=2)
