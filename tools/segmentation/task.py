@@ -40,6 +40,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+def _check_labels(samples: Any) -> None:
+    """Raises ValueError where a test pipeline resizes labels: predictions are scaled to the size of the image."""
+    for sample in samples if isinstance(samples, list) else [samples]:
+        found = tuple(sample.gt_sem_seg.data.shape[-2:]) if "gt_sem_seg" in sample else sample.ori_shape
+        if found != tuple(sample.ori_shape):
+            raise UserError(
+                f"test_pipeline makes labels of {found[0]} x {found[1]} pixels for an image of {sample.ori_shape[0]} x "
+                f"{sample.ori_shape[1]}: let SegLabel stand behind what resizes"
+            )
+
+
 class SegmentationTask(Task):
     """A segmentor of mmseg on pairs of images and labels.
 
@@ -161,7 +172,9 @@ class SegmentationTask(Task):
     def _dataset(self, split: str, pipeline: list[dict[str, Any]]) -> SegPairs:
         with config_errors():
             dataset = SegPairs(self.splits[split], self.classes, pipeline, self.recipe.seed, split == "val")
-            dataset[0, 0, 0]  # a pipeline that fails must do so now, not at the evaluation after a long training
+            sample = dataset[0, 0, 0]  # a pipeline that fails must do so now, not at the evaluation after the training
+        if split == "val":
+            _check_labels(sample["data_samples"])
         return dataset
 
     def train_set(self) -> SegPairs:

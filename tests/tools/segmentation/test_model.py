@@ -159,3 +159,8 @@ def test_miou_by_hand(tmp_path: Path) -> None:
     found = evaluate(fabric, Zeros(), dataset, use_tta=False, workers=0)  # type: ignore[arg-type]
     assert found["per_class"] == {"a": 75.0, "b": 0.0, "c": None}  # 7 x 6 of 7 x 8 pixels
     assert (found["mIoU"], found["aAcc"], found["mAcc"]) == (37.5, 75.0, 50.0)
+    pipeline = task._test_pipeline(False)
+    behind = [step["type"] for step in pipeline].index("SegLabel") + 1
+    shrinks = [*pipeline[:behind], {"type": "SegResize", "scale": (4, 4), "keep_ratio": False}, *pipeline[behind:]]
+    with pytest.raises(ValueError, match="labels of 4 x 4 pixels .* let SegLabel stand behind what resizes"):
+        task._dataset("val", shrinks)
