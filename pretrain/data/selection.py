@@ -116,6 +116,8 @@ def label_files(root: Path, names: Sequence[str]) -> set[str]:
             shares = sum(stems[image] > (image == own) for image, own in ((_image_stem(n), _stem(n)) for n in mine))
             is_paired = 2 * shares > len(mine)
             named, others = bool(depths), set(stems) if depths else lossy
+            if not named and max(Counter(map(_stem, files)).values()) > 2:  # one picture in several formats
+                is_paired = False
             if named and by_images or is_paired and _look_like_labels(root, mine, others, named):
                 found.update(mine)
                 continue

@@ -105,6 +105,12 @@ def test_classes_called_as_masks_are_no_labels(tmp_path: Path) -> None:
     assert {name.split("/")[0] for name in open_source(tmp_path).names} == {*folders} - {"without_mask"}
 
 
+def test_a_picture_in_several_formats_is_no_label_of_itself(tmp_path: Path) -> None:
+    for suffix in ("jpg", "png", "bmp", "tif", "gif", "webp"):
+        Image.new("L", (8, 8), 90).save(tmp_path / f"img.{suffix}")
+    assert len(open_source(tmp_path)) == 6
+
+
 def test_maps_of_few_grey_levels_with_the_names_of_photographs(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for folder in ("photos", "classes", "depth"):
