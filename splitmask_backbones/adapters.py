@@ -1,9 +1,12 @@
 """What all framework adapters share: from a name, a module or a file to the encoder of a detector."""
 
+import copy
 import inspect
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from splitmask_backbones.checkpoints import load_encoder, read_encoder_file, with_overrides
 from splitmask_backbones.errors import UserError, check_choice
@@ -16,6 +19,14 @@ def parameters_of(adapter: Callable[..., Any]) -> list[str]:
     """Returns the names that an adapter takes itself, beside the encoder's."""
     parameters = inspect.signature(adapter).parameters.values()
     return [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
+
+
+def shallow_copy(encoder: VisionTransformer) -> VisionTransformer:
+    """Returns an encoder of the same modules, parameters, hooks and attributes, which can be given others."""
+    made = copy.copy(encoder)
+    for name in ("_modules", "_parameters", "_buffers"):
+        setattr(made, name, dict(getattr(encoder, name)))
+    return made
 
 
 def resolve_encoder(
@@ -50,12 +61,21 @@ def resolve_encoder(
     if isinstance(encoder, VisionTransformer):
         if weights is not None:
             raise UserError("a ready encoder takes no weights: give one of the two, load_encoder(path, ...) has both")
-        config = encoder.config
-        wanted = _for_maps(pyramid, overrides.get("depth", encoder.depth), overrides, encoder.norm_maps)
-        if (pyramid == "simple" or len(encoder.out_indices) == 4) and not {"depth", "out_indices"} & {*overrides}:
-            del wanted["out_indices"]  # its own do
-        changed = {key: value for key, value in wanted.items() if config[key] != value}
-        return with_overrides(encoder, **changed) if changed else encoder
+        if overrides:
+            encoder = with_overrides(encoder, **overrides)
+        wanted = _for_maps(pyramid, encoder.depth, {}, encoder.norm_maps)
+        fits = "out_indices" in overrides or pyramid == "simple" or len(encoder.out_indices) == 4
+        taps = encoder.out_indices if fits else wanted["out_indices"]
+        needs_no_norm = "final_norm" in wanted and not isinstance(encoder.norm, nn.Identity)
+        if not needs_no_norm and taps == encoder.out_indices:
+            return encoder
+        made = shallow_copy(encoder)
+        made.out_indices = taps
+        made.config = made.config | {"out_indices": list(taps)}
+        if needs_no_norm:
+            made.norm = nn.Identity()
+            made.config |= {"final_norm": False}
+        return made
     if encoder is not None:
         check_choice("encoder", encoder, ENCODERS)
     if weights is None:

@@ -182,10 +182,21 @@ def with_overrides(encoder: VisionTransformer, **overrides: Any) -> VisionTransf
     """
     check_arguments(overrides)
     state = encoder.state_dict(keep_vars=True)
-    made = _rebuilt(encoder.config, state, overrides, LoadReport("a ready encoder"), "the ready encoder", shared=True)
+    live = {"out_indices": list(encoder.out_indices), "grad_checkpointing": encoder.grad_checkpointing}
+    config, trained = encoder.config | live, {name: tensor.requires_grad for name, tensor in state.items()}
+    try:
+        made = _rebuilt(config, state, overrides, LoadReport("a ready encoder"), "the ready encoder", shared=True)
+    finally:
+        for name, tensor in state.items():  # assigning them thaws those that are frozen
+            tensor.requires_grad_(trained[name])
+    weight = encoder.patch_embed.proj.weight
+    for name, parameter in made.named_parameters():
+        if parameter is not state.get(name):
+            parameter.data = parameter.data.to(weight.device, weight.dtype)
+            parameter.requires_grad_(trained.get(name, True))
     made.pyramid_state = encoder.pyramid_state
     made.load_report = made.load_report if encoder.load_report is None else encoder.load_report
-    return made.to(encoder.patch_embed.proj.weight.device).train(encoder.training)
+    return made.train(encoder.training)
 
 
 def _rebuilt(
@@ -202,10 +213,11 @@ def _rebuilt(
         config = {key: value for key, value in config.items() if key != "out_indices"}
     with torch.device("meta"):
         source = VisionTransformer(**config)
-    if (
-        source.use_rel_pos and config["rel_pos_grid"] is None and "img_size" in overrides
-    ):  # its tables stay those of their own grid
-        config = {**config, "rel_pos_grid": list(source.grid_size)}
+    if source.use_rel_pos and config["rel_pos_grid"] is None and "img_size" in overrides:
+        with torch.device("meta"):
+            grid_size = VisionTransformer(**{**config, **overrides}).grid_size
+        if grid_size != source.grid_size:  # the tables keep their grid
+            config = {**config, "rel_pos_grid": list(source.grid_size)}
     if overrides.get("num_heads", config["num_heads"]) != config["num_heads"]:  # the one change no shape would show
         raise UserError(
             f"{title} does not fit an encoder with num_heads={overrides['num_heads']}: "
@@ -213,16 +225,12 @@ def _rebuilt(
         )
     encoder = VisionTransformer(**{**config, **overrides})
     state = _fit_to(encoder, source, tensors, report)
-    trained = {name: tensor.requires_grad for name, tensor in tensors.items()}
     try:
         encoder.load_state_dict(state, strict=True, assign=shared)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:400]
         changed = ", ".join(f"{key}={value!r}" for key, value in overrides.items()) or "its own config"
         raise UserError(f"{title} does not fit an encoder with {changed}: {reason}") from None
-    if shared:
-        for name, parameter in encoder.named_parameters():  # assigning them thaws those that are frozen
-            parameter.requires_grad_(trained.get(name, True))
     encoder.load_report = report
     return encoder
 

@@ -55,6 +55,12 @@ def gather_tokens(tokens: Tensor, ids: Tensor) -> Tensor:
     return tokens.gather(1, ids[..., None].expand(-1, -1, tokens.shape[2]))
 
 
+def _is_compiling() -> bool:
+    """Returns whether torch.compile looks on; torch knows it under this name from 2.3 on."""
+    known = getattr(torch.compiler, "is_compiling", None)
+    return torch._dynamo.is_compiling() if known is None else known()
+
+
 class PatchEmbed(nn.Module):
     """Projects patches to tokens. The weight is a convolution's, as in timm, applied as one matrix product."""
 
@@ -524,7 +530,7 @@ class VisionTransformer(nn.Module):
                 f"got {ids_keep.dtype} of shape {tuple(ids_keep.shape)}"
             )
         rows, columns = self.grid_of(*x.shape[-2:])
-        if ids_keep.device.type == "cpu" and ids_keep.numel() and not torch.compiler.is_compiling():
+        if ids_keep.device.type == "cpu" and ids_keep.numel() and not _is_compiling():
             least, greatest = int(ids_keep.min()), int(ids_keep.max())
             if least < 0 or greatest >= rows * columns:
                 wrong = least if least < 0 else greatest

@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 from pretrain.data.decode import UnreadableImage, too_large
+from pretrain.data.pixel_limit import apply_pixel_limit
 from pretrain.data.pool import results_of
 from pretrain.data.sources import ImageList
 from pretrain.training.options import AUTO
@@ -37,6 +38,8 @@ _RECORD = np.dtype(
     [("offset", "<i8"), ("height", "<i4"), ("width", "<i4"), ("size", "<i8"), ("time", "<i8"), ("ready", "u1")]
 )
 """Where an image lies and its sides; size and time of change (ns) of the file that was decoded."""
+_TIFFS = b"white is zero"
+"""Since when deep TIFFs whose zero is white are turned: what was decoded before is another picture."""
 _SPARE = 1 << 30
 """Bytes of the disk that a cache leaves free."""
 
@@ -188,7 +191,7 @@ class CachedImages(ImageList):
         assert self.cache is not None
         name = self.names[index]
         place = self.cache.place(name)
-        limit = Image.MAX_IMAGE_PIXELS
+        limit = apply_pixel_limit()
         if place is not None and limit is not None and place[1] * place[2] > limit:  # of another --max-pixels
             raise UnreadableImage(too_large(place[1] * place[2]))
         if place is None:
@@ -228,6 +231,8 @@ def cache_folder(images: ImageList, place: str) -> Path:
     digest = hashlib.sha256(os.fsencode(images.root.absolute()) + repr(images.value_range).encode())
     for name in images.names:
         digest.update(b"\0" + os.fsencode(name))
+    if any(name.lower().endswith((".tif", ".tiff")) for name in images.names):
+        digest.update(_TIFFS)
     return home / digest.hexdigest()[:20]
 
 

@@ -159,6 +159,10 @@ def _image_stem(name: str) -> str:
     return match["stem"] if match else _stem(name)
 
 
+MIDDLE, MIDDLE_COLOURS = 128, 256
+"""Pixels in the middle of a picture, and how many colours the labels of instances may have in it."""
+
+
 def _look_like_labels(root: Path, names: Sequence[str], others: set[str], named: bool) -> bool:
     """Returns whether PNGs that share their names with other images have few levels.
 
@@ -175,7 +179,11 @@ def _has_few_levels(path: Path, named: bool) -> bool:
     try:
         with Image.open(path) as image:
             if named:  # coloured labels have few colours, soft masks many levels of grey
-                return image.mode not in ("RGB", "RGBA") or image.getcolors(MAX_VALUES) is not None
+                if image.mode not in ("RGB", "RGBA"):
+                    return True
+                left, top = (max(0, side - MIDDLE) // 2 for side in image.size)
+                middle = image.crop((left, top, min(left + MIDDLE, image.width), min(top + MIDDLE, image.height)))
+                return middle.getcolors(MIDDLE_COLOURS) is not None
             return image.mode in ("1", "L", "P", "I", "I;16") and len(np.unique(np.asarray(image))) <= MAX_VALUES
     except Exception:  # unreadable ones are counted later
         return named

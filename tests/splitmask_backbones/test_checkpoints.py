@@ -178,6 +178,7 @@ def test_a_ready_encoder_shares_its_parameters_with_the_adapters(encoder):
     assert not [name for name, _ in made.named_parameters() if name.startswith("norm.")]
     assert encoder.config["final_norm"] and isinstance(encoder.norm, torch.nn.LayerNorm)
     own = dict(encoder.named_parameters())
+    assert made.blocks is encoder.blocks and made.config == encoder.config | {"final_norm": False}
     assert all(parameter is own[name] for name, parameter in made.named_parameters())
     assert [parameter.requires_grad for parameter in made.blocks[0].parameters()] == [False] * 12
     assert made.blocks[1].attn.qkv.weight.requires_grad and not made.training
@@ -185,17 +186,24 @@ def test_a_ready_encoder_shares_its_parameters_with_the_adapters(encoder):
     torch.testing.assert_close(made.forward_maps(x), encoder.forward_maps(x), rtol=0, atol=0)
     assert resolve_encoder(made) is made
     assert resolve_encoder(encoder, norm_maps=True).norm.weight is encoder.norm.weight
+    flags = [parameter.requires_grad for parameter in encoder.parameters()]
     changed = resolve_encoder(encoder, drop_path_rate=0.5, use_class_token=False, num_registers=0)
     assert changed.config["drop_path_rate"] == 0.5 and changed.cls_token is None and encoder.cls_token is not None
     assert changed.pos_embed.shape[1] == 16 and changed.blocks[0].norm1.weight is own["blocks.0.norm1.weight"]
-    with pytest.raises(
-        ValueError, match="the ready encoder does not fit an encoder with final_norm=False, embed_dim=64"
-    ):
+    with pytest.raises(ValueError, match="the ready encoder does not fit an encoder with embed_dim=64"):
         resolve_encoder(encoder, embed_dim=64)
+    assert [parameter.requires_grad for parameter in encoder.parameters()] == flags
     four = VisionTransformer(**{**TINY, "depth": 5}, out_indices=(0, 1, 2, 4), final_norm=False)
     assert resolve_encoder(four, pyramid="taps") is four
     deep = VisionTransformer(**{**TINY, "depth": 5})
-    assert resolve_encoder(deep, pyramid="tapped").out_indices == (0, 1, 2, 4) and deep.out_indices == (4,)
+    tapped = resolve_encoder(deep, pyramid="tapped")
+    assert tapped.out_indices == (0, 1, 2, 4) and deep.out_indices == (4,)
+    assert len(tapped.forward_maps(x)) == 4 and tapped.config["out_indices"] == [0, 1, 2, 4]
+    deep.out_indices, deep.grad_checkpointing = (0, 1, 3, 4), True  # attributes that were set later count
+    again = resolve_encoder(deep, pyramid="tapped", drop_path_rate=0.1)
+    assert again.out_indices == (0, 1, 3, 4) and again.grad_checkpointing
+    wide = resolve_encoder(VisionTransformer(**TINY, positions="none").bfloat16(), use_rel_pos=True)
+    assert {parameter.dtype for parameter in wide.parameters()} == {torch.bfloat16}
 
 
 def test_equal_encoders_give_equal_bytes(encoder, tmp_path):

@@ -180,7 +180,7 @@ def write_segmentation(folder: DemoFolder, root: Path) -> Path:
     """
     made_from = {name: fingerprint(split) for name, split in folder.splits.items()}
     if root.exists():
-        if read_object(root / RECORD) != made_from:
+        if (root / RECORD).exists() and read_object(root / RECORD) != made_from:
             raise UserError(
                 f"{root} was made from other images or annotations: remove {root.parent.parent}, or name "
                 "another --output"

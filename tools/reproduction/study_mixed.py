@@ -46,8 +46,8 @@ def _values(run: Path) -> dict[str, Any]:
     try:
         config = json.loads((run / CONFIG).read_text(encoding="utf-8"))
         values = {**flatten(config.get("recipe_values", {})), **config.get("values", {})}
-        data = config.get("data", {})
-        values |= {f"the {name} data": data[name] for name in ("train", "val") if isinstance(data.get(name), str)}
+        data = config.get("data", {}).get("val")  # that of the training images goes by seed and share
+        values |= {"the validation data": data} if isinstance(data, str) else {}
     except (ValueError, AttributeError, TypeError):
         return {}  # the tool says what is wrong with such a run
     return {name: value for name, value in values.items() if name.rpartition(".")[2] not in OWN}

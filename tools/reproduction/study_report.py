@@ -242,7 +242,8 @@ def choose_pictures(study: Study) -> None:
         places = [number * len(images) // PICTURES for number in range(PICTURES)] if len(images) >= PICTURES else []
         chosen: list[Path] = []
         for start, end in pairwise([*places, len(images)]):
-            chosen += [images.path(images.names[i]) for i in range(start, end) if images.is_readable(i)][:1]
+            readable = (images.path(images.names[i]) for i in range(start, end) if images.is_readable(i))
+            chosen += [file for file in [next(readable, None)] if file is not None]
         if len(chosen) < PICTURES:
             raise UserError(f"{folder} holds {len(images)} images: the study shows {PICTURES} that can be read")
         copy_numbered(chosen, study.output / FOLDER / data)

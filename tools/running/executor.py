@@ -15,7 +15,7 @@ from typing import Any
 
 from pretrain.training.run_folder import CONFIG, LOCK, RunFolder, write_json
 from splitmask_backbones.errors import UserError
-from tools.running.job import WITHOUT_DEVICE, Job
+from tools.running.job import ENCODER, WITHOUT_DEVICE, Job
 from tools.running.output import Output
 from tools.running.progress import Progress
 
@@ -77,7 +77,6 @@ class Executor:
 
     def check(self, jobs: Sequence[Job]) -> None:
         """Raises ValueError where a job was begun or finished otherwise than planned: options, weights, values."""
-        self._check_needs(jobs)
         for job in jobs:
             if not (job.done or job.started):
                 continue
@@ -104,17 +103,28 @@ class Executor:
                     "remove that folder"
                 )
 
-    def _check_needs(self, jobs: Sequence[Job]) -> None:
-        """Raises ValueError where a training is to be made anew that finished jobs began from: theirs was another."""
-        anew = {job.name: job.folder for job in jobs if job.resumable and not job.done}
-        stale = [(job, anew[need]) for job in jobs if job.done for need in job.needs if need in anew]
-        if stale:
-            folders = list(dict.fromkeys(str(job.folder) for job, _ in stale))
-            more = f" and {len(folders) - 3} more" if len(folders) > 3 else ""
-            raise UserError(
-                f"{', '.join(folders[:3])}{more}: finished, but from what {stale[0][1]} held before, which is to be "
-                "made anew: remove these folders as well, or choose another --output"
-            )
+    @staticmethod
+    def _spared(jobs: Sequence[Job]) -> set[str]:
+        """Returns the names of encoders that are gone and that nothing waits for: all that began from them is finished.
+
+        Raises:
+            ValueError: one has to be made anew for some jobs, and others are finished that began from another.
+        """
+        spared = set()
+        for job in jobs:
+            waiting = [other for other in jobs if job.name in other.needs]
+            finished = [other for other in waiting if other.done]
+            if job.artefact != ENCODER or not job.resumable or job.done or not finished:
+                continue
+            if len(finished) < len(waiting):
+                folders = [str(other.folder) for other in finished]
+                more = f" and {len(folders) - 3} more" if len(folders) > 3 else ""
+                raise UserError(
+                    f"{', '.join(folders[:3])}{more}: finished, but from what {job.folder} held before, which is to "
+                    f"be made anew: restore its {ENCODER}, or remove these folders as well"
+                )
+            spared.add(job.name)
+        return spared
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Runs what is not finished, in order, each after the jobs that it needs.
@@ -124,7 +134,7 @@ class Executor:
         """
         self.check(jobs)
         self.output.mkdir(parents=True, exist_ok=True)
-        finished = {job.name for job in jobs if job.done}
+        finished = {job.name for job in jobs if job.done} | self._spared(jobs)
         pending = [job for job in jobs if job.name not in finished]
         # A terminal that closes is a stop as well, but not under nohup.
         hang_up = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else []
@@ -160,6 +170,8 @@ class Executor:
         return self.record.get(name, {}).get("seconds", 0.0)
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:  # there is nobody to talk to any more
+            sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         self._received = signal.SIGTERM if number == signal.SIGHUP else number  # the tools save at these two
         self._stop_all(self._received)
 

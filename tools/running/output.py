@@ -17,10 +17,12 @@ _PR_SET_PDEATHSIG = 1
 
 def _stop_with(parent: int) -> None:
     """Asks the kernel to send this process SIGTERM when its parent is gone, killed with -9 too: it saves then."""
+    for number in (signal.SIGTERM, signal.SIGINT):  # until the tool has its own handlers, it just ends
+        signal.signal(number, signal.SIG_DFL)
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:  # it was gone before
-            os.kill(os.getpid(), signal.SIGTERM)
+            os._exit(128 + signal.SIGTERM)
 
 
 class Output:

@@ -268,11 +268,8 @@ def _fit_head(head: dict[str, Any], num_classes: int, out_channels: int, class_w
         return
     if not isinstance(head.get("loss_decode"), dict):
         raise UserError(f"class_weights: {head.get('type')} has no single loss_decode to be weighted: omit them")
-    kind, others = head["loss_decode"].get("type"), {*head["loss_decode"]} - {"type", "use_sigmoid", "loss_weight"}
+    kind = head["loss_decode"].get("type")
     if kind not in ("CrossEntropyLoss", "ClassWeightedCrossEntropy") or head["loss_decode"].get("use_sigmoid"):
         raise UserError(f"class_weights: they weight a softmax cross-entropy, and loss_decode is {kind}: omit them")
-    if others - {"class_weight"}:
-        listed = ", ".join(sorted(others))
-        raise UserError(f"class_weights: loss_decode has {listed}, which the weighted loss does not: omit them")
     weight = head["loss_decode"].get("loss_weight", 1.0)
     head["loss_decode"] = {"type": "ClassWeightedCrossEntropy", "class_weight": class_weights, "loss_weight": weight}

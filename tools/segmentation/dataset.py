@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from mmseg.registry import DATASETS, TRANSFORMS
 from pretrain.data.deep_images import range_of_images
 from pretrain.data.sources import ImageList
 from pretrain.training.loader import sample_rng
+from splitmask_backbones.errors import UserError
 from tools.segmentation.classes import Classes
 from tools.segmentation.labels import read_label, to_training_labels
 from tools.segmentation.layout import Split, find_split, make_layout
@@ -105,7 +106,10 @@ class SegFolder(SegPairs):
         test_mode: bool = False,
     ) -> None:
         found = find_split(Path(data_root), split, make_layout(layout))
-        learned = found if split == "train" else find_split(Path(data_root), "train", make_layout(layout))
+        learned = found
+        if split != "train":
+            with suppress(UserError):  # a test may have no training images at hand
+                learned = find_split(Path(data_root), "train", make_layout(layout))
         deep = range_of_images(learned.image_list())  # as tools/train_seg.py: of the training images, for both
         found = replace(found, value_range=None if deep is None else deep[0])
         super().__init__(found, Classes(classes, palette, reduce_zero_label), pipeline, test_mode=test_mode)

@@ -92,11 +92,19 @@ class SegmentationTask(Task):
     @cached_property
     def classes(self) -> Classes:
         """Of the training data, or of the run that is used or resumed: there what is not named again stays."""
-        named = self.classes_file is not None or any(self.recipe.config[name] is not None for name in OF_DATA)
+        config = self.recipe.config
+        named = self.classes_file is not None or config["classes"] is not None
         if self.options.trains and (named or not self.previous):
             assert self.root is not None
-            return find_classes(self.root, self.classes_file, self.recipe.config, is_ade20k(self.root))
-        data = self.previous["data"]
+            kept = {} if not self.previous else {"reduce_zero_label": self.previous["data"]["reduce_zero_label"]}
+            written = {name: config[name] for name in OF_DATA if config[name] is not None}
+            return find_classes(self.root, self.classes_file, config | kept | written, is_ade20k(self.root))
+        data, shifted = self.previous["data"], config["reduce_zero_label"]
+        if shifted is not None and bool(shifted) != data["reduce_zero_label"]:
+            raise UserError(
+                f"reduce_zero_label was {data['reduce_zero_label']} and is now {shifted}: use the old value, or start "
+                "anew in another --output"
+            )
         own = Classes(data["classes"], self.previous["free"]["palette"], data["reduce_zero_label"])
         if self.classes_file is not None:
             given = find_classes(self.root, self.classes_file, self.recipe.config, False)
@@ -132,7 +140,7 @@ class SegmentationTask(Task):
         checked: Any = (splits, {})
         if folder.is_main and not (self.options.trains and folder.finished):
             limit = self.options.max_bad_fraction
-            checked = check_splits(splits, classes, limit, self.bad_images, known)
+            checked = check_splits(splits, classes, limit, self.bad_images, known if self.options.trains else None)
         self.splits, self.counts = fabric.broadcast(checked)
         if not before or "unusable" in before:  # runs of earlier versions do not know it
             kept = {name: {image for image, _ in split.pairs} for name, split in self.splits.items()}

@@ -248,18 +248,25 @@ def test_jobs_save_when_the_plan_is_killed(fake: Path) -> None:
 
 
 def test_what_began_from_a_training_that_is_made_anew_is_refused(fake: Path) -> None:
-    jobs = [job(fake, "pretrain", "ok"), job(fake, "tune", "ok", needs=("pretrain",))]
+    (fake.parent / "root" / "tools" / "fake.py").write_text(FAKE.replace("/done", "/encoder.safetensors"))
+    pretraining = replace(job(fake, "pretrain", "ok"), artefact="encoder.safetensors")
+    tunings = [replace(job(fake, n, "ok", needs=("pretrain",)), artefact="encoder.safetensors") for n in ("one", "two")]
+    jobs = [pretraining, *tunings]
     Executor(fake).run(jobs)
     shutil.rmtree(fake / "pretrain")
-    with pytest.raises(UserError, match=f"{fake / 'tune'}: finished, but from what {fake / 'pretrain'} held before"):
-        Executor(fake).run(jobs)
+    Executor(fake).run(jobs)  # nothing waits for it
     assert not (fake / "pretrain").exists()
-    shutil.rmtree(fake / "tune")
+    shutil.rmtree(fake / "two")
+    with pytest.raises(UserError, match=f"{fake / 'one'}: finished, but from what {fake / 'pretrain'} held before"):
+        Executor(fake).run(jobs)
+    assert not (fake / "pretrain").exists() and not (fake / "two").exists()
+    shutil.rmtree(fake / "one")
     Executor(fake).run(jobs)
-    made = replace(jobs[0], resumable=False)  # a conversion gives the same again, and weights are compared
+    made = replace(pretraining, resumable=False)  # a conversion gives the same again, and weights are compared
     shutil.rmtree(fake / "pretrain")
-    Executor(fake).run([made, jobs[1]])
-    assert len(calls(fake, "tune")) == 1
+    shutil.rmtree(fake / "two")
+    Executor(fake).run([made, *tunings])
+    assert len(calls(fake, "one")) == 1
 
 
 def test_the_device_goes_to_every_job_that_computes_on_one(fake: Path) -> None:
