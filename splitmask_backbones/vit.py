@@ -56,9 +56,9 @@ def gather_tokens(tokens: Tensor, ids: Tensor) -> Tensor:
 
 
 def _is_compiling() -> bool:
-    """Returns whether torch.compile looks on; torch knows it under this name from 2.3 on."""
+    """Returns whether torch.compile looks on, or may: torch before 2.3 does not say."""
     known = getattr(torch.compiler, "is_compiling", None)
-    return torch._dynamo.is_compiling() if known is None else known()
+    return known is None or known()
 
 
 class PatchEmbed(nn.Module):

@@ -117,6 +117,13 @@ def test_wrong_ids_keep(ids, extra, match):
         VisionTransformer(**TINY, **extra)(torch.zeros(1, 3, 64, 64), ids)
 
 
+def test_ids_keep_under_a_torch_that_does_not_say_whether_it_compiles(monkeypatch):
+    """2.1 and 2.2, which the core supports."""
+    monkeypatch.delattr(torch.compiler, "is_compiling")
+    encoder = VisionTransformer(**TINY)
+    assert encoder(torch.zeros(1, 3, 64, 64), torch.tensor([[0, 15]])).shape == (1, 2, TINY["embed_dim"])
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 64, 64), (3, 64, 64)])
 def test_images_of_another_shape(shape):
     with pytest.raises(ValueError, match=re.escape(f"images must be (B, 3, H, W), got {shape}")):
