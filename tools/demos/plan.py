@@ -6,14 +6,12 @@ Its pictures and its table, once they are finished.
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from splitmask_backbones.files import write_atomically
 from tools.demos.inputs import Inputs
 from tools.finetuning import plots
-from tools.reproduction.cost import planned_recipe
 from tools.running.job import ENCODER, RESULTS, Job, copy_numbered, drawn, prediction_job
 
 STARTS = {"none": "random init", "splitmask": "SplitMask"}
@@ -42,8 +40,6 @@ def demo_jobs(output: Path, inputs: Inputs, num_steps: dict[str, int | None], se
         return Job(name, tool, (*argv, *common, *steps), output / name, artefact, needs, num_steps=length)
 
     pretraining = job("pretrain", "pretrain.py", ["--recipe", "demo", *inputs.pretrain], ENCODER)
-    # A finished one of an earlier version's values is told.
-    pretraining = replace(pretraining, recipe=planned_recipe(list(pretraining.argv)))
     weights = {"none": "none", "splitmask": str(pretraining.folder / ENCODER)}
     data = {"det": inputs.detection}
     if inputs.segmentation is not None:

@@ -9,15 +9,13 @@ from importlib import import_module
 from itertools import pairwise
 from typing import Any
 
-from det_configs.common.recipe import DetRecipe
-from pretrain.recipes import Recipe, get_recipe
+from pretrain.recipes import Recipe
 from pretrain.training.options import NUM_CHECKPOINTS
 from splitmask_backbones.registry import ENCODERS
 from tools import cli
 from tools.classification.probe_recipe import ProbeRecipe
-from tools.classification.recipes import ClsRecipe
-from tools.classification.recipes import get_recipe as get_cls_recipe
 from tools.reproduction.sets import SETS
+from tools.running.planned import parsed, planned_classification, planned_detection, planned_recipe
 
 PATCH_DIM = 3 * 16 * 16
 BYTES = 4
@@ -102,23 +100,8 @@ def training_bytes(parameters: float) -> float:
     return BYTES * parameters * (3 * NUM_CHECKPOINTS + 1)
 
 
-def _parsed(tool: str, argv: list[str]) -> Any:
-    """Returns the options of a tool, parsed by the tool itself.
-
-    Raises:
-        ValueError: what the tool would say about an option.
-    """
-    return import_module(f"tools.{tool}").build_parser().parse_args([*argv, "--output", "-"])
-
-
-def planned_recipe(argv: list[str]) -> Recipe:
-    """Returns the recipe of a pre-training."""
-    args = _parsed("pretrain", argv)
-    return get_recipe(args.recipe).override(cli.given_values(args, Recipe))
-
-
 def pretraining_cost(argv: list[str], data: str) -> dict[str, Any]:
-    """Returns the values of a `Job` that say what a pre-training costs: recipe, num_steps, batch_size, ...
+    """Returns the values of a `Job` that say what a pre-training costs: num_steps, batch_size, ...
 
     Raises:
         ValueError: what tools/pretrain.py would say about an option.
@@ -130,13 +113,7 @@ def pretraining_cost(argv: list[str], data: str) -> dict[str, Any]:
     # DINO's checkpoints hold the teacher too.
     heads = recipe.decoder_depth * 12 * dim**2 + dim * recipe.vocab_size
     disk = training_bytes(parameters + (parameters if recipe.method == "dino" else heads))
-    return {
-        "recipe": recipe,
-        "num_steps": steps,
-        "batch_size": recipe.batch_size,
-        "operations": operations,
-        "disk": disk,
-    }
+    return {"num_steps": steps, "batch_size": recipe.batch_size, "operations": operations, "disk": disk}
 
 
 def finetuning_cost(tool: str, argv: list[str], model: str, data: str) -> dict[str, Any]:
@@ -147,7 +124,7 @@ def finetuning_cost(tool: str, argv: list[str], model: str, data: str) -> dict[s
     """
     num_images, operations = SETS[data].num_images, finetuning_operations(tool, model)
     if tool == "probe":
-        ProbeRecipe().override(cli.given_values(_parsed("probe", argv), ProbeRecipe))
+        ProbeRecipe().override(cli.given_values(parsed("probe", argv), ProbeRecipe))
         # While it runs, a probe keeps one vector per image and layer.
         scratch = BYTES * num_images * ENCODERS[model]["depth"] * ENCODERS[model]["embed_dim"]
         return {"operations": operations * num_images, "scratch": scratch}
@@ -157,21 +134,7 @@ def finetuning_cost(tool: str, argv: list[str], model: str, data: str) -> dict[s
         steps = args.steps or int(given.get("steps", SEG_STEPS))
         batch = args.batch_size or int(given.get("batch_size", SEG_BATCH))
     else:
-        recipe = _detection_recipe(argv) if tool == "train_det" else _classification_recipe(argv)
+        recipe = planned_detection(argv) if tool == "train_det" else planned_classification(argv)
         steps, batch = recipe.steps or (recipe.epochs or 0) * (num_images // recipe.batch_size), recipe.batch_size
     disk = training_bytes(encoder_parameters(ENCODERS[model]) + HEAD_PARAMETERS[tool])
     return {"num_steps": steps, "batch_size": batch, "operations": operations * steps * batch, "disk": disk}
-
-
-def _detection_recipe(argv: list[str]) -> DetRecipe:
-    from tools.detection.config import given_values, load_config
-    from tools.train_det import build_parser
-
-    rest, overrides = cli.take_overrides(build_parser(), argv)
-    args = _parsed("train_det", rest)
-    return load_config(args.config).override(given_values(vars(args), overrides))
-
-
-def _classification_recipe(argv: list[str]) -> ClsRecipe:
-    args = _parsed("train_cls", argv)
-    return get_cls_recipe(args.recipe).override(cli.given_values(args, ClsRecipe))

@@ -184,17 +184,8 @@ def _as_rehearsal(job: Job, batch_size: int | None, accumulate: int) -> Job:
     if tool in ACCUMULATE:
         argv += ["--batch-size", str(batch_size)] if batch_size is not None else []
         argv += ACCUMULATE[tool].format(accumulate).split() if accumulate > 1 else []
-    folder = job.folder / REHEARSAL
-    return replace(
-        job,
-        argv=tuple(argv),
-        folder=folder,
-        artefact=REHEARSAL_RECORD,
-        needs=(),
-        resumable=False,
-        with_output=False,
-        recipe=None,
-    )
+    once: dict[str, Any] = {"artefact": REHEARSAL_RECORD, "needs": (), "resumable": False, "with_output": False}
+    return replace(job, argv=tuple(argv), folder=job.folder / REHEARSAL, **once)
 
 
 def _encoder(weights: str) -> str:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.recipes import get_recipe
-from tools.reproduction.cost import planned_recipe, pretraining_operations
+from tools.reproduction.cost import pretraining_operations
 from tools.running.job import ENCODER, RESULTS, Job, prediction_job
+from tools.running.planned import planned_recipe
 
 PICTURES = 4
 PRETRAIN_DISK = 190e6  # bytes of a pre-training of ViT-Ti, measured
@@ -336,7 +337,7 @@ def _pretraining(study: Study, row: str, data: str, folder: Path, common: list[s
     recipe = planned_recipe(argv)
     dearer = pretraining_operations(recipe) / pretraining_operations(get_recipe("small").override(dict(budget.encoder)))
     seconds = length * step_seconds * dearer + budget.start_seconds
-    costs = {"seconds": seconds, "disk": PRETRAIN_DISK, "num_steps": length, "recipe": recipe}
+    costs = {"seconds": seconds, "disk": PRETRAIN_DISK, "num_steps": length}
     return [Job(name, tool, tuple(argv), folder, ENCODER, **costs)]
 
 

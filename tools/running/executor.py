@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,12 +95,11 @@ class Executor:
                     f"{job.folder} began from other weights than those of now ({replaced}): choose another --output, "
                     "or remove that folder"
                 )
-            changed = job.changed_values()
+            changed = job.changed_values() if job.resumable else {}
             if changed:
-                values = ", ".join(f"{name} {then} and not {value}" for name, (then, value) in changed.items())
                 raise UserError(
-                    f"{job.folder} was made by another version of its recipe ({values}): choose another --output, or "
-                    "remove that folder"
+                    f"{job.folder} was made by another version of its recipe or config ({_told(changed)}): choose "
+                    "another --output, or remove that folder"
                 )
 
     @staticmethod
@@ -229,6 +228,12 @@ class Executor:
         seconds = round(self.seconds(job.name) + seconds, 1)
         self.record[job.name] = {"seconds": seconds, "identity": job.identity()}
         write_json(self.output / RECORD, self.record)
+
+
+def _told(changed: Mapping[str, tuple[Any, Any]]) -> str:
+    """Returns values then and now in words; of one that fills a line, such as a pipeline, the name."""
+    shown = {name: f"{name} {then} and not {value}" for name, (then, value) in changed.items()}
+    return ", ".join(text if len(text) <= 100 else name for name, text in shown.items())
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -3,14 +3,15 @@
 import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from pretrain.recipes import Recipe
+from pretrain.training.run_folder import CONFIG, flatten
 from splitmask_backbones.files import sha256_of, write_atomically
+from tools.running.planned import planned_values
 
 ENCODER, RESULTS = "encoder.safetensors", "results.json"
 """What a pre-training and a fine-tuning end with."""
@@ -41,7 +42,6 @@ class Job:
         num_steps: of the training, for the progress line.
         batch_size: images of one of them; 0 where there is none.
         model: encoder's name, where argv leaves it to the weights.
-        recipe: its values where argv names a recipe, whose values may change from one version to the next.
         missing: what the user has to give before it can run.
     """
 
@@ -60,7 +60,6 @@ class Job:
     num_steps: int | None = None
     batch_size: int = 0
     model: str = ""
-    recipe: Recipe | None = None
     missing: tuple[str, ...] = ()
 
     @property
@@ -71,7 +70,7 @@ class Job:
     @property
     def started(self) -> bool:
         """Whether there is something to continue."""
-        return self.resumable and (self.folder / "config.json").exists()
+        return self.resumable and (self.folder / CONFIG).exists()
 
     @property
     def single_process(self) -> bool:
@@ -98,7 +97,7 @@ class Job:
 
         That is `--weights` of a training, and the source of a conversion.
         """
-        given, record, name = dict(pairwise(self.argv)).get("--weights"), "config.json", "--weights"
+        given, record, name = dict(pairwise(self.argv)).get("--weights"), CONFIG, "--weights"
         if self.tool == "convert.py":
             given, record, name = self.argv[0], f"{self.artefact}.report.json", "sha256"
         if given is None:  # of a job that uses a run, such as one that draws its predictions
@@ -113,16 +112,17 @@ class Job:
     def changed_values(self) -> dict[str, tuple[Any, Any]]:
         """Returns where the recipe of the run in the folder is not that of now: name -> (value then, value now).
 
-        A value that an older run does not know had the default, which leaves things as they were.
+        Recipes and configs change from one version to the next. A value that an older run does not know had the
+        default, which leaves things as they were.
         """
-        if self.recipe is None:
-            return {}
         try:
-            then = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))["values"]
-            before = {field.name: then.get(field.name, field.default) for field in fields(self.recipe)}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return {}  # the tool says what is wrong with such a run
-        return {name: (before[name], now) for name, now in asdict(self.recipe).items() if before[name] != now}
+            record = json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
+            then = flatten(record["values"]) | flatten(record.get("recipe_values", {}))
+            now, before = planned_values(self.tool, self.argv)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, ModuleNotFoundError):
+            return {}  # the tool says what is wrong with such a run, or with such a command line
+        then = before | then
+        return {name: (then.get(name), value) for name, value in now.items() if then.get(name) != value}
 
 
 @cache

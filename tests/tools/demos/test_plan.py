@@ -16,6 +16,7 @@ from tools.demos import plan as report
 from tools.demos.inputs import Inputs, open_folder, own_inputs
 from tools.demos.plan import demo_jobs
 from tools.finetuning import plots
+from tools.running.planned import planned_recipe
 
 
 @pytest.mark.parametrize("segmentation", [True, False])
@@ -76,8 +77,9 @@ def test_the_table_holds_scores_and_seconds(tmp_path: Path, capsys: pytest.Captu
 def test_a_pretraining_of_another_versions_recipe_is_told(tmp_path: Path) -> None:
     inputs = Inputs(["--data", "x"], ["--data", "x"], None, [], [])
     pretraining = demo_jobs(tmp_path, inputs, {"pretrain": 3, "det": None, "seg": None}, 0, 1)[0]
-    assert pretraining.recipe == get_recipe("demo").override({"steps": 3, "seed": 0})
-    values = dataclasses.asdict(pretraining.recipe) | {"match_weight": 1.0}
+    recipe = planned_recipe(pretraining.argv)
+    assert recipe == get_recipe("demo").override({"steps": 3, "seed": 0})
+    values = dataclasses.asdict(recipe) | {"match_weight": 1.0}
     pretraining.folder.mkdir(parents=True)
     (pretraining.folder / "config.json").write_text(json.dumps({"values": values}))
     assert pretraining.changed_values() == {"match_weight": (1.0, 0.1)}

@@ -21,12 +21,13 @@ from splitmask_backbones.registry import ENCODERS
 from tests.helpers.plans import check
 from tools.benchmarks.pretrain import flops_per_image
 from tools.reproduction import cost
-from tools.reproduction.cost import planned_recipe, pretraining_cost
+from tools.reproduction.cost import pretraining_cost
 from tools.reproduction.paper import find_table, tables
 from tools.reproduction.paper.schema import Row
 from tools.reproduction.plan import Planner, known_files, parse_files
 from tools.reproduction.sets import SETS, Places, write_list
 from tools.running.job import Job
+from tools.running.planned import planned_recipe
 
 PUBLISHED = ("deit_small", "deit_base", "beit_base", "dino_small", "dino_base", "mocov3_base")
 ROWS = [(table.name, row.name) for table in tables().values() for row in table.rows]

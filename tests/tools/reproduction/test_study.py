@@ -32,6 +32,7 @@ from tools.reproduction.study import (
     study_jobs,
 )
 from tools.running.executor import Executor
+from tools.running.planned import planned_recipe
 
 
 @pytest.fixture
@@ -149,16 +150,16 @@ def test_rates_are_those_of_the_data_set(data: Path, tmp_path: Path) -> None:
     jobs = {job.name: job for job in study_jobs(Study("cpu", data, tmp_path / "out", on_both("full", "lr_lower"), 1))}
     for name, rate in (("nuclei", 4e-3), ("camvid", 1.6e-2)):
         for row, factor in (("full", 1), ("lr_lower", 0.25)):
-            recipe = jobs[f"{row}/{name}/seed0/pretrain"].recipe
-            assert recipe is not None and recipe.base_lr == pytest.approx(rate * factor)
+            recipe = planned_recipe(jobs[f"{row}/{name}/seed0/pretrain"].argv)
+            assert recipe.base_lr == pytest.approx(rate * factor)
 
 
 def test_a_method_keeps_a_rate_of_its_own(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(METHOD_VALUES["dino"], "base_lr", 1e-3)
     jobs = {job.name: job for job in study_jobs(Study("cpu", data, tmp_path / "out", on_both("dino"), 1))}
     for name, rate in (("nuclei", 1e-3), ("camvid", 4e-3)):
-        recipe = jobs[f"dino/{name}/seed0/pretrain"].recipe
-        assert recipe is not None and recipe.base_lr == pytest.approx(rate)
+        recipe = planned_recipe(jobs[f"dino/{name}/seed0/pretrain"].argv)
+        assert recipe.base_lr == pytest.approx(rate)
 
 
 def test_fine_tuning_takes_random_inits_best_rate(data: Path, tmp_path: Path) -> None:
@@ -170,11 +171,12 @@ def test_fine_tuning_takes_random_inits_best_rate(data: Path, tmp_path: Path) ->
 def test_what_an_older_recipe_made_is_not_taken_for_done(data: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     job = study_jobs(Study("cpu", data, output, {"nuclei": ("full",)}, 1))[0]
-    assert job.recipe is not None and job.recipe.steps == BUDGETS["cpu"].pretrain["nuclei"].steps
+    recipe = planned_recipe(job.argv)
+    assert recipe.steps == BUDGETS["cpu"].pretrain["nuclei"].steps
     job.folder.mkdir(parents=True)
     (job.folder / "encoder.safetensors").touch()
     (output / "steps.json").write_text(json.dumps({job.name: {"identity": job.identity(), "seconds": 1.0}}))
-    values = dataclasses.asdict(job.recipe)
+    values = dataclasses.asdict(recipe)
 
     def check_with(**changes: object) -> None:
         config = {"command": "pretrain", "values": {k: v for k, v in (values | changes).items() if v != "unknown"}}

@@ -1,0 +1,88 @@
+"""What a command line asks for: the recipe values of a tool's run, by the tool's own parser. Free of torch."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+from det_configs.common.recipe import BEFORE as DETECTION_BEFORE
+from det_configs.common.recipe import DetRecipe
+from pretrain.own_recipe import OWN
+from pretrain.recipes import Recipe, get_recipe
+from pretrain.training.run_folder import flatten
+from tools import cli
+from tools.classification.recipes import BEFORE as CLASSIFICATION_BEFORE
+from tools.classification.recipes import ClsRecipe
+from tools.classification.recipes import get_recipe as get_cls_recipe
+from tools.segmentation.recipe import BEFORE as SEGMENTATION_BEFORE
+from tools.segmentation.recipe import SegRecipe
+
+
+def parsed(tool: str, argv: Sequence[str]) -> Any:
+    """Returns the options of a tool, parsed by the tool itself.
+
+    Raises:
+        ValueError: what the tool would say about an option.
+    """
+    return import_module(f"tools.{tool}").build_parser().parse_args([*argv, "--output", "-"])
+
+
+def planned_recipe(argv: Sequence[str]) -> Recipe:
+    """Returns the recipe of a pre-training; errors as of `parsed`."""
+    args = parsed("pretrain", argv)
+    return get_recipe(args.recipe).override(cli.given_values(args, Recipe))
+
+
+def planned_detection(argv: Sequence[str]) -> DetRecipe:
+    """Returns the recipe of a detector's training; errors as of `parsed`, and of its config."""
+    from tools.detection.config import given_values, load_config
+    from tools.train_det import build_parser
+
+    rest, overrides = cli.take_overrides(build_parser(), list(argv))
+    args = parsed("train_det", rest)
+    return load_config(args.config).override(given_values(vars(args), overrides))
+
+
+def planned_classification(argv: Sequence[str]) -> ClsRecipe:
+    """Returns the recipe of a classifier's training; errors as of `parsed`."""
+    args = parsed("train_cls", argv)
+    return get_cls_recipe(args.recipe).override(cli.given_values(args, ClsRecipe))
+
+
+def planned_segmentation(argv: Sequence[str]) -> SegRecipe:
+    """Returns the recipe of a segmentor's training; errors as of `parsed`, and of its config, which needs mmengine."""
+    from tools.segmentation.config import config_path
+    from tools.train_seg import GIVEN, parse_args
+
+    args = parse_args([*argv, "--output", "-"])
+    return SegRecipe.load(config_path(args.config)).override({name: getattr(args, name) for name in GIVEN})
+
+
+def planned_values(tool: str, argv: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the values that a run is going to have, and those of a run whose config.json does not know them yet.
+
+    Args:
+        tool: file in tools/; of one without a recipe, or with one that depends on the images, there are none.
+        argv: its command line without --output.
+
+    Returns:
+        Values by the dotted name below `values` and `recipe_values` of config.json, as JSON holds them.
+
+    Raises:
+        ValueError: what the tool would say about an option or a config.
+    """
+    name, before = tool.removesuffix(".py"), {}
+    groups: list[dict[str, Any]] = []
+    if name == "pretrain" and parsed(name, argv).recipe != OWN:
+        groups = [dataclasses.asdict(planned_recipe(argv))]
+        before = {field.name: field.default for field in dataclasses.fields(Recipe)}
+    elif name == "train_det":
+        groups, before = [dataclasses.asdict(planned_detection(argv))], DETECTION_BEFORE
+    elif name == "train_cls":
+        groups, before = [dataclasses.asdict(planned_classification(argv))], CLASSIFICATION_BEFORE
+        groups[0].pop("model")  # of the encoder file, where there is one
+    elif name == "train_seg":
+        groups, before = [*planned_segmentation(argv).values().values()], SEGMENTATION_BEFORE
+    # Through JSON, so that tuples and lists compare equal.
+    return {key: value for group in groups for key, value in flatten(json.loads(json.dumps(group))).items()}, before
