@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from pretrain.recipes import METHOD_VALUES, RECIPES, REFERENCE_BATCH, UNUSED, Recipe
+from pretrain.recipes import METHOD_VALUES, RECIPES, REFERENCE_BATCH, Recipe
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.registry import ENCODERS
 
@@ -207,12 +207,14 @@ def derive(facts: Facts, given: dict[str, Any]) -> Derived:
         found["qk_limit"] = (SMALL.qk_limit, f"{few}: attention must not collapse")
     if method == "dino" and facts.num_images < TINY_SET:
         found["dino_outputs"] = (DINO_OUTPUTS_TINY, f"fewer than {TINY_SET:,} images")
-    return used(found, given, method)
+    return used(found, given)
 
 
-def used(found: Derived, given: dict[str, Any], method: str) -> Derived:
-    """Returns what has an effect with the method, is not the method's own, and is not given."""
-    without = {*given, *UNUSED[method], *METHOD_VALUES.get(method, {})}
+def used(found: Derived, given: dict[str, Any]) -> Derived:
+    """Returns what has an effect beside what is given, is not the method's own, and is not given."""
+    switches = {name: value for name, value in given.items() if name in ("method", "inpaint_weight", "match_weight")}
+    recipe = RECIPES[OWN][1].override(switches)
+    without = {*given, *recipe.idle, *METHOD_VALUES.get(recipe.method, {})}
     return {name: entry for name, entry in found.items() if name not in without}
 
 

@@ -185,6 +185,16 @@ class Recipe(CheckedRecipe):
         return f"{self.model} ({', '.join(own)})" if own else self.model
 
     @property
+    def idle(self) -> dict[str, str]:
+        """Values that have no effect, each with the option because of which it has none."""
+        found = dict.fromkeys(UNUSED[self.method], f"--method {self.method}")
+        if self.method == "splitmask" and not self.match_weight:
+            found |= dict.fromkeys(_MATCH[1:], "--match-weight 0")
+        if not self.uses_tokens:
+            found = dict.fromkeys(_TOKENS, "--inpaint-weight 0") | found
+        return found
+
+    @property
     def uses_tokens(self) -> bool:
         """Whether the method predicts token ids."""
         return self.method == "beit" or self.method == "splitmask" and self.inpaint_weight > 0
@@ -211,18 +221,21 @@ class Recipe(CheckedRecipe):
         Another method brings its own values along (METHOD_VALUES).
 
         Raises:
-            ValueError: unknown name, a value that cannot work, or one that has no effect with the method.
+            ValueError: unknown name, a value that cannot work, or one that has no effect beside the others.
         """
         method = values.get("method", self.method)
         check_choice("method", method, METHODS, "--method")
-        for name, given in values.items():
-            if name in UNUSED[method] and given != getattr(self, name):
-                raise UserError(f"{self.shown(name, given)} has no effect with --method {method}: omit it")
+        given = dict(values)
         if method != self.method:
             values = {**METHOD_VALUES.get(method, {}), **values}
         if values.get("match_weight") == 0:  # the recipe's jitter is against matching by colours
             values = {"branch_jitter": 0.0, **values}
-        return self.replaced(values)
+        made = self.replaced(values)
+        for name, because in made.idle.items():
+            same = getattr(self, name)
+            if given.get(name, same) not in (same, 0):  # to switch off what is off is no mistake
+                raise UserError(f"{self.shown(name, given[name])} has no effect with {because}: omit it")
+        return made
 
 
 _TINY_SETS: dict[str, Any] = {"mask": "uniform", "mask_ratio": 0.75, "strong_augment": True, "epochs": 5000}

@@ -119,6 +119,7 @@ def test_what_is_given_decides_and_counts_for_the_others():
     assert values(CPU, method="beit")["tokenizer"] == "kmeans"
     assert {"match_weight", "branch_jitter"}.isdisjoint(values(CPU, match_weight=0))  # nothing to jitter against
     assert {"match_weight", "branch_jitter"}.isdisjoint(values(CPU, inpaint_weight=0))
+    assert {"tokenizer", "vocab_size"}.isdisjoint(values(CPU, inpaint_weight=0)), "nothing is predicted"
     for given in ({"match_weight": 0}, {"inpaint_weight": 0}, {"match_weight": 0.5}, {"branch_jitter": 0.0}):
         RECIPES["own"][1].override({**values(CPU, **given), **given})
     assert {"mask", "vocab_size", "strong_augment"}.isdisjoint(values(CPU, method="dino"))
@@ -167,7 +168,8 @@ def test_short_and_long_runs():
     assert own_recipe.choose_for_length(1, crop_scale_max=0.1)["crop_scale"][0] == 0.1  # small crops magnify
     long = {name: value for name, (value, _) in own_recipe.choose_for_length(18_000).items()}
     assert long == {"warmup_fraction": 10 / 300, "drop_path": 0.1, "crop_scale": 0.08}
-    assert own_recipe.used(own_recipe.choose_for_length(1), {}, "dino").keys() == {"warmup_fraction", "drop_path"}
+    dino = own_recipe.used(own_recipe.choose_for_length(1), {"method": "dino"})
+    assert dino.keys() == {"warmup_fraction", "drop_path"}
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ def make_plan(
     if name == OWN:
         by_length = own_recipe.choose_for_length(recipe.total_steps(per_epoch), recipe.crop_scale_max)
         by_length["base_lr"] = own_recipe.choose_base_lr(recipe.batch_size)
-        by_length = own_recipe.used(by_length, given, recipe.method)
+        by_length = own_recipe.used(by_length, given)
         recipe = recipe.override({key: value for key, (value, _) in by_length.items()})
         reasons |= {key: why for key, (_, why) in by_length.items()} | dict.fromkeys(given, GIVEN)
     kind = fabric.device.type

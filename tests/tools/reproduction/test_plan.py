@@ -190,7 +190,7 @@ def test_sizes_and_recipes_fit_together() -> None:
     "values", [{}, {"mask": "uniform", "mask_ratio": 0.75}, {"inpaint_weight": 0.0}, {"model": "vit_tiny"}]
 )
 def test_operations_equal_the_counted_ones(values: dict) -> None:
-    recipe = Recipe(batch_size=8).override({"vocab_size": 64, "img_size": 64, **values})
+    recipe = Recipe(batch_size=8, vocab_size=64).override({"img_size": 64, **values})
     encoder = create_encoder(recipe.model, img_size=recipe.img_size)
     tokenizer = Tokenizer(random_projection(recipe.vocab_size, 768, 0)) if recipe.inpaint_weight else None
     method = SplitMask(encoder, tokenizer, recipe.decoder_depth, recipe.inpaint_weight, recipe.match_weight)
