@@ -31,7 +31,8 @@ def recipes_page() -> str:
 
     parts = [
         "# Recipes",
-        "Made from the code when these pages are built. `tools/pretrain.py --help` lists the same.",
+        "Made from the code when these pages are built. `tools/pretrain.py --help` lists the same values, with the "
+        "defaults alone.",
         "## Pre-training",
         "Names for `--recipe`, and where each differs from the defaults below. The learning rate that is used is "
         "base_lr x batch_size / 2048.",

@@ -78,6 +78,8 @@ def _split_pair(text: str, option: str) -> Location:
 
 
 def _in_root(root: Path, split: str) -> Location:
+    if root.is_file() and root.suffix == ".json":
+        raise UserError(f"--data {root} is a file: name the folder of its images too, --data {root}+DIR")
     if not root.is_dir():
         raise UserError(f"--data {root} does not exist or is not a folder: check the path")
     folders = sorted(path.name for path in root.iterdir() if path.is_dir() and path.name.lower().startswith(split))

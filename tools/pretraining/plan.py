@@ -229,6 +229,10 @@ def told(name: str, plan: Plan) -> list[str]:
         rows.append(("matching", matching, ("match_weight", "branch_jitter")))
     if r.method != "dino":
         rows.append(("augmentation", "strong" if r.strong_augment else "crop and flip", ("strong_augment",)))
+    if r.method == "dino":
+        rows.append(("outputs", f"{r.dino_outputs}", ("dino_outputs",)))
+    if r.qk_limit is not None:
+        rows.append(("attention", f"queries and keys up to {r.qk_limit:g}", ("qk_limit",)))
     if r.uses_tokens:
         rows.append(("codebook", f"{r.tokenizer}, {r.vocab_size} words", ("tokenizer", "vocab_size")))
     table = [

@@ -148,6 +148,9 @@ def test_what_is_said() -> None:
     assert re.search(r"memory +about 5\.2 GB of 16\.0 GB +100 MB an image", text)  # 1 GB and 32 x 0.1 GB are 0.8 of it
     assert "decoded images are 1.4 GB" in text and re.search("model +vit_small +because", text)
     assert re.search("batch +64 in 2 parts", text)
+    small = "\n".join(told("small", plan_of(get_recipe("small"))))
+    assert "attention" not in text and "queries and keys up to 3" in small
+    assert re.search("outputs +256", "\n".join(told("tiny", plan_of(get_recipe("tiny").override({"method": "dino"})))))
     short = "\n".join(told("tiny", plan_of(get_recipe("tiny"), cost=None)))
     assert "not measured for fewer than 60 steps" in short
 
