@@ -161,7 +161,7 @@ def load_encoder(path: str | Path, **overrides: Any) -> VisionTransformer:
     """
     check_arguments(overrides)
     file = read_encoder_file(path)
-    report = LoadReport(str(path), partial=file.partial)
+    report = LoadReport(str(Path(path).expanduser()), partial=file.partial)
     encoder = _rebuilt(file.config, file.tensors, overrides, report, f"weights file {path}")
     encoder.pyramid_state = file.pyramid
     logger.info("%s", report.summary())

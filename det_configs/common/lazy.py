@@ -180,7 +180,8 @@ def lazy_data(recipe: DetRecipe) -> DictConfig:
     if recipe.augment == "lsj":
         train = [
             L(T.ResizeScale)(min_scale=low, max_scale=high, target_height=size, target_width=size),
-            L(FixedSizeCrop)(crop_size=(size, size), pad=True),
+            # ViTDet's model pads to the square: with zeros behind the normalisation, as in evaluation.
+            L(FixedSizeCrop)(crop_size=(size, size), pad=not recipe.square_pad),
         ]
         test_long_side = size
     else:

@@ -193,7 +193,6 @@ def fit(
         more: Any = {"accumulate": loop.accumulate, "cached": cached, **clip}
         ordinary: Callable[..., dict[str, Tensor]] = train_step
         make_step = partial(ordinary, fabric, model, wrapped_optimizer, **more)
-    folder.start()
     method.train()
     log = MetricsLog(folder.path, start_step) if is_main else None
     progress = ProgressLine(loop.end, start_step, title) if is_main else None
@@ -236,6 +235,7 @@ def fit(
         if is_evaluated is not None and loop.evaluates_after(start_step) and not is_evaluated(start_step):
             evaluate_at_once(start_step)
         source = batches(start_step) if start_step < loop.end else iter(())
+        folder.start()  # what stood in the way of the first step has been told
         # An error's traceback would hold the data workers for as long as somebody looks at it.
         stack.callback(getattr(source, "close", lambda: None))
         data = timed(source)

@@ -159,6 +159,28 @@ def test_detectron2s_own_loader_crops_as_ours() -> None:
 
 
 @pytest.mark.detectron2
+def test_vitdets_model_pads_and_its_loader_does_not() -> None:
+    """The model pads with zeros behind the normalisation, in training as in evaluation, as in ViTDet's own config."""
+    import detectron2.data.transforms as T
+    import numpy as np
+    from detectron2.config import instantiate
+
+    from det_configs.common.lazy import lazy_data
+
+    for name, pads in (("coco_vitdet_mask_vit_base", False), ("coco_tiny", True)):
+        recipe = load_config(name)
+        assert recipe.augment == "lsj" and recipe.square_pad != pads
+        augmentations = instantiate(lazy_data(recipe).train.mapper).augmentations
+        sides = set()
+        np.random.seed(0)  # noqa: NPY002 (detectron2 draws from it)
+        for _ in range(20):
+            given = T.AugInput(np.zeros((48, 64, 3), np.uint8))
+            augmentations(given)
+            sides.add(min(given.image.shape[:2]))
+        assert (sides == {recipe.img_size}) == pads and max(sides) <= recipe.img_size
+
+
+@pytest.mark.detectron2
 @pytest.mark.parametrize("name", ["coco_3x_vit_small_splitmask_coco", "coco_vitdet_cascade_vit_base"])
 def test_lazy_config_trains_with_detectron2s_own_trainer(name: str, tmp_path: Path) -> None:
     import detectron2.data  # noqa: F401 (the files are LazyConfigs where detectron2 has been imported)

@@ -119,6 +119,12 @@ def create_state(path):
     return {name: value for name, value in load_file(path).items() if not name.startswith("norm.")}
 
 
+def test_a_file_in_the_home_folder_is_the_one_that_was_loaded(encoder_file, monkeypatch):
+    monkeypatch.setenv("HOME", str(encoder_file.parent))
+    cfg = stock(MASK_RCNN, f"~/{encoder_file.name}")
+    DetectionCheckpointer(build_model(cfg)).resume_or_load(cfg.MODEL.WEIGHTS, resume=False)
+
+
 def test_a_whole_detector_is_left_to_the_checkpointer_and_has_to_fit(encoder_file, tmp_path):
     cfg = stock(MASK_RCNN, encoder_file)
     trained = build_model(cfg)

@@ -266,7 +266,8 @@ def test_evaluation_of_an_unfinished_run_leaves_it_unfinished(base: Path, tmp_pa
     assert process.returncode == 143
     code, _, err = run(*words[:1], "--data", str(base / "root"), "--output", str(tmp_path / "run"), "--eval-only")
     assert code == 0, err
-    assert list((tmp_path / "run").glob("results_step_*.json")) and not (tmp_path / "run" / "results.json").exists()
+    for stem in ("results", "detections"):
+        assert list((tmp_path / "run").glob(f"{stem}_step_*.json")) and not (tmp_path / "run" / f"{stem}.json").exists()
     assert run(*words, "--resume")[0] == 0
     assert (tmp_path / "run" / "results.json").read_bytes() == (base / "done" / "results.json").read_bytes()
 

@@ -32,6 +32,9 @@ CROWDS = 0.1
 OUTSIDE = 0.05
 """Share of boxes without masks that reach out of their image, from which on other ways to read them are tried."""
 
+SHARE_OUTSIDE = 0.15
+"""Share of their sides by which they do so in the median; with the centre in place of a corner it is a quarter."""
+
 
 @dataclass
 class Objects:
@@ -158,9 +161,13 @@ def _compare_boxes(objects: Objects, split: CocoSplit, with_masks: bool, doubts:
                 "them; masks=false trains on the boxes alone"
             )
     no_mask = np.isnan(objects.areas)
-    x1, y1, width, height = objects.given.T
-    outside = (x1 + width > objects.sides[:, 0] + 1) | (y1 + height > objects.sides[:, 1] + 1)
+    beyond = objects.given[:, :2] + objects.given[:, 2:] - objects.sides  # right and below
+    outside = (beyond > 1).any(axis=1)
     if no_mask.any() and outside[no_mask].mean() > OUTSIDE:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            shares = (beyond / objects.given[:, 2:]).max(axis=1)[no_mask & outside]
+        if not np.median(shares) >= SHARE_OUTSIDE:  # drawn a little too large
+            return
         for name, boxes in _readings(objects, relative=False).items():
             low, high = boxes[:, :2], boxes[:, 2:]
             inside = np.concatenate([low >= -1, high <= objects.sides + 1, high > low], axis=1)

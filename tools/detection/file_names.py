@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from pretrain.data.sources import SUFFIXES
 from tools.detection.records import ImageRecord
 
+_FRAME = re.compile(r"[a-z]{0,6}[-_ ]?\d{2,6}\.\w+")  # the same in each video: 0000.jpg, frame_12.png
 _HASH = re.compile(r"[0-9a-f]{8}-")  # Label Studio puts one before the name of an upload
 
 
@@ -68,8 +69,20 @@ def _best_file(name: str, files: dict[str, list[str]]) -> str | None:
             continue
         common = [_common_end(parts, file.lower().split("/")) for file in candidates]
         best = [file for file, count in zip(candidates, common, strict=True) if count == max(common)]
-        return best[0] if len(best) == 1 else None
+        if len(best) != 1 or max(common) == 1 and _is_another(name, best[0]):
+            return None
+        return best[0]
     return None
+
+
+def _is_another(name: str, file: str) -> bool:
+    """Returns whether a relative name and a file, in folders of other names, are numbered as in many folders.
+
+    That is video1/0000.jpg and video2/0000.jpg; absolute paths and URLs are those of another machine.
+    """
+    parts = re.split(r"[\\/]+", name)
+    is_relative = len(parts) > 1 and parts[0] not in ("", ".") and ":" not in parts[0]
+    return is_relative and "/" in file and _FRAME.fullmatch(parts[-1].lower()) is not None
 
 
 def _common_end(one: list[str], other: list[str]) -> int:

@@ -82,7 +82,7 @@ def decode_window(rle: dict[str, Any], window: tuple[int, int, int, int]) -> np.
     Its columns alone are written out: a small object in a large image costs what its size asks for.
     """
     x1, y1, x2, y2 = window
-    height = rle["size"][0]
+    height = int(rle["size"][0])  # 480.0 is taken
     runs = parse_counts(rle["counts"])
     assert runs is not None
     first, last = x1 * height, x2 * height

@@ -156,7 +156,7 @@ class DetectionTask(Task):
         for kind, values in results.items():
             shown = "  ".join(f"{key} {'-' if value is None else f'{value:.2f}'}" for key, value in values.items())
             cli.say(folder, f"{kind}: {shown}")
-        write_json(folder.path / f"detections{self.results_suffix()}.json", detections)
+        write_json(folder.path / f"detections{self.weights_suffix}{self.results_suffix()}.json", detections)
         return results
 
     def score(self, entry: dict[str, Any]) -> float:

@@ -16,7 +16,7 @@ from torch import nn
 
 from pretrain.training.distributed import share_buffers
 from pretrain.training.ema import averaged
-from pretrain.training.loader import steps_per_epoch
+from pretrain.training.loader import check_divisible, steps_per_epoch
 from pretrain.training.loop import Loop, batches_of, fit
 from pretrain.training.options import REHEARSAL_RECORD
 from pretrain.training.run_folder import RunFolder, flatten, write_json
@@ -61,6 +61,7 @@ def _train(task: Task) -> None:
         task.previous = folder.previous or {}
         task.recipe = recipe = _recipe_of(task)
         fabric = task.fabric()
+        check_divisible(recipe.batch_size, fabric.world_size, recipe.accumulate)
         data = task.check_data(folder, fabric)
         torch.manual_seed(recipe.seed)
         model: Any = task.build(options.weights)
@@ -265,6 +266,10 @@ def _use(task: Task) -> None:
         fabric = task.fabric()
         source = _load_newest(task, model, folder, fabric)
         cli.say(folder, f"using {source} of {folder.path}")
+        if options.best:
+            task.weights_suffix = "_best"
+        elif source != f"{task.noun}.safetensors":
+            task.weights_suffix = f"_{source.split()[-1]}"
         if options.eval_only:
             task.find_data(("val",))
             is_same = task.check_data(folder, fabric).get("val") == config["data"].get("val")
@@ -273,7 +278,8 @@ def _use(task: Task) -> None:
                 _report(task, folder)
             results = _measured(task, fabric, model, folder, final=True)
             if folder.is_main and results is not None:
-                path = folder.path / _results_name(task, source)
+                # results.json marks a finished run: an unfinished one gets a file of its own, and can still be resumed.
+                path = folder.path / f"{Path(RESULTS).stem}{task.weights_suffix}{task.results_suffix()}.json"
                 write_json(path, results | _warning(folder))
                 what = "other data or values than the run's: " if task.is_other else ""
                 cli.say(folder, f"{what}wrote {path}")
@@ -291,17 +297,3 @@ def _warning(folder: RunFolder) -> dict[str, Any]:
     """Returns what `mark` has put into the results of the run."""
     results = read_object(folder.path / RESULTS)
     return {name: results[name] for name in ("warning",) if name in results}
-
-
-def _results_name(task: Task, source: str) -> str:
-    """Returns the file of an evaluation: results.json is that of the finished run, as it was trained to be tested.
-
-    Of other data, or with other values, it is results_other.json. results.json marks a finished run: an unfinished one
-    gets a file of its own, and can still be resumed.
-    """
-    stem = Path(RESULTS).stem
-    if task.options.best:
-        stem += "_best"
-    elif source != f"{task.noun}.safetensors":
-        stem += f"_{source.split()[-1]}"
-    return f"{stem}{task.results_suffix()}.json"

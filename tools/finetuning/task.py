@@ -43,6 +43,7 @@ class Task(ABC):
         recipe: the values of this run, known once its folder is open.
         previous: config.json of the run that is resumed or used; empty for a new one.
         rehearsal: what times it where it is one.
+        weights_suffix: what names weights other than the finished model in what an evaluation writes: "_best", ...
         is_other: whether what is evaluated is other data than the run's, or with other values.
     """
 
@@ -57,6 +58,7 @@ class Task(ABC):
         self.options, self.name, self.base, self.given = options, name, base, given
         self.recipe: Any = base
         self.previous: dict[str, Any] = {}
+        self.weights_suffix = ""
         self.is_other = False
         self._value_range: ValueRange | None = None
         self.rehearsal = Rehearsal() if options.rehearse else None

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
@@ -128,6 +129,26 @@ def test_boxes_without_masks_in_another_format_are_named(tmp_path: Path, change:
     for annotation in content["annotations"]:
         annotation["segmentation"] = []
     with pytest.raises(UserError, match=rf"boxes reach out of their image, but none does as {name}"):
+        compared(tmp_path, content, BOXES)
+
+
+def test_boxes_without_masks_may_reach_out_a_little(tmp_path: Path) -> None:
+    """They are clipped. All of them lie inside with the corner for the centre too, as most small ones do."""
+    rng = np.random.default_rng(0)
+    content = coco_json(1)
+    image, first = content["images"][0], content["annotations"][0]
+    content["annotations"] = []
+    for number in range(40):
+        side = rng.uniform(0.1, 0.2) * image["width"]
+        x, y = rng.uniform(side / 2, (image["width"] - side, image["height"] - side))
+        if number < 4:
+            x = image["width"] - 0.9 * side  # a tenth of it lies outside
+        box = {"bbox": [x, y, side, side], "area": side**2, "segmentation": [], "id": 1000 + number}
+        content["annotations"].append(first | box)
+    compared(tmp_path, content, BOXES)
+    for annotation in content["annotations"][:4]:
+        annotation["bbox"][0] += 0.2 * annotation["bbox"][2]
+    with pytest.raises(UserError, match="boxes reach out of their image, but none does as centre x"):
         compared(tmp_path, content, BOXES)
 
 

@@ -18,7 +18,7 @@ from tools.cli import start_log
 from tools.detection import splits
 from tools.detection.coco import read_coco
 from tools.detection.evaluate import coco_ap, ground_truth
-from tools.detection.rle import parse_counts, rle_flaw, to_mask
+from tools.detection.rle import decode_window, parse_counts, rle_flaw, to_mask
 from tools.detection.targets import make_target
 from tools.detection.transforms import Placement
 
@@ -278,6 +278,13 @@ def test_compressed_counts_are_parsed_as_by_pycocotools() -> None:
         assert parse_counts(counts[:-1] + b"~~") is None or rle_flaw(
             {"size": [height, width], "counts": counts[:-1] + b"~~"}, height, width
         )
+
+
+def test_a_run_length_mask_with_its_size_as_floats_is_decoded() -> None:
+    mask = np.asfortranarray(np.random.default_rng(0).integers(0, 2, (6, 8), np.uint8))
+    rle = {"size": [6.0, 8.0], "counts": coco_mask.encode(mask)["counts"].decode()}
+    assert rle_flaw(rle, 6, 8) is None
+    assert np.array_equal(decode_window(rle, (2, 1, 7, 5)), mask[1:5, 2:7])
 
 
 def test_a_root_is_found_under_both_names(tmp_path: Path) -> None:

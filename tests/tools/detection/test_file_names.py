@@ -49,6 +49,11 @@ def test_what_is_there_stays_and_what_is_ambiguous_stays(tmp_path: Path) -> None
     assert repaired(folder, "a.jpg") == ["a.jpg"]
     assert repaired(folder, "x/b.jpg") == ["x/b.jpg"]  # two files
     assert repaired(folder, "x\\two\\b.jpg") == ["two/b.jpg"]  # the one with more of the name in common
+    frames = folder_of(tmp_path / "frames", "video2/0000.jpg", "video2/frame_12.png", "video2/cells of may.png")
+    for name in ("video1/0000.jpg", "video1\\frame_12.png"):  # a frame of another video
+        assert repaired(frames, name) == [name]
+    assert repaired(frames, "video2\\0000.jpg", "/mnt/x/frame_12.png") == ["video2/0000.jpg", "video2/frame_12.png"]
+    assert repaired(frames, "video1/cells of may.png") == ["video2/cells of may.png"]
     assert repaired(folder, "x/a.jpg", "a.jpg") == ["x/a.jpg", "a.jpg"]  # the file is another image's
     assert repaired(folder, "x/a.jpg", "y/a.jpg") == ["x/a.jpg", "y/a.jpg"]  # two images want it
     assert repaired(folder, "x/note.txt", "c.jpg", "zero\0.jpg", "") == ["x/note.txt", "c.jpg", "zero\0.jpg", ""]

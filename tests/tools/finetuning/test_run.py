@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import Dataset
 
+from splitmask_backbones.errors import UserError
 from tools.finetuning.options import FinetuneOptions
 from tools.finetuning.run import RESULTS, run
 from tools.finetuning.task import Task
@@ -130,6 +131,13 @@ def test_training_evaluating_and_using(tmp_path):
     assert (tmp_path / "run" / RESULTS).read_bytes() == before
     run(task(tmp_path / "run", trains=False, eval_only=True, best=True))
     assert read(tmp_path / "run/results_best.json")["weight"] == pytest.approx(weights[2])
+
+
+def test_a_batch_that_does_not_divide_leaves_the_folder_free(tmp_path):
+    with pytest.raises(UserError, match="batch-size 3 must be a multiple"):
+        run(task(tmp_path / "run", given={"batch_size": 3, "accumulate": 2}))
+    run(task(tmp_path / "run"))
+    assert (tmp_path / "run" / RESULTS).exists()
 
 
 def test_an_unfinished_run_does_not_look_finished(tmp_path):
