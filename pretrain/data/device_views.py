@@ -26,8 +26,8 @@ from pretrain.training.loader import sample_rng
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-RESIDENT_SHARE = 0.25
-"""Of a card's memory that cached images may take."""
+RESIDENT_SHARE, FREE_SHARE = 0.25, 0.5
+"""Of a card's memory that cached images may take, and of what others have left of it."""
 _LARGE = 16
 """A box of more pixels than that many crops is resized by the worker: sending it would take longer."""
 
@@ -157,7 +157,8 @@ def resident_pixels(views: Views, device: torch.device) -> Tensor | None:
 
 def fits_on_card(num_bytes: float, device: torch.device) -> bool:
     """Returns whether cached images of that size may lie in a card's memory."""
-    return num_bytes <= RESIDENT_SHARE * torch.cuda.get_device_properties(device).total_memory
+    free, total = torch.cuda.mem_get_info(device)
+    return num_bytes <= min(RESIDENT_SHARE * total, FREE_SHARE * free)
 
 
 class DeviceBatches(Iterator[Any]):

@@ -56,6 +56,11 @@ class _Compiled:
         return Block.forward(self.block, *args)
 
 
+def has_failed(model: nn.Module) -> bool:
+    """Returns whether blocks of `compile_blocks` have fallen back to eager code."""
+    return any(isinstance(module.forward, _Compiled) and bool(module.forward.failed) for module in model.modules())
+
+
 def compile_blocks(model: nn.Module, backend: str = "inductor") -> int:
     """Lets every `Block` of a model be compiled at its first use in training; returns how many there are.
 
@@ -66,6 +71,8 @@ def compile_blocks(model: nn.Module, backend: str = "inductor") -> int:
         model: before Fabric wraps it.
         backend: of `torch.compile`.
     """
+    # Else the backward pass is compiled at the first one, where nothing could fall back to eager blocks.
+    torch._functorch.config.force_non_lazy_backward_lowering = True
     options: dict[str, Any] = {"options": {"fallback_random": True}} if backend == "inductor" else {}
     compiled = torch.compile(Block.forward, backend=backend, **options)
     blocks = [module for module in model.modules() if isinstance(module, Block)]

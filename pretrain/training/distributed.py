@@ -107,7 +107,7 @@ def use_deterministic(on: bool) -> None:
 
 @contextmanager
 def any_algorithm() -> Iterator[None]:
-    """Lets torch take any algorithm within: for counts of whole numbers, which come out the same in any order."""
+    """Lets torch take any algorithm within, for what comes out the same in any order, as counts of whole numbers do."""
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(False)
     try:

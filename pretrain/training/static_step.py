@@ -58,6 +58,9 @@ class StaticStep:
         optimizer: of the model's parameters; on a GPU capturable.
         clip_grad: largest gradient norm, or None.
         clip_per_parameter: whether that is the norm of each parameter's gradient.
+
+    Attributes:
+        failed: whether the step could not be recorded.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class StaticStep:
         self.clip_grad, self.clip_per_parameter = clip_grad, clip_per_parameter
         self.batch: dict[str, Tensor] = {}
         self.values: dict[str, Tensor] = {}
+        self.failed = False
         self._gradients: Callable[[], None] = self._make_gradients
         self._update: Callable[[], None] = self._make_update
         on_gpu = fabric.device.type == "cuda"
@@ -125,6 +129,7 @@ class StaticStep:
         # A weight's bf16 copy that autocast keeps would be read again after the weight has changed.
         caches = torch.is_autocast_cache_enabled()
         torch.set_autocast_cache_enabled(False)
+        current = torch.cuda.current_stream()
         try:
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
@@ -144,7 +149,9 @@ class StaticStep:
         except RuntimeError as error:
             if isinstance(error, torch.cuda.OutOfMemoryError):
                 raise
+            self.failed = True
             torch.cuda.synchronize()
+            torch.cuda.set_stream(current)  # a recording that cannot be ended leaves its own
             # Up to torch 2.12 the generator is left as if it were being recorded, and would refuse the next number.
             with suppress(RuntimeError):
                 torch.cuda.default_generators[self.fabric.device.index or 0].graphsafe_set_state(

@@ -51,7 +51,7 @@ def benchmark_pretraining(
     method = build_method(recipe)
     batch = random_batch(recipe, method.encoder.grid_size)
     title = f"SplitMask, {recipe.encoder_title}, {recipe.img_size} px, batch {recipe.batch_size}"
-    flops = flops_per_image(method, batch)
+    flops = flops_per_image(method, {name: value[:2] for name, value in batch.items()})  # on the CPU
     parts = {**flops, "total": sum(flops.values())}
     print_table(title, "", ("part", "GFLOPs per image"), [[name, f"{v / 1e9:.2f}"] for name, v in parts.items()])
     where = torch.cuda.get_device_name() if fabric.device.type == "cuda" else "cpu"
@@ -79,7 +79,7 @@ def measure_steps(
     size, dtype = PRODUCT_SIZE[device], torch.bfloat16 if recipe.precision == "bf16" else torch.float32
     left, right = (torch.randn(size, size, device=fabric.device, dtype=dtype) for _ in range(2))
     calls: dict[str, Callable[[], object]] = {f"product {i}": lambda: left @ right for i in range(4)}
-    peaks, reasons = first_steps(steps, batch, reasons) if device == "cuda" else ({}, reasons)
+    peaks, reasons = first_steps(steps, batch, reasons, device)
     calls |= {name: partial(step, batch) for name, step in steps.items()}
     seconds = {name: min(found) for name, found in in_turns(calls, num_steps, device).items()}
     # The best of each: on a shared machine everything slower measures the neighbours.
@@ -104,30 +104,38 @@ def measure_steps(
     return recipe.batch_size / seconds[fastest], steps[fastest]
 
 
-def first_steps(steps: dict[str, Step], batch: Batch, reasons: dict[str, str]) -> tuple[dict[str, int], dict[str, str]]:
-    """Makes the first step of each way, and takes away those that find no room on the card beside the ones before.
+def first_steps(
+    steps: dict[str, Step], batch: Batch, reasons: dict[str, str], device: str
+) -> tuple[dict[str, int], dict[str, str]]:
+    """Makes the first step of each way, and takes away those that fail or find no room beside the ones before.
 
     Args:
         steps: loses them.
-        batch: on the card.
+        batch: on the device.
         reasons: why ways are missing.
+        device: "cuda" or "cpu".
 
     Returns:
-        The bytes of each step's peak, and the reasons with those.
+        The bytes of each step's peak on a card, and the reasons with those.
 
     Raises:
-        torch.OutOfMemoryError: not even the first one fits.
+        Exception: what the first way raises, with which the others are compared.
     """
     peaks: dict[str, int] = {}
     for name in list(steps):
         try:
-            peaks[name] = peak_of(partial(steps[name], batch), "cuda") or 0
-        except torch.OutOfMemoryError:
-            if not peaks:
+            peak = peak_of(partial(steps[name], batch), device)
+            if device == "cuda":
+                peaks[name] = peak or 0
+        except Exception as error:  # what a version of torch cannot do is a row of the table
+            if name == next(iter(steps)):
                 raise
             del steps[name]
-            reasons = {**reasons, name: "no memory beside the others: measure with a smaller --batch-size"}
-        free_memory("cuda")
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            if isinstance(error, torch.OutOfMemoryError):
+                reason = "no memory beside the others: measure with a smaller --batch-size"
+            reasons = {**reasons, name: reason}
+        free_memory(device)
     return peaks, reasons
 
 
@@ -145,15 +153,15 @@ def measure_loading(
     """Prints a table of the loader alone, and of the fastest step fed by it."""
     from_files, cached = images_of(data, num_images, place)
     warm = max(2, workers)
-    counts = {"loader": max(num_steps, 2 * workers), "end to end": num_steps}
+    count = max(num_steps, 2 * workers)  # two of each worker's: they begin at the same time
     uses: dict[str, Step] = {"loader": lambda batch: None, "end to end": step}
     rows, first = [], 0.0
     for name, source in SOURCES.items():
         speeds = {}
         for kind, use in uses.items():
             images = cached if source.is_cached else from_files
-            batches = make_batches(source, recipe, images, fabric, workers, warm + counts[kind])
-            speeds[kind] = images_per_second(batches, use, warm, counts[kind], fabric)
+            batches = make_batches(source, recipe, images, fabric, workers, warm + count)
+            speeds[kind] = images_per_second(batches, use, warm, count, fabric)
         alone, whole = speeds.values()
         first = first or alone
         cells = [f"{alone:.1f}", f"{alone / max(1, workers):.1f}", f"{alone / first:.2f}", f"{whole:.1f}"]

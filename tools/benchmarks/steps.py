@@ -16,7 +16,7 @@ from pretrain.methods.build import build_encoder
 from pretrain.methods.splitmask import SplitMask
 from pretrain.recipes import Recipe
 from pretrain.tokenizers.codebook import Tokenizer, random_projection
-from pretrain.training.compilation import compile_blocks
+from pretrain.training.compilation import compile_blocks, has_failed
 from pretrain.training.loader import sample_rng
 from pretrain.training.optimizer import adamw
 from pretrain.training.static_step import StaticStep
@@ -72,7 +72,7 @@ def _accumulated(method: SplitMask, recipe: Recipe, fabric: Fabric) -> Step:
 
 def _compiled(method: SplitMask, recipe: Recipe, fabric: Fabric) -> Step:
     compile_blocks(method)
-    return _eager(method, recipe, fabric)
+    return _unless_failed(method, _eager(method, recipe, fabric))
 
 
 def _graph(method: SplitMask, recipe: Recipe, fabric: Fabric) -> Step:
@@ -80,12 +80,29 @@ def _graph(method: SplitMask, recipe: Recipe, fabric: Fabric) -> Step:
     model, _ = fabric.setup(method, optimizer)
     model.train()
     static = StaticStep(fabric, model, optimizer, clip_grad=recipe.clip_grad)
-    return lambda batch: static(iter([batch]))
+
+    def step(batch: Batch) -> dict[str, Tensor]:
+        found = static(iter([batch]))
+        if static.failed:
+            raise RuntimeError("the step cannot be recorded")
+        return found
+
+    return step
 
 
 def _compiled_graph(method: SplitMask, recipe: Recipe, fabric: Fabric) -> Step:
     compile_blocks(method)
-    return _graph(method, recipe, fabric)
+    return _unless_failed(method, _graph(method, recipe, fabric))
+
+
+def _unless_failed(method: SplitMask, step: Step) -> Step:
+    def checked(batch: Batch) -> Any:
+        found = step(batch)
+        if has_failed(method):
+            raise RuntimeError("the blocks cannot be compiled")
+        return found
+
+    return checked
 
 
 def _no_graph(recipe: Recipe, device: torch.device) -> str | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from det_configs.common.recipe import DetRecipe
 from pretrain.data.sources import ImageList
+from pretrain.training.distributed import any_algorithm
 from tools.detection.dataset import prepare
 from tools.finetuning.shares import Prepared, share_of
 
@@ -33,7 +34,7 @@ def detect_all(
     try:
         dataset = Prepared(images, partial(prepare, recipe=recipe))
         for index, image in share_of(fabric, dataset, workers, title, batch_size=None):
-            with fabric.autocast():
+            with fabric.autocast(), any_algorithm():  # without a backward pass RoIAlign adds in one order
                 found = detector.detect(fabric.to_device(image), sizes[int(index)])
             yield int(index), found
     finally:

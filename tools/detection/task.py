@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 
 DRAWN_SCORE = 0.5
 ALL_SAMPLES = (
-    "--deterministic: torchvision's RoIAlign of that kind takes every pixel of a map for each of detectron2's adaptive "
-    "samples, which may not fit on a card: --engine torchvision takes a fixed number of them"
+    "--deterministic: where torchvision's RoIAlign takes a number of samples that follows the box (features with "
+    "detectron2, the targets of masks with either engine), the one of that kind takes every pixel of a map, which may "
+    "not fit on a card: --engine torchvision with masks=false has a fixed number"
 )
 logger = logging.getLogger(__name__)
 
@@ -118,7 +119,8 @@ class DetectionTask(Task):
     def build(self, weights: Path | None, encoder_config: dict[str, Any] | None = None) -> nn.Module:
         name = self.previous.get("--engine", self.engine) if self.engine == "auto" else self.engine
         self.engine = choose_engine(name, self.recipe)
-        if self.engine == "detectron2" and torch.are_deterministic_algorithms_enabled():
+        is_adaptive = self.engine == "detectron2" or self.recipe.masks
+        if self.options.trains and is_adaptive and torch.are_deterministic_algorithms_enabled():
             logger.warning(ALL_SAMPLES)
         return build_detector(self.engine, self.recipe, len(self.categories), weights, encoder_config)
 

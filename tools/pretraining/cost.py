@@ -116,6 +116,8 @@ def measure(
             checkpoint_bytes=sum(t.nbytes for t in method.state_dict().values())
             + 2 * sum(p.nbytes for p in method.parameters() if p.requires_grad),
         )
+    if recipe.compile == ON:  # else the run's own graphs would be those of shapes that vary, and a resume's would not
+        torch._dynamo.reset()
     if devices:
         torch.cuda.empty_cache()
     return fabric.broadcast((recipe, cost))

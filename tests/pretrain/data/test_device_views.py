@@ -93,9 +93,12 @@ def test_pixels_lie_on_the_device_only_where_all_are_cached_and_there_is_room(ca
     place, monkeypatch_size = cached.place(0), 3 * sum(h * w for _, h, w in map(cached.place, range(len(cached))))
     assert len(place) == 3 and resident_pixels(views, CPU).numel() == monkeypatch_size
     assert resident_pixels(build(ImageList(cached.root, cached.names)), CPU) is None
-    little = SimpleNamespace(total_memory=monkeypatch_size / device_views.RESIDENT_SHARE - 1)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: little)
-    assert resident_pixels(views, torch.device("cuda")) is None
+    little = monkeypatch_size / device_views.RESIDENT_SHARE - 1
+    for free, total in ((little, little), (monkeypatch_size / device_views.FREE_SHARE - 1, 100 * little)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, found=(free, total): found)
+        assert resident_pixels(views, torch.device("cuda")) is None
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100 * little, 100 * little))
+    assert device_views.fits_on_card(monkeypatch_size, torch.device("cuda"))
     cached.cache._files()[0]["ready"][cached.cache._rows[cached.names[2]]] = 0
     assert resident_pixels(views, CPU) is None
 

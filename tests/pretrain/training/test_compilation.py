@@ -8,13 +8,14 @@ import sys
 
 import pytest
 import torch
+from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from pretrain.methods.splitmask import SplitMask
 from pretrain.recipes import BEFORE, Recipe
 from pretrain.tokenizers.codebook import Tokenizer, random_projection
 from pretrain.training import compilation
-from pretrain.training.compilation import AUTO_STEPS, compile_blocks, pays
+from pretrain.training.compilation import AUTO_STEPS, compile_blocks, has_failed, pays
 from splitmask_backbones import VisionTransformer
 from tests.helpers.paths import ROOT
 from tests.helpers.pretrain_tool import ENCODER, OPTIONS, error_of, run
@@ -112,6 +113,19 @@ def test_a_failure_is_one_warning_and_the_run_goes_on(caplog):
     assert found == losses(eager)
     assert len(caplog.messages) == 1
     assert "goes on without compiled blocks" in caplog.text and "no C++ compiler" in caplog.text
+
+
+def test_a_backward_pass_that_does_not_compile_is_found_in_the_forward_pass(caplog):
+    def broken(graph, inputs):
+        raise RuntimeError("no kernel for the backward pass")
+
+    backend = aot_autograd(fw_compiler=lambda graph, inputs: graph, bw_compiler=broken)
+    eager, method = build(2), build(2)
+    compile_blocks(method, backend)
+    assert not has_failed(method)
+    with caplog.at_level(logging.WARNING, "pretrain"):
+        assert losses(method, 1) == losses(eager, 1)
+    assert "no kernel for the backward pass" in caplog.text and has_failed(method)
 
 
 def test_without_a_compiler_the_real_backend_goes_on(caplog, monkeypatch):

@@ -189,6 +189,7 @@ def test_what_cannot_be_recorded_goes_on_without_a_graph(caplog, monkeypatch):
     with caplog.at_level(logging.WARNING, "pretrain"):
         found = steps(broken, fabric.device, 6)
     assert "the step cannot be recorded, the run goes on without" in caplog.text
+    assert broken.failed
     assert found == pytest.approx(steps(plain, fabric.device, 6), rel=1e-4)
     assert torch.rand(2, device="cuda").isfinite().all()
 

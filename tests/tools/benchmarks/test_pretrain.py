@@ -14,22 +14,28 @@ def test_a_way_without_room_is_a_row_that_says_so(monkeypatch):
     def peak_of(call, device):
         if call.func is too_large:
             raise torch.OutOfMemoryError("CUDA out of memory")
+        call()
         return 7
 
     def small(batch):
         return None
+
+    def broken(batch):
+        raise RuntimeError("the blocks cannot be compiled\nand more")
 
     def too_large(batch):
         return None
 
     monkeypatch.setattr(pretrain, "peak_of", peak_of)
     monkeypatch.setattr(pretrain, "free_memory", lambda device: None)
-    steps = {"eager": small, "graph": too_large, "compiled": small}
-    peaks, reasons = pretrain.first_steps(steps, {}, {"other": "why"})
+    steps = {"eager": small, "graph": too_large, "compiled": small, "both": broken}
+    peaks, reasons = pretrain.first_steps(steps, {}, {"other": "why"}, "cuda")
     assert list(steps) == list(peaks) == ["eager", "compiled"]
-    assert set(reasons) == {"other", "graph"} and "no memory beside" in reasons["graph"]
+    assert set(reasons) == {"other", "graph", "both"} and "no memory beside" in reasons["graph"]
+    assert reasons["both"] == "RuntimeError: the blocks cannot be compiled"
     with pytest.raises(torch.OutOfMemoryError):
-        pretrain.first_steps({"eager": too_large}, {}, {})
+        pretrain.first_steps({"eager": too_large}, {}, {}, "cuda")
+    assert pretrain.first_steps({"eager": small}, {}, {}, "cpu") == ({}, {})
 
 
 def test_parts_equal_the_closed_form():

@@ -65,16 +65,18 @@ def test_a_resume_reads_no_image_of_unchanged_data(tmp_path: Path, monkeypatch: 
         again.check_data(folder(tmp_path), FABRIC)
 
 
-def test_what_deterministic_costs_detectron2_is_told(
+def test_what_deterministic_costs_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("tools.detection.task.build_detector", lambda engine, *args: engine)
     monkeypatch.setattr("tools.detection.task.choose_engine", lambda name, recipe: name)
     task = make(tmp_path, tmp_path)
     task.previous = {"data": {"categories": []}}
-    for engine, on in (("torchvision", True), ("detectron2", False), ("detectron2", True)):
-        assert not caplog.messages
+    cases = [("torchvision", False, True), ("torchvision", True, False), ("detectron2", True, False)]
+    for engine, masks, on in [*cases, ("torchvision", True, True), ("detectron2", False, True)]:
+        caplog.clear()
         torch.use_deterministic_algorithms(on)
-        task.engine = engine
+        task.engine, task.recipe = engine, task.recipe.override({"masks": masks})
         assert task.build(None) == engine
-    assert "--engine torchvision" in caplog.text
+        told = "--engine torchvision with masks=false" in caplog.text
+        assert told == ((engine, masks, on) not in cases), (engine, masks, on)

@@ -165,7 +165,7 @@ def test_seconds_with_loading(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_images_on_a_card_are_not_promised_to_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     card, cpu = torch.device("cuda"), torch.device("cpu")
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=4 * 3000))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (4 * 3000, 4 * 3000))
     on_device = get_recipe("small").override({"crops": "device"})
     assert plan.resident_bytes(on_device, "auto", 1000, card) == 3000
     assert plan.resident_bytes(on_device, "auto", 1001, card) == 0, "they do not fit there, and stay in the file"
