@@ -28,9 +28,10 @@ def build_parser() -> cli.Parser:
 def main(argv: list[str]) -> int:
     """Runs the tool; returns the exit code."""
     args = build_parser().parse_args(argv)
+    from pretrain.training.run_folder import read_object
     from tools.demos.inputs import make_inputs, open_folder, own_inputs
     from tools.demos.plan import KNOWN, UNKNOWN, demo_jobs, save_pictures, write_table
-    from tools.running.executor import Executor, carry_out, open_plan, read_object
+    from tools.running.executor import Executor, carry_out, open_plan
 
     output = Path(args.output)
     num_steps = {"pretrain": args.pretrain_steps, "det": args.det_steps, "seg": args.seg_steps}

@@ -57,6 +57,15 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, (json.dumps(strict_json(value), indent=2, allow_nan=False) + "\n").encode())
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """Returns a JSON object, an empty one where there is none that can be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Returns nested dictionaries as one with dotted names."""
     flat: dict[str, Any] = {}

@@ -17,7 +17,7 @@ from PIL import Image
 
 from pretrain.data.decode import UnreadableImage
 from pretrain.recipes import get_recipe
-from pretrain.training.run_folder import write_json
+from pretrain.training.run_folder import read_object, write_json
 from splitmask_backbones.errors import UserError
 from tools.demo_data import make_demo_data
 from tools.detection import config as det_config
@@ -25,7 +25,6 @@ from tools.detection.coco import CocoSplit
 from tools.detection.records import ImageRecord
 from tools.detection.rle import to_mask
 from tools.detection.splits import Location, fingerprint, locate, read_splits
-from tools.running.executor import read_object
 from tools.segmentation import config as seg_config
 
 NUM_PICTURES = 6

@@ -19,7 +19,7 @@ from pretrain.training.ema import averaged
 from pretrain.training.loader import check_divisible, steps_per_epoch
 from pretrain.training.loop import Loop, batches_of, fit
 from pretrain.training.options import REHEARSAL_RECORD
-from pretrain.training.run_folder import RunFolder, flatten, write_json
+from pretrain.training.run_folder import RunFolder, flatten, read_object, write_json
 from pretrain.training.signals import StopSignals
 from splitmask_backbones.checkpoints import save_encoder
 from splitmask_backbones.errors import UserError
@@ -30,7 +30,6 @@ from tools.finetuning.model_files import find_weights, load_strictly, save_model
 from tools.finetuning.options import FinetuneOptions
 from tools.finetuning.pictures import open_pictures
 from tools.finetuning.task import Task
-from tools.running.executor import read_object
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

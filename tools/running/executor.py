@@ -1,6 +1,5 @@
 """Runs the jobs of a plan in its folder as processes, several at once: output, signals, going on. Free of torch."""
 
-import json
 import os
 import signal
 import subprocess
@@ -13,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from pretrain.training.run_folder import CONFIG, LOCK, RunFolder, write_json
+from pretrain.training.run_folder import CONFIG, LOCK, RunFolder, read_object, write_json
 from splitmask_backbones.errors import UserError
 from tools.running.job import ENCODER, WITHOUT_DEVICE, Job
 from tools.running.output import Output
@@ -234,15 +233,6 @@ def _told(changed: Mapping[str, tuple[Any, Any]]) -> str:
     """Returns values then and now in words; of one that fills a line, such as a pipeline, the name."""
     shown = {name: f"{name} {then} and not {value}" for name, (then, value) in changed.items()}
     return ", ".join(text if len(text) <= 100 else name for name, text in shown.items())
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """Returns a JSON object, an empty one where there is none that can be read."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 @contextmanager
