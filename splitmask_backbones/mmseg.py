@@ -6,6 +6,7 @@ layer-wise learning rates. They only translate: encoder, pyramid and groups are 
 """
 
 import copy
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ try:
     from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
     from mmseg.registry import MODELS
 
-    from splitmask_backbones.mmseg_slide import SlidingEncoderDecoder
+    from splitmask_backbones.mmseg_slide import COARSEST, SlidingEncoderDecoder
 except ImportError as error:
     raise ImportError(
         f"splitmask_backbones.mmseg needs mmsegmentation, mmengine and mmcv-lite (or mmcv), and {error}: "
@@ -84,6 +85,7 @@ class SplitMaskViT(BaseModule):
         if self.encoder.load_report is not None:
             print_log(self.encoder.load_report.summary(), "current")
         self.register_load_state_dict_pre_hook(_require_whole)
+        self._told = False
 
     def init_weights(self) -> None:
         """Does nothing: encoder and pyramid are initialised, or loaded, when they are built."""
@@ -91,6 +93,15 @@ class SplitMaskViT(BaseModule):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Returns four maps `(B, C, ceil(H / stride), ceil(W / stride))` of images `(B, 3, H, W)`."""
+        if (x.shape[-2] % COARSEST or x.shape[-1] % COARSEST) and not self._told:
+            self._told = True
+            print_log(
+                f"SplitMaskViT: images of {x.shape[-2]} x {x.shape[-1]} pixels are no multiples of {COARSEST}: mmseg's "
+                "heads take maps that reach out of the image for maps of the image: train on crops of such multiples, "
+                "and test with model type SlidingEncoderDecoder, or data_preprocessor.test_cfg=dict(size_divisor=32)",
+                "current",
+                logging.WARNING,
+            )
         return tuple(self.pyramid(self.encoder.forward_maps(x), image_size=(x.shape[-2], x.shape[-1])))
 
 

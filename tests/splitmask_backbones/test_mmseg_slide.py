@@ -49,6 +49,42 @@ def test_images_smaller_than_the_window_are_padded_on_request(model, size, monke
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("size", [(64, 96), (65, 97), (129, 161), (90, 323)])
+@pytest.mark.parametrize("level", range(4))
+@torch.no_grad()
+def test_what_a_cell_says_is_said_of_its_own_pixels(model, size, level, monkeypatch):
+    """Maps hold the place of each cell's centre; resized as mmseg's heads do it, they hold that of each pixel."""
+
+    def places(inputs):
+        stride = 4 * 2**level
+        rows, columns = ((torch.arange(-(-side // stride)) + 0.5) * stride for side in inputs.shape[2:])
+        there = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))[None].expand(len(inputs), -1, -1, -1)
+        finest = [-(-side // 4) for side in inputs.shape[2:]]
+        return [functional.interpolate(there, size=finest, mode="bilinear")]
+
+    monkeypatch.setattr(model, "extract_feat", places)
+    monkeypatch.setattr(model.decode_head, "forward", lambda maps: maps[0])
+    monkeypatch.setitem(model.test_cfg, "mode", "whole")
+    found = model.inference(torch.randn(1, 3, *size), metas(torch.empty(1, 3, *size)))[0]
+    half = 2 * 2**level  # within half a cell of the border there is no second centre to go by
+    for axis, side in enumerate(size):
+        expected = (torch.arange(side) + 0.5).reshape([-1, 1] if axis == 0 else [1, -1])
+        wrong = (found[axis] - expected).narrow(axis, half, side - 2 * half)
+        assert wrong.abs().max() <= 2, (axis, wrong.abs().max())  # the finest map's own half cell
+
+
+@torch.no_grad()
+def test_mmsegs_own_way_on_request(model, monkeypatch):
+    monkeypatch.setitem(model.test_cfg, "mode", "whole")
+    images = torch.randn(1, 3, 70, 100)
+    padded = functional.pad(images, (0, 28, 0, 26), mode="replicate")
+    theirs, whole = (EncoderDecoder.encode_decode(model, given, metas(given)) for given in (images, padded))
+    torch.testing.assert_close(model.inference(images, metas(images)), whole[:, :, :70, :100])
+    monkeypatch.setitem(model.test_cfg, "size_divisor", 1)
+    torch.testing.assert_close(model.inference(images, metas(images)), theirs)
+    assert not torch.allclose(theirs, whole[:, :, :70, :100], atol=1e-4)
+
+
 @torch.no_grad()
 def test_windows_run_as_batches(model, monkeypatch):
     sizes = []

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from mmcv import rescale_size
 from mmcv.transforms import BaseTransform, Resize
@@ -132,7 +133,11 @@ class SegImage(BaseTransform):
 
 @TRANSFORMS.register_module()
 class SegResize(Resize):
-    """mmcv's `Resize`, also for images so thin that keeping their shape would leave a side of no pixel: it gets one."""
+    """mmcv's `Resize` with labels that lie where the image does, and for images of any shape.
+
+    mmcv looks a label up at the corner of a pixel and the image around its centre: labels would lie half a pixel right
+    of and below the image. Where keeping the shape would leave a side of no pixel, it gets one.
+    """
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Returns the results with the resized image and label map."""
@@ -143,9 +148,15 @@ class SegResize(Resize):
             else:
                 size = rescale_size((width, height), self.scale)
             if min(size) < 1:
-                thin = Resize(scale=(max(1, size[0]), max(1, size[1])), interpolation=self.interpolation)
+                thin = SegResize(scale=(max(1, size[0]), max(1, size[1])), interpolation=self.interpolation)
                 return thin.transform(results)
         return super().transform(results)
+
+    def _resize_seg(self, results: dict[str, Any]) -> None:
+        labels = results.get("gt_seg_map")
+        if labels is not None:
+            height, width = results["img"].shape[:2]
+            results["gt_seg_map"] = cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
 
 
 @TRANSFORMS.register_module()

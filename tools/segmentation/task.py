@@ -17,6 +17,7 @@ from pretrain.training.distributed import make_fabric
 from pretrain.training.progress import tracked
 from pretrain.training.run_folder import RunFolder
 from splitmask_backbones.errors import UserError
+from splitmask_backbones.mmseg_slide import COARSEST
 from tools import cli
 from tools.finetuning.labels import labelled
 from tools.finetuning.options import FinetuneOptions
@@ -162,6 +163,15 @@ class SegmentationTask(Task):
             # The run's arguments win over all of the name's.
             backbone = kept | {"encoder": "vit_tiny", **encoder_config}
         config = config | {"model": config["model"] | {"backbone": backbone}}
+        if self.options.trains and config["img_size"] % COARSEST:
+            logger.warning(
+                "--img-size %d is no multiple of %d: the heads lay maps that reach out of such crops over those that "
+                "do not, up to %d pixels apart: %d fits",
+                config["img_size"],
+                COARSEST,
+                -config["img_size"] % COARSEST,
+                max(COARSEST, round(config["img_size"] / COARSEST) * COARSEST),
+            )
         self.config = derive(config, len(self.classes.names), weights_of_classes)
         return build_segmentor(self.config["model"])
 

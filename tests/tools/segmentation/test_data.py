@@ -331,6 +331,26 @@ def test_unknown_name_in_a_config_file(tmp_path):
     assert config["img_size"] == 128 and "_half" not in config
 
 
+def test_resized_labels_lie_where_the_image_does():
+    pytest.importorskip("splitmask_backbones.mmseg", reason="the extra 'segmentation' is not installed")
+    from tools.segmentation.dataset import SegResize
+
+    rng, offsets = np.random.default_rng(0), []
+    for number in range(60):
+        height, width = rng.integers(150, 260, 2)
+        x, y = rng.uniform(40, (width - 40, height - 40))
+        ys, xs = np.mgrid[:height, :width] + 0.5
+        disc = ((xs - x) ** 2 + (ys - y) ** 2 < rng.uniform(10, 30) ** 2).astype(np.uint8)
+        scale = (int(width * rng.uniform(0.5, 2)), int(height * rng.uniform(0.5, 2)))
+        given = {"img": np.repeat(255 * disc[..., None], 3, 2), "gt_seg_map": disc, "seg_fields": ["gt_seg_map"]}
+        found = SegResize(scale=scale, keep_ratio=number % 2 == 0)(given)
+        bright, labels = found["img"][..., 0].astype(float), found["gt_seg_map"]
+        assert labels.shape == bright.shape and set(np.unique(labels)) == {0, 1}
+        ys, xs = np.mgrid[: labels.shape[0], : labels.shape[1]]
+        offsets.append([(labels * at).sum() / labels.sum() - (bright * at).sum() / bright.sum() for at in (xs, ys)])
+    assert np.abs(np.mean(offsets, axis=0)).max() < 0.05  # mmcv's: 0.5
+
+
 @pytest.mark.parametrize("size", [(1, 2000), (2000, 1), (1, 1), (1000, 7)])
 def test_thin_images_keep_a_pixel_on_each_side(size):
     pytest.importorskip("splitmask_backbones.mmseg", reason="the extra 'segmentation' is not installed")
