@@ -1,7 +1,7 @@
 """The mean and standard deviation that pixels are normalised with, in one place; imports nothing.
 
-ImageNet's channel statistics, the ones every published ViT of timm, DeiT, BEiT, DINO and MAE but the "inception"
-variants expects; detectors that use our encoder have to normalise with the same numbers.
+ImageNet's channel statistics, which the published ViTs of DeiT, DINO, MAE and BEiT v2 expect (BEiT v1 and timm's
+"inception" variants have 0.5 for both); detectors that use our encoder have to normalise with the same numbers.
 """
 
 IMAGENET_MEAN: tuple[float, float, float] = (0.485, 0.456, 0.406)

@@ -126,6 +126,10 @@ class Pyramid(nn.Module):
         if self.patch_size == self.base_stride:
             return x
         more = -(-self.base_stride // self.patch_size)  # enough that the last cell is made
+        if self.patch_size > self.base_stride:
+            # Where the result had as many cells as there are patches, torch would copy them and leave the scale aside.
+            enough = -(-self.base_stride // (self.patch_size - self.base_stride))
+            more = max(more, enough - min(x.shape[-2:]))
         x = torch.cat([x, x[..., -1:, :].expand(-1, -1, more, -1)], dim=-2)
         x = torch.cat([x, x[..., -1:].expand(-1, -1, -1, more)], dim=-1)
         scale = self.patch_size / self.base_stride

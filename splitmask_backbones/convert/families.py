@@ -200,6 +200,12 @@ def _warn_of_guesses(file: WeightsFile, family: str, config: dict[str, Any], tol
             config["num_heads"],
         )
     stats = _pixel_stats(file)
+    if family == "beit" and stats is None:
+        logger.warning(
+            "%s does not say how its pixels were normalised: BEiT v1 had mean and deviation 0.5, BEiT v2 and this "
+            "project's tools have ImageNet's: if it is v1, fine-tuning adapts, frozen features are somewhat off",
+            file.path,
+        )
     if stats is not None and stats != {"image_mean": list(IMAGENET_MEAN), "image_std": list(IMAGENET_STD)}:
         logger.warning(
             "%s was trained on pixels with mean %s and deviation %s, this project's tools normalise with ImageNet's: "

@@ -30,7 +30,7 @@ def test_every_level_has_ceil_rows(kind, size, patch_size):
     assert pyramid.strides == (4, 8, 16, 32, 64)
 
 
-@pytest.mark.parametrize("patch_size", [7, 14, 20])
+@pytest.mark.parametrize("patch_size", [7, 14, 17, 18, 20])
 @pytest.mark.parametrize("size", [(800, 1333), (1024, 512), (224, 113), (17, 1)])
 def test_cells_of_another_patch_size_lie_where_their_pixels_do(patch_size, size):
     """A map of the patches' own centres has at each cell of stride 16 that cell's centre, as far as patches reach."""
