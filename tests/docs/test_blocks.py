@@ -140,6 +140,8 @@ def test_programs_run(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for line in block.code.splitlines():  # what the comment says of a result
         if match := re.match(r'torch.save\(.*, "(.*)"\)|cfg.(?:OUTPUT_DIR|work_dir) = "(.*)"', line):
             assert os.path.exists(match[1] or match[2])
+    if "label_of" in namespace:  # categories 3 and 7; 0 is the background
+        assert namespace["label_of"] == {3: 1, 7: 2}
 
 
 def test_yaml_is_yaml() -> None:

@@ -173,3 +173,21 @@ def test_wrong_arguments_name_the_right_ones(arguments: dict[str, Any], message:
 def test_a_misspelt_argument_of_the_backbone_is_its_own() -> None:
     with pytest.raises(ValueError, match="did you mean 'num_extra_levels'"):
         backbone("vit_tiny", num_extra_levls=1)
+
+
+@pytest.mark.parametrize("name", ["box_roi_pool", "mask_roi_pool"])
+def test_boxes_are_pooled_where_they_lie_at_the_level_of_their_size(name: str) -> None:
+    """Maps that hold their own places and strides; the level of a box is that of FPN's equation 1."""
+    model: Any = mask_rcnn("vit_tiny", num_classes=2, **TINY, **HEADS)
+    maps = {}
+    for level, stride in zip("0123", (4, 8, 16, 32), strict=True):
+        places = torch.arange(1024 // stride) * float(stride)  # torchvision takes a cell's value for its corner's
+        rows, columns = torch.meshgrid(places, places, indexing="ij")
+        maps[level] = torch.stack([columns, rows, torch.full_like(rows, stride)])[None]
+    corners = [(140, 240), (200, 300), (300, 400), (500, 600), (1000, 1000)]
+    boxes = torch.tensor([[100.0, 200.0, x, y] for x, y in corners])
+    pooled = getattr(model.roi_heads, name)(maps, [boxes], [(1024, 1024)]).mean((2, 3))
+    sides = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
+    levels = (4 + (sides / 224).log2()).floor().clamp(2, 5)
+    assert pooled[:, 2].tolist() == (2**levels).tolist() and len(set(levels.tolist())) == 4
+    torch.testing.assert_close(pooled[:, :2], (boxes[:, :2] + boxes[:, 2:]) / 2, atol=1.0, rtol=0)

@@ -207,6 +207,15 @@ def test_grad_checkpointing_changes_nothing():
         torch.testing.assert_close(a, b)
 
 
+def test_grad_checkpointing_computes_blocks_again_for_the_backward_pass():
+    for flag, calls in ((False, 1), (True, 2)):
+        encoder, seen = VisionTransformer(**TINY, grad_checkpointing=flag).train(), []
+        for number, block in enumerate(encoder.blocks):
+            block.norm1.register_forward_hook(lambda *_, number=number, seen=seen: seen.append(number))
+        encoder(torch.randn(1, 3, 64, 64)).sum().backward()
+        assert [seen.count(number) for number in range(len(encoder.blocks))] == [calls] * len(encoder.blocks)
+
+
 def test_drop_path_drops_whole_samples_and_keeps_the_mean():
     from splitmask_backbones.vit import DropPath
 

@@ -78,8 +78,6 @@ def real_split(shared_data: Path) -> tuple[CocoSplit, list[dict[str, Any]]]:
 @pytest.mark.parametrize("config", ["coco_3x_vit_small_splitmask_coco", "coco_vitdet_mask_vit_base"])
 def test_targets_are_those_of_detectron2s_mapper(shared_data: Path, config: str) -> None:
     jitters = "vitdet" in config
-    if jitters:
-        pytest.importorskip("shapely", reason="detectron2 crops polygons with shapely, which is not installed")
     split, entries = real_split(shared_data)
     mapper = mapper_of(config)
     np.random.seed(0)  # noqa: NPY002 (detectron2's augmentations draw from it)
@@ -104,6 +102,25 @@ def test_targets_are_those_of_detectron2s_mapper(shared_data: Path, config: str)
     assert True in crops and (jitters or False in crops)
     assert num_cut >= 5  # boxes that the crop has changed by more than clipping
     assert num_wrong < 1e-4 * num_pixels  # theirs are cut before they are drawn, ours while
+
+
+@pytest.mark.parametrize("config", ["coco_3x_vit_small_splitmask_coco", "coco_vitdet_mask_vit_base"])
+def test_images_move_as_by_detectron2s_mapper(shared_data: Path, config: str) -> None:
+    """By the sub-pixel shift that fits best: half a pixel beside the targets would be 0.5."""
+    split, entries = real_split(shared_data)
+    mapper, images = mapper_of(config), split.image_list()
+    np.random.seed(0)  # noqa: NPY002 (detectron2's augmentations draw from it)
+    for index, (record, entry) in enumerate(zip(split.images[:10], entries, strict=False)):
+        theirs = mapper(entry)["image"].float()
+        placement = placement_of(mapper.augmentations.drawn, (record.height, record.width))
+        ours = torch.from_numpy(placement.image(images.read(index)).copy()).permute(2, 0, 1).float()
+        height, width = placement.crop_size
+        rows, columns = slice(2, height - 2), slice(2, width - 2)
+        wrong = (ours[:, rows, columns] - theirs[:, rows, columns]).flatten()
+        along = (theirs[:, rows, 3 : width - 1] - theirs[:, rows, 1 : width - 3]).flatten() / 2
+        down = (theirs[:, 3 : height - 1, columns] - theirs[:, 1 : height - 3, columns]).flatten() / 2
+        shift = torch.linalg.lstsq(torch.stack([along, down], 1), wrong[:, None]).solution
+        assert shift.abs().max() < 0.1, (record.file_name, shift)
 
 
 def rasterised(polygons: list[np.ndarray], size: tuple[int, int]) -> np.ndarray:
