@@ -124,8 +124,9 @@ def save_plot(curves: Curves, path: Path) -> bool:
         axis.set(title=name, xlabel="share of the labels")
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0][0].legend(frameon=False)
-    figure.tight_layout()
+    handles, titles = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, titles, frameon=False, loc="upper left", ncols=len(titles))  # over no whisker
+    figure.tight_layout(rect=(0, 0, 1, 0.94))
     figure.savefig(path, dpi=120)
     plt.close(figure)
     return True
