@@ -137,9 +137,11 @@ def _consecutive(out_features: Sequence[str]) -> list[str]:
         check_choice("feature map", name, names)
     chosen = [name for name in names if name in out_features]
     first = names.index(chosen[0]) if chosen else 0
-    if not chosen or chosen != names[first : first + len(chosen)] or len(chosen) != len(out_features) or first > 3:
+    is_row = chosen == names[first : first + len(chosen)] and len(chosen) == len(out_features)
+    if not is_row or "p5" not in chosen:
         raise UserError(
-            f"out_features {tuple(out_features)} must be consecutive and start at one of p2 .. p5, such as p2 .. p6"
+            f"out_features {tuple(out_features)} must be consecutive and hold p5, such as p2 .. p6: heads read fewer "
+            "by their IN_FEATURES"
         )
     return chosen
 

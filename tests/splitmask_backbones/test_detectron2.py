@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 pytest.importorskip("detectron2", reason="detectron2 is not installed (PyPI does not hold it)")
 
@@ -205,6 +207,27 @@ def test_wrong_weights_stop_the_build(tmp_path, encoder_file):
         build_model(cfg)
 
 
+def test_keys_of_the_added_node_reach_the_backbone(encoder_file):
+    from detectron2.modeling import build_backbone
+
+    def built(**keys):
+        cfg = stock(MASK_RCNN, encoder_file)
+        cfg.MODEL.SPLITMASK.update(keys)
+        return build_backbone(cfg)
+
+    def kinds(backbone):
+        return {type(module).__name__ for module in backbone.pyramid.modules()}
+
+    plain = built()
+    assert plain.padding_constraints["square_size"] == 0 and "p2" in plain.output_shape()
+    assert "BatchNorm2d" not in kinds(plain) and "BatchNorm2d" in kinds(built(NORM="BN"))
+    assert "TappedPyramid" not in kinds(plain) and "TappedPyramid" in kinds(built(PYRAMID="tapped"))
+    assert built(SQUARE_PAD=128).padding_constraints["square_size"] == 128
+    assert built(OUT_CHANNELS=8).output_shape()["p3"].channels == 8
+    fewer = built(OUT_FEATURES=["p3", "p4", "p5"])
+    assert list(fewer.output_shape()) == ["p3", "p4", "p5"] == list(fewer(torch.randn(1, 3, 64, 64)))
+
+
 def test_defaults_hold_without_the_added_node(encoder_file):
     cfg = get_cfg()
     cfg.MODEL.BACKBONE.NAME = "build_splitmask_vit_backbone"
@@ -270,7 +293,7 @@ def test_norms_and_chosen_levels(norm, pyramid):
             torch.testing.assert_close(value, expected[name])
 
 
-@pytest.mark.parametrize("features", [(), ("p2", "p4"), ("p6", "p7"), ("p2", "p2", "p3")])
+@pytest.mark.parametrize("features", [(), ("p2", "p4"), ("p6", "p7"), ("p2", "p2", "p3"), ("p3", "p4")])
 def test_levels_that_make_no_pyramid(features):
     with pytest.raises(UserError, match="consecutive"):
         SplitMaskViTBackbone("vit_tiny", out_features=features, **SMALL)
@@ -316,7 +339,8 @@ def test_stock_yaml_trains_saves_and_evaluates(encoder_file, tmp_path):
     """detectron2's own DefaultTrainer, data loader and evaluator, with the backbone's name and the weights changed."""
     from detectron2.data import DatasetCatalog, MetadataCatalog
     from detectron2.data.datasets import register_coco_instances
-    from detectron2.engine import DefaultTrainer
+    from detectron2.data.transforms import ResizeShortestEdge
+    from detectron2.engine import DefaultPredictor, DefaultTrainer
     from detectron2.evaluation import COCOEvaluator
 
     root = write_root(tmp_path / "data")
@@ -327,7 +351,7 @@ def test_stock_yaml_trains_saves_and_evaluates(encoder_file, tmp_path):
     try:
         cfg = stock(MASK_RCNN, encoder_file)
         cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (names["train"],), (names["val"],)
-        cfg.DATALOADER.NUM_WORKERS = 0
+        cfg.DATALOADER.NUM_WORKERS, cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0, 0.0
         cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST = (64, 80), 64
         cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.STEPS = 2, 2, ()
         cfg.OUTPUT_DIR = str(tmp_path / "out")
@@ -342,6 +366,19 @@ def test_stock_yaml_trains_saves_and_evaluates(encoder_file, tmp_path):
         evaluator = COCOEvaluator(names["val"], output_dir=None)
         results = DefaultTrainer.test(cfg, trainer.model, evaluators=[evaluator])
         assert {"bbox", "segm"} <= set(results)
+        # As the documentation loads what was trained.
+        cfg.MODEL.WEIGHTS = str(tmp_path / "out/model_final.pth")
+        cfg.MODEL.SPLITMASK.OVERRIDES.update({"img_size": 64, **SMALL})
+        image = np.asarray(Image.open(next((root / "val").iterdir())).convert("RGB"))[..., ::-1]
+        found = DefaultPredictor(cfg)(image)["instances"]
+        given = ResizeShortestEdge(64, cfg.INPUT.MAX_SIZE_TEST).get_transform(image).apply_image(image)
+        pixels = torch.from_numpy(np.ascontiguousarray(given.transpose(2, 0, 1)))
+        sample = {"image": pixels, "height": image.shape[0], "width": image.shape[1]}
+        with torch.no_grad():
+            expected = trainer.model.eval()([sample])[0]["instances"]
+        assert len(found) == len(expected) > 0
+        torch.testing.assert_close(found.scores, expected.scores)
+        torch.testing.assert_close(found.pred_boxes.tensor, expected.pred_boxes.tensor)
     finally:
         for name in names.values():
             DatasetCatalog.remove(name)
