@@ -114,6 +114,29 @@ def test_kills_and_workers_do_not_change_a_byte(base: Path, tmp_path: Path) -> N
         assert (tmp_path / "killed" / name).read_bytes() == (base / "done" / name).read_bytes(), name
 
 
+def test_two_processes_train_and_evaluate_what_one_does(base: Path, tmp_path: Path) -> None:
+    """Without what each draws for itself the losses are those of one process, and all images are counted."""
+    calm = ["--mixup", "0", "--cutmix", "0", "--repeats", "1", "--randaugment", "0", "--drop-path", "0"]
+    assert main([*words_of(base, tmp_path / "one"), *calm, "--label-smoothing", "0"]) == 0
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29561"]
+    words = [*words_of(base, tmp_path / "two"), *calm, "--label-smoothing", "0"]
+    done = subprocess.run(
+        [*launch, "tools/train_cls.py", *words],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    one, two = (strict_json(tmp_path / name / "results.json") for name in ("one", "two"))
+    assert two["num_images"] == one["num_images"] == 12 and two["loss"] == pytest.approx(one["loss"], rel=1e-3)
+    assert two["per_class"] == one["per_class"]
+    lines = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("one", "two")]
+    losses = [[json.loads(line)["loss"] for line in found] for found in lines]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3) and len(losses[0]) == STEPS
+
+
 def test_a_run_of_an_earlier_version_goes_on_with_the_colours_that_it_began_with(base: Path, tmp_path: Path) -> None:
     """It jittered after RandAugment, without a word of it in its config.json."""
     shutil.copytree(base / "done", tmp_path / "old")
