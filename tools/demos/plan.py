@@ -19,8 +19,8 @@ HEADS = ("det", "seg")
 HEADER = ("encoder", "box AP", "mask AP", "mIoU", "pre-training s", "fine-tuning s")
 SCORES = {"box AP": ("det", "bbox", "AP"), "mask AP": ("det", "segm", "AP"), "mIoU": ("seg", "mIoU")}
 KNOWN = (
-    "Seeds 0, 1 and 2 (docs/study/demo.md): random init box AP 49.0 ± 1.1, mask AP 53.4 ± 1.7, mIoU 68.9 ± 0.6; "
-    "SplitMask box AP 55.9 ± 3.5, mask AP 60.6 ± 2.6, mIoU 76.9 ± 0.9."
+    "Seeds 0, 1 and 2 (docs/study/demo.md): random init box AP 46.5 ± 1.6, mask AP 51.1 ± 1.5, mIoU 68.5 ± 0.5; "
+    "SplitMask box AP 56.0 ± 2.3, mask AP 60.8 ± 2.6, mIoU 77.0 ± 0.8."
 )
 """Of the demo's own images at its own lengths: mean and standard deviation."""
 UNKNOWN = "One seed each: repeat with others before reading much into a small difference."
