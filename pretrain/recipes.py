@@ -36,21 +36,6 @@ METHOD_VALUES: dict[str, dict[str, Any]] = {
 BEiT takes SplitMask's settings, as in the paper, and begins as its own code lets it begin.
 """
 
-BEFORE: dict[str, Any] = {
-    "clip_per_parameter": False,
-    "rescale_residuals": False,
-    "qk_limit": None,
-    "position_init": "normal",
-    "grad_cache": False,
-    "crops": "cpu",
-    "reduced_jpeg": False,
-    "compile": "off",
-    "cuda_graph": False,
-    "embed_dim": None,
-    "depth": None,
-}
-"""What a run did whose config.json does not know these values yet."""
-
 CROPS = ("cpu", "device")
 POSITION_INITS = ("normal", "sincos")
 PATCH_NORMS = ("none", "mean", "pixel_mean", "channel_mean")

@@ -28,7 +28,6 @@ def build_parser() -> cli.Parser:
 def main(argv: list[str]) -> int:
     """Runs the tool; returns the exit code."""
     args = build_parser().parse_args(argv)
-    from pretrain.training.run_folder import read_object
     from tools.demos.inputs import make_inputs, open_folder, own_inputs
     from tools.demos.plan import KNOWN, UNKNOWN, demo_jobs, save_pictures, write_table
     from tools.running.executor import Executor, carry_out, open_plan
@@ -49,8 +48,6 @@ def main(argv: list[str]) -> int:
         inputs = make_inputs(data) if found is None else own_inputs(found, data)
         jobs = demo_jobs(output, inputs, num_steps, args.seed, args.workers)
         executor = Executor(output, live=True, extra=["--debug"] if args.debug else [], device=args.device)
-        for name, seconds in read_object(output / "seconds.json").items():  # where an earlier version kept them
-            executor.record.setdefault(name, {"seconds": seconds})
         code = carry_out(executor, jobs)
         if code == 0:
             save_pictures(output, inputs.token_images)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pretrain.own_recipe import HOURS, OWN
-from pretrain.recipes import BEFORE, RECIPES, Recipe, get_recipe
+from pretrain.recipes import RECIPES, Recipe, get_recipe
 from pretrain.training.options import REHEARSAL_RECORD
 from splitmask_backbones.errors import UserError
 from tools import cli, monitoring
@@ -98,7 +98,6 @@ def main(argv: list[str]) -> int:
         from tools.pretraining.start import prepare_start
         from tools.pretraining.train import train
 
-        folder.assume({"values": BEFORE})
         named = with_precision(args.recipe, named, options.device)
         recipe = recipe_of(args.recipe, named, given, folder.previous)
         before = (folder.previous or {}).get("free", {})
@@ -117,10 +116,8 @@ def main(argv: list[str]) -> int:
         if recipe.cuda_graph:
             capturable = recipe.method != "dino" and recipe.end_weight_decay is None
             check_graph(fabric, accumulate=recipe.accumulate, capturable=capturable)
-        # Runs of earlier versions took label files and evaluation images for images.
-        automatic = folder.previous is None or before.get("labels_left_out", False)
         include, exclude = options.include or [], options.exclude or []
-        source = open_source(options.data, options.images, include, exclude, automatic)
+        source = open_source(options.data, options.images, include, exclude)
         source = with_range(source, options.range, folder.previous, fabric)
         if rehearsal and args.recipe != OWN:
             source = source.subset(rehearsal.a_few(source.names, "train", recipe.batch_size))

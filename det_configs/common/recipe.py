@@ -138,18 +138,6 @@ class DetRecipe(CheckedRecipe):
 
 FIELDS: dict[str, dataclasses.Field[Any]] = {field.name: field for field in dataclasses.fields(DetRecipe)}
 
-BEFORE: dict[str, Any] = {
-    "masks": True,
-    "crop": 0.0,
-    "crop_scales": [0.5, 0.625, 0.75],
-    "crop_range": [0.48, 0.75],
-    "labels": 1.0,
-    "embed_dim": None,
-    "depth": None,
-    "square_pad": False,
-}
-"""What a run did whose config.json does not know these values yet."""
-
 
 def check_field(name: str) -> None:
     """Raises ValueError, with the nearest right name, for a name that is not a recipe value."""

@@ -143,7 +143,6 @@ def open_source(
     images: str | os.PathLike[str] | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
-    automatic: bool = True,
 ) -> ImageList:
     """Returns the images that ``data`` stands for.
 
@@ -155,13 +154,12 @@ def open_source(
         images: the folder of a COCO json's images.
         include: globs of paths or file names: all others are left out.
         exclude: globs of what is left out.
-        automatic: whether label files and evaluation images of a folder are left out.
 
     Raises:
         UserError: nothing at ``data``, no image in it, or a file of a kind that is not one of these.
     """
     found, is_folder = _open(data, images)
-    names, notes = select(found.root, found.names, include, exclude, automatic and is_folder)
+    names, notes = select(found.root, found.names, include, exclude, automatic=is_folder)
     return replace(found, names=names, notes=(*found.notes, *notes))
 
 

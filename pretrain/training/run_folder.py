@@ -10,7 +10,6 @@ import math
 import re
 import shutil
 import weakref
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -212,17 +211,6 @@ class RunFolder:
         """Whether the run's final artefact exists."""
         return (self.path / self.artefact).exists()
 
-    def assume(self, values: Mapping[str, Mapping[str, Any]]) -> None:
-        """Adds to the run that is resumed what a later version records, as it was before.
-
-        Args:
-            values: by the group of config.json that they stand in, "values" for one; groups that a run has not got stay
-                away.
-        """
-        for group, known in values.items():
-            if self.previous is not None and group in self.previous:
-                self.previous[group] = {**known, **self.previous[group]}
-
     def write_config(self, config: dict[str, Any]) -> None:
         """Writes config.json, or checks on a resume that nothing that affects the result has changed.
 
@@ -239,7 +227,7 @@ class RunFolder:
             return
         before, now = ({k: v for k, v in c.items() if k != "free"} for c in (self.previous, config))
         before, now = flatten(before), flatten(now)
-        # A value that is not there is None: one that a later version added leaves things as they were.
+        # A value that is not there is None.
         different = [key for key in {**before, **now} if before.get(key) != now.get(key)]
         if different:
             listed = "; ".join(

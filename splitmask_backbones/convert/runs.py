@@ -7,7 +7,6 @@ from typing import Any
 from torch import Tensor
 
 from splitmask_backbones.errors import UserError
-from splitmask_backbones.registry import encoder_sizes
 from splitmask_backbones.vit import check_arguments
 
 FINISHED = (
@@ -18,7 +17,7 @@ FINISHED = (
     "segmentor.safetensors",
     "classifier.safetensors",
 )
-BEST = ("best.safetensors", "best.pth")
+BEST = "best.safetensors"
 FIRST = "encoder.patch_embed.proj.weight"
 PREFERRED = ("average.", "model.teacher")
 """What an encoder's names start with where a checkpoint holds several: the one that the finished run ends with."""
@@ -35,8 +34,7 @@ def file_of(folder: Path, step: int | None, best: bool) -> Path:
     Raises:
         ValueError: there are no such weights.
     """
-    checkpoints = sorted((folder / "checkpoints").glob("step_????????.*"))
-    checkpoints = [path for path in checkpoints if path.suffix in (".safetensors", ".pth")]
+    checkpoints = sorted((folder / "checkpoints").glob("step_????????.safetensors"))
     if step is not None:
         for path in checkpoints:
             if _step_of(path) == step:
@@ -44,12 +42,9 @@ def file_of(folder: Path, step: int | None, best: bool) -> Path:
         kept = ", ".join(str(_step_of(path)) for path in checkpoints) or "none"
         raise UserError(f"{folder} holds no checkpoint of step {step}: there are {kept}")
     if best:
-        for name in BEST:
-            if (folder / name).is_file():
-                return folder / name
-        raise UserError(
-            f"{folder} keeps no best weights ({' or '.join(BEST)}): train with eval_every=N, or omit --best"
-        )
+        if (folder / BEST).is_file():
+            return folder / BEST
+        raise UserError(f"{folder} keeps no best weights ({BEST}): train with eval_every=N, or omit --best")
     for candidate in (*(folder / name for name in FINISHED), *reversed(checkpoints)):
         if candidate.is_file():
             return candidate
@@ -72,10 +67,10 @@ def run_of(path: Path, metadata: dict[str, str]) -> dict[str, Any] | None:
         config = json.loads(metadata.get("config", "{}"))
         if isinstance(config, dict) and "command" in config:
             return config
-        if not config and (path.parent.name == "checkpoints" or path.name in BEST):
+        if not config and (path.parent.name == "checkpoints" or path.name == BEST):
             folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            if isinstance(config, dict) and ("command" in config or "tool" in config):
+            if isinstance(config, dict) and "command" in config:
                 return config
     except (OSError, ValueError, TypeError, RecursionError):
         pass
@@ -99,7 +94,7 @@ def encoder_of(
     prefix = prefixes[0]
     state = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
     try:
-        config = run.get("encoder") or _pretrained(run["values"])
+        config = run["encoder"]
         check_arguments(config)
     except KeyError as error:
         raise UserError(f"config.json of {path} names no {error}: the encoder's arguments cannot be told") from None
@@ -108,9 +103,3 @@ def encoder_of(
             f"config.json of {path} does not hold an encoder's arguments ({error}): copy it again"
         ) from None
     return config, state, [name for name in tensors if not name.startswith(prefix)]
-
-
-def _pretrained(values: dict[str, Any]) -> dict[str, Any]:
-    """Returns the arguments of a pre-training whose config.json does not hold them."""
-    sizes = encoder_sizes(values["model"], values.get("embed_dim"), values.get("depth"))
-    return {**sizes, "img_size": values["img_size"], "drop_path_rate": values.get("drop_path", 0.0)}

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 
@@ -43,15 +42,6 @@ def test_a_resume_keeps_where_crops_are_made(by_pillow, images, tmp_path):
     result = run(*words, "--resume")
     assert result.returncode == 0 and "crops are made on cpu" in result.stdout, result.stderr
     assert state_of(tmp_path / "run") == state_of(by_pillow)
-
-    old = tmp_path / "old"  # an earlier version knew Pillow's crops alone
-    shutil.copytree(by_pillow, old)
-    config = json.loads((old / "config.json").read_text())
-    del config["values"]["crops"]
-    (old / "config.json").write_text(json.dumps(config))
-    words[-1] = old
-    assert "--crops was cpu and is now device" in error_of(run(*words, "--resume", *DEVICE))
-    assert run(*words, "--resume").returncode == 0
 
 
 def test_accumulated_micro_batches_of_other_methods_as_well(images, tmp_path):

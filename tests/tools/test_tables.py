@@ -206,17 +206,6 @@ def test_a_config_that_tests_at_several_scales_is_not_in_the_row(tmp_path: Path)
     assert not cells and len(other) == 1
 
 
-def test_a_segmentor_of_an_earlier_version_is_in_its_row(tmp_path: Path) -> None:
-    record = write_segmentation(tmp_path / "a", 25.0)
-    old = {key: record[key] for key in ("values", "data", "encoder")} | {"tool": "train_seg"}
-    old |= {"config": record["recipe_values"], "free": {"config": record["config"], "weights": "none"}}
-    old["values"]["weights"] = "none"
-    (tmp_path / "a" / "config.json").write_text(json.dumps(old))
-    cells, other, warnings = table_of(tmp_path, "ade20k")
-    assert not other and not warnings and cells["vit_base_random", "mIoU"].values == [25.0]
-    assert cells["vit_base_random", "mIoU"].remarks == []
-
-
 BROKEN = {
     "nan": '{"bbox": {"AP": NaN}, "segm": {"AP": 1.0}}',
     "null": '{"bbox": {"AP": null}, "segm": {"AP": 1.0}}',

@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from det_configs.common.recipe import BEFORE
 from splitmask_backbones import create_encoder, save_encoder
 from tests.helpers.det_data import write_root
 from tests.helpers.in_process import run_tool
@@ -158,19 +157,6 @@ def test_a_share_of_the_labels_is_trained_on_and_belongs_to_the_run(inputs: Path
     assert report["train"]["images_used"] == -(-num_images // 2) < num_images
     assert "--labels was 0.5 and is now 1.0" in error_of(*words, "1", "--resume")
     assert "labels=2.0 must be above 0 and at most 1" in error_of(*words, "2", "--resume")
-
-
-def test_a_run_of_an_earlier_version_can_be_resumed(base: Path, tmp_path: Path) -> None:
-    shutil.copytree(base / "done", tmp_path / "old")
-    config = json.loads((tmp_path / "old/config.json").read_text())
-    for group in ("values", "recipe_values", "config_values"):
-        for name, value in BEFORE.items():
-            if name in config[group] and config[group][name] == value:
-                del config[group][name]
-    (tmp_path / "old/config.json").write_text(json.dumps(config))
-    words = train_words(base, tmp_path / "old")
-    assert run(*words, "--resume")[0] == 0
-    assert "masks= was True and is now False" in error_of(*words, "--resume", "masks=false")
 
 
 def test_two_processes_check_the_images_once_and_share_the_work(base: Path, tmp_path: Path) -> None:

@@ -10,9 +10,6 @@ from pretrain.training.schedule import warmup_cosine
 from splitmask_backbones.errors import UserError, check_choice
 from splitmask_backbones.registry import ENCODERS
 
-BEFORE: dict[str, Any] = {"force_color_jitter": True}
-"""What a run did whose config.json does not know these values yet."""
-
 DOMAINS = ("clipart", "painting", "sketch")
 """The DomainNet sets that the paper uses; a recipe each."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -20,7 +20,7 @@ from tools.classification.dataset import TrainingCrops
 from tools.classification.draw import draw
 from tools.classification.evaluate import evaluate
 from tools.classification.model import Classifier, build_classifier
-from tools.classification.recipes import BEFORE, DOMAINS, ClsRecipe
+from tools.classification.recipes import DOMAINS, ClsRecipe
 from tools.finetuning.central import CentralCrop, central_batches
 from tools.finetuning.options import FinetuneOptions
 from tools.finetuning.pictures import Pictures
@@ -43,7 +43,6 @@ class ClassificationTask(Task):
     command, noun, name_key = "train_cls", "classifier", "recipe"
     remedy = "omit options that change the model"
     keeps_encoder = True
-    before: ClassVar[dict[str, dict[str, Any]]] = {"values": BEFORE}
 
     def __init__(
         self, options: FinetuneOptions, name: str, base: ClsRecipe, given: dict[str, Any], places: DataOptions

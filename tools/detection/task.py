@@ -6,12 +6,12 @@ import dataclasses
 import logging
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from det_configs.common.recipe import BEFORE, DetRecipe
+from det_configs.common.recipe import DetRecipe
 from pretrain.training.distributed import gather
 from pretrain.training.run_folder import RunFolder, write_json
 from tools import cli
@@ -50,11 +50,6 @@ class DetectionTask(Task):
 
     command, noun = "train_det", "detector"
     remedy = "omit key=value pairs that change the model"
-    before: ClassVar[dict[str, dict[str, Any]]] = {
-        "values": {name: value for name, value in BEFORE.items() if name in OPTIONS},
-        "recipe_values": {name: value for name, value in BEFORE.items() if name not in OPTIONS},
-        "config_values": BEFORE,
-    }
 
     def __init__(
         self,

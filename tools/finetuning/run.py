@@ -56,7 +56,6 @@ def _train(task: Task) -> None:
     task.find_data(SPLITS)
     artefact, anew = (REHEARSAL_RECORD, True) if options.rehearse else (RESULTS, False)
     with StopSignals(), RunFolder.open(options.output, resume=options.resume, artefact=artefact, anew=anew) as folder:
-        folder.assume(task.before)
         task.previous = folder.previous or {}
         task.recipe = recipe = _recipe_of(task)
         fabric = task.fabric()
@@ -95,11 +94,6 @@ def _recipe_of(task: Task) -> Any:
     previous = task.previous
     if not previous:
         return task.base.override(task.given)
-    if "tool" in previous:
-        raise UserError(
-            f"--resume: {task.options.output} holds a run of an earlier version, whose checkpoints are mmengine's: "
-            "finish it with that version, or start anew in another --output"
-        )
     if previous.get("command") != task.command or previous.get(task.name_key) != task.name:
         key = "--recipe" if task.name_key == "recipe" else "config"
         raise UserError(

@@ -39,7 +39,6 @@ class Task(ABC):
         name_key: what `name` is called in config.json, "config" or "recipe".
         remedy: what to omit where trained weights do not fit the model.
         keeps_encoder: whether encoder.safetensors is written beside the model.
-        before: what a run did whose config.json does not know these values yet, by their group in it.
         recipe: the values of this run, known once its folder is open.
         previous: config.json of the run that is resumed or used; empty for a new one.
         rehearsal: what times it where it is one.
@@ -52,7 +51,6 @@ class Task(ABC):
     name_key: ClassVar[str] = "config"
     remedy: ClassVar[str]
     keeps_encoder: ClassVar[bool] = False
-    before: ClassVar[dict[str, dict[str, Any]]] = {}
 
     def __init__(self, options: FinetuneOptions, name: str, base: Any, given: dict[str, Any]) -> None:
         self.options, self.name, self.base, self.given = options, name, base, given

@@ -80,7 +80,6 @@ def config_of(
         **({"--hours": options.hours} if options.hours is not None else {}),
         "free": {
             **{key: getattr(options, key) for key in FREE},
-            "labels_left_out": True,
             "plan": planned,
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),

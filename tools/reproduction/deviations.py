@@ -5,11 +5,10 @@ import json
 from typing import Any
 
 from pretrain.own_recipe import OWN
-from pretrain.recipes import BEFORE, RECIPES, REFERENCE_BATCH
+from pretrain.recipes import RECIPES, REFERENCE_BATCH
 from pretrain.training.run_folder import flatten
 from splitmask_backbones.errors import UserError
 from tools.classification.probe_recipe import ProbeRecipe
-from tools.classification.recipes import BEFORE as BEFORE_CLS
 from tools.classification.recipes import get_recipe
 from tools.detection.config import load_config
 from tools.reproduction.runs import IDENTITY, Run
@@ -87,7 +86,7 @@ def _compare(got: dict[str, Any], want: dict[str, Any], apart: tuple[str, ...] =
 def _of_pretraining(config: dict[str, Any]) -> list[str]:
     if config.get("command") != "pretrain" or config.get("recipe") not in RECIPES:
         return []
-    name, got = str(config["recipe"]), {**BEFORE, **config["values"]}
+    name, got = str(config["recipe"]), config["values"]
     if name == OWN:  # no row of the paper: its values are derived from the images
         return []
     # What makes it another row may bring values of its own along, and naming a model takes the recipe's sizes away.
@@ -132,7 +131,7 @@ def _of_segmentation(run: Run) -> list[str]:
         found.append("tested at several scales" if got.get("tta") else "tested at one scale")
     theirs, mine = flatten(json.loads(json.dumps(config))), flatten(run.config.get("recipe_values", {}))
     theirs, mine = ({key: value for key, value in side.items() if value is not None} for side in (theirs, mine))
-    # Of an earlier version's run, what its config did not have yet is no deviation.
+    # What the config has got since the run is no deviation of it.
     own = flatten(run.config.get("config_values", {}))
     less = _only({key: value for key, value in theirs.items() if key in own}, mine)
     found += [f"{key} is not there" for key in less]
@@ -153,8 +152,7 @@ def _only(here: dict[str, Any], there: dict[str, Any]) -> list[str]:
 
 
 def _of_classification(run: Run) -> list[str]:
-    got = {**BEFORE_CLS, **run.values}
-    return _compare(got, dataclasses.asdict(get_recipe(run.setting)), (*APART, "model"))
+    return _compare(run.values, dataclasses.asdict(get_recipe(run.setting)), (*APART, "model"))
 
 
 def _of_probe(run: Run) -> list[str]:

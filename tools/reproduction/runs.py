@@ -157,8 +157,6 @@ def _read(path: Path) -> Run | None:
     folder, config = path.parent, _load(path)
     if config.get("rehearsal"):
         return None
-    if "tool" in config:
-        config = _renamed(config)
     tool = config.get("command")
     if tool == "pretrain":
         return _read_pretraining(folder, config)
@@ -176,13 +174,6 @@ def _read(path: Path) -> Run | None:
     if (folder / "load_report.json").exists():
         run.load_complete = bool(_load(folder / "load_report.json").get("complete", True))
     return run
-
-
-def _renamed(config: dict[str, Any]) -> dict[str, Any]:
-    """Returns a segmentor's config.json of an earlier version in today's layout."""
-    named, weights = config.get("free", {}).get("config"), config.get("values", {}).get("weights", "none")
-    today = {"command": config["tool"], "config": named, "--weights": str(weights).removeprefix("sha256:")}
-    return {**config, **today, "recipe_values": config.get("config", {})}
 
 
 def _setting(tool: str, config: dict[str, Any]) -> str:

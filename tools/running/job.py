@@ -112,16 +112,14 @@ class Job:
     def changed_values(self) -> dict[str, tuple[Any, Any]]:
         """Returns where the recipe of the run in the folder is not that of now: name -> (value then, value now).
 
-        Recipes and configs change from one version to the next. A value that an older run does not know had the
-        default, which leaves things as they were.
+        Recipes and configs change from one version to the next.
         """
         try:
             record = json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
             then = flatten(record["values"]) | flatten(record.get("recipe_values", {}))
-            now, before = planned_values(self.tool, self.argv)
+            now = planned_values(self.tool, self.argv)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, ModuleNotFoundError):
             return {}  # the tool says what is wrong with such a run, or with such a command line
-        then = before | then
         return {name: (then.get(name), value) for name, value in now.items() if then.get(name) != value}
 
 

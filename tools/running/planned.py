@@ -6,16 +6,13 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
-from det_configs.common.recipe import BEFORE as DETECTION_BEFORE
 from det_configs.common.recipe import DetRecipe
 from pretrain.own_recipe import OWN
 from pretrain.recipes import Recipe, get_recipe
 from pretrain.training.run_folder import flatten
 from tools import cli
-from tools.classification.recipes import BEFORE as CLASSIFICATION_BEFORE
 from tools.classification.recipes import ClsRecipe
 from tools.classification.recipes import get_recipe as get_cls_recipe
-from tools.segmentation.recipe import BEFORE as SEGMENTATION_BEFORE
 from tools.segmentation.recipe import SegRecipe
 
 
@@ -59,8 +56,8 @@ def planned_segmentation(argv: Sequence[str]) -> SegRecipe:
     return SegRecipe.load(config_path(args.config)).override({name: getattr(args, name) for name in GIVEN})
 
 
-def planned_values(tool: str, argv: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns the values that a run is going to have, and those of a run whose config.json does not know them yet.
+def planned_values(tool: str, argv: Sequence[str]) -> dict[str, Any]:
+    """Returns the values that a run is going to have.
 
     Args:
         tool: file in tools/; of one without a recipe, or with one that depends on the images, there are none.
@@ -72,17 +69,16 @@ def planned_values(tool: str, argv: Sequence[str]) -> tuple[dict[str, Any], dict
     Raises:
         ValueError: what the tool would say about an option or a config.
     """
-    name, before = tool.removesuffix(".py"), {}
+    name = tool.removesuffix(".py")
     groups: list[dict[str, Any]] = []
     if name == "pretrain" and parsed(name, argv).recipe != OWN:
         groups = [dataclasses.asdict(planned_recipe(argv))]
-        before = {field.name: field.default for field in dataclasses.fields(Recipe)}
     elif name == "train_det":
-        groups, before = [dataclasses.asdict(planned_detection(argv))], DETECTION_BEFORE
+        groups = [dataclasses.asdict(planned_detection(argv))]
     elif name == "train_cls":
-        groups, before = [dataclasses.asdict(planned_classification(argv))], CLASSIFICATION_BEFORE
+        groups = [dataclasses.asdict(planned_classification(argv))]
         groups[0].pop("model")  # of the encoder file, where there is one
     elif name == "train_seg":
-        groups, before = [*planned_segmentation(argv).values().values()], SEGMENTATION_BEFORE
+        groups = [*planned_segmentation(argv).values().values()]
     # Through JSON, so that tuples and lists compare equal.
-    return {key: value for group in groups for key, value in flatten(json.loads(json.dumps(group))).items()}, before
+    return {key: value for group in groups for key, value in flatten(json.loads(json.dumps(group))).items()}

@@ -15,9 +15,6 @@ from tools.segmentation.config import check_config, gives_lr, load_config, overr
 OPTIONS = ("steps", "batch_size", "img_size", "seed", "labels")
 """Config values that are options under the same name."""
 
-BEFORE: dict[str, Any] = {"labels": 1.0}
-"""What a run did whose config.json does not know these values yet."""
-
 FREE = ("save_every", "log_every", "eval_every", "visualizer")
 """Config values that do not change the weights of the finished run."""
 
@@ -46,8 +43,8 @@ class SegRecipe:
     @classmethod
     def recorded(cls, record: dict[str, Any]) -> SegRecipe:
         """Returns the recipe of the run that a config.json is of."""
-        values, free = BEFORE | record["values"], record["free"]
-        config = with_tuples(record["recipe_values"], free.get("tuples"))
+        values, free = record["values"], record["free"]
+        config = with_tuples(record["recipe_values"], free["tuples"])
         config |= {name: values[name] for name in OPTIONS} | {name: free[name] for name in FREE}
         config |= {"use_tta": values["tta"], **dict.fromkeys(OF_DATA)}
         config["optim_wrapper"]["optimizer"]["lr"] = values["lr"]
@@ -132,16 +129,15 @@ def tuple_keys(value: Any, prefix: str = "") -> list[str]:
     return own + [key for name, item in nested for key in tuple_keys(item, f"{prefix}{name}.")]
 
 
-def with_tuples(value: Any, keys: Sequence[str] | None, prefix: str = "") -> Any:
+def with_tuples(value: Any, keys: Sequence[str], prefix: str = "") -> Any:
     """Returns a config from JSON with its tuples again: mmcv's transforms take some of them as no list.
 
     Args:
-        keys: of `tuple_keys`; None, of a run that did not record them, for all lists of numbers.
+        keys: of `tuple_keys`.
     """
     if isinstance(value, dict):
         return {name: with_tuples(item, keys, f"{prefix}{name}.") for name, item in value.items()}
     if isinstance(value, list):
         items = [with_tuples(item, keys, f"{prefix}{number}.") for number, item in enumerate(value)]
-        numbers = bool(items) and all(isinstance(item, int | float) for item in items)
-        return tuple(items) if (numbers if keys is None else prefix[:-1] in keys) else items
+        return tuple(items) if prefix[:-1] in keys else items
     return value

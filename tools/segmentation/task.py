@@ -6,7 +6,7 @@ import logging
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from mmcv.transforms import Compose
@@ -32,7 +32,7 @@ from tools.segmentation.draw import draw_overlay
 from tools.segmentation.evaluate import evaluate
 from tools.segmentation.layout import Split, find_split, is_ade20k, make_layout
 from tools.segmentation.model import Segmentor, build_optimizer, build_segmentor, config_errors, import_modules
-from tools.segmentation.recipe import BEFORE, OF_DATA, SegRecipe, tuple_keys
+from tools.segmentation.recipe import OF_DATA, SegRecipe, tuple_keys
 from tools.segmentation.tta import MeanOfViews, tta_pipeline
 
 if TYPE_CHECKING:
@@ -63,7 +63,6 @@ class SegmentationTask(Task):
 
     command, noun = "train_seg", "segmentor"
     remedy = "use the config and the classes that it was trained with"
-    before: ClassVar[dict[str, dict[str, Any]]] = {"values": BEFORE}
     recipe: SegRecipe
 
     def __init__(
@@ -143,10 +142,9 @@ class SegmentationTask(Task):
             limit = self.options.max_bad_fraction
             checked = check_splits(splits, classes, limit, self.bad_images, known if self.options.trains else None)
         self.splits, self.counts = fabric.broadcast(checked)
-        if not before or "unusable" in before:  # runs of earlier versions do not know it
-            kept = {name: {image for image, _ in split.pairs} for name, split in self.splits.items()}
-            left_out = {n: [image for image, _ in splits[n].pairs if image not in kept[n]] for n in splits}
-            identity["unusable"] = known or left_out
+        kept = {name: {image for image, _ in split.pairs} for name, split in self.splits.items()}
+        left_out = {n: [image for image, _ in splits[n].pairs if image not in kept[n]] for n in splits}
+        identity["unusable"] = known or left_out
         return identity
 
     def build(self, weights: Path | None, encoder_config: dict[str, Any] | None = None) -> nn.Module:

@@ -12,7 +12,6 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from pretrain.methods.splitmask import SplitMask
-from pretrain.recipes import BEFORE, Recipe
 from pretrain.tokenizers.codebook import Tokenizer, random_projection
 from pretrain.training import compilation
 from pretrain.training.compilation import AUTO_STEPS, compile_blocks, has_failed, pays
@@ -176,11 +175,6 @@ def test_the_tool_compiles_says_so_and_keeps_it_on_a_resume(image_folder, tmp_pa
     auto = run(*words, tmp_path / "auto", "--compile", "auto")
     assert auto.returncode == 0 and "--compile auto: not compiled" in auto.stdout
     assert len(used) == 2
-
-
-def test_a_run_of_an_earlier_version_had_neither():
-    assert BEFORE["compile"] == "off" and BEFORE["cuda_graph"] is False
-    assert (Recipe().compile, Recipe().cuda_graph) == ("off", False)
 
 
 TWO_PROCESSES = """

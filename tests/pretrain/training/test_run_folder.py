@@ -195,19 +195,6 @@ def test_a_rehearsal_clears_no_run_away(tmp_path):
     assert (tmp_path / "e").read_bytes() == b"an encoder"
 
 
-def test_what_an_old_run_did_not_record_is_what_it_did(tmp_path):
-    with open_folder(tmp_path) as folder:
-        folder.assume({"values": {"clip": "all"}, "other": {"x": 1}})  # nothing to resume: no effect
-        folder.write_config({"values": {"lr": 0.1}})
-    with open_folder(tmp_path, resume=True) as folder:
-        folder.assume({"values": {"clip": "all", "lr": 0.5}, "other": {"x": 1}})
-        assert folder.previous["values"] == {"clip": "all", "lr": 0.1}
-        folder.write_config({"values": {"lr": 0.1, "clip": "all"}})
-        with pytest.raises(ValueError, match=r"--clip was all and is now each"):
-            folder.write_config({"values": {"lr": 0.1, "clip": "each"}})
-    assert json.loads((tmp_path / "config.json").read_text())["values"] == {"lr": 0.1}
-
-
 def test_two_runs_of_one_process_do_not_share_a_folder(tmp_path):
     """The system's lock holds off other processes alone, and is lost when any file of the lock is closed."""
     (tmp_path / "link").symlink_to(tmp_path / "run")

@@ -166,7 +166,6 @@ def test_the_average_is_what_is_measured_and_kept(tmp_path):
     [
         ({"command": "train_toy", "recipe": "other"}, "was made by train_toy with --recipe other and not own"),
         ({"command": "train_det", "config": "x"}, "was made by train_det with --recipe None and not own"),
-        ({"tool": "train_seg"}, "a run of an earlier version, whose checkpoints are mmengine's"),
     ],
 )
 def test_other_runs_are_not_resumed(tmp_path, config, message):

@@ -21,7 +21,7 @@ recipe = dataclasses.replace(TINY, steps={steps}, anchor_sizes=(8, 16, 32, 64, 1
 
 
 def values_of(tool: str, *argv: str) -> dict[str, Any]:
-    return planned_values(tool, argv)[0]
+    return planned_values(tool, argv)
 
 
 def finished(folder: Path, tool: str, *argv: str, record: dict[str, Any]) -> Job:
