@@ -152,11 +152,6 @@ class Recipe(CheckedRecipe):
         if self.match_weight and negatives < 2:
             raise UserError("the matching loss needs other images in the batch: use --batch-size 2 or more")
 
-    @staticmethod
-    def shown(name: str, given: Any) -> str:
-        """Returns how a user gives a value: `--name value`."""
-        return f"--{name.replace('_', '-')} {given}"
-
     @property
     def encoder_sizes(self) -> dict[str, Any]:
         """patch_size, embed_dim, depth and num_heads of the encoder."""

@@ -2,11 +2,15 @@
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from splitmask_backbones.errors import UserError
 
 
 @contextmanager
@@ -46,6 +50,21 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     """Writes `content` by way of `replaced_at_once`."""
     with replaced_at_once(path) as beside:
         beside.write_bytes(content)
+
+
+def load_object(path: Path, remedy: str) -> dict[str, Any]:
+    """Returns the JSON object that somebody else has written.
+
+    Raises:
+        ValueError: it cannot be read or is no object; ends with the remedy.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is no readable JSON ({error}): {remedy}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__} where an object is needed: {remedy}")
+    return content
 
 
 def sha256_of(path: str | Path) -> str:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pretrain.training.cores import auto_workers
 from pretrain.training.options import DEVICES, MAX_BAD_FRACTION, REHEARSAL, WORKERS
 from pretrain.training.processes import processes
-from splitmask_backbones.errors import UserError, nearest
+from splitmask_backbones.errors import UserError, check_choice, nearest
 from tools.remedies import describe
 
 if TYPE_CHECKING:
@@ -57,6 +57,9 @@ class Parser(argparse.ArgumentParser):
         parsed, unknown = self.parse_known_args(argv, namespace)
         if unknown:
             raise UserError(f"'{unknown[0]}' is one argument too many; see {self.prog} --help")
+        output = getattr(parsed, "output", None)
+        if output is not None and not output.strip():
+            raise UserError(f"--output is empty: name a {'file' if self.prog.endswith('tables.py') else 'folder'}")
         return parsed
 
 
@@ -113,6 +116,24 @@ def value_range(text: str) -> tuple[float, float]:
     return low, high
 
 
+def choice(kind: str, choices: Collection[str]) -> Callable[[str], str]:
+    """Returns a type for argparse: one of some words; otherwise the message names the nearest."""
+
+    def parse(text: str) -> str:
+        try:
+            check_choice(kind, text, choices)
+        except UserError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+        return text
+
+    return parse
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """Adds `--output` of a run; an empty one is refused by the parser."""
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder for everything the run writes")
+
+
 def boolean(text: str) -> bool:
     """Parses true or false for argparse."""
     if text.lower() not in ("true", "false", "yes", "no", "1", "0"):
@@ -163,19 +184,14 @@ def add_device(
     parser: argparse.ArgumentParser, text: str = "where to compute (default auto: a GPU if there is one)"
 ) -> None:
     """Adds `--device`."""
-    parser.add_argument("--device", type=_device, default="auto", metavar="|".join(DEVICES), help=text)
+    one_of = choice("device", DEVICES)
+    parser.add_argument("--device", type=one_of, default="auto", metavar="|".join(DEVICES), help=text)
 
 
 def add_deterministic(parser: argparse.ArgumentParser) -> None:
     """Adds `--deterministic`."""
     text = "on a GPU: the same bytes from the same seed, by slower algorithms; a CPU always does that"
     parser.add_argument("--deterministic", action="store_true", help=text)
-
-
-def _device(text: str) -> str:
-    if text not in DEVICES:
-        raise argparse.ArgumentTypeError(f"unknown device '{text}': {nearest(text, DEVICES)}")
-    return text
 
 
 def add_workers(parser: argparse._ActionsContainer) -> None:

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pretrain.training.run_folder import read_object
 from splitmask_backbones.errors import UserError
 from tools import cli
 
@@ -53,7 +54,7 @@ def make_demo_data(root: str | Path, wanted: DemoData = DEFAULT) -> Path:
         ValueError: `root` holds something else.
     """
     root = Path(root)
-    if (root / RECORD).is_file() and json.loads((root / RECORD).read_text(encoding="utf-8")) == asdict(wanted):
+    if read_object(root / RECORD) == asdict(wanted):
         return root
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise UserError(f"{root} holds something else than this demo's images: remove it, or choose another folder")
@@ -117,10 +118,12 @@ def _annotation(number: int, image: int, coin: Coin) -> dict[str, Any]:
     import numpy as np
     from pycocotools import mask as coco_mask
 
+    from tools.detection.rle import to_json
+
     rle = coco_mask.encode(np.asfortranarray(coin.mask.astype(np.uint8)))
     segmentation: Any
     if coin.outline is None:
-        segmentation = {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
+        segmentation = to_json(rle)
     else:
         segmentation = [[round(float(value), 2) for value in coin.outline.reshape(-1)]]
     return {

@@ -5,7 +5,7 @@ import argparse
 from pathlib import Path
 
 from pretrain.training.processes import processes
-from splitmask_backbones.errors import UserError, check_choice
+from splitmask_backbones.errors import UserError
 from tools import cli
 
 POOLS = ("mean", "class")
@@ -27,16 +27,17 @@ def build_parser() -> cli.Parser:
     parser.add_argument("--images", metavar="ROOT", help="image folder of a COCO json")
     cli.add_selection(parser)
     parser.add_argument("--weights", required=True, metavar="FILE", help="encoder.safetensors")
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder for everything the run writes")
+    cli.add_output(parser)
     parser.add_argument("--resume", action="store_true", help="continue the run in --output")
     size = "side of the crop in pixels (default: that of the weights)"
     parser.add_argument("--img-size", type=cli.positive_int, metavar="P", help=size)
     crop = "side of the crop over the resized short side (default 1: all of it)"
     parser.add_argument("--test-crop", type=_share, default=1.0, metavar="F", help=crop)
     pool = "the mean of the patch tokens, or the class token (default mean)"
-    parser.add_argument("--pool", type=_pool, default="mean", metavar="|".join(POOLS), help=pool)
+    parser.add_argument("--pool", type=cli.choice("pool", POOLS), default="mean", metavar="|".join(POOLS), help=pool)
     precision = "bf16 is mixed precision (default 32)"
-    parser.add_argument("--precision", type=_precision, default="32", metavar="|".join(PRECISIONS), help=precision)
+    one_of = cli.choice("precision", PRECISIONS)
+    parser.add_argument("--precision", type=one_of, default="32", metavar="|".join(PRECISIONS), help=precision)
     cli.add_device(parser)
     cli.add_workers(parser)
     cli.add_bad_fraction(parser)
@@ -48,8 +49,6 @@ def main(argv: list[str]) -> int:
     args = build_parser().parse_args(argv)
     if processes().world_size > 1:
         raise UserError("tools/embed.py runs in one process: start it without torchrun")
-    if not args.output.strip():
-        raise UserError("--output is empty: name a folder")
     from tools.embedding.run import EmbedOptions, embed
 
     given = {name: value for name, value in vars(args).items() if name in EmbedOptions.__dataclass_fields__}
@@ -62,22 +61,6 @@ def _share(text: str) -> float:
     if share < 0.01:
         raise argparse.ArgumentTypeError(f"must be between 0.01 and 1, got {text}")
     return share
-
-
-def _pool(text: str) -> str:
-    return _chosen("pool", text, POOLS)
-
-
-def _precision(text: str) -> str:
-    return _chosen("precision", text, PRECISIONS)
-
-
-def _chosen(what: str, text: str, choices: tuple[str, ...]) -> str:
-    try:
-        check_choice(what, text, choices)
-    except UserError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text
 
 
 if __name__ == "__main__":

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pretrain.own_recipe import HOURS, OWN
 from pretrain.recipes import RECIPES, Recipe, get_recipe
-from pretrain.training.options import REHEARSAL_RECORD
-from splitmask_backbones.errors import UserError
+from pretrain.training.options import OFF, REHEARSAL_RECORD
 from tools import cli, monitoring
 from tools.pretraining.options import ARTEFACT, KEPT, PretrainOptions
 
@@ -47,7 +46,7 @@ def build_parser() -> cli.Parser:
     parser.add_argument("--cache", default="off", metavar="auto|off|DIR", help=cache)
     text = "begin with these weights: any encoder file or folder that tools/convert.py reads"
     parser.add_argument("--init", metavar="FILE", help=text)
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder for everything the run writes")
+    cli.add_output(parser)
     text = "say what the run will do and why, measure what it takes of time, memory and disk, and stop"
     parser.add_argument("--plan", action="store_true", help=text)
     text = f"the training may take so long: fewer steps if need be (default {HOURS:g} for --recipe own, else no bound)"
@@ -123,7 +122,13 @@ def main(argv: list[str]) -> int:
             source = source.subset(rehearsal.a_few(source.names, "train", recipe.batch_size))
         init, digest = prepare_start(args.init, folder)  # before the check of the images, which may take hours
         init = fabric.broadcast(init)  # a plan's lies in a folder of the main process's own
-        images, data = (source, {}) if options.plan else readable_images(source, folder, options, fabric)
+        images, data = (
+            (source, {})
+            if options.plan
+            else readable_images(
+                source, folder, fabric, options.workers, options.max_bad_fraction, OFF if rehearsal else options.cache
+            )
+        )
         planned: dict[str, Any] = {}
         if folder.previous is None and (args.recipe == OWN or not rehearsal):
             plan = make_plan(args.recipe, named, given, images, options, fabric, init)
@@ -143,11 +148,7 @@ def main(argv: list[str]) -> int:
 
 
 def _options(args: argparse.Namespace) -> PretrainOptions:
-    if not args.output.strip():
-        raise UserError("--output is empty: name a folder")
-    values = {field.name: getattr(args, field.name) for field in dataclasses.fields(PretrainOptions)}
-    output = cli.rehearsal_output(Path(args.output), args.rehearse, args.resume)
-    return PretrainOptions(**{**values, "output": output})
+    return PretrainOptions.of(vars(args), output=cli.rehearsal_output(Path(args.output), args.rehearse, args.resume))
 
 
 def _say_what_next(options: PretrainOptions, fabric: Fabric) -> int:

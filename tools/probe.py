@@ -21,7 +21,7 @@ def build_parser() -> cli.Parser:
     parser.add_argument(
         "--weights", required=True, metavar="FILE|none", help="encoder.safetensors, or none for random initialisation"
     )
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder for everything the run writes")
+    cli.add_output(parser)
     parser.add_argument("--resume", action="store_true", help="continue the run in --output")
     cli.add_rehearse(parser)
     cli.add_device(parser)
@@ -43,19 +43,13 @@ def main(argv: list[str]) -> int:
         raise UserError("timm is not installed: pip install timm, or the project with its extra 'classification'")
     from tools.classification.probe_run import ProbeOptions, probe
 
-    options = ProbeOptions(
+    options = ProbeOptions.of(
+        vars(args),
         output=cli.rehearsal_output(Path(args.output), args.rehearse, args.resume),
-        resume=args.resume,
-        workers=args.workers,
         save_every=0,  # of the linear probes, by their length
         log_every=0,
-        max_bad_fraction=args.max_bad_fraction,
-        rehearse=args.rehearse,
-        device=args.device,
-        deterministic=args.deterministic,
         weights=None if args.weights == "none" else Path(args.weights),
         places=DataOptions.of(vars(args)),
-        keep_features=args.keep_features,
     )
     probe(options, recipe, given)
     return 0

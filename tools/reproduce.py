@@ -1,11 +1,11 @@
 """Runs what a table of the paper needs, or the small study: prints the plan first, skips what is done, goes on."""
 
 import _path  # noqa: F401
-import os
 import shlex
 from pathlib import Path
 from typing import Any
 
+from pretrain.training.cores import usable_cores
 from splitmask_backbones.errors import UserError, check_choice, nearest
 from tools import cli
 from tools.reproduction.paper import find_table, tables
@@ -13,6 +13,7 @@ from tools.reproduction.paper import find_table, tables
 STUDY = "small"
 STUDY_TITLE = "nuclei and CamVid: SplitMask against BEiT, DINO and random init"
 SIZES = ("cpu", "gpu")
+PRECISIONS = ("32", "bf16")
 TOOLS = ("pretrain", "train_det", "train_seg", "train_cls", "probe")
 EPILOG = """The same command goes on after an interruption (Ctrl-C, SIGTERM, kill -9, a failed job): what is finished
 is skipped, what was begun continues. Each job writes what it says to DIR/logs/, the table goes to DIR/table.md.
@@ -52,7 +53,7 @@ def build_parser() -> cli.Parser:
     parser.add_argument("--jobs", type=cli.positive_int, metavar="N", help=jobs)
     parser.add_argument("--weights", action="append", default=[], metavar="NAME=FILE", help="files that you have")
     precision = "of every training (default bf16; of the study's CPU size where the CPU computes in it)"
-    parser.add_argument("--precision", metavar="32|bf16", help=precision)
+    parser.add_argument("--precision", type=cli.choice("precision", PRECISIONS), metavar="32|bf16", help=precision)
     table = parser.add_argument_group("tables of the paper")
     table.add_argument("--gpus", type=cli.positive_int, metavar="N", help="processes of torchrun (default 1)")
     tflops = "what one GPU reaches, as tools/benchmark.py measures it"
@@ -65,7 +66,8 @@ def build_parser() -> cli.Parser:
         name = tool.replace("_", "-")
         table.add_argument(f"--{name}-options", default="", metavar='"..."', help=f"further options of tools/{tool}.py")
     study = parser.add_argument_group("the small study")
-    study.add_argument("--size", metavar="|".join(SIZES), help="(default: gpu where there is one)")
+    sizes = "(default: gpu where there is one)"
+    study.add_argument("--size", type=cli.choice("size", SIZES), metavar="|".join(SIZES), help=sizes)
     study.add_argument("--rows", metavar="A,B", help="some of the size's rows, or others; ablation: each value in turn")
     labels = "shares of the labels to fine-tune random init and SplitMask with (default 0.05,0.1,0.25,0.5,1)"
     study.add_argument("--labels", metavar="A,B", help=labels)
@@ -80,13 +82,9 @@ def main(argv: list[str]) -> int:
     name, _, row = args.table.partition("/")
     if name != STUDY and name not in tables():
         raise UserError(f"unknown table '{name}': {nearest(name, [STUDY, *tables()])}")
-    if args.precision is not None:
-        check_choice("--precision", args.precision, ("32", "bf16"))
     if not all(args.data) or not (args.data or args.dry_run):
         what = "is empty" if args.data else "ROOT is missing"
         raise UserError(f"--data {what}: name the folder that holds the data sets")
-    if args.output is not None and not args.output.strip():
-        raise UserError("--output is empty: name a folder")
     extra = {tool: _split(tool, vars(args)[f"{tool}_options"]) for tool in TOOLS}
     if name != STUDY:
         return _table(args, extra, name, row)
@@ -151,8 +149,6 @@ def _study(args: Any, row: str) -> int:
         raise UserError(f"{names} go with the tables of the paper: {STUDY} has its own")
     if row and args.rows:
         raise UserError("--rows and a row after the slash exclude each other: give one of them")
-    if args.size is not None:
-        check_choice("--size", args.size, SIZES)
     from tools.reproduction import study
     from tools.reproduction.make import make_study
     from tools.reproduction.plan import parse_files
@@ -173,7 +169,7 @@ def _study(args: Any, row: str) -> int:
         raise UserError(f"--weights {unused[0]}={files[unused[0]]} is for the row {unused[0]}: add it to --rows")
     chosen = {data: asked or {*study.BUDGETS[size].rows[data], *files} - lacking for data in sets}
     rows = {data: tuple(name for name in study.ROWS if name in chosen[data]) for data in sets}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     # Such a small model leaves most of a GPU idle: several jobs share it, as far as there are cores for their data.
     at_once = args.jobs or (cores if size == "cpu" else max(1, min(3, cores // 4)))
     # A process of its own for the data would take the core of the next job.

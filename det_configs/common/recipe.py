@@ -111,6 +111,11 @@ class DetRecipe(CheckedRecipe):
         if self.batch_size % self.accumulate:
             raise UserError(f"batch_size {self.batch_size} must be a multiple of accumulate {self.accumulate}")
 
+    @staticmethod
+    def shown(name: str, given: Any) -> str:
+        """Returns how a user gives a value: `name=value`."""
+        return f"{name}={given!r}"
+
     def lr_factor(self, step: int, total_steps: int) -> float:
         """Returns the factor on the peak lr at a step (0-based) of a run of `total_steps`."""
         warmup_steps = round(self.warmup_fraction * total_steps)

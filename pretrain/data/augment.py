@@ -117,8 +117,8 @@ class PretrainAugment:
         return crop if drawn.colours is None else three_augment(crop, drawn.colours)
 
 
-def to_tensor(picture: Image.Image) -> torch.Tensor:
-    """Returns uint8 ``(3, H, W)`` of an RGB picture."""
+def to_tensor(picture: Image.Image | np.ndarray) -> torch.Tensor:
+    """Returns uint8 ``(3, H, W)`` of an RGB picture, or of its pixels ``(H, W, 3)``."""
     # (H, W, C) -> (C, H, W)
     return torch.from_numpy(np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1)))
 

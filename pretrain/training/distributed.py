@@ -233,6 +233,16 @@ def has_failed() -> bool:
     return False
 
 
+def machine_record(fabric: Fabric) -> dict[str, Any]:
+    """Returns what config.json says of the machine of a run: free to change, and yet some of it rounds otherwise."""
+    return {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "processes": fabric.world_size,
+        "device": fabric.device.type,
+    }
+
+
 def end_where_blocked(number: int, is_graceful: Callable[[], bool], seconds: float = 2.0) -> None:
     """Ends this process where a signal cannot reach Python: called in a thread of its own, after a signal.
 

@@ -1,9 +1,9 @@
 """What the user says about how a run is made, and what does not change its result. Free of torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 AUTO, ON, OFF = "auto", "on", "off"
 """Values of options that take others as well: `--cache` knows both (the user's own cache folder, where there is room,
@@ -50,6 +50,17 @@ class RunOptions:
     rehearse: bool = field(default=False, kw_only=True)
     device: str = field(default="auto", kw_only=True)
     deterministic: bool = field(default=False, kw_only=True)
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any], **changed: Any) -> Self:
+        """Returns the options of a command line.
+
+        Args:
+            given: parsed, by name; what has no field is left out.
+            changed: what is not as it was given.
+        """
+        values = {**given, **changed}
+        return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
 
     def is_deterministic(self, previous: Mapping[str, Any] | None) -> bool:
         """Returns `deterministic`, or that of the run whose config.json is `previous`."""

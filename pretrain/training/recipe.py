@@ -35,8 +35,8 @@ class CheckedRecipe:
 
     @staticmethod
     def shown(name: str, given: Any) -> str:
-        """Returns how a user gives a value: `name=value`."""
-        return f"{name}={given!r}"
+        """Returns how a user gives a value: `--name value`."""
+        return f"--{name.replace('_', '-')} {given}"
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Returns the optimizer steps of the whole run."""

@@ -125,8 +125,6 @@ class RunFolder:
         Raises:
             ValueError: the folder holds another run, is in use, or there is nothing to resume.
         """
-        if not str(path).strip():
-            raise UserError("--output is empty: name a folder")
         path = Path(path)
         if path.exists() and not path.is_dir():
             raise UserError(f"--output {path} is a file: name a folder")
@@ -189,11 +187,8 @@ class RunFolder:
 
     def _check_rehearsal(self) -> None:
         """Raises ValueError where the folder holds another run than one that may be cleared away."""
-        try:
-            config = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return
-        if not config.get("rehearsal") and not (self.path / REHEARSAL_RECORD).exists():
+        config = read_object(self.path / CONFIG)
+        if config and not config.get("rehearsal") and not (self.path / REHEARSAL_RECORD).exists():
             self.close()
             raise UserError(
                 f"{self.path}, where each rehearsal is made anew, holds a run: move it, or choose another --output"

@@ -10,6 +10,7 @@ import os
 import re
 import resource
 import shutil
+from pathlib import Path
 
 SHARED = "/dev/shm"
 """Where data workers put what they hand over; a container gives it 64 MB unless told otherwise."""
@@ -29,6 +30,14 @@ def free_shared_memory() -> int | None:
         return shutil.disk_usage(SHARED).free
     except OSError:
         return None
+
+
+def free_disk(folder: Path) -> int:
+    """Returns the bytes that are free where a folder is or will be."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
 
 
 def shared_memory_remedy() -> str:

@@ -1,6 +1,5 @@
 """Reads any weights file without running anything that is in it."""
 
-import json
 import logging
 import re
 from dataclasses import dataclass, field
@@ -14,8 +13,11 @@ from splitmask_backbones.convert.roles import PATCHES, find_tensors
 from splitmask_backbones.convert.runs import file_of, run_of
 from splitmask_backbones.convert.torch_files import load_torch
 from splitmask_backbones.errors import UserError
+from splitmask_backbones.files import load_object
 
 logger = logging.getLogger(__name__)
+
+FROM_SOURCE = "copy it again from where the weights come from"
 
 
 @dataclass
@@ -133,10 +135,10 @@ def _read_configs(file: WeightsFile) -> None:
     if not any(name.endswith(PATCHES) for name in file.tensors):
         return
     if any(name.endswith(PATCHES[1]) for name in file.tensors):
-        file.hf_config = _read_json(path)
+        file.hf_config = load_object(path, FROM_SOURCE)
     else:
         try:
-            config = _read_json(path)
+            config = load_object(path, FROM_SOURCE)
         except UserError as error:  # anybody's config.json may lie beside a .pth
             logger.warning("not looked at: %s", error)
             config = {}
@@ -144,14 +146,4 @@ def _read_configs(file: WeightsFile) -> None:
             file.timm_config = config
     processor = path.with_name("preprocessor_config.json")
     if processor.is_file():
-        file.processor = _read_json(processor)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no JSON ({error}): copy it again from where the weights come from") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__} and no JSON object: copy it again")
-    return content
+        file.processor = load_object(processor, FROM_SOURCE)

@@ -21,11 +21,11 @@ from tests.helpers.runs import kill_when, strict_json
 
 pytest.importorskip("timm", reason="the extra 'classification' is not installed")
 
+from pretrain.training.global_generators import global_generators
 from splitmask_backbones import create_encoder, load_encoder, save_encoder
 from splitmask_backbones.param_groups import param_groups
 from splitmask_backbones.registry import encoder_name
 from tests.helpers.cls_data import write_root
-from tools.classification.augment import global_generators
 from tools.classification.evaluate import Counts
 from tools.classification.model import HEAD_STD, Classifier, build_classifier
 from tools.classification.recipes import get_recipe

@@ -17,7 +17,6 @@ from pretrain.data.sources import open_source
 from pretrain.training.options import OFF
 from pretrain.training.run_folder import RunFolder
 from tools.pretraining.images import readable_images
-from tools.pretraining.options import PretrainOptions
 
 COCO = 118_287
 """Images of COCO train2017, to which the times are extrapolated."""
@@ -59,14 +58,6 @@ def start_seconds(count: int, place: Path, workers: int, fabric: Fabric) -> dict
                 if kind == "resume":
                     folder.previous = {"data": known}
                 source = open_source(str(data))
-                _, known = readable_images(source, folder, _options(output, data, workers, cache), fabric)
+                _, known = readable_images(source, folder, fabric, workers, 0.0, cache)
             seconds[f"{kind}, {name}"] = time.perf_counter() - start
     return seconds
-
-
-def _options(output: Path, data: Path, workers: int, cache: str) -> PretrainOptions:
-    return PretrainOptions(
-        output=output, resume=False, workers=workers, save_every=1, log_every=1, max_bad_fraction=0.0,
-        data=str(data), images=None, include=None, exclude=None, range=None, tokenizer_weights=None, init=None,
-        cache=cache, monitor_every=None, monitor_images=None, monitor_labels=None, holdout=None,
-    )  # fmt: skip

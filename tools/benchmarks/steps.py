@@ -12,10 +12,8 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from pretrain.data.masking import split_halves
-from pretrain.methods.build import build_encoder
 from pretrain.methods.splitmask import SplitMask
 from pretrain.recipes import Recipe
-from pretrain.tokenizers.codebook import Tokenizer, random_projection
 from pretrain.training.compilation import compile_blocks, has_failed
 from pretrain.training.loader import sample_rng
 from pretrain.training.optimizer import adamw
@@ -124,13 +122,6 @@ WAYS = {
     "two micro-batches": Way(_accumulated, _no_halves),
 }
 """By the name in the table; the first is what the others are compared with."""
-
-
-def build_method(recipe: Recipe) -> SplitMask:
-    """Returns the recipe's SplitMask with a random codebook: what is measured needs no data."""
-    encoder = build_encoder(recipe)
-    codebook = random_projection(recipe.vocab_size, 3 * encoder.patch_size**2, 0)
-    return SplitMask(encoder, Tokenizer(codebook, recipe.patch_norm), recipe.decoder_depth)
 
 
 def random_batch(recipe: Recipe, grid_size: tuple[int, int]) -> Batch:

@@ -1,33 +1,14 @@
 """Images as a classifier sees them in training: random crops, RandAugment or colours."""
 
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 from PIL import Image
 from timm.data.auto_augment import rand_augment_transform
 from torch import Tensor
 
 from pretrain.data.augment import PretrainAugment, color_jitter, to_tensor
+from pretrain.training.global_generators import global_generators
 from splitmask_backbones.imagenet_stats import IMAGENET_MEAN
 from tools.classification.recipes import ClsRecipe
-
-
-@contextmanager
-def global_generators(seed: int) -> Iterator[None]:
-    """Within it, Python's and NumPy's global generators start from `seed`; afterwards they go on as before.
-
-    timm draws from them: without this, what an image becomes would depend on all that was loaded before it.
-    """
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (timm's generator)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
 
 
 class TrainAugment:

@@ -17,7 +17,7 @@ from pretrain.data.check import check_images, enforce_bad_limit
 from pretrain.data.lists import read_lines
 from pretrain.data.sources import ImageList
 from pretrain.data.value_range import ValueRange
-from splitmask_backbones.errors import UserError, check_choice, nearest
+from splitmask_backbones.errors import UserError, nearest
 from tools import cli
 from tools.classification.layouts import LAYOUTS, Listing, Pair, find_layout, read_pairs
 
@@ -89,14 +89,6 @@ class LabelledData:
     notes: tuple[str, ...] = ()
 
 
-def _layout(text: str) -> str:
-    try:
-        check_choice("layout", text, LAYOUTS)
-    except UserError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text
-
-
 def add_data_options(parser: argparse.ArgumentParser, required: bool) -> None:
     """Adds the options that `open_data` reads."""
     group = parser.add_argument_group("data (labelled images)")
@@ -106,7 +98,7 @@ def add_data_options(parser: argparse.ArgumentParser, required: bool) -> None:
     group.add_argument("--val", metavar="VAL.txt", help="`path label` lines; paths are relative to the list's folder")
     group.add_argument(
         "--layout",
-        type=_layout,
+        type=cli.choice("layout", LAYOUTS),
         metavar="|".join(LAYOUTS),
         help="how the images lie in ROOT (default: what its files show)",
     )
@@ -156,7 +148,7 @@ def open_data(
     """
     if options.data is None or not options.data.strip():
         raise UserError("--data is empty: name a folder with labelled images")
-    root = Path(options.data).expanduser()
+    root = Path(options.data)
     if not root.exists():
         raise UserError(f"--data {options.data} does not exist: check the path")
     if root.is_file() or options.val is not None:

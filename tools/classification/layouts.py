@@ -3,18 +3,17 @@
 Names are posix paths relative to the data's root, labels are text. Free of torch.
 """
 
-import json
 import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from pretrain.data.lists import read_lines
 from pretrain.data.sources import find_images
 from splitmask_backbones.errors import UserError, check_choice
+from splitmask_backbones.files import load_object
 from tools.classification.cars import has_cars, read_cars
 
 Pair = tuple[str, str]
@@ -92,7 +91,7 @@ def read_inat(root: Path, needed: tuple[str, ...], domain: str | None, year: str
                 f"--data {root} needs one {split}20XX.json, found {named}: "
                 "name the year with --layout inat18 or --layout inat19"
             )
-        content = _read_json(found[0])
+        content = load_object(found[0], "copy it again")
         try:
             files = {image["id"]: str(image["file_name"]) for image in content["images"]}
             pairs = [(files[a["image_id"]], str(a["category_id"])) for a in content["annotations"]]
@@ -110,16 +109,6 @@ def _inat_files(root: Path, split: str, year: str) -> list[Path]:
     folders = [folder for folder in (root, root / "annotations") if folder.is_dir()]
     files = [path for folder in folders for path in sorted(folder.glob(f"{split}*.json"))]
     return [path for path in files if re.fullmatch(rf"{split}{year}\.json", path.name)]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise UserError(f"{path} is no readable JSON ({error}): copy it again") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__} where an object is needed: copy it again")
-    return content
 
 
 def read_food101(root: Path, needed: tuple[str, ...], domain: str | None) -> Listing:
@@ -240,10 +229,9 @@ def find_layout(root: Path, layout: str | None) -> str:
     """Returns the layout of a root: the one named, or the one that its files show.
 
     Raises:
-        ValueError: unknown name, none or more than one fits.
+        ValueError: none or more than one fits.
     """
     if layout is not None:
-        check_choice("layout", layout, LAYOUTS)
         return layout
     found = [name for name, (fits, _) in LAYOUTS.items() if fits(root)]
     if not found:

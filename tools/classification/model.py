@@ -10,9 +10,9 @@ from timm.loss import SoftTargetCrossEntropy
 from torch import Tensor, nn
 
 from pretrain.data.pixel_norm import PixelNorm
+from pretrain.training.global_generators import global_generators
 from splitmask_backbones.adapters import resolve_encoder
 from splitmask_backbones.vit import VisionTransformer
-from tools.classification.augment import global_generators
 from tools.classification.recipes import ClsRecipe
 
 logger = logging.getLogger(__name__)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from pretrain.training.recipe import ABOVE_ZERO, CheckedRecipe, value
 from splitmask_backbones.errors import UserError
@@ -40,11 +39,6 @@ class ProbeRecipe(CheckedRecipe):
             raise UserError("--knn 0 together with --linear false leaves nothing to measure")
         if self.layers != "all" and not all(word.strip().isdecimal() for word in self.layers.split(",")):
             raise UserError(f"--layers {self.layers} must be all, or numbers of blocks with commas between: 0,5,11")
-
-    @staticmethod
-    def shown(name: str, given: Any) -> str:
-        """Returns how a user gives a value: `--name value`."""
-        return f"--{name.replace('_', '-')} {given}"
 
     def indices(self, depth: int) -> tuple[int, ...]:
         """Returns the blocks to probe of an encoder of `depth` blocks, in order.

@@ -13,7 +13,7 @@ import torch
 
 from pretrain.data.deep_images import choose_range
 from pretrain.monitoring.knn import knn_votes
-from pretrain.training.distributed import make_fabric
+from pretrain.training.distributed import machine_record, make_fabric
 from pretrain.training.loader import steps_per_epoch
 from pretrain.training.loop import Loop, fit
 from pretrain.training.measuring import STEPS
@@ -101,9 +101,7 @@ def probe(options: ProbeOptions, recipe: ProbeRecipe, given: dict[str, Any]) -> 
                     "data": str(options.places.data),
                     "weights": "none" if options.weights is None else str(options.weights),
                     "workers": options.workers,
-                    "torch": torch.__version__,
-                    "threads": torch.get_num_threads(),
-                    "device": fabric.device.type,
+                    **machine_record(fabric),
                     "deterministic": options.deterministic,
                 },
             }

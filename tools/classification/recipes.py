@@ -67,11 +67,6 @@ class ClsRecipe(CheckedRecipe):
                 "use an even --batch-size, or --mixup 0 --cutmix 0"
             )
 
-    @staticmethod
-    def shown(name: str, given: Any) -> str:
-        """Returns how a user gives a value: `--name value`."""
-        return f"--{name.replace('_', '-')} {given}"
-
     @property
     def jitters(self) -> bool:
         """Whether colours are jittered: with RandAugment only where it is forced, as in timm."""

@@ -3,12 +3,12 @@
 Its pictures and its table, once they are finished.
 """
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pretrain.training.run_folder import read_object
 from splitmask_backbones.files import write_atomically
 from tools.demos.inputs import Inputs
 from tools.finetuning import plots
@@ -97,7 +97,7 @@ def write_table(output: Path, seconds: Callable[[str], float], note: str | None,
         note: why there is no segmentation.
         known: by how much seeds differ, as far as it is known.
     """
-    results = {start: {head: _results(output / f"{head}_{start}" / RESULTS) for head in HEADS} for start in STARTS}
+    results = {start: {head: read_object(output / f"{head}_{start}" / RESULTS) for head in HEADS} for start in STARTS}
     scores = {start: {name: _score(results[start], path) for name, path in SCORES.items()} for start in STARTS}
     rows = []
     for start, name in STARTS.items():
@@ -125,8 +125,3 @@ def _gains(scores: dict[str, dict[str, float | None]]) -> str:
     both = {name: (before[name], value) for name, value in after.items()}
     gains = [f"{name} {b - a:+.1f}" for name, (a, b) in both.items() if a is not None and b is not None]
     return f"SplitMask's pre-training changes {', '.join(gains)}, at equal fine-tuning. " if gains else ""
-
-
-def _results(path: Path) -> dict[str, Any]:
-    """Returns results.json, an empty dictionary where there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

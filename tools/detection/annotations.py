@@ -18,7 +18,7 @@ from tools.detection.notations import (
     is_quoted,
 )
 from tools.detection.records import ImageRecord, Instance
-from tools.detection.rle import rle_flaw, to_rle
+from tools.detection.rle import rle_flaw, to_json, to_rle
 
 NO_POLYGON = "no polygon"
 
@@ -156,5 +156,4 @@ def _merged(rles: list[dict[str, Any]], image: ImageRecord) -> Any:
         flaw = rle_flaw(rle, image.height, image.width)
         if flaw:
             return flaw
-    merged = coco_mask.merge([to_rle(rle, image.height, image.width) for rle in rles])
-    return {"size": list(merged["size"]), "counts": merged["counts"].decode("ascii")}
+    return to_json(coco_mask.merge([to_rle(rle, image.height, image.width) for rle in rles]))

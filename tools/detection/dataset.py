@@ -1,12 +1,11 @@
 """Images as tensors: augmented for training, with their targets; resized for evaluation."""
 
-import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from det_configs.common.recipe import DetRecipe
+from pretrain.data.augment import to_tensor
 from pretrain.training.loader import sample_rng
 from tools.detection.coco import CocoSplit
 from tools.detection.targets import Target, make_target
@@ -38,11 +37,6 @@ class TrainingImages(Dataset[tuple[Tensor, Target]]):
 def prepare(image: Image.Image, recipe: DetRecipe) -> Tensor:
     """Returns an image as the detector takes it in evaluation, uint8 `(3, H, W)`."""
     return to_tensor(evaluation_placement(recipe, (image.height, image.width)).image(image))
-
-
-def to_tensor(pixels: np.ndarray) -> Tensor:
-    """Returns uint8 `(3, H, W)` of `(H, W, 3)`."""
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 
 def collate(samples: list[tuple[Tensor, Target]]) -> tuple[list[Tensor], list[Target]]:

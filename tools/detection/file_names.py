@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from pretrain.data.sources import SUFFIXES
+from pretrain.data.walk import walk
 from tools.detection.records import ImageRecord
 
 _FRAME = re.compile(r"[a-z]{0,6}[-_ ]?\d{2,6}\.\w+")  # the same in each video: 0000.jpg, frame_12.png
@@ -49,12 +50,8 @@ def _exists(folder: Path, name: str) -> bool:
 def _files_by_name(folder: Path) -> dict[str, list[str]]:
     """Returns the images below a folder as relative posix paths, by their last part in small letters."""
     files: dict[str, list[str]] = {}
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:
-                path = Path(place, name).relative_to(folder).as_posix()
-                files.setdefault(name.lower(), []).append(path)
+    for path in walk(folder, lambda name: os.path.splitext(name)[1].lower() in SUFFIXES)[0]:
+        files.setdefault(path.rpartition("/")[2].lower(), []).append(path)
     return files
 
 

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
+from tools.detection.rle import to_json
+
 
 def scale_boxes(boxes: Tensor, size: tuple[int, int], new_size: tuple[int, int]) -> Tensor:
     """Returns boxes `(N, 4)` x1, y1, x2, y2 of an image of `size` `(h, w)` in pixels of `new_size`: float32, CPU.
@@ -38,9 +40,8 @@ def to_rles(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> list[dict[st
         pasted = F.grid_sample(mask[None], grid[None], align_corners=False)[0, 0] >= 0.5
         region = canvas[top:bottom, left:right, 0]
         region[:] = pasted.numpy()
-        rle = coco_mask.encode(canvas)[0]
+        rles.append(to_json(coco_mask.encode(canvas)[0]))
         region[:] = 0
-        rles.append({"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")})
     return rles
 
 

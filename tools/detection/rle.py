@@ -7,6 +7,11 @@ import numpy as np
 _LONGEST = 2**40  # pixels: no image has so many, and sums of such runs fit an int64
 
 
+def to_json(rle: Any) -> dict[str, Any]:
+    """Returns an RLE of COCO's C code as JSON holds it."""
+    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
 def parse_counts(counts: Any) -> np.ndarray | None:
     """Returns the run lengths of an RLE's `counts` (a list, or COCO's compressed string), or None if it is broken.
 

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from det_configs.common.recipe import DetRecipe
 from splitmask_backbones.adapters import resolve_encoder
-from splitmask_backbones.errors import UserError
 from splitmask_backbones.torchvision import mask_rcnn
 from splitmask_backbones.vit import VisionTransformer
 from tools.detection.detector import Detector
@@ -49,8 +48,6 @@ def build_detector(
     recipe: DetRecipe, num_classes: int, weights: str | Path | None = None, encoder_config: dict[str, Any] | None = None
 ) -> TorchvisionDetector:
     """Returns the detector of a recipe; arguments and errors as of `engines.build_detector`."""
-    if recipe.cascade:
-        raise UserError("cascade=true needs --engine detectron2: torchvision has no Cascade R-CNN")
     if encoder_config is not None:
         encoder = VisionTransformer(**encoder_config)
     else:

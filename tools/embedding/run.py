@@ -7,15 +7,12 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 
-from pretrain.data.check import check_images, enforce_bad_limit
-from pretrain.data.sources import ImageList, open_source, printable
-from pretrain.training.distributed import make_fabric
-from pretrain.training.run_folder import BAD_IMAGES, RunFolder
+from pretrain.data.sources import open_source, printable
+from pretrain.training.distributed import machine_record, make_fabric
+from pretrain.training.run_folder import RunFolder
 from pretrain.training.signals import StopSignals
 from splitmask_backbones import load_encoder
 from splitmask_backbones.errors import UserError
@@ -27,7 +24,7 @@ from tools.embedding.neighbours import save_neighbours
 from tools.finetuning.central import CentralCrop
 from tools.finetuning.features import extract
 from tools.finetuning.model_files import weights_digest
-from tools.pretraining.images import with_range
+from tools.pretraining.images import readable_images, with_range
 
 EMBEDDINGS, NAMES, PICTURE = "embeddings.npy", "images.txt", "neighbours.jpg"
 PARTIAL = "partial"
@@ -68,13 +65,7 @@ def embed(options: EmbedOptions) -> None:
         size = options.img_size or min(encoder.img_size)
         fabric = make_fabric(options.precision, options.device)
         source = with_range(source, options.range, folder.previous, fabric)
-        data: dict[str, Any] = {"num_files": len(source), "fingerprint": source.fingerprint()}
-        data |= {} if source.value_range is None else {"value_range": list(source.value_range)}
-        before = (folder.previous or {}).get("data", {})
-        if before.get("fingerprint") == data["fingerprint"]:
-            unreadable = before["unreadable"]
-        else:
-            unreadable = [] if before else _unreadable(source, options, folder)
+        images, data = readable_images(source, folder, fabric, options.workers, options.max_bad_fraction)
         chosen = {name: getattr(options, name) for name in ("test_crop", "pool", "precision")}
         folder.write_config(
             {
@@ -82,23 +73,19 @@ def embed(options: EmbedOptions) -> None:
                 "--weights": digest,
                 "values": {"img_size": size, **chosen},
                 "encoder": encoder.config | {"name": encoder_name(encoder.config)},
-                "data": data | {"unreadable": unreadable},
+                "data": data,
                 "free": {
                     "data": options.data,
                     "images": options.images,
                     "weights": str(options.weights),
                     "workers": options.workers,
-                    "torch": torch.__version__,
-                    "threads": torch.get_num_threads(),
-                    "device": fabric.device.type,
+                    **machine_record(fabric),
                 },
             }
         )
         if folder.finished:
             cli.say(folder, f"{folder.path / EMBEDDINGS} is finished: nothing to do")
             return
-        bad = set(unreadable)
-        images = source.subset([name for name in source.names if name not in bad])
         title = encoder_name(encoder.config) or "the encoder"
         cli.say(folder, f"{len(images)} images, {title} at {size} px, {options.pool} token, {fabric.device}")
         folder.start()  # from here on --resume has something to go on with
@@ -133,10 +120,3 @@ def pooled(encoder: VisionTransformer, pool: str) -> Callable[[Tensor], Tensor]:
         return tokens[:, 0] if pool == "class" else tokens[:, encoder.num_prefix_tokens :].mean(dim=1)
 
     return vectors_of
-
-
-def _unreadable(source: ImageList, options: EmbedOptions, folder: RunFolder) -> list[str]:
-    cli.say(folder, f"{source.describe()}: checking {len(source)} images")
-    bad = check_images(source, workers=options.workers)
-    enforce_bad_limit(len(source), bad, options.max_bad_fraction, folder.path / BAD_IMAGES, root=source.root)
-    return sorted(image.name for image in bad)

@@ -38,7 +38,7 @@ def add_options(parser: cli.Parser, predicts: str, intervals: bool = True) -> No
         intervals: whether `--save-every` and `--log-every` have defaults here; otherwise a config has them.
     """
     parser.add_argument("--weights", metavar="FILE|none", help="encoder.safetensors, or none for random initialisation")
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder for everything the run writes")
+    cli.add_output(parser)
     cli.add_run_options(parser, intervals)
     parser.add_argument("--eval-only", action="store_true", help="evaluate the newest weights of the run in --output")
     parser.add_argument(
@@ -86,19 +86,12 @@ def finetune_options(given: Mapping[str, Any], noun: str) -> FinetuneOptions:
         check_weights(Path(weights))
     if predict is not None and not Path(predict).exists():
         raise UserError(f"--predict {predict} does not exist: name an image or a folder of images")
-    return FinetuneOptions(
+    return FinetuneOptions.of(
+        given,
         output=cli.rehearsal_output(output, given["rehearse"], resume),
-        resume=resume,
-        workers=given["workers"],
         save_every=given["save_every"] or 0,
         log_every=given["log_every"] or 0,
-        max_bad_fraction=given["max_bad_fraction"],
-        rehearse=given["rehearse"],
-        device=given["device"],
-        deterministic=given["deterministic"],
         weights=None if weights in (None, "none") else Path(weights),
-        eval_only=given["eval_only"],
         predict=None if predict is None else Path(predict),
-        best=given["best"],
         trains=trains,
     )

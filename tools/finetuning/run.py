@@ -7,14 +7,13 @@ not change the result).
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from pretrain.training.distributed import share_buffers
+from pretrain.training.distributed import machine_record, share_buffers
 from pretrain.training.ema import averaged
 from pretrain.training.loader import check_divisible, steps_per_epoch
 from pretrain.training.loop import Loop, batches_of, fit
@@ -110,10 +109,7 @@ def _free(options: FinetuneOptions, fabric: Fabric) -> dict[str, Any]:
         "save_every": options.save_every,
         "log_every": options.log_every,
         "max_bad_fraction": options.max_bad_fraction,
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "processes": fabric.world_size,
-        "device": fabric.device.type,
+        **machine_record(fabric),
     }
 
 
@@ -122,11 +118,7 @@ def _report(task: Task, folder: RunFolder) -> None:
     if not folder.is_main:
         return
     path = folder.path / REPORT
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        entries = {}
-    write_json(path, entries | task.data_report())
+    write_json(path, read_object(path) | task.data_report())
 
 
 def _fit(

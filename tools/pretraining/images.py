@@ -5,17 +5,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pretrain.data.cache import attach, filling
-from pretrain.data.check import check_images, enforce_bad_limit
+from pretrain.data.check import BadImage, check_images, enforce_bad_limit
 from pretrain.data.deep_images import choose_range
 from pretrain.data.sources import ImageList
 from pretrain.training.options import AUTO, OFF
 from pretrain.training.run_folder import BAD_IMAGES, RunFolder
 from splitmask_backbones.errors import UserError
-from tools.pretraining.options import PretrainOptions
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -37,39 +35,46 @@ def with_range(
 
 
 def readable_images(
-    source: ImageList, folder: RunFolder, options: PretrainOptions, fabric: Fabric
+    source: ImageList, folder: RunFolder, fabric: Fabric, workers: int, max_bad_fraction: float, cache: str = OFF
 ) -> tuple[ImageList, dict[str, Any]]:
-    """Returns the images that decode to the end, and what identifies the data; a resume trusts an unchanged list."""
+    """Returns the images that decode to the end, and what identifies the data; a resume trusts an unchanged list.
+
+    Args:
+        source: all images.
+        folder: of the run; what cannot be read is listed in it.
+        fabric: of the run.
+        workers: data processes of the check.
+        max_bad_fraction: as in `RunOptions`.
+        cache: where decoded images are kept: a folder, or AUTO or OFF.
+    """
     data: dict[str, Any] = {"num_files": len(source), "fingerprint": source.fingerprint()}
     data |= {} if source.value_range is None else {"value_range": list(source.value_range)}
     before = (folder.previous or {}).get("data", {})
     bad = set(before.get("unreadable", []))
-    place = OFF if options.rehearse or folder.finished else options.cache
+    place = OFF if folder.finished else cache
     # Other data than the run's is told apart by write_config, before an image is read.
     if fabric.is_global_zero and (not before or place != OFF and before["fingerprint"] == data["fingerprint"]):
         print(f"{source.describe()}: checking {len(source)} images")
-        found, place = _check(source, bad, place, options, folder.path / BAD_IMAGES)
-        bad |= found
+        found, place = _check(source, bad, place, workers)
+        enforce_bad_limit(len(source), found, max_bad_fraction, folder.path / BAD_IMAGES, root=source.root)
+        bad |= {image.name for image in found}
     bad, place = fabric.broadcast((bad, place))
     data["unreadable"] = sorted(bad)
     images = source if place == OFF else attach(source, place)
     return images.subset([name for name in source.names if name not in bad]), data
 
 
-def _check(
-    source: ImageList, bad: set[str], place: str, options: PretrainOptions, report: Path
-) -> tuple[set[str], str]:
+def _check(source: ImageList, bad: set[str], place: str, workers: int) -> tuple[list[BadImage], str]:
     """Returns what cannot be read beside the `bad` images, and where the rest is cached: there is not always room."""
     with contextlib.ExitStack() as stack:
         images = source
         try:
             if place != OFF:
-                images = stack.enter_context(filling(source, place, options.workers))
+                images = stack.enter_context(filling(source, place, workers))
         except (UserError, OSError) as error:  # no room, or no folder that can be written and locked
             if place != AUTO:
                 raise
             logger.warning("%s: the run goes on without a cache", error)
             place = OFF
-        found = check_images(images.subset(set(images.names) - bad), workers=options.workers)
-    enforce_bad_limit(len(source), found, options.max_bad_fraction, report, root=source.root)
-    return {image.name for image in found}, place
+        found = check_images(images.subset(set(images.names) - bad), workers=workers)
+    return found, place

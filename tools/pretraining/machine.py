@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import statistics
 from dataclasses import dataclass
 from importlib import metadata
@@ -107,11 +106,3 @@ def _file_cache(stat: Path) -> int:
         names = ("total_inactive_file", "total_active_file") if "total_inactive_file" in kept else FILE_CACHE
         return sum(int(kept.get(name, 0)) for name in names)
     return 0
-
-
-def free_disk(folder: Path) -> int:
-    """Returns the bytes that are free where a folder is or will be."""
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    return shutil.disk_usage(place).free

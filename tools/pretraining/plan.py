@@ -16,12 +16,13 @@ from pretrain.recipes import Recipe
 from pretrain.training.loader import check_divisible, steps_per_epoch
 from pretrain.training.options import NUM_CHECKPOINTS, OFF
 from pretrain.training.progress import duration
+from pretrain.training.shortage import free_disk
 from pretrain.training.workers import prefetch_that_fits
 from splitmask_backbones.checkpoints import read_encoder_file
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.registry import encoder_name
 from tools.pretraining.cost import MEASURED_FROM, Cost, measure
-from tools.pretraining.machine import Sizes, free_disk, free_memory, sizes_of
+from tools.pretraining.machine import Sizes, free_memory, sizes_of
 
 if TYPE_CHECKING:
     import torch

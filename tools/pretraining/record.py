@@ -13,7 +13,7 @@ import torch
 from pretrain.methods.build import build_encoder
 from pretrain.own_recipe import OWN, choose_precision
 from pretrain.recipes import Recipe
-from pretrain.training.distributed import cpu_has_bf16
+from pretrain.training.distributed import cpu_has_bf16, machine_record
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import sha256_of
 from tools.pretraining.options import FREE, PretrainOptions
@@ -81,10 +81,7 @@ def config_of(
         "free": {
             **{key: getattr(options, key) for key in FREE},
             "plan": planned,
-            "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
-            "processes": fabric.world_size,
-            "device": fabric.device.type,
+            **machine_record(fabric),
             "deterministic": options.deterministic,
             "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
         },

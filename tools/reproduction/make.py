@@ -1,11 +1,11 @@
 """A table of the paper or the small study, from the plan in words to the written tables. Free of torch."""
 
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pretrain.training.progress import duration
+from pretrain.training.shortage import free_disk
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import write_atomically
 from tools.finetuning import plots
@@ -201,10 +201,7 @@ def _hours(value: float) -> str:
 def _disk(to_do: Sequence[Job], output: Path) -> str:
     scratch = max((job.scratch for job in to_do), default=0.0)
     needed = sum(job.disk for job in to_do) + scratch
-    place = output.absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
+    free = free_disk(output)
     more = f"; {scratch / 1e9:.1f} GB of it for the features of a probe while it runs" if scratch else ""
     line = (
         f"disk: about {needed / 1e9:.1f} GB ({cost.NUM_CHECKPOINTS} checkpoints with AdamW's moments and the result of "

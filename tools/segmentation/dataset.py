@@ -1,8 +1,6 @@
-"""mmseg's view of the checked pairs: `SegPairs` (dataset), `SegImage`, `SegLabel` (readers), `SegResize`, `SegPack`."""
+"""mmseg's view of the checked pairs: `SegPairs`, `SegFolder` (datasets), readers, `SegResize`, `SegPack`."""
 
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,28 +15,12 @@ from mmseg.registry import DATASETS, TRANSFORMS
 
 from pretrain.data.deep_images import range_of_images
 from pretrain.data.sources import ImageList
+from pretrain.training.global_generators import global_generators
 from pretrain.training.loader import sample_rng
 from splitmask_backbones.errors import UserError
 from tools.segmentation.classes import Classes
 from tools.segmentation.labels import read_label, to_training_labels
 from tools.segmentation.layout import Split, find_split, make_layout
-
-
-@contextmanager
-def seeded(seed: int, epoch: int, index: int) -> Iterator[None]:
-    """Within it, numpy's and Python's global generators depend on the arguments alone; afterwards they are as before.
-
-    mmcv's and mmseg's transforms draw from these two; with this, a sample does not depend on workers or on resuming.
-    """
-    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
-    rng = sample_rng(seed, epoch, index)
-    np.random.seed(rng.integers(0, 2**32, size=4, dtype=np.uint32))  # noqa: NPY002
-    random.seed(int(rng.integers(0, 2**63)))
-    try:
-        yield
-    finally:
-        np.random.set_state(numpy_state)  # noqa: NPY002
-        random.setstate(python_state)
 
 
 @DATASETS.register_module()
@@ -83,7 +65,9 @@ class SegPairs(BaseSegDataset):
         if isinstance(key, int):
             return self.prepare_data(key)
         epoch, index, _ = key
-        with seeded(self.seed, epoch, index):
+        rng = sample_rng(self.seed, epoch, index)  # neither workers nor resuming change a sample
+        numpy_seed = rng.integers(0, 2**32, size=4, dtype=np.uint32)
+        with global_generators(int(rng.integers(0, 2**63)), numpy_seed):
             return self.prepare_data(index)
 
 

@@ -17,9 +17,9 @@ from mmengine.runner import Runner
 
 import tools.segmentation.model  # noqa: F401 (registers backbone, optimizer constructor and loss)
 from pretrain.training.processes import processes
-from splitmask_backbones.errors import UserError, check_choice
+from splitmask_backbones.errors import UserError
 from tools.segmentation.check import count_classes
-from tools.segmentation.class_weights import CLASS_WEIGHTS, class_weights
+from tools.segmentation.class_weights import class_weights
 from tools.segmentation.classes import Classes, find_classes
 from tools.segmentation.config import check_config, defaults, derive
 from tools.segmentation.dataset import SegFolder
@@ -123,7 +123,6 @@ def _class_weights(config: dict[str, Any], classes: Classes) -> list[float] | No
     way = config["class_weights"]
     if way in (None, "none"):
         return None
-    check_choice("class_weights", way, ["none", *CLASS_WEIGHTS])
     layout = make_layout(config["layout"])
     return class_weights(way, count_classes(find_split(Path(config["data_root"]), "train", layout), classes))
 

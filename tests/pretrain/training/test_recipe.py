@@ -24,11 +24,11 @@ class Example(CheckedRecipe):
 @pytest.mark.parametrize(
     ("values", "match"),
     [
-        ({"lr": 0.0}, "lr=0.0 must be above 0$"),
-        ({"drop": 1.0}, "drop=1.0 must be at least 0 and below 1"),
-        ({"share": 1.5}, "share=1.5 must be at least 0 and at most 1"),
-        ({"batch_size": 0}, "batch_size=0 must be at least 1$"),
-        ({"batch_size": True}, "batch_size=True: expected an integer"),
+        ({"lr": 0.0}, "--lr 0.0 must be above 0$"),
+        ({"drop": 1.0}, "--drop 1.0 must be at least 0 and below 1"),
+        ({"share": 1.5}, "--share 1.5 must be at least 0 and at most 1"),
+        ({"batch_size": 0}, "--batch-size 0 must be at least 1$"),
+        ({"batch_size": True}, "--batch-size True: expected an integer"),
         ({"kind": "fats"}, "unknown kind 'fats': did you mean 'fast'"),
         ({"scales": (1.0, 5.0)}, "must be at least 0.5 and at most 4"),
         ({"epochs": None}, "give one of them"),

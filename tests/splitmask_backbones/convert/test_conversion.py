@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from torch import nn
 
 from splitmask_backbones import VisionTransformer, create_encoder, load_encoder, save_encoder
@@ -507,8 +508,8 @@ def test_a_run_in_the_middle(tmp_path):
     encoder = shaken(create_encoder(values["model"], img_size=values["img_size"]))
     method = nn.Module()
     method.encoder, method.head = encoder, nn.Linear(2, 2)
-    write_json(tmp_path / "run/config.json", {}) if (tmp_path / "run").mkdir() else None
-    write_json(tmp_path / "run/config.json", {"command": "pretrain", "values": values})
+    (tmp_path / "run").mkdir()
+    write_json(tmp_path / "run/config.json", {"command": "pretrain", "values": values, "encoder": encoder.config})
     for step in (5, 10):
         with torch.no_grad():
             encoder.norm.bias.fill_(step)
@@ -559,20 +560,20 @@ def test_runs_of_the_detector(tmp_path):
 
 
 def test_runs_of_the_segmentor(tmp_path):
-    pytest.importorskip("mmengine", reason="the extra 'segmentation' is not installed")
+    from pretrain.training.checkpoints import save_checkpoint
 
     encoder = shaken(create_encoder("vit_tiny", depth=2, img_size=64))
     model = run_folder(tmp_path / "run", "train_seg", encoder)
-    (tmp_path / "run/checkpoints").mkdir()
-    for value, name in ((1, "best.pth"), (2, "checkpoints/step_00000020.pth")):
-        encoder.norm.bias.data.fill_(value)
-        torch.save({"state_dict": model.state_dict(), "meta": {"step": 20}}, tmp_path / "run" / name)
+    encoder.norm.bias.data.fill_(1)
+    save_file(model.state_dict(), tmp_path / "run/best.safetensors")
+    encoder.norm.bias.data.fill_(2)
+    save_checkpoint(tmp_path / "run/checkpoints", 20, model, torch.optim.SGD(model.parameters(), lr=0.1))
     assert convert(tmp_path / "run", tmp_path / "a.safetensors").encoder.norm.bias[0] == 2
     assert convert(tmp_path / "run", tmp_path / "b.safetensors", best=True).encoder.norm.bias[0] == 1
     assert convert(tmp_path / "run", tmp_path / "c.safetensors", step=20).encoder.norm.bias[0] == 2
     with pytest.raises(ValueError, match="is a file: --best chooses in a run folder"):
-        convert(tmp_path / "run/best.pth", tmp_path / "d.safetensors", best=True)
-    (tmp_path / "run/best.pth").unlink()
+        convert(tmp_path / "run/best.safetensors", tmp_path / "d.safetensors", best=True)
+    (tmp_path / "run/best.safetensors").unlink()
     with pytest.raises(ValueError, match="keeps no best weights"):
         convert(tmp_path / "run", tmp_path / "d.safetensors", best=True)
     assert not (tmp_path / "d.safetensors").exists()

@@ -2,6 +2,7 @@
 
 import pytest
 
+from pretrain.methods.build import build_sample
 from pretrain.recipes import Recipe
 from pretrain.training.distributed import make_fabric
 from tools.benchmarks import steps
@@ -15,7 +16,7 @@ def test_ways_make_the_same_step(monkeypatch):
     # A graph's step as well, which runs without one here; what a compiler makes of blocks is tested with them.
     monkeypatch.setattr(steps, "compile_blocks", compiled.append)
     monkeypatch.setattr(steps, "WAYS", {name: steps.Way(way.make) for name, way in steps.WAYS.items()})
-    method, fabric = steps.build_method(RECIPE), make_fabric("32", "cpu")
+    method, fabric = build_sample(RECIPE), make_fabric("32", "cpu")
     made, reasons = steps.make_steps(method, RECIPE, fabric)
     assert not reasons and len(compiled) == 2
     batch, losses = steps.random_batch(RECIPE, method.encoder.grid_size), {}

@@ -15,9 +15,10 @@ from PIL import Image
 
 pytest.importorskip("timm", reason="the extra 'classification' is not installed")
 
+from pretrain.training.global_generators import global_generators
 from pretrain.training.loader import StepBatches, step_batches
 from tests.helpers.cls_data import write_root
-from tools.classification.augment import TrainAugment, global_generators
+from tools.classification.augment import TrainAugment
 from tools.classification.data import DataOptions, LabelledImages, open_data
 from tools.classification.dataset import TrainingCrops
 from tools.classification.recipes import get_recipe

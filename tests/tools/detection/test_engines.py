@@ -8,7 +8,7 @@ import torch
 from pycocotools import mask as coco_mask
 
 from det_configs.common.recipe import DetRecipe
-from tools.detection import detectron2_engine, torchvision_engine
+from tools.detection import detectron2_engine
 from tools.detection.detector import Detector
 from tools.detection.engines import build_detector, choose_engine
 from tools.detection.targets import Target
@@ -66,7 +66,5 @@ def test_the_engine_that_is_there_is_chosen() -> None:
     assert choose_engine("torchvision", RECIPE) == "torchvision"
     with pytest.raises(ValueError, match="cascade=true needs --engine detectron2"):
         choose_engine("torchvision", RECIPE.override({"cascade": True}))
-    with pytest.raises(ValueError, match="cascade=true needs"):
-        torchvision_engine.build_detector(RECIPE.override({"cascade": True}), 2)
     # detectron2's five losses, under the names that torchvision has
     assert set(detectron2_engine.LOSSES.values()) | {"loss"} == set(Detector.metric_names)

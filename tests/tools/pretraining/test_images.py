@@ -13,9 +13,8 @@ from PIL import Image
 from pretrain.data.cache import CachedImages
 from pretrain.data.sources import open_source
 from pretrain.training.distributed import make_fabric
-from pretrain.training.options import AUTO, OFF
-from tools import pretrain
-from tools.pretraining import images, options
+from pretrain.training.options import AUTO
+from tools.pretraining import images
 from tools.pretraining.images import readable_images, with_range
 
 
@@ -30,20 +29,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def run_options(tmp_path: Path, **values: Any) -> options.PretrainOptions:
-    argv = ["--recipe", "tiny", "--data", "x", "--output", str(tmp_path), "--workers", "0", "--max-bad-fraction", "1"]
-    parsed = vars(pretrain.build_parser().parse_args(argv)) | values
-    return options.PretrainOptions(**{name: parsed[name] for name in options.PretrainOptions.__dataclass_fields__})
-
-
 def test_a_list_is_checked_once_and_trusted_while_it_is_the_same(folder, tmp_path, monkeypatch) -> None:
     source, fabric = open_source(folder), make_fabric(device="cpu")
     run: Any = SimpleNamespace(path=tmp_path, previous=None, finished=False)
-    found, data = readable_images(source, run, run_options(tmp_path), fabric)
+    found, data = readable_images(source, run, fabric, 0, 1.0)
     assert found.names == ["0.png", "1.png", "2.png"] and data["unreadable"] == ["bad.png"]
     run.previous = {"data": data}
     monkeypatch.setattr(images, "check_images", lambda *args, **options: pytest.fail("checked again"))
-    again, same = readable_images(source, run, run_options(tmp_path), fabric)
+    again, same = readable_images(source, run, fabric, 0, 1.0)
     assert again.names == found.names and same == data
 
 
@@ -53,27 +46,25 @@ def test_a_cache_that_cannot_be_written_is_done_without(folder, tmp_path, monkey
     run: Any = SimpleNamespace(path=tmp_path, previous=None, finished=False)
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    found, _ = readable_images(source, run, run_options(tmp_path, cache=AUTO), fabric)
+    found, _ = readable_images(source, run, fabric, 0, 1.0, AUTO)
     assert not isinstance(found, CachedImages) and "the run goes on without a cache" in caplog.text
     with pytest.raises(OSError, match="file"):
-        readable_images(source, run, run_options(tmp_path, cache=str(tmp_path / "file" / "cache")), fabric)
+        readable_images(source, run, fabric, 0, 1.0, str(tmp_path / "file" / "cache"))
 
 
 def test_a_cache_is_filled_again_by_a_resume_but_not_for_a_finished_run(folder, tmp_path) -> None:
     source, fabric = open_source(folder), make_fabric(device="cpu")
     run: Any = SimpleNamespace(path=tmp_path, previous=None, finished=False)
-    _, data = readable_images(source, run, run_options(tmp_path), fabric)
-    cached = run_options(tmp_path, cache=str(tmp_path / "cache"))
+    _, data = readable_images(source, run, fabric, 0, 1.0)
+    cached = fabric, 0, 1.0, str(tmp_path / "cache")
     run.previous = {"data": data}
-    found, _ = readable_images(source, run, cached, fabric)
+    found, _ = readable_images(source, run, *cached)
     assert isinstance(found, CachedImages) and found.cache is not None and all(map(found.cache.has, found.names))
     # The limit is for what a new run finds: a resume knows its bad images.
     (tmp_path / "cache").rename(tmp_path / "gone")
-    strict = run_options(tmp_path, cache=str(tmp_path / "cache"), max_bad_fraction=0.0)
-    assert readable_images(source, run, strict, fabric)[1] == data
+    assert readable_images(source, run, fabric, 0, 0.0, str(tmp_path / "cache"))[1] == data
     run.finished = True
-    assert not isinstance(readable_images(source, run, cached, fabric)[0], CachedImages)
-    assert run_options(tmp_path).cache == OFF
+    assert not isinstance(readable_images(source, run, *cached)[0], CachedImages)
 
 
 def test_the_range_is_measured_given_or_that_of_the_run(folder, caplog) -> None:
@@ -82,5 +73,5 @@ def test_the_range_is_measured_given_or_that_of_the_run(folder, caplog) -> None:
     assert measured is not None and 1900 < measured[1] <= 2000
     assert with_range(source, (0, 500), None, fabric).value_range == (0, 500)
     assert with_range(source, None, {"data": {"value_range": [1, 2]}}, fabric).value_range == (1, 2)
-    assert with_range(source, None, {"data": {}}, fabric).value_range is None  # begun by an earlier version
+    assert with_range(source, None, {"data": {}}, fabric).value_range is None  # there were none
     assert "3 of 4 images looked at have more than 8 bits" in caplog.text

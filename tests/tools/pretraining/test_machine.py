@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 
 from pretrain.data.sources import open_source
+from pretrain.training.shortage import free_disk
 from tests.helpers.paths import ROOT
 from tools.pretraining import machine
-from tools.pretraining.machine import NEEDED, check_versions, free_disk, free_memory, sizes_of
+from tools.pretraining.machine import NEEDED, check_versions, free_memory, sizes_of
 
 
 def test_versions(monkeypatch: pytest.MonkeyPatch) -> None:
