@@ -2,7 +2,7 @@
 
 `SplitMaskViT` is a backbone with four maps for UPerHead and the like; `SplitMaskLayerDecay` builds the optimizer with
 layer-wise learning rates. They only translate: encoder, pyramid and groups are those of every other framework.
-`SlidingEncoderDecoder` (in mmseg_slide.py) is registered along with them.
+`SlidingEncoderDecoder` (in mmseg_slide.py) and `SegResize` (in mmseg_resize.py) are registered along with them.
 """
 
 import copy
@@ -29,6 +29,7 @@ try:
     from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
     from mmseg.registry import MODELS
 
+    from splitmask_backbones.mmseg_resize import SegResize
     from splitmask_backbones.mmseg_slide import COARSEST, SlidingEncoderDecoder
 except ImportError as error:
     raise ImportError(
@@ -36,7 +37,7 @@ except ImportError as error:
         "install the extra 'segmentation'"
     ) from error
 
-__all__ = ["SlidingEncoderDecoder", "SplitMaskLayerDecay", "SplitMaskViT"]
+__all__ = ["SegResize", "SlidingEncoderDecoder", "SplitMaskLayerDecay", "SplitMaskViT"]
 
 
 @MODELS.register_module()

@@ -18,7 +18,6 @@ from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.rpn import RPNHead
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper
 
@@ -26,6 +25,7 @@ from splitmask_backbones.adapters import parameters_of, resolve_encoder
 from splitmask_backbones.errors import UserError, check_choice, nearest
 from splitmask_backbones.imagenet_stats import IMAGENET_MEAN, IMAGENET_STD
 from splitmask_backbones.pyramid import LayerNorm2d, build_pyramid
+from splitmask_backbones.torchvision_masks import KeepSize, PlacedMasks
 from splitmask_backbones.vit import ARGUMENTS, VisionTransformer
 
 BOX_HEADS = ("2fc", "4conv1fc")
@@ -117,18 +117,6 @@ class StridedAnchors(AnchorGenerator):
         return [anchors for _ in image_list.image_sizes]
 
 
-class KeepSize(GeneralizedRCNNTransform):
-    """Normalises and pads to a batch; leaves sizes alone, and masks as `(N, 1, 28, 28)` within their boxes."""
-
-    def resize(self, image: Tensor, target: Any = None) -> tuple[Tensor, Any]:
-        """Returns both as they are."""
-        return image, target
-
-    def postprocess(self, result: Any, image_shapes: Any, original_image_sizes: Any) -> Any:
-        """Returns the result as it is: boxes in pixels of the given image."""
-        return result
-
-
 def mask_rcnn(
     encoder: str | VisionTransformer | None = None,
     weights: str | Path | None = None,
@@ -216,11 +204,10 @@ def mask_rcnn(
         }
     detector = MaskRCNN if masks else FasterRCNN
     model = detector(net, num_classes=None, **{**parts, **options})
-    if not resize:
-        old = model.transform
-        model.transform = KeepSize(
-            old.min_size, old.max_size, old.image_mean, old.image_std, size_divisible=old.size_divisible
-        )
+    old = model.transform
+    model.transform = (PlacedMasks if resize else KeepSize)(
+        old.min_size, old.max_size, old.image_mean, old.image_std, size_divisible=old.size_divisible
+    )
     # Under autocast the heads may answer in bfloat16; boxes and losses need float32.
     for module in (model.rpn.head, model.roi_heads.box_predictor, model.roi_heads.mask_predictor):
         if module is not None:

@@ -19,7 +19,17 @@ from tests.helpers.paths import ROOT
 from tests.helpers.sources import tracked
 
 LAYERS = {"splitmask_backbones": 0, "pretrain": 1, "det_configs": 2, "seg_configs": 2, "tools": 3}
-ADAPTERS = {"adapters", "detectron2", "mmseg", "mmseg_slide", "_mmcv_stub", "torchvision", "timm"}
+ADAPTERS = {
+    "adapters",
+    "detectron2",
+    "mmseg",
+    "mmseg_resize",
+    "mmseg_slide",
+    "_mmcv_stub",
+    "torchvision",
+    "torchvision_masks",
+    "timm",
+}
 TASKS = {"detection", "segmentation", "classification"}
 NOT_FOR = {
     # pretrain: room (or recipes.py) -> what it must not import

@@ -38,8 +38,8 @@ _RECORD = np.dtype(
     [("offset", "<i8"), ("height", "<i4"), ("width", "<i4"), ("size", "<i8"), ("time", "<i8"), ("ready", "u1")]
 )
 """Where an image lies and its sides; size and time of change (ns) of the file that was decoded."""
-_TIFFS = b"white is zero"
-"""Since when deep TIFFs whose zero is white are turned: what was decoded before is another picture."""
+_TIFFS = b"white is zero, no data black"
+"""Since when deep TIFFs whose zero is white are turned like this: what was decoded before is another picture."""
 _SPARE = 1 << 30
 """Bytes of the disk that a cache leaves free."""
 

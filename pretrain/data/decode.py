@@ -170,9 +170,10 @@ def _load(file: IO[bytes], reduction: int = 1) -> tuple[Image.Image, Image.Trans
 def _to_rgb(image: Image.Image, value_range: ValueRange | None) -> Image.Image:
     if is_deep(image):
         values = np.asarray(image)
-        eight_bits = to_8_bits(values, measured(values, image), value_range)
+        there = measured(values, image)
+        eight_bits = to_8_bits(values, there, value_range)
         if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC_TAG) == _WHITE_IS_ZERO:  # Pillow turns those of 8 bits itself
-            eight_bits = 255 - eight_bits
+            eight_bits = np.where(there, 255 - eight_bits, 0)
         return Image.fromarray(eight_bits).convert("RGB")
     if image.mode in ("RGBa", "La"):  # premultiplied
         image = image.convert("RGBA" if image.mode == "RGBa" else "LA")

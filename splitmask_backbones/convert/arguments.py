@@ -17,6 +17,9 @@ from splitmask_backbones.relative_bias import num_rows
 
 logger = logging.getLogger(__name__)
 
+HEADS = {1152: 16, 1280: 16, 1408: 16, 1664: 16}
+"""By width, of published models whose heads do not have 64 channels: SO400M, ViT-H, ViT-g and ViT-G."""
+
 
 def arguments_of(
     file: WeightsFile, family: str, state: dict[str, Tensor], model: str | None, overrides: dict[str, Any]
@@ -60,7 +63,7 @@ def arguments_of(
     if table is not None:
         config["relative_position_bias"] = "shared" if "relative_position_bias_table" in state else "per_block"
     if "num_heads" not in config:
-        config["num_heads"] = _heads(file, config["embed_dim"], model, overrides, table)
+        config["num_heads"] = _heads(file, state, model, overrides, table)
     if "img_size" not in config:
         config["img_size"] = _img_size(file, family, state, config, overrides, table)
     elif "img_size" in overrides and _pair(overrides["img_size"]) != config["img_size"]:
@@ -119,13 +122,21 @@ def check_model(file: WeightsFile, model: str, config: dict[str, Any]) -> None:
             raise UserError(f"{file.path} has {key} {config[key]}, but --model {model} has {expected}: {remedy}")
 
 
-def _heads(file: WeightsFile, dim: int, model: str | None, overrides: dict[str, Any], table: Tensor | None) -> int:
+def _heads(
+    file: WeightsFile, state: dict[str, Tensor], model: str | None, overrides: dict[str, Any], table: Tensor | None
+) -> int:
+    dim = state["patch_embed.proj.weight"].shape[0]
     if "num_heads" in overrides:
         return overrides["num_heads"]
     if table is not None:
         return table.shape[1]
+    channels = state.get("blocks.0.attn.rel_pos_h")
+    if channels is not None and channels.ndim == 2 and channels.shape[1] and dim % channels.shape[1] == 0:
+        return dim // channels.shape[1]
     if model is not None:
         return ENCODERS[model]["num_heads"]
+    if dim in HEADS:
+        return HEADS[dim]
     if dim % 64:
         raise UserError(f"{file.path}: the heads of width {dim} cannot be told: give --model or --set num_heads=N")
     return dim // 64

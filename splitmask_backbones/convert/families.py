@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from splitmask_backbones.checkpoints import read_encoder_file
-from splitmask_backbones.convert.arguments import arguments_of, check_model, fit_prefix_positions
+from splitmask_backbones.convert.arguments import HEADS, arguments_of, check_model, fit_prefix_positions
 from splitmask_backbones.convert.foreign import refuse_foreign
 from splitmask_backbones.convert.keys import FROM_VITDET, is_simple_pyramid, to_ours, translate
 from splitmask_backbones.convert.names import FAMILIES, PLAIN
@@ -191,6 +191,10 @@ def _own(file: WeightsFile, model: str | None, overrides: Mapping[str, Any]) -> 
     return Source("splitmask", config, state, report, state, file.path, pyramid=pyramid)
 
 
+USUAL_WIDTHS = (192, 384, 512, 768, 1024)
+"""Of ViT-Ti, S, B and L, whose heads have 64 channels in all families but MoCo v3's, and of small ones made so."""
+
+
 def _warn_of_guesses(file: WeightsFile, family: str, config: dict[str, Any], told: bool) -> None:
     """Warns of what a file does not show and what its authors often did otherwise."""
     if family == "mocov3" and config["embed_dim"] == 384 and not told:
@@ -198,6 +202,15 @@ def _warn_of_guesses(file: WeightsFile, family: str, config: dict[str, Any], tol
             "%s: MoCo v3's own ViT-S has 12 heads of 32 channels, %d are assumed: --set num_heads=12 if it is that",
             file.path,
             config["num_heads"],
+        )
+    shown = file.hf_config is not None or file.timm_config is not None or "relative_position_bias" in config
+    if not (told or shown or config.get("use_rel_pos") or config["embed_dim"] in (*USUAL_WIDTHS, *HEADS)):
+        logger.warning(
+            "%s does not show its heads, and both sides of the comparison follow the same guess: %d of %d channels are "
+            "assumed, --set num_heads=N if it has others",
+            file.path,
+            config["num_heads"],
+            config["embed_dim"] // config["num_heads"],
         )
     stats = _pixel_stats(file)
     if family == "beit" and stats is None:

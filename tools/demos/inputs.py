@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from pretrain.data.decode import UnreadableImage
+from pretrain.data.deep_images import choose_range
 from pretrain.recipes import get_recipe
 from pretrain.training.run_folder import read_object, write_json
 from splitmask_backbones.errors import UserError
@@ -187,7 +188,9 @@ def write_segmentation(folder: DemoFolder, root: Path) -> Path:
         return root
     partial = root.with_name(f".{root.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
+    value_range = choose_range(folder.splits["train"].image_list())  # as the other tools: of the training images
     for name, split in folder.splits.items():
+        split.value_range = value_range
         images, labels = partial / "images" / name, partial / "annotations" / name
         images.mkdir(parents=True)
         source = split.image_list()

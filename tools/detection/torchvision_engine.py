@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from det_configs.common.recipe import DetRecipe
@@ -23,25 +21,13 @@ class TorchvisionDetector(Detector):
         named = [{"boxes": target.boxes, "labels": target.labels} for target in targets]
         for entry, target in zip(named, targets, strict=True):
             if target.masks is not None:
-                entry["masks"] = at_corners(target.masks)
+                entry["masks"] = target.masks
         losses = self.model([image.float() / 255 for image in images], named)
         return {"loss": sum(losses.values()), **losses}
 
     def found_in(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         found = self.model([image.float() / 255])[0]
         return found["boxes"], found["labels"] - 1, found["scores"], found.get("masks")
-
-
-def at_corners(masks: Tensor) -> Tensor:
-    """Returns masks `(N, H, W)` of 0 and 1 as they are at the upper left corner of each pixel, in quarters.
-
-    torchvision cuts the targets of its mask head out with a RoIAlign (`aligned=False`) that takes the value of a pixel
-    for that of its corner. Of masks as they are, all targets would lie half a pixel left of and above the objects, and
-    the masks of small ones would miss them: 10 pixels across, a perfect head would reach an IoU of 0.87.
-    """
-    padded = F.pad(masks.float(), (1, 0, 1, 0))
-    quarters = padded[:, 1:, 1:] + padded[:, :-1, 1:] + padded[:, 1:, :-1] + padded[:, :-1, :-1]
-    return (quarters / 4).to(torch.bfloat16)  # exactly, in half the memory
 
 
 def build_detector(

@@ -1,14 +1,12 @@
-"""mmseg's view of the checked pairs: `SegPairs`, `SegFolder` (datasets), readers, `SegResize`, `SegPack`."""
+"""mmseg's view of the checked pairs: `SegPairs`, `SegFolder` (datasets), readers, `SegPack`."""
 
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-from mmcv import rescale_size
-from mmcv.transforms import BaseTransform, Resize
+from mmcv.transforms import BaseTransform
 from mmseg.datasets import BaseSegDataset
 from mmseg.datasets.transforms import PackSegInputs
 from mmseg.registry import DATASETS, TRANSFORMS
@@ -105,42 +103,23 @@ class SegImage(BaseTransform):
     """From `image` (RGB), or the file `img_path`, which mmseg's inference gives, to `img`, `img_shape`, `ori_shape`.
 
     `img` is uint8 BGR `(H, W, 3)`: mmseg's colour transforms and its preprocessor expect BGR.
+
+    Args:
+        value_range: the values of a file of more than 8 bits that become 0 and 255; None for those of each file. A
+            run of mmengine's writes that of its training images into its config.
     """
+
+    def __init__(self, value_range: tuple[float, float] | None = None) -> None:
+        self.value_range = None if value_range is None else (value_range[0], value_range[1])
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Returns the results with the image."""
         results = dict(results)
-        picture = results.pop("image", None) or ImageList(Path(), [results["img_path"]]).read(0)
+        picture = results.pop("image", None) or ImageList(
+            Path(), [results["img_path"]], value_range=self.value_range
+        ).read(0)
         image = np.ascontiguousarray(np.asarray(picture)[..., ::-1])
         return {**results, "img": image, "img_shape": image.shape[:2], "ori_shape": image.shape[:2]}
-
-
-@TRANSFORMS.register_module()
-class SegResize(Resize):
-    """mmcv's `Resize` with labels that lie where the image does, and for images of any shape.
-
-    mmcv looks a label up at the corner of a pixel and the image around its centre: labels would lie half a pixel right
-    of and below the image. Where keeping the shape would leave a side of no pixel, it gets one.
-    """
-
-    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Returns the results with the resized image and label map."""
-        if self.keep_ratio or self.scale is None:
-            height, width = results["img"].shape[:2]
-            if self.scale is None:
-                size = tuple(int(side * f + 0.5) for side, f in zip((width, height), self.scale_factor, strict=True))
-            else:
-                size = rescale_size((width, height), self.scale)
-            if min(size) < 1:
-                thin = SegResize(scale=(max(1, size[0]), max(1, size[1])), interpolation=self.interpolation)
-                return thin.transform(results)
-        return super().transform(results)
-
-    def _resize_seg(self, results: dict[str, Any]) -> None:
-        labels = results.get("gt_seg_map")
-        if labels is not None:
-            height, width = results["img"].shape[:2]
-            results["gt_seg_map"] = cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
 
 
 @TRANSFORMS.register_module()

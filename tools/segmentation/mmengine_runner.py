@@ -16,6 +16,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 import tools.segmentation.model  # noqa: F401 (registers backbone, optimizer constructor and loss)
+from pretrain.data.deep_images import range_of_images
 from pretrain.training.processes import processes
 from splitmask_backbones.errors import UserError
 from tools.segmentation.check import count_classes
@@ -34,6 +35,7 @@ class SplitMaskRunner(Runner):
     def from_cfg(cls, cfg: Any) -> Runner:
         """Returns the runner of a config with `data_root`."""
         cfg = copy.deepcopy(cfg)
+        _keep_range(cfg)
         for key, value in mmengine_values(cfg.to_dict()).items():
             cfg[key] = value if key in ("model", "optim_wrapper") else _completed(cfg.get(key), value)
         return super().from_cfg(cfg)
@@ -125,6 +127,16 @@ def _class_weights(config: dict[str, Any], classes: Classes) -> list[float] | No
         return None
     layout = make_layout(config["layout"])
     return class_weights(way, count_classes(find_split(Path(config["data_root"]), "train", layout), classes))
+
+
+def _keep_range(cfg: Any) -> None:
+    """Writes the range of the training images into what mmseg's inference reads images by: it has a file alone."""
+    found = None
+    if cfg.get("data_root"):
+        found = range_of_images(find_split(Path(cfg.data_root), "train", make_layout(cfg.get("layout"))).image_list())
+    for step in cfg.get("test_pipeline", ()) if found is not None else ():
+        if step["type"] == "SegImage":
+            step.setdefault("value_range", list(found[0]))
 
 
 def _loader(

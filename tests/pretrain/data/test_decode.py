@@ -78,6 +78,9 @@ def test_deep_grey_whose_zero_is_white_is_turned(tmp_path):
         Image.fromarray(values).save(tmp_path / f"{tag}.tif", tiffinfo={262: tag})
     white, black = (np.asarray(read_image(tmp_path / f"{tag}.tif")).astype(int) for tag in (0, 1))
     assert np.array_equal(white, 255 - black) and black[0, 0, 0] < black[1, 0, 0]
+    values[0, 0] = 7  # where nothing was measured
+    Image.fromarray(values).save(tmp_path / "hole.tif", tiffinfo={262: 0, 42113: "7"})
+    assert np.asarray(read_image(tmp_path / "hole.tif"))[0, 0].tolist() == [0, 0, 0]
 
 
 def test_dark_16_bit_grey_stays_dark(tmp_path):

@@ -497,6 +497,29 @@ def test_half_precision_files(dtype, tmp_path):
     assert torch.equal(done.encoder.norm.weight, state["norm.weight"].float())
 
 
+def test_heads_of_other_widths_than_64_are_known_or_told(tmp_path, caplog):
+    """Both models of the comparison are built with the heads that are assumed: it cannot tell wrong ones."""
+    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    for width, heads, warned in ((1280, 16, False), (384, 6, False), (320, 5, True)):
+        caplog.clear()
+        model = shaken(TimmViT(**{**SIZES, "embed_dim": width, "depth": 1, "num_heads": heads}, mlp_ratio=0.2)).eval()
+        torch.save(model.state_dict(), tmp_path / f"{width}.pth")
+        done = convert(tmp_path / f"{width}.pth", tmp_path / f"{width}.safetensors")
+        assert ("does not show its heads" in caplog.text) == warned and done.encoder.config["num_heads"] == heads
+        with torch.no_grad():
+            assert torch.allclose(done.encoder(images), model.forward_features(images), atol=1e-4)
+    caplog.clear()
+    done = convert(tmp_path / "320.pth", tmp_path / "a.safetensors", overrides={"num_heads": 4})
+    assert done.encoder.config["num_heads"] == 4 and "does not show" not in caplog.text
+
+
+def test_heads_of_vitdet_are_those_of_its_relative_positions(tmp_path):
+    sizes = {"img_size": 64, "embed_dim": 96, "depth": 2, "num_heads": 3, "use_rel_pos": True}
+    torch.save(shaken(VisionTransformer(**sizes)).state_dict(), tmp_path / "in.pth")
+    done = convert(tmp_path / "in.pth", tmp_path / "out.safetensors", from_="vitdet", overrides={"window_size": 0})
+    assert done.encoder.config["num_heads"] == 3
+
+
 def test_a_run_in_the_middle(tmp_path):
     import dataclasses
 
@@ -524,8 +547,7 @@ def run_folder(path, command, encoder):
     from pretrain.training.run_folder import write_json
 
     path.mkdir()
-    key = "tool" if command == "train_seg" else "command"
-    write_json(path / "config.json", {key: command, "encoder": encoder.config, "values": {}})
+    write_json(path / "config.json", {"command": command, "encoder": encoder.config, "values": {}})
     model = nn.Module()
     model.backbone = nn.Module()
     model.backbone.encoder, model.head = encoder, nn.Linear(2, 2)

@@ -15,6 +15,8 @@ from tools.detection.detector import Detector
 from tools.detection.targets import Target
 
 SIDE = 64  # of the image that the model sees
+INSIDE = ((30.0, 34.0), (20.5, 40.5), (25.2, 30.7))
+AT_BORDERS = ((0.0, 32.0), (64.0, 32.0), (32.0, 0.0), (32.0, 64.0))
 
 
 def disc(side: int, diameter: float, centre: tuple[float, float]) -> np.ndarray:
@@ -40,6 +42,7 @@ def iou(one: np.ndarray, other: np.ndarray) -> float:
 def torchvision_detector(mask: np.ndarray) -> Detector:
     from torchvision.models.detection.roi_heads import project_masks_on_boxes
 
+    from splitmask_backbones.torchvision_masks import KeepSize
     from tools.detection.torchvision_engine import TorchvisionDetector
 
     class Learned(nn.Module):
@@ -47,6 +50,7 @@ def torchvision_detector(mask: np.ndarray) -> Detector:
 
         def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> Any:
             if targets is not None:
+                targets = KeepSize(SIDE, SIDE, [0.0] * 3, [1.0] * 3)(images, targets)[1]
                 masks, boxes = targets[0]["masks"], targets[0]["boxes"]
                 self.target = project_masks_on_boxes(masks, boxes, torch.tensor([0]), 28)[:, None]
                 return {"loss_mask": self.target.sum()}
@@ -81,7 +85,7 @@ def detectron2_detector(mask: np.ndarray) -> Detector:
 def test_what_was_learned_to_the_pixel_comes_back(build: Any, times: int) -> None:
     side = times * SIDE
     for diameter, least in ((6, 0.84), (10, 0.9), (20, 0.94), (40, 0.96)):
-        for centre in ((30.0, 34.0), (20.5, 40.5), (25.2, 30.7)):
+        for centre in (*INSIDE, *AT_BORDERS):
             mask = disc(SIDE, diameter, centre)
             found, wanted = found_by(build(mask), (side, side)), mask.repeat(times, 0).repeat(times, 1)
             assert iou(found, wanted) >= least, (diameter, centre)
@@ -89,13 +93,37 @@ def test_what_was_learned_to_the_pixel_comes_back(build: Any, times: int) -> Non
             assert np.abs(lag).max() < 0.15 * times, (diameter, centre)
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_torchvisions_own_training_and_detections_have_the_same_places(times: int) -> None:
+    """Of a model that resizes by itself, as `mask_rcnn` does unless told otherwise."""
+    from torchvision.models.detection.roi_heads import project_masks_on_boxes
+
+    from splitmask_backbones.torchvision_masks import PlacedMasks
+
+    transform = PlacedMasks(times * SIDE, times * SIDE, [0.0] * 3, [1.0] * 3)
+    images = [torch.zeros(3, SIDE, SIDE)]
+    for diameter, least in ((6, 0.82), (10, 0.9), (20, 0.94), (40, 0.96)):
+        for centre in (*INSIDE, *AT_BORDERS):
+            mask = disc(SIDE, diameter, centre)
+            target = {"boxes": box_of(mask), "masks": torch.from_numpy(mask[None]).to(torch.uint8)}
+            batch, placed = transform.train()(images, [target])
+            boxes, masks = placed[0]["boxes"], placed[0]["masks"]
+            assert torch.equal(boxes, times * box_of(mask)) and masks.shape[-2:] == batch.tensors.shape[-2:]
+            learned = project_masks_on_boxes(masks, boxes, torch.tensor([0]), 28)[:, None]
+            found = {"boxes": boxes, "labels": torch.tensor([1]), "scores": torch.ones(1), "masks": learned}
+            (found,) = transform.eval().postprocess([found], batch.image_sizes, [(SIDE, SIDE)])
+            assert torch.equal(found["boxes"], box_of(mask)) and found["masks"].shape == (1, 1, SIDE, SIDE)
+            assert iou(found["masks"][0, 0].numpy() >= 0.5, mask) >= least, (diameter, centre)
+            assert target["masks"].dtype == torch.uint8, "the caller's stay as they are"
+
+
 def test_at_corners_is_between_the_pixels() -> None:
-    from tools.detection.torchvision_engine import at_corners
+    from splitmask_backbones.torchvision_masks import at_corners
 
     masks = torch.zeros(2, 5, 4, dtype=torch.uint8)
     masks[0, 1:4, 2:] = 1
     masks[1, 0, 0] = 1
-    padded = np.pad(masks.numpy(), ((0, 0), (1, 0), (1, 0)))
+    padded = np.pad(masks.numpy(), ((0, 0), (1, 0), (1, 0)), mode="edge")
     expected = [[[padded[n, y : y + 2, x : x + 2].mean() for x in range(4)] for y in range(5)] for n in range(2)]
     assert at_corners(masks).tolist() == expected
     assert at_corners(masks[:0]).shape == (0, 5, 4)

@@ -333,7 +333,7 @@ def test_unknown_name_in_a_config_file(tmp_path):
 
 def test_resized_labels_lie_where_the_image_does():
     pytest.importorskip("splitmask_backbones.mmseg", reason="the extra 'segmentation' is not installed")
-    from tools.segmentation.dataset import SegResize
+    from splitmask_backbones.mmseg_resize import SegResize
 
     rng, offsets = np.random.default_rng(0), []
     for number in range(60):
@@ -354,7 +354,7 @@ def test_resized_labels_lie_where_the_image_does():
 @pytest.mark.parametrize("size", [(1, 2000), (2000, 1), (1, 1), (1000, 7)])
 def test_thin_images_keep_a_pixel_on_each_side(size):
     pytest.importorskip("splitmask_backbones.mmseg", reason="the extra 'segmentation' is not installed")
-    from tools.segmentation.dataset import SegResize
+    from splitmask_backbones.mmseg_resize import SegResize
 
     results = SegResize(scale=(48, 36), keep_ratio=True).transform(
         {"img": np.zeros((size[1], size[0], 3), np.uint8), "gt_seg_map": np.ones((size[1], size[0]), np.uint8)}

@@ -32,7 +32,7 @@ from tools.segmentation.class_weights import class_weights
 from tools.segmentation.classes import find_classes
 from tools.segmentation.config import load_config
 from tools.segmentation.layout import find_split
-from tools.segmentation.mmengine_runner import SplitMaskRunner, _completed, mmengine_values
+from tools.segmentation.mmengine_runner import SplitMaskRunner, _completed, _keep_range, mmengine_values
 from tools.segmentation.recipe import SegRecipe
 
 TINY = [
@@ -177,7 +177,7 @@ def test_what_cannot_be_known_is_said(data: Path) -> None:
 
 def test_deep_images_have_one_range_under_mmsegs_runner_too(tmp_path: Path) -> None:
     """Of the training images, as in tools/train_seg.py; each by itself would make dark and bright ones alike."""
-    from tools.segmentation.dataset import SegFolder
+    from tools.segmentation.dataset import SegFolder, SegImage
 
     root = make_data(tmp_path, count=3)
     for name, factor in (("train", 100), ("val", 50)):
@@ -191,3 +191,11 @@ def test_deep_images_have_one_range_under_mmsegs_runner_too(tmp_path: Path) -> N
         means[split] = [np.asarray(folder.get_data_info(index)["image"]).mean() for index in range(3)]
     assert means["train"] == pytest.approx([means["train"][2] / 3, means["train"][2] * 2 / 3, means["train"][2]], abs=2)
     assert means["val"] == pytest.approx([mean / 2 for mean in means["train"]], abs=2)
+    # mmseg's inference has a file alone: what the run writes into its config says the range.
+    cfg = Config.fromfile(ROOT / "seg_configs" / "demo.py")
+    cfg.data_root = str(root)
+    _keep_range(cfg)
+    (step,) = [step for step in cfg.test_pipeline if step["type"] == "SegImage"]
+    found = SegImage(step["value_range"])({"img_path": str(root / "images/val/1.png")})["img"]
+    assert found.mean() == pytest.approx(means["val"][1], abs=0.5)
+    assert SegImage()({"img_path": str(root / "images/val/1.png")})["img"].mean() > 1.5 * means["val"][1]
