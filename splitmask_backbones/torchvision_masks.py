@@ -102,7 +102,7 @@ def _places(start: int, end: int, low: Tensor, high: Tensor) -> Tensor:
 def paste(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """Returns masks `(N, 1, M, M)` within boxes `(N, 4)` as `(N, 1, H, W)` of an image, 0 outside of the boxes."""
     pasted = masks.new_zeros(len(masks), 1, *size)
-    for canvas, mask, box in zip(pasted, masks, boxes, strict=True):
+    for number, (mask, box) in enumerate(zip(masks, boxes, strict=True)):
         top, left, part = paste_part(mask, box, size)
-        canvas[0, top : top + part.shape[0], left : left + part.shape[1]] = part
+        pasted[number, 0, top : top + part.shape[0], left : left + part.shape[1]] = part
     return pasted

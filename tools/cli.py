@@ -307,7 +307,7 @@ def print_error(error: BaseException, debug: bool) -> None:
     except UserError:  # there is no telling: it is what the error is about
         rank = 0
     distributed = sys.modules.get("pretrain.training.distributed")
-    if distributed is not None and distributed.is_together():
+    if distributed is not None and distributed.is_distributed():
         speaks = distributed.announce_failure()
     else:
         speaks = rank == 0

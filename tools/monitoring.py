@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pretrain.data.sources import ImageList
     from pretrain.methods.base import Method
     from pretrain.monitoring.monitor import Monitor
-    from tools.finetuning.plots import Curves
+    from tools.plots import Curves
 
 NUM_IMAGES = 256
 LITTLE_MORE = 2.0
@@ -133,7 +133,7 @@ def prepare(
 
 def draw(run_dir: Path) -> None:
     """Writes monitor.png beside the monitor.jsonl of a run, where there is one."""
-    from tools.finetuning.plots import curve, read_metrics, save_curves
+    from tools.plots import curve, read_metrics, save_curves
 
     entries = read_metrics(run_dir / "monitor.jsonl")
     panels: dict[str, Curves] = {}
@@ -150,7 +150,7 @@ def advise(run_dir: Path, branch_jitter: float, qk_limit: float | None) -> list[
 
     Where the run had `branch_jitter`, its matching could not go by colours, and is not compared with them.
     """
-    from tools.finetuning.plots import read_metrics
+    from tools.plots import read_metrics
 
     entries = read_metrics(run_dir / "monitor.jsonl")
     last = entries[-1] if entries else {}

@@ -25,8 +25,8 @@ EXAMPLES = """examples:
   python tools/train_seg.py seg_configs/camvid_tiny.py --output DIR --predict PICTURES
 
 --data ROOT holds images/{train*,val*} and annotations/{train*,val*}; labels are one class index a pixel, 255 = ignore
-(ADE20K's own folder names: 0 = ignore, and its 150 classes). --eval-only and --predict use the newest checkpoint in
---output (--best: the best one); --predict with --weights on a new --output trains first.
+(ADE20K's own folder names: 0 = ignore, and its 150 classes). --eval-only and --predict use the finished segmentor in
+--output, else the newest checkpoint (--best: the best one); --predict with --weights on a new --output trains first.
 Several GPUs: torchrun --nproc-per-node=8 tools/train_seg.py ...; --batch-size counts the images of all of them."""
 
 

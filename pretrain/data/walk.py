@@ -1,4 +1,4 @@
-"""The one way into folders: which files lie below a root, and what was not looked at."""
+"""The files below a root of images, and what was not looked at."""
 
 import os
 import stat

@@ -7,7 +7,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pretrain.training.distributed import is_together
+from pretrain.training.distributed import is_distributed
 
 CHUNK = 2048
 """Rows whose logits exist at the same time: 2048 x 8192 in float32 are 64 MiB."""
@@ -127,7 +127,7 @@ class _AllGather(torch.autograd.Function):
 
 def gather_with_grad(x: Tensor) -> Tensor:
     """Returns the rows of all ranks, `(B, C) -> (world * B, C)`; gradients flow back to the rank they came from."""
-    if not is_together():
+    if not is_distributed():
         return x
     gathered: Tensor = _AllGather.apply(x.contiguous())
     return gathered

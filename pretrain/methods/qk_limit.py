@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pretrain.training.distributed import is_together
+from pretrain.training.distributed import is_distributed
 from splitmask_backbones.vit import VisionTransformer
 
 EVERY = 10
@@ -48,7 +48,7 @@ class QueryKeyLimit:
         for part, limit, near in zip(parts, limits, _may_exceed(parts, limits), strict=True):
             if near:
                 _cut(part, limit)
-        if is_together():
+        if is_distributed():
             for weight in self.weights:
                 dist.broadcast(weight, 0)
 

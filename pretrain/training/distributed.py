@@ -88,7 +88,7 @@ def make_fabric(
     use_deterministic(deterministic and fabric.device.type == "cuda")
     with waiting_for(f"{own.others} at {own.address}:{own.port}"):
         fabric.launch()
-    if is_together():
+    if is_distributed():
         _failures()  # connected while all is well
     if fabric.is_global_zero and fabric.device.type == "cpu" and precision == "bf16" and cpu_has_bf16() is False:
         logger.warning("this CPU computes bf16 in emulation, up to 30 times slower than float32: use --precision 32")
@@ -124,7 +124,7 @@ def cpu_has_bf16() -> bool | None:
     return any(flags.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
-def is_together() -> bool:
+def is_distributed() -> bool:
     """Returns whether this process is one of several."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
@@ -147,18 +147,18 @@ def waiting_for(whom: str) -> Iterator[None]:
 @contextmanager
 def main_process_first() -> Iterator[bool]:
     """Runs the block in the main process, then in the others, which find what it has written; yields whether main."""
-    is_main = not is_together() or dist.get_rank() == 0
+    is_main = not is_distributed() or dist.get_rank() == 0
     if not is_main:
         with waiting_for("rank 0, which prepares what all need"):
             dist.barrier()
     yield is_main
-    if is_together() and is_main:
+    if is_distributed() and is_main:
         dist.barrier()
 
 
 def gather(items: list[Any]) -> list[Any]:
     """Returns the items of all processes, rank by rank; to be called by all of them."""
-    if not is_together():
+    if not is_distributed():
         return items
     parts: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(parts, items)
@@ -179,7 +179,7 @@ def agree(loss: Tensor, grad_norm: Tensor, received: int | None, step: int) -> i
     """
     finite = torch.isfinite(loss) & torch.isfinite(grad_norm)
     state = torch.stack([(~finite).float(), torch.tensor(float(received or 0), device=loss.device)])
-    if is_together():
+    if is_distributed():
         dist.all_reduce(state, op=dist.ReduceOp.MAX)
     bad, signal = state.tolist()
     if bad:
@@ -195,7 +195,7 @@ def mean_over_ranks(values: Sequence[Tensor]) -> list[float]:
     if not values:
         return []
     stacked = torch.stack([value.detach() for value in values])
-    if is_together():
+    if is_distributed():
         dist.all_reduce(stacked)
         stacked /= dist.get_world_size()
     return [float(value) for value in stacked]
@@ -203,7 +203,7 @@ def mean_over_ranks(values: Sequence[Tensor]) -> list[float]:
 
 def share_buffers(model: nn.Module) -> None:
     """Gives all processes the main one's buffers: batch statistics are each process's own, and only its are kept."""
-    if is_together():
+    if is_distributed():
         for buffer in model.buffers():
             dist.broadcast(buffer, 0)
 
@@ -222,14 +222,14 @@ def _failures() -> Any:
 def announce_failure() -> bool:
     """Tells the other processes that this one ends with an error; returns whether it is the first to say so."""
     with suppress(RuntimeError, KeyError):  # the store may have gone
-        return not is_together() or _failures().add(_FAILED, 1) == 1
+        return not is_distributed() or _failures().add(_FAILED, 1) == 1
     return True
 
 
 def has_failed() -> bool:
     """Returns whether any process of the run has announced a failure."""
     with suppress(RuntimeError, KeyError):
-        return is_together() and bool(_failures().check([_FAILED]))
+        return is_distributed() and bool(_failures().check([_FAILED]))
     return False
 
 

@@ -20,7 +20,7 @@ from tests.helpers.in_process import run_tool
 from tools.embed import main
 from tools.embedding.neighbours import nearest, save_neighbours
 from tools.embedding.run import pooled
-from tools.finetuning.central import CentralCrop
+from tools.frozen.center_crop import CenterCrop
 
 NUM = 11
 
@@ -50,7 +50,7 @@ def words_of(base: Path, output: Path, weights: str = "plain") -> list[str]:
 
 def tokens_of(base: Path, weights: str, name: str, size: int, share: float, **overrides: Any) -> torch.Tensor:
     encoder = load_encoder(base / f"{weights}.safetensors", **overrides).eval()
-    crop = CentralCrop(size, share)(read_image(base / "pictures" / name))
+    crop = CenterCrop(size, share)(read_image(base / "pictures" / name))
     with torch.no_grad():
         return encoder(PixelNorm()(crop[None]))[0]
 
@@ -95,10 +95,10 @@ def test_pools() -> None:
 
 
 def test_a_killed_run_goes_on(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tools.finetuning import central, features
-    from tools.finetuning.shares import Prepared
+    from tools.frozen import center_crop, features
+    from tools.shards import Prepared
 
-    for module in (central, features):
+    for module in (center_crop, features):
         monkeypatch.setattr(module, "TEST_BATCH", 2)
     monkeypatch.setattr(features, "BATCHES_A_SAVE", 2)
     read: list[int] = []
@@ -180,9 +180,7 @@ def test_images_of_more_than_8_bits_share_one_range(base: Path, tmp_path: Path) 
     for row, factor in enumerate((1, 30)):
         eight_bits = Image.fromarray(np.round(ramp * factor * (255 / 48000)).astype(np.uint8)).convert("RGB")
         with torch.no_grad():
-            tokens = load_encoder(base / "plain.safetensors").eval()(
-                PixelNorm()(CentralCrop(32, 1.0)(eight_bits)[None])
-            )
+            tokens = load_encoder(base / "plain.safetensors").eval()(PixelNorm()(CenterCrop(32, 1.0)(eight_bits)[None]))
         np.testing.assert_allclose(vectors[row], tokens[0].mean(0).numpy(), atol=0.02)
     assert np.abs(vectors[0] - vectors[1]).max() > 0.1
     assert run_tool(main, *words, "--output", tmp_path / "out", "--resume").returncode == 0

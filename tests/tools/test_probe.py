@@ -34,7 +34,7 @@ from tests.helpers.cls_data import write_root
 from tools.classification import probe_run
 from tools.classification.linear_probe import LinearProbes, feature_batches, statistics
 from tools.classification.probe_recipe import ProbeRecipe
-from tools.finetuning.central import CentralCrop
+from tools.frozen.center_crop import CenterCrop
 from tools.probe import main
 
 
@@ -167,7 +167,7 @@ def test_features_are_the_means_of_the_maps_before_the_norm(base: Path) -> None:
     features = np.load(base / "done" / "features" / "val.npy")
     assert features.shape == (18, 3, 192)
     for index in (0, 7, 17):
-        crop = CentralCrop(32, 0.875)(read_image(base / "root" / names[index]))
+        crop = CenterCrop(32, 0.875)(read_image(base / "root" / names[index]))
         with torch.no_grad():
             maps = encoder.forward_maps(PixelNorm()(crop[None]), norm_maps=False)
             tokens = encoder(PixelNorm()(crop[None]))
@@ -186,10 +186,10 @@ def test_chosen_layers_give_the_same_numbers(base: Path, tmp_path: Path) -> None
 
 
 def test_a_killed_probe_goes_on_with_its_features(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tools.finetuning import central, features
-    from tools.finetuning.shares import Prepared
+    from tools.frozen import center_crop, features
+    from tools.shards import Prepared
 
-    for module in (central, features):
+    for module in (center_crop, features):
         monkeypatch.setattr(module, "TEST_BATCH", 4)
     monkeypatch.setattr(features, "BATCHES_A_SAVE", 2)
     read: list[int] = []

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tools.classification.data import LabelledImages
 from tools.classification.model import Classifier
-from tools.finetuning.central import CentralCrop, central_batches
+from tools.frozen.center_crop import CenterCrop, center_batches
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -49,7 +49,7 @@ class Counts:
 
 @torch.no_grad()
 def evaluate(
-    fabric: Fabric, classifier: Classifier, split: LabelledImages, classes: list[str], crop: CentralCrop, workers: int
+    fabric: Fabric, classifier: Classifier, split: LabelledImages, classes: list[str], crop: CenterCrop, workers: int
 ) -> dict[str, Any]:
     """Returns `{"top1", "top5", "num_images", "per_class", "loss"}` of a split; the same in every process.
 
@@ -61,7 +61,7 @@ def evaluate(
     was_training = classifier.training
     classifier.eval()
     try:
-        for indices, images in central_batches(fabric, split.images, crop, workers, "evaluate"):
+        for indices, images in center_batches(fabric, split.images, crop, workers, "evaluate"):
             with fabric.autocast():
                 logits = classifier.predict(images)
             own = labels[fabric.to_device(indices)]

@@ -32,12 +32,12 @@ from tools.classification import data
 from tools.classification.evaluate import Counts
 from tools.classification.linear_probe import LinearProbes, feature_batches, statistics
 from tools.classification.probe_recipe import ProbeRecipe
-from tools.finetuning.central import CentralCrop
-from tools.finetuning.features import extract, means_of_maps
-from tools.finetuning.load_table import LOAD_REPORT, mark, tell
 from tools.finetuning.model_files import weights_digest
-from tools.finetuning.plots import Curves, save_curves
 from tools.finetuning.run import REPORT, RESULTS
+from tools.frozen.center_crop import CenterCrop
+from tools.frozen.features import extract, means_of_maps
+from tools.load_table import LOAD_REPORT, mark, tell
+from tools.plots import Curves, save_curves
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -160,7 +160,7 @@ class _Measurement:
         fabric.to_device(encoder)
         if rehearsal:
             rehearsal.begin_training()
-        crop, place = CentralCrop(recipe.img_size, recipe.test_crop), folder.path / FEATURES
+        crop, place = CenterCrop(recipe.img_size, recipe.test_crop), folder.path / FEATURES
         shape = len(self.layers), encoder.embed_dim
         self.features = {
             name: extract(

@@ -21,10 +21,10 @@ from tools.classification.draw import draw
 from tools.classification.evaluate import evaluate
 from tools.classification.model import Classifier, build_classifier
 from tools.classification.recipes import DOMAINS, ClsRecipe
-from tools.finetuning.central import CentralCrop, central_batches
 from tools.finetuning.options import FinetuneOptions
 from tools.finetuning.pictures import Pictures
 from tools.finetuning.task import Task
+from tools.frozen.center_crop import CenterCrop, center_batches
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -119,8 +119,8 @@ class ClassificationTask(Task):
         return data.report(self.images)
 
     @property
-    def _crop(self) -> CentralCrop:
-        return CentralCrop(self.recipe.img_size, self.recipe.test_crop)
+    def _crop(self) -> CenterCrop:
+        return CenterCrop(self.recipe.img_size, self.recipe.test_crop)
 
     def measure(self, fabric: Fabric, model: nn.Module, folder: RunFolder, final: bool) -> dict[str, Any] | None:
         assert isinstance(model, Classifier)
@@ -137,7 +137,7 @@ class ClassificationTask(Task):
     def predict(self, fabric: Fabric, model: nn.Module, pictures: Pictures) -> str:
         assert isinstance(model, Classifier)
         images = pictures.images
-        for indices, crops in central_batches(fabric, images, self._crop, self.options.workers, "predict"):
+        for indices, crops in center_batches(fabric, images, self._crop, self.options.workers, "predict"):
             with fabric.autocast():
                 best = model.predict(crops).softmax(dim=1).topk(min(NUM_SHOWN, len(self.classes)), dim=1)
             rows = (rows.tolist() for rows in (indices, best.values, best.indices))

@@ -10,8 +10,8 @@ from typing import Any
 
 from pretrain.training.run_folder import read_object
 from splitmask_backbones.files import write_atomically
+from tools import plots
 from tools.demos.inputs import Inputs
-from tools.finetuning import plots
 from tools.running.job import ENCODER, RESULTS, Job, copy_numbered, drawn, prediction_job
 
 STARTS = {"none": "random init", "splitmask": "SplitMask"}

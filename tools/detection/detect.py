@@ -10,7 +10,7 @@ from det_configs.common.recipe import DetRecipe
 from pretrain.data.sources import ImageList
 from pretrain.training.distributed import any_algorithm
 from tools.detection.dataset import prepare
-from tools.finetuning.shares import Prepared, share_of
+from tools.shards import Prepared, shard_of
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -33,7 +33,7 @@ def detect_all(
     detector.eval()
     try:
         dataset = Prepared(images, partial(prepare, recipe=recipe))
-        for index, image in share_of(fabric, dataset, workers, title, batch_size=None):
+        for index, image in shard_of(fabric, dataset, workers, title, batch_size=None):
             with fabric.autocast(), any_algorithm():  # without a backward pass RoIAlign adds in one order
                 found = detector.detect(fabric.to_device(image), sizes[int(index)])
             yield int(index), found

@@ -21,9 +21,9 @@ from splitmask_backbones.registry import encoder_name
 from splitmask_backbones.vit import VisionTransformer
 from tools import cli
 from tools.embedding.neighbours import save_neighbours
-from tools.finetuning.central import CentralCrop
-from tools.finetuning.features import extract
 from tools.finetuning.model_files import weights_digest
+from tools.frozen.center_crop import CenterCrop
+from tools.frozen.features import extract
 from tools.pretraining.images import readable_images, with_range
 
 EMBEDDINGS, NAMES, PICTURE = "embeddings.npy", "images.txt", "neighbours.jpg"
@@ -91,7 +91,7 @@ def embed(options: EmbedOptions) -> None:
         folder.start()  # from here on --resume has something to go on with
         fabric.to_device(encoder)
         part = folder.path / PARTIAL / EMBEDDINGS
-        crop, shape = CentralCrop(size, options.test_crop), (encoder.embed_dim,)
+        crop, shape = CenterCrop(size, options.test_crop), (encoder.embed_dim,)
         vectors = extract(fabric, vectors_of, shape, images, crop, part, options.workers, "embedding")
         write_atomically(folder.path / NAMES, "".join(f"{printable(name)}\n" for name in images.names).encode())
         save_neighbours(vectors, images, folder.path / PICTURE)

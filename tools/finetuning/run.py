@@ -24,11 +24,11 @@ from splitmask_backbones.checkpoints import save_encoder
 from splitmask_backbones.errors import UserError
 from tools import cli
 from tools.finetuning.best import BEST_MODEL, is_recorded, record_evaluation
-from tools.finetuning.load_table import LOAD_REPORT, mark, name_new_parts, tell
 from tools.finetuning.model_files import find_weights, load_strictly, save_model, weights_digest
 from tools.finetuning.options import FinetuneOptions
 from tools.finetuning.pictures import open_pictures
 from tools.finetuning.task import Task
+from tools.load_table import LOAD_REPORT, mark, name_new_parts, tell
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

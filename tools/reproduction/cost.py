@@ -1,7 +1,8 @@
 """What a command line costs: GPU hours from counted operations, disk from counted parameters. Free of torch.
 
-Operations are those of `pretrain/flops.py` in closed form (a test compares them). The rate that turns them into hours
-is the one figure that the paper measured: SplitMask with ViT-B on ImageNet, 300 epochs in 34.0 hours on 16 GPUs.
+Operations are those that `tools/benchmark.py` counts, in closed form (a test compares them). The rate that turns them
+into hours is the one figure that the paper measured: SplitMask with ViT-B on ImageNet, 300 epochs in 34.0 hours on 16
+GPUs.
 """
 
 from collections.abc import Mapping

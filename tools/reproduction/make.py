@@ -8,7 +8,7 @@ from pretrain.training.progress import duration
 from pretrain.training.shortage import free_disk
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import write_atomically
-from tools.finetuning import plots
+from tools import plots
 from tools.reproduction import cost, render, study_labels, study_report
 from tools.reproduction.paper import tables
 from tools.reproduction.paper.schema import Row, Table

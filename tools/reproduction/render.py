@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 
-from tools.finetuning.plots import markdown_table
+from tools.plots import markdown_table
 from tools.reproduction.paper.schema import Table
 from tools.reproduction.results import Filled, Other
 from tools.reproduction.runs import Run

@@ -42,7 +42,7 @@ SETS = {
     "painting": DataSet(52_867, "domainnet", "painting_train.txt"),
     "sketch": DataSet(49_115, "domainnet", "sketch_train.txt"),
 }
-"""Sizes: PAPER's settings of pre-training; the shares of ImageNet are SimCLR's balanced lists."""
+"""Sizes: the paper's settings of pre-training; the shares of ImageNet are SimCLR's balanced lists."""
 
 
 class Places:

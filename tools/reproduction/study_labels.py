@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from tools.finetuning.plots import markdown_table
+from tools.plots import markdown_table
 from tools.reproduction.render import mean_and_spread, shown
 from tools.reproduction.study import ROWS
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import write_atomically
-from tools.finetuning import plots
+from tools import plots
 from tools.reproduction import study_labels
 from tools.reproduction.render import cells, csv_text, listed, mean_and_spread, shown
 from tools.reproduction.study import HEADS, PICTURES, ROWS, Study, finetuning_folder, run_folder

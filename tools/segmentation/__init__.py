@@ -1,4 +1,4 @@
-"""The parts of tools/train_seg.py, along the data: labels, pairs, check, dataset, loop, results, predict."""
+"""The parts of tools/train_seg.py, along the data: layout, classes, labels, check, dataset, model, task, evaluate."""
 
 from splitmask_backbones import _mmcv_stub
 

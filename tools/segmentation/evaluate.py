@@ -10,10 +10,10 @@ from mmseg.evaluation import IoUMetric
 from mmseg.registry import METRICS
 
 from pretrain.training.distributed import any_algorithm, gather
-from tools.finetuning.shares import share_of
 from tools.segmentation.dataset import SegPairs
 from tools.segmentation.model import Segmentor
 from tools.segmentation.tta import MeanOfViews
+from tools.shards import shard_of
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -86,7 +86,7 @@ def evaluate(fabric: Fabric, segmentor: Segmentor, dataset: SegPairs, use_tta: b
     segmentor.eval()
     predict = MeanOfViews(segmentor.model).test_step if use_tta else segmentor.predict
     try:
-        for batch in share_of(fabric, dataset, workers, "evaluate", 1, collate_fn=pseudo_collate):
+        for batch in shard_of(fabric, dataset, workers, "evaluate", 1, collate_fn=pseudo_collate):
             samples = [sample.to_dict() for sample in predict(batch)]
             with any_algorithm():  # histograms of pixels
                 metric.process(batch, samples)

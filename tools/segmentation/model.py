@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import splitmask_backbones.mmseg  # noqa: F401 (registers the backbone and the optimizer constructor)
-from pretrain.training.distributed import is_together
+from pretrain.training.distributed import is_distributed
 from splitmask_backbones.errors import UserError, nearest
 from splitmask_backbones.vit import VisionTransformer
 
@@ -163,7 +163,7 @@ def build_segmentor(model: dict[str, Any]) -> Segmentor:
         built = MODELS.build(ConfigDict(model))
         torch.empty((), dtype=torch.int64).random_()  # mmengine's runner drew a seed here: heads start as under it
         built.init_weights()
-    if is_together() and dist.get_backend() != dist.Backend.GLOO:
+    if is_distributed() and dist.get_backend() != dist.Backend.GLOO:
         built = nn.SyncBatchNorm.convert_sync_batchnorm(built)
     return Segmentor(built)
 

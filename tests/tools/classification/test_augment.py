@@ -22,7 +22,7 @@ from tools.classification.augment import TrainAugment
 from tools.classification.data import DataOptions, LabelledImages, open_data
 from tools.classification.dataset import TrainingCrops
 from tools.classification.recipes import get_recipe
-from tools.finetuning.central import CentralCrop
+from tools.frozen.center_crop import CenterCrop
 
 STRONG = {"randaugment": 9.0, "force_color_jitter": True, "img_size": 32, "repeats": 3}
 
@@ -111,13 +111,13 @@ def test_the_central_crop_is_torchvisions(size: tuple[int, int]) -> None:
             transforms.PILToTensor(),
         ]
     )
-    assert torch.equal(CentralCrop(56, 0.875)(image), theirs(image))
+    assert torch.equal(CenterCrop(56, 0.875)(image), theirs(image))
 
 
 @pytest.mark.parametrize("size", [(2, 40), (40, 2), (1, 300), (70, 900)])
 def test_of_an_oblong_image_only_the_centre_is_made(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
-    crop, made = CentralCrop(56, 0.875), []
+    crop, made = CenterCrop(56, 0.875), []
     resize = Image.Image.resize
 
     def counted(self: Image.Image, to: tuple[int, int], *more: Any, **named: Any) -> Image.Image:
@@ -126,7 +126,7 @@ def test_of_an_oblong_image_only_the_centre_is_made(size: tuple[int, int], monke
 
     monkeypatch.setattr(Image.Image, "resize", counted)
     found = crop(image).int()
-    monkeypatch.setattr("tools.finetuning.central.OBLONG", 10**9)
+    monkeypatch.setattr("tools.frozen.center_crop.OBLONG", 10**9)
     assert (found - crop(image).int()).abs().max() <= 1
     short, whole = made[0], made[1]
     assert min(whole) == min(short) == 64 and max(short) <= 56 + 2 * 3 * 64 < max(whole) or size[0] == 70

@@ -11,11 +11,11 @@ from PIL import Image
 
 from pretrain.recipes import get_recipe
 from tests.helpers.plans import check
+from tools import plots
 from tools.demo_data import DemoData, make_demo_data
 from tools.demos import plan as report
 from tools.demos.inputs import Inputs, open_folder, own_inputs
 from tools.demos.plan import demo_jobs
-from tools.finetuning import plots
 from tools.running.planned import planned_recipe
 
 

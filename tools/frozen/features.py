@@ -16,7 +16,7 @@ from torch import Tensor
 from pretrain.data.pixel_norm import PixelNorm
 from pretrain.data.sources import ImageList
 from pretrain.training.run_folder import write_json
-from tools.finetuning.central import TEST_BATCH, CentralCrop, central_batches
+from tools.frozen.center_crop import TEST_BATCH, CenterCrop, center_batches
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -30,7 +30,7 @@ def extract(
     features_of: Callable[[Tensor], Tensor],
     shape: tuple[int, ...],
     images: ImageList,
-    crop: CentralCrop,
+    crop: CenterCrop,
     path: Path,
     workers: int,
     title: str,
@@ -50,7 +50,7 @@ def extract(
         _reserve(path)
     saved = done
     pixel_norm = fabric.to_device(PixelNorm())
-    for indices, crops in central_batches(fabric, images, crop, workers, title, start=done):
+    for indices, crops in center_batches(fabric, images, crop, workers, title, start=done):
         with fabric.autocast():
             found = features_of(pixel_norm(crops))
         features[indices.numpy()] = found.float().cpu().numpy()

@@ -32,7 +32,7 @@ class Prepared(Dataset[tuple[int, Tensor]]):
         return index, self.prepare(self.images.read(index))
 
 
-def share_of(
+def shard_of(
     fabric: Fabric,
     dataset: Any,
     workers: int,

@@ -1,4 +1,4 @@
-"""Loss curves, picture grids and the table of the demo."""
+"""Curves of losses, grids of pictures, and tables for the screen and in Markdown."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Images as a frozen encoder sees them: one central crop each, in order, in batches on the device."""
+"""Images as a frozen encoder sees them: one center crop each, in order, in batches on the device."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pretrain.data.augment import to_tensor
 from pretrain.data.sources import ImageList
-from tools.finetuning.shares import Prepared, share_of
+from tools.shards import Prepared, shard_of
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -24,8 +24,8 @@ OBLONG = 8
 """Short sides that an image is long at most to be resized as a whole: one of 8000 x 1 pixels would take 8 GB."""
 
 
-class CentralCrop:
-    """Turns an image into the central crop of a test: short side to `img_size / test_crop`, bicubic, then the centre.
+class CenterCrop:
+    """Turns an image into the center crop of a test: short side to `img_size / test_crop`, bicubic, then the centre.
 
     The same pixels as timm's and torchvision's `Resize` and `CenterCrop`, but for roundings of very
     oblong ones.
@@ -57,9 +57,9 @@ class CentralCrop:
         return to_tensor(resized.crop((left, top, left + self.img_size, top + self.img_size)))
 
 
-def central_batches(
-    fabric: Fabric, images: ImageList, crop: CentralCrop, workers: int, title: str, start: int = 0
+def center_batches(
+    fabric: Fabric, images: ImageList, crop: CenterCrop, workers: int, title: str, start: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields indices int64 `(B,)` and crops uint8 `(B, 3, S, S)` on the device, as `share_of` does."""
-    for indices, crops in share_of(fabric, Prepared(images, crop), workers, title, TEST_BATCH, start):
+    """Yields indices int64 `(B,)` and crops uint8 `(B, 3, S, S)` on the device, as `shard_of` does."""
+    for indices, crops in shard_of(fabric, Prepared(images, crop), workers, title, TEST_BATCH, start):
         yield indices, fabric.to_device(crops)

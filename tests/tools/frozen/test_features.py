@@ -1,4 +1,4 @@
-"""tools/finetuning/features.py: a full disk; the features: tests/tools/test_embed.py, test_probe.py."""
+"""tools/frozen/features.py: a full disk; the features: tests/tools/test_embed.py, test_probe.py."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tools.finetuning import features
+from tools.frozen import features
 
 
 def test_the_space_is_taken_at_once_and_a_full_disk_is_an_error_that_names_the_file(
