@@ -133,9 +133,10 @@ def prepare(
 
 def draw(run_dir: Path) -> None:
     """Writes monitor.png beside the monitor.jsonl of a run, where there is one."""
-    from tools.plots import curve, read_metrics, save_curves
+    from pretrain.training.metrics import read_json_lines
+    from tools.plots import curve, save_curves
 
-    entries = read_metrics(run_dir / "monitor.jsonl")
+    entries = read_json_lines(run_dir / "monitor.jsonl")
     panels: dict[str, Curves] = {}
     for title, names in PANELS.items():
         curves = {name.replace("_", " "): curve(entries, name) for name in names}
@@ -150,9 +151,9 @@ def advise(run_dir: Path, branch_jitter: float, qk_limit: float | None) -> list[
 
     Where the run had `branch_jitter`, its matching could not go by colours, and is not compared with them.
     """
-    from tools.plots import read_metrics
+    from pretrain.training.metrics import read_json_lines
 
-    entries = read_metrics(run_dir / "monitor.jsonl")
+    entries = read_json_lines(run_dir / "monitor.jsonl")
     last = entries[-1] if entries else {}
     found = []
     gain = last.get("train_inpaint_gain")

@@ -1,6 +1,5 @@
 """Curves of losses, grids of pictures, and tables for the screen and in Markdown."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,17 +7,6 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 Curves = dict[str, tuple[list[float], list[float]]]  # label -> steps, values
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Returns the lines of a metrics.jsonl; a last line that was cut off by a kill is left out."""
-    entries = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            entries.append(json.loads(line))
-        except ValueError:
-            continue
-    return entries
 
 
 def curve(entries: Sequence[dict[str, Any]], name: str) -> tuple[list[float], list[float]]:

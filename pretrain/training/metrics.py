@@ -12,6 +12,17 @@ PLACE = ("step", "epoch", "images")
 """How far a run is: what every line of these files begins with."""
 
 
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Returns the lines of such a file, none where it is missing; one that was cut off by a kill is left out."""
+    entries = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            entries.append(json.loads(line))
+        except ValueError:
+            continue
+    return entries
+
+
 class JsonLines:
     """A file of one strict JSON object per step; after a resume, lines past the resumed step are taken out."""
 

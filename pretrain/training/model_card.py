@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pretrain.training.metrics import read_json_lines
 from pretrain.training.run_folder import CONFIG
 from splitmask_backbones import __version__
 from splitmask_backbones.convert.names import MODEL_CARD
@@ -112,23 +113,17 @@ def _lineage(lineage: list[dict[str, str]]) -> str:
 
 
 def _curves(folder: Path) -> str:
-    entries = _lines(folder / "metrics.jsonl")
+    entries = read_json_lines(folder / "metrics.jsonl")
     if not entries:
         return "No step was logged."
     places = sorted({round(i * (len(entries) - 1) / max(1, ROWS - 1)) for i in range(ROWS)})
     columns = [name for name in COLUMNS if any(entries[place].get(name) is not None for place in places)]
     rows = [f"| {' | '.join(columns)} |", f"| {' | '.join('---:' for _ in columns)} |"]
     rows += [f"| {' | '.join(_cell(entries[place].get(name)) for name in columns)} |" for place in places]
-    looks = _lines(folder / "monitor.jsonl")
+    looks = read_json_lines(folder / "monitor.jsonl")
     if looks:
         rows += ["", "The monitor's last look:", "", _table({k: v for k, v in looks[-1].items() if v is not None})]
     return "\n".join(rows)
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def _codebook(folder: Path) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pretrain.training.metrics import read_json_lines
 from pretrain.training.run_folder import read_object
 from splitmask_backbones.files import write_atomically
 from tools import plots
@@ -68,7 +69,7 @@ def save_pictures(output: Path, token_images: Sequence[Path]) -> None:
     pictures = output / "pictures"
     pictures.mkdir(exist_ok=True)
     files = sorted((output / "data" / "pictures").iterdir())
-    before = plots.read_metrics(output / "pretrain" / "metrics.jsonl")
+    before = read_json_lines(output / "pretrain" / "metrics.jsonl")
     names = {"inpaint": "loss_inpaint", "match": "loss_match"}
     panels = {
         "pre-training: losses": {label: plots.curve(before, name) for label, name in names.items()},
@@ -80,7 +81,7 @@ def save_pictures(output: Path, token_images: Sequence[Path]) -> None:
             continue
         columns = {"image": files} | {name: drawn(run, files) for name, run in runs.items()}
         plots.save_grid(columns, pictures / f"{title}.png")
-        metrics = {name: plots.read_metrics(run / "metrics.jsonl") for name, run in runs.items()}
+        metrics = {name: read_json_lines(run / "metrics.jsonl") for name, run in runs.items()}
         panels[f"{model}: loss"] = {name: plots.curve(entries, "loss") for name, entries in metrics.items()}
     plots.save_curves(panels, pictures / "loss_curves.png")
     from pretrain.monitoring.pictures import save_token_picture  # torch

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pretrain.training.metrics import read_json_lines
 from pretrain.training.run_folder import strict_json, write_json
 from splitmask_backbones.files import write_atomically
 
@@ -15,7 +16,7 @@ BEST_RESULTS = "best.json"
 
 def is_recorded(folder: Path, step: int) -> bool:
     """Returns whether evaluations.jsonl has a line of this step."""
-    return any(entry["step"] == step for entry in _entries(folder))
+    return any(entry["step"] == step for entry in read_json_lines(folder / EVALUATIONS))
 
 
 def record_evaluation(
@@ -35,7 +36,7 @@ def record_evaluation(
         keep: writes the model that was evaluated; called with the new line if it is the best.
         score: what lines are compared by; larger is better.
     """
-    entries = [entry for entry in _entries(folder) if entry["step"] < step]
+    entries = [entry for entry in read_json_lines(folder / EVALUATIONS) if entry["step"] < step]
     entry = {"step": step, **strict_json(results)}
     is_best = all(score(other) < score(entry) for other in entries)
     if is_best:
@@ -44,8 +45,3 @@ def record_evaluation(
     text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in [*entries, entry])
     write_atomically(folder / EVALUATIONS, text.encode())
     return is_best
-
-
-def _entries(folder: Path) -> list[dict[str, Any]]:
-    path = folder / EVALUATIONS
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pretrain.recipes import RECIPES
+from pretrain.training.metrics import METRICS as METRICS_FILE
+from pretrain.training.metrics import read_json_lines
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import sha256_of
 from splitmask_backbones.registry import encoder_name
@@ -202,8 +204,7 @@ def _hours(folder: Path) -> float | None:
     """Returns the hours of training that metrics.jsonl adds up to, waiting for data included."""
     seconds, before = 0.0, 0
     try:
-        for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-            entry = json.loads(line)
+        for entry in read_json_lines(folder / METRICS_FILE):
             seconds += (entry["images"] - before) / entry["images_per_second"]
             before = entry["images"]
     except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):

@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from pretrain.training.metrics import read_json_lines
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import write_atomically
 from tools import plots
@@ -195,7 +196,7 @@ def learned(output: Path, rows: Sequence[str]) -> tuple[list[str], list[list[str
         cells = []
         for data in HEADS:
             files = _files(output, row, data, "pretrain", "monitor.jsonl")
-            looks = [entries[-1] for file in files if (entries := plots.read_metrics(file))]
+            looks = [entries[-1] for file in files if (entries := read_json_lines(file))]
             cells += [shown([look[name] for look in looks if look.get(name) is not None], 2) for name in LOOKS]
         body.append([ROWS[row].title, *cells])
     return header, body

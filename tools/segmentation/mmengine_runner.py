@@ -131,12 +131,13 @@ def _class_weights(config: dict[str, Any], classes: Classes) -> list[float] | No
 
 def _keep_range(cfg: Any) -> None:
     """Writes the range of the training images into what mmseg's inference reads images by: it has a file alone."""
-    found = None
-    if cfg.get("data_root"):
-        found = range_of_images(find_split(Path(cfg.data_root), "train", make_layout(cfg.get("layout"))).image_list())
-    for step in cfg.get("test_pipeline", ()) if found is not None else ():
-        if step["type"] == "SegImage":
-            step.setdefault("value_range", list(found[0]))
+    if not cfg.get("data_root"):
+        return
+    found = range_of_images(find_split(Path(cfg.data_root), "train", make_layout(cfg.get("layout"))).image_list())
+    if found is not None:
+        for step in cfg.get("test_pipeline", ()):
+            if step["type"] == "SegImage":
+                step.setdefault("value_range", list(found[0]))
 
 
 def _loader(

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from pretrain.recipes import get_recipe
+from pretrain.training.metrics import read_json_lines
 from tests.helpers.plans import check
 from tools import plots
 from tools.demo_data import DemoData, make_demo_data
@@ -44,8 +45,8 @@ def test_the_jobs_of_a_small_folder(tmp_path: Path, segmentation: bool, monkeypa
 def test_curves_and_tables(tmp_path: Path) -> None:
     lines = ['{"step": 10, "loss": 2.0}', '{"step": 20, "loss": null}', '{"step": 30, "loss": 1.0}', '{"step": 4']
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
-    assert plots.curve(plots.read_metrics(tmp_path / "metrics.jsonl"), "loss") == ([10, 30], [2.0, 1.0])
-    assert plots.read_metrics(tmp_path / "nothing.jsonl") == []
+    assert plots.curve(read_json_lines(tmp_path / "metrics.jsonl"), "loss") == ([10, 30], [2.0, 1.0])
+    assert read_json_lines(tmp_path / "nothing.jsonl") == []
     assert plots.show(None) == "undefined"
     assert plots.markdown_table(["a", "b"], [["x", "1.0"]]) == "| a | b |\n| :--- | ---: |\n| x | 1.0 |\n"
     plots.save_curves({"loss": {"one": ([1, 2], [2.0, 1.0])}, "empty": {}}, tmp_path / "curves.png")
