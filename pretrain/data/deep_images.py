@@ -1,12 +1,19 @@
 """The range of values of a data set's images with more than 8 bits, from some of them."""
 
+from __future__ import annotations
+
 import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pretrain.data.decode import UnreadableImage, read_deep
 from pretrain.data.sources import ImageList
 from pretrain.data.value_range import ValueRange, range_of, to_8_bits
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 logger = logging.getLogger(__name__)
 
@@ -57,3 +64,25 @@ def choose_range(images: ImageList, given: ValueRange | None = None, remedy: str
         count, min(len(images), NUM_IMAGES), low, high, levels, remedy,
     )  # fmt: skip
     return low, high
+
+
+def range_of_run(
+    images: ImageList,
+    fabric: Fabric,
+    known: Mapping[str, Any] | None,
+    given: ValueRange | None = None,
+    remedy: str = "",
+) -> ValueRange | None:
+    """Returns the range of a run, in all processes: `given`, that of the run that goes on, or measured by one of them.
+
+    Args:
+        images: of the training.
+        fabric: of the run.
+        known: `data` of config.json of a run that is resumed or used; None for a new one.
+        given: by the user.
+        remedy: as of `choose_range`.
+    """
+    if known is not None and given is None:
+        kept = known.get("value_range")
+        return None if kept is None else (kept[0], kept[1])
+    return fabric.broadcast(choose_range(images, given, remedy) if fabric.is_global_zero else None)

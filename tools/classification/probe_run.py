@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from pretrain.data.deep_images import choose_range
+from pretrain.data.deep_images import range_of_run
 from pretrain.monitoring.knn import knn_votes
 from pretrain.training.distributed import machine_record, make_fabric
 from pretrain.training.loader import steps_per_epoch
@@ -79,12 +79,9 @@ def probe(options: ProbeOptions, recipe: ProbeRecipe, given: dict[str, Any]) -> 
         if rehearsal:
             for name, split in images.splits.items():
                 images.splits[name] = split.of(rehearsal.a_few(split.images.names, name, 0))
-        kept = (before or {}).get("value_range")
-        if before is None:
-            kept = choose_range(images.splits["train"].images) if fabric.is_global_zero else None
-            kept = fabric.broadcast(kept)
-        data.set_range(images, None if kept is None else (kept[0], kept[1]))
-        identity = {} if kept is None else {"value_range": list(kept)}
+        kept = range_of_run(images.splits["train"].images, fabric, before)
+        data.set_range(images, kept)
+        identity: dict[str, Any] = {} if kept is None else {"value_range": list(kept)}
         identity |= data.identity_of(
             images, before, folder, fabric, options.max_bad_fraction, folder.path / BAD_IMAGES, options.workers
         )

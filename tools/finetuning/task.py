@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from pretrain.data.deep_images import choose_range
+from pretrain.data.deep_images import range_of_run
 from pretrain.data.sources import ImageList
 from pretrain.data.value_range import ValueRange
 from pretrain.training.distributed import make_fabric
@@ -96,9 +96,7 @@ class Task(ABC):
 
     def choose_range(self, images: ImageList, fabric: Fabric) -> dict[str, Any]:
         """Measures it on the training images of a new run; returns what identifies it, nothing where there is none."""
-        if not self.previous and fabric.is_global_zero:
-            self._value_range = choose_range(images)
-        self._value_range = fabric.broadcast(self._value_range)
+        self._value_range = range_of_run(images, fabric, self.previous.get("data", {}) if self.previous else None)
         return {} if self.value_range is None else {"value_range": list(self.value_range)}
 
     @abstractmethod

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pretrain.data.cache import attach, filling
 from pretrain.data.check import BadImage, check_images, enforce_bad_limit
-from pretrain.data.deep_images import choose_range
+from pretrain.data.deep_images import range_of_run
 from pretrain.data.sources import ImageList
 from pretrain.training.options import AUTO, OFF
 from pretrain.training.run_folder import BAD_IMAGES, RunFolder
@@ -25,13 +25,9 @@ def with_range(
     source: ImageList, given: tuple[float, float] | None, previous: dict[str, Any] | None, fabric: Fabric
 ) -> ImageList:
     """Returns the images with the range of values that becomes 8 bits, and says so where there are more."""
-    if previous is not None and given is None:
-        kept = previous["data"].get("value_range")
-        return source if kept is None else dataclasses.replace(source, value_range=tuple(kept))
-    value_range = None
-    if fabric.is_global_zero:
-        value_range = choose_range(source, given, "; --range LOW,HIGH decides otherwise")
-    return dataclasses.replace(source, value_range=fabric.broadcast(value_range))
+    known = None if previous is None else previous["data"]
+    value_range = range_of_run(source, fabric, known, given, "; --range LOW,HIGH decides otherwise")
+    return dataclasses.replace(source, value_range=value_range)
 
 
 def readable_images(
