@@ -4,7 +4,7 @@ import _path  # noqa: F401
 
 from pretrain.own_recipe import OWN
 from pretrain.recipes import RECIPES, Recipe, get_recipe
-from splitmask_backbones.errors import UserError, check_choice
+from splitmask_backbones.errors import UserError
 from splitmask_backbones.registry import ENCODERS
 from tools import cli
 
@@ -18,9 +18,11 @@ def build_parser() -> cli.Parser:
     """Returns the parser."""
     listed = "\n".join(f"  {name:12}{about}" for name, about in BENCHMARKS.items())
     parser = cli.Parser(prog="tools/benchmark.py", description=__doc__, epilog=f"benchmarks:\n{listed}")
-    parser.add_argument("what", metavar="|".join(BENCHMARKS), help="see below")
+    parser.add_argument(
+        "what", type=cli.choice("benchmark", BENCHMARKS), metavar="|".join(BENCHMARKS), help="see below"
+    )
     text = f"one of {', '.join(ENCODERS)} (default vit_small, or the recipe's)"
-    parser.add_argument("--model", metavar="M", help=text)
+    parser.add_argument("--model", type=cli.choice("model", ENCODERS), metavar="M", help=text)
     text = "pixels (default 224, or the recipe's; backbone: 512, ViTDet's is 1024)"
     parser.add_argument("--img-size", type=cli.positive_int, metavar="P", help=text)
     parser.add_argument(
@@ -28,9 +30,11 @@ def build_parser() -> cli.Parser:
     )
     parser.add_argument("--steps", type=cli.positive_int, default=5, metavar="N", help="measured steps (default 5)")
     cli.add_device(parser)
-    parser.add_argument("--precision", metavar="32|bf16", help="default 32")
+    one_of = cli.choice("precision", ("32", "bf16"))
+    parser.add_argument("--precision", type=one_of, metavar="32|bf16", help="default 32")
     group = parser.add_argument_group("pretrain alone")
-    group.add_argument("--recipe", metavar="NAME", help="of tools/pretrain.py, such as coco or small")
+    one_of = cli.choice("recipe", RECIPES)
+    group.add_argument("--recipe", type=one_of, metavar="NAME", help="of tools/pretrain.py, such as coco or small")
     cli.add_workers(group)
     group.add_argument("--data", metavar="PATH", help="images for the loader (default: synthetic ones of COCO's size)")
     text = "images that are read, at least a batch (default 64)"
@@ -43,10 +47,6 @@ def build_parser() -> cli.Parser:
 def main(argv: list[str]) -> int:
     """Runs the tool; returns the exit code."""
     args = build_parser().parse_args(argv)
-    check_choice("benchmark", args.what, BENCHMARKS)
-    for name, choices in (("model", ENCODERS), ("precision", ("32", "bf16")), ("recipe", RECIPES)):
-        if getattr(args, name) is not None:
-            check_choice(name, getattr(args, name), choices, f"--{name}")
     if args.recipe == OWN:
         remedy = f"tools/pretrain.py --recipe {OWN} --plan measures them"
         raise UserError(f"--recipe {OWN} derives its values from images: {remedy}")

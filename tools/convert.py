@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from splitmask_backbones.convert import FAMILIES, TARGETS
-from splitmask_backbones.errors import UserError, check_choice
+from splitmask_backbones.errors import UserError
 from splitmask_backbones.registry import ENCODERS
 from tools import cli
 
@@ -34,9 +34,12 @@ def build_parser() -> cli.Parser:
     parser.add_argument("source", metavar="SRC", help="a weights file, a Hugging Face folder, or a run folder")
     parser.add_argument("destination", metavar="DST", help="what to write")
     families = "|".join(("auto", *FAMILIES))
-    parser.add_argument("--from", dest="from_", default="auto", metavar=families, help="(default auto)")
-    parser.add_argument("--to", default="splitmask", metavar="|".join(TARGETS), help="(default splitmask)")
-    parser.add_argument("--model", metavar="NAME", help=f"the encoder that SRC must be: {', '.join(ENCODERS)}")
+    one_of = cli.choice("family", ("auto", *FAMILIES))
+    parser.add_argument("--from", type=one_of, dest="from_", default="auto", metavar=families, help="(default auto)")
+    one_of = cli.choice("target", TARGETS)
+    parser.add_argument("--to", type=one_of, default="splitmask", metavar="|".join(TARGETS), help="(default splitmask)")
+    encoders = f"the encoder that SRC must be: {', '.join(ENCODERS)}"
+    parser.add_argument("--model", type=cli.choice("model", ENCODERS), metavar="NAME", help=encoders)
     text = "what SRC does not show, as an argument of VisionTransformer: window_size=14"
     parser.add_argument("--set", action="append", default=[], metavar="key=value", help=text)
     text = "of the images that a graph takes (--to onnx, exported; default: the encoder's)"
@@ -52,10 +55,6 @@ def build_parser() -> cli.Parser:
 def main(argv: list[str]) -> int:
     """Runs the tool; returns the exit code."""
     args = build_parser().parse_args(argv)
-    check_choice("family", args.from_, ("auto", *FAMILIES), "--from")
-    check_choice("target", args.to, TARGETS, "--to")
-    if args.model is not None:
-        check_choice("model", args.model, ENCODERS, "--model")
     if args.device == "cuda":
         raise UserError("--device cuda: both models are compared on the CPU, in float32: omit it")
     if args.best and args.step is not None:

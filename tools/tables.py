@@ -4,7 +4,7 @@ import _path  # noqa: F401
 import sys
 from pathlib import Path
 
-from splitmask_backbones.errors import UserError, check_choice
+from splitmask_backbones.errors import UserError
 from tools import cli
 from tools.reproduction.paper import find_table, tables
 
@@ -21,7 +21,9 @@ def build_parser() -> cli.Parser:
     parser = cli.Parser(prog="tools/tables.py", description=__doc__, epilog=f"tables:\n{listed}\n\n{EPILOG}")
     parser.add_argument("runs", nargs="+", metavar="RUNS_DIR", help="folders that hold runs, at any depth")
     parser.add_argument("--table", metavar="NAME", help="one table (default: those with runs)")
-    parser.add_argument("--format", metavar="|".join(FORMATS), help="(default markdown)")
+    parser.add_argument(
+        "--format", type=cli.choice("format", FORMATS), metavar="|".join(FORMATS), help="(default markdown)"
+    )
     parser.add_argument("--output", metavar="FILE", help="write the tables there as well")
     return parser
 
@@ -30,8 +32,6 @@ def main(argv: list[str]) -> int:
     """Runs the tool; returns the exit code."""
     args = build_parser().parse_args(argv)
     cli.start_log()
-    if args.format is not None:
-        check_choice("--format", args.format, FORMATS)
     if args.table is not None:
         find_table(args.table)  # an unknown name is told at once
     output = None if args.output is None else Path(args.output)

@@ -5,7 +5,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from splitmask_backbones.errors import UserError, check_choice
+from splitmask_backbones.errors import UserError
 from tools import cli
 from tools.finetuning.options import add_options, finetune_options
 from tools.segmentation.config import config_path
@@ -53,7 +53,8 @@ def build_parser() -> cli.Parser:
         metavar="F",
         help="peak lr of the last layer; default: the config's, scaled with --batch-size",
     )
-    recipe.add_argument("--precision", metavar="32|bf16", help="default 32")
+    one_of = cli.choice("precision", ("32", "bf16"))
+    recipe.add_argument("--precision", type=one_of, metavar="32|bf16", help="default 32")
     return parser
 
 
@@ -69,8 +70,6 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> int:
     """Runs the tool; returns the exit code."""
     args = parse_args(argv)
-    if args.precision is not None:
-        check_choice("precision", args.precision, ["32", "bf16"], "--precision")
     path = config_path(args.config)
     given = {name: getattr(args, name) for name in GIVEN}
     options = finetune_options(vars(args), "segmentor")

@@ -358,7 +358,7 @@ def test_csv_has_every_cell_unrounded(tmp_path: Path, capsys: pytest.CaptureFixt
         (["{empty}"], "error: no run in "),
         (["{empty}/nothing"], "is not a folder"),
         (["{empty}", "--table", "coca"], "unknown table 'coca': did you mean 'coco'?"),
-        (["{empty}", "--format", "html"], "unknown --format 'html'"),
+        (["{empty}", "--format", "html"], "unknown format 'html'"),
         (["{empty}", "--output", "{empty}"], "cannot be written"),
     ],
 )

@@ -16,7 +16,6 @@ from tools.reproduction.plan import Planner
 from tools.reproduction.rehearse import rehearse
 from tools.reproduction.results import fill, others, read_runs
 from tools.reproduction.study import LONGER, ROWS, Study, missing, picture_jobs, study_jobs
-from tools.reproduction.study_mixed import mixed_values
 from tools.running.executor import Executor, run_plan
 from tools.running.job import Job
 
@@ -150,7 +149,6 @@ def _report(study: Study) -> None:
     if sys.stdout.isatty():  # lengths stand in the file: a terminal is narrow
         width = 1 + len(values)
         plots.print_table("the small study", study_report.CAPTION, header[:width], [line[:width] for line in body])
-        _say(mixed_values(output, rows))
     else:
         sys.stdout.write((output / "table.md").read_text(encoding="utf-8"))
     _say([f"table: {output / 'table.md'}, pictures: {output / study_report.FOLDER}"])

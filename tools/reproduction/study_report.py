@@ -14,7 +14,6 @@ from tools import plots
 from tools.reproduction import study_labels
 from tools.reproduction.render import cells, csv_text, listed, mean_and_spread, shown
 from tools.reproduction.study import HEADS, PICTURES, ROWS, Study, finetuning_folder, run_folder
-from tools.reproduction.study_mixed import mixed_values
 from tools.running.job import copy_numbered, drawn
 
 Values = dict[str, dict[str, list[float]]]  # column -> row -> one value per seed
@@ -153,18 +152,17 @@ def write_table(
     """
     few = few or {}
     trained = [f"{data} pre-training" for data in HEADS]
-    header = ["encoder", *values, *trained, *(f"{data} steps" for data in HEADS)]
+    header = ["encoder", *values, *trained, *(f"{data} steps and lr" for data in HEADS)]
     body = [
         [
             ROWS[row].title,
             *(shown(values[column][row]) for column in values),
             *(_pretraining(output, data, row) for data in HEADS),
-            *(_used(output, row, data, HEADS[data].tool, "steps") for data in HEADS),
+            *(_finetuning(output, data, row) for data in HEADS),
         ]
         for row in rows
     ]
     text = f"{plots.markdown_table(header, body)}\n{CAPTION}\n"
-    text += "".join(f"\n{sentence}\n" for sentence in mixed_values(output, rows))
     text += gains_section(output, rows)
     text += study_labels.section(few, {share: read_gains(output, rows, share) for share in few})
     titles, looks = learned(output, rows)
@@ -184,6 +182,12 @@ def _pretraining(output: Path, data: str, row: str) -> str:
     """Returns the images seen in a row's pre-trainings on a data set, "-" without one."""
     steps, batch_size = (_used(output, row, data, "pretrain", name) for name in ("steps", "batch_size"))
     return "-" if steps == "-" else f"{steps} x {batch_size} images"
+
+
+def _finetuning(output: Path, data: str, row: str) -> str:
+    """Returns the steps and the learning rate of a row's fine-tunings on a data set, "-" without one."""
+    steps, rate = (_used(output, row, data, HEADS[data].tool, name) for name in ("steps", "lr"))
+    return "-" if steps == "-" else f"{steps} at {rate}"
 
 
 def learned(output: Path, rows: Sequence[str]) -> tuple[list[str], list[list[str]]]:

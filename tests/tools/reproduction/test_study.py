@@ -162,10 +162,12 @@ def test_a_method_keeps_a_rate_of_its_own(data: Path, tmp_path: Path, monkeypatc
         assert recipe.base_lr == pytest.approx(rate)
 
 
-def test_fine_tuning_takes_random_inits_best_rate(data: Path, tmp_path: Path) -> None:
+def test_each_start_is_fine_tuned_at_its_own_best_rate(data: Path, tmp_path: Path) -> None:
     for size in BUDGETS:
-        jobs = study_jobs(Study(size, data, tmp_path / "out", on_both("random"), 1, shares=(1.0,)))
-        assert {text for job in jobs for text in job.argv if "lr=" in text} == {"lr=0.002"}  # CamVid: the config's
+        for row, camvid in (("random", "0.001"), ("random_longer", "0.001"), ("full", "0.002"), ("beit", "0.002")):
+            jobs = study_jobs(Study(size, data, tmp_path / "out", on_both(row), 1, shares=(1.0,)))
+            rates = {text for job in jobs for text in job.argv if "lr=" in text}
+            assert rates == {"lr=0.002", f"optim_wrapper.optimizer.lr={camvid}"}
 
 
 def test_what_an_older_recipe_made_is_not_taken_for_done(data: Path, tmp_path: Path) -> None:
