@@ -168,23 +168,6 @@ def test_resume_with_other_values(finished, images, words, match):
     assert match in error_of(result)
 
 
-def test_a_run_of_an_earlier_version_goes_on(finished, images, tmp_path):
-    """Its config.json knows nothing of the values that came later: they are what it did, and no others."""
-    output = tmp_path / "run"
-    shutil.copytree(finished, output)
-    config = json.loads((output / "config.json").read_text())
-    for name, was in (("clip_per_parameter", False), ("rescale_residuals", False), ("position_init", "normal")):
-        assert config["values"].pop(name) == was
-    (output / "config.json").write_text(json.dumps(config))
-    (output / "encoder.safetensors").unlink()
-    (output / "checkpoints/step_00000006.safetensors").unlink()
-    words = ["--data", images, "--output", output, *OPTIONS, "--resume"]
-    said = "--position-init was normal and is now sincos"
-    assert said in error_of(run(*words, "--position-init", "sincos"))
-    assert run(*words).returncode == 0
-    assert (output / "encoder.safetensors").read_bytes() == (finished / "encoder.safetensors").read_bytes()
-
-
 def test_resume_with_other_data(finished, images, tmp_path):
     shutil.copytree(images, tmp_path / "images")
     (tmp_path / "images/00.jpg").unlink()

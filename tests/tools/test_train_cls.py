@@ -137,18 +137,6 @@ def test_two_processes_train_and_evaluate_what_one_does(base: Path, tmp_path: Pa
     assert losses[1] == pytest.approx(losses[0], rel=1e-3) and len(losses[0]) == STEPS
 
 
-def test_a_run_of_an_earlier_version_goes_on_with_the_colours_that_it_began_with(base: Path, tmp_path: Path) -> None:
-    """It jittered after RandAugment, without a word of it in its config.json."""
-    shutil.copytree(base / "done", tmp_path / "old")
-    config = json.loads((tmp_path / "old/config.json").read_text())
-    assert config["values"].pop("force_color_jitter") is False
-    (tmp_path / "old/config.json").write_text(json.dumps(config))
-    words = [*words_of(base, tmp_path / "old"), "--resume"]
-    assert main(words) == 0
-    said = "--force-color-jitter was True and is now False"
-    assert said in error_of(*words, "--force-color-jitter", "false")
-
-
 def test_resume_of_a_finished_run_changes_nothing_and_other_values_are_named(base: Path) -> None:
     before = snapshot(base / "done")
     words = words_of(base, base / "done")
