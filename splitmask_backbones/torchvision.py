@@ -208,6 +208,7 @@ def mask_rcnn(
     model.transform = (PlacedMasks if resize else KeepSize)(
         old.min_size, old.max_size, old.image_mean, old.image_std, size_divisible=old.size_divisible
     )
+    model.transform.with_masks = masks
     # Under autocast the heads may answer in bfloat16; boxes and losses need float32.
     for module in (model.rpn.head, model.roi_heads.box_predictor, model.roi_heads.mask_predictor):
         if module is not None:

@@ -40,7 +40,7 @@ NOT_FOR = {
     "methods": {"monitoring"},
     # tools: the three tasks do not know each other, and what they share knows none of them
     **{task: TASKS - {task} for task in TASKS},
-    "finetuning": TASKS,
+    **dict.fromkeys(("finetuning", "frozen", "load_table", "plots", "shards"), TASKS),
 }
 
 

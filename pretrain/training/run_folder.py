@@ -125,6 +125,8 @@ class RunFolder:
         Raises:
             ValueError: the folder holds another run, is in use, or there is nothing to resume.
         """
+        if not str(path).strip():
+            raise UserError("--output is empty: name a folder")
         path = Path(path)
         if path.exists() and not path.is_dir():
             raise UserError(f"--output {path} is a file: name a folder")

@@ -17,9 +17,6 @@ from splitmask_backbones.relative_bias import num_rows
 
 logger = logging.getLogger(__name__)
 
-HEADS = {1152: 16, 1280: 16, 1408: 16, 1664: 16}
-"""By width, of published models whose heads do not have 64 channels: SO400M, ViT-H, ViT-g and ViT-G."""
-
 
 def arguments_of(
     file: WeightsFile, family: str, state: dict[str, Tensor], model: str | None, overrides: dict[str, Any]
@@ -135,8 +132,6 @@ def _heads(
         return dim // channels.shape[1]
     if model is not None:
         return ENCODERS[model]["num_heads"]
-    if dim in HEADS:
-        return HEADS[dim]
     if dim % 64:
         raise UserError(f"{file.path}: the heads of width {dim} cannot be told: give --model or --set num_heads=N")
     return dim // 64

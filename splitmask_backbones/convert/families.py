@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from splitmask_backbones.checkpoints import read_encoder_file
-from splitmask_backbones.convert.arguments import HEADS, arguments_of, check_model, fit_prefix_positions
+from splitmask_backbones.convert.arguments import arguments_of, check_model, fit_prefix_positions
 from splitmask_backbones.convert.foreign import refuse_foreign
 from splitmask_backbones.convert.keys import FROM_VITDET, is_simple_pyramid, to_ours, translate
 from splitmask_backbones.convert.names import FAMILIES, PLAIN
@@ -193,6 +193,8 @@ def _own(file: WeightsFile, model: str | None, overrides: Mapping[str, Any]) -> 
 
 USUAL_WIDTHS = (192, 384, 512, 768, 1024)
 """Of ViT-Ti, S, B and L, whose heads have 64 channels in all families but MoCo v3's, and of small ones made so."""
+OTHER_HEADS = {1152: 16, 1280: 16, 1408: 16, 1664: 16}
+"""By width, of published models whose heads do not have 64 channels: SO400M, ViT-H, ViT-g and ViT-G."""
 
 
 def _warn_of_guesses(file: WeightsFile, family: str, config: dict[str, Any], told: bool) -> None:
@@ -204,13 +206,16 @@ def _warn_of_guesses(file: WeightsFile, family: str, config: dict[str, Any], tol
             config["num_heads"],
         )
     shown = file.hf_config is not None or file.timm_config is not None or "relative_position_bias" in config
-    if not (told or shown or config.get("use_rel_pos") or config["embed_dim"] in (*USUAL_WIDTHS, *HEADS)):
+    width = config["embed_dim"]
+    if not (told or shown or config.get("use_rel_pos") or width in USUAL_WIDTHS):
+        usual = f"{OTHER_HEADS[width]}, as published models of this width" if width in OTHER_HEADS else "others"
         logger.warning(
             "%s does not show its heads, and both sides of the comparison follow the same guess: %d of %d channels are "
-            "assumed, --set num_heads=N if it has others",
+            "assumed, --set num_heads=N if it has %s",
             file.path,
             config["num_heads"],
-            config["embed_dim"] // config["num_heads"],
+            width // config["num_heads"],
+            usual,
         )
     stats = _pixel_stats(file)
     if family == "beit" and stats is None:

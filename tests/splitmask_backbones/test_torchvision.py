@@ -111,6 +111,14 @@ def test_an_image_without_objects_trains() -> None:
     sum(losses.values()).backward()
 
 
+@pytest.mark.parametrize("resize", [True, False])
+def test_a_detector_without_masks_does_not_look_at_those_of_its_targets(resize: bool) -> None:
+    model = mask_rcnn("vit_tiny", num_classes=3, resize=resize, masks=False, min_size=64, **HEADS, **TINY)
+    image, target = sample()
+    losses = model([image], [target | {"masks": torch.zeros(0)}])
+    assert "loss_mask" not in losses and all(torch.isfinite(value) for value in losses.values())
+
+
 def test_sizes_are_kept_or_resized_as_asked() -> None:
     image, _ = sample(50, 70)
     with torch.no_grad():

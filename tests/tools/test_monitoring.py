@@ -70,7 +70,7 @@ def test_advice_follows_the_last_look(look, said, tmp_path):
     assert not any("--qk-limit 3 " in line for line in advise(tmp_path, 0.0, 3.0))  # it had that
 
 
-def test_a_file_that_an_earlier_version_began_is_drawn(tmp_path, monkeypatch):
+def test_a_file_with_other_columns_is_drawn(tmp_path, monkeypatch):
     """Its lines have another gain than today's: their other numbers are drawn, and today's from where they begin."""
     panels = {}
     monkeypatch.setattr("tools.plots.save_curves", lambda found, path: panels.update(found))

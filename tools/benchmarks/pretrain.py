@@ -41,7 +41,7 @@ def benchmark_pretraining(
     """Prints FLOPs by part, and tables of the bare step, the loader, both together and the start.
 
     Args:
-        recipe: of SplitMask.
+        recipe: of SplitMask; its own step is measured, with its weights of the losses and its branch jitter.
         num_steps: that are measured, each.
         device: of `make_fabric`.
         workers: data processes.
@@ -50,8 +50,7 @@ def benchmark_pretraining(
         num_starts: tiny images with which starts are measured; 0 for none.
     """
     fabric = make_fabric(recipe.precision, device)
-    # Of SplitMask by the benchmark's choice: what is measured needs no data.
-    method: Any = build_sample(recipe)
+    method: Any = build_sample(recipe)  # with a random codebook: no data is needed
     batch = random_batch(recipe, method.encoder.grid_size)
     title = f"SplitMask, {recipe.encoder_title}, {recipe.img_size} px, batch {recipe.batch_size}"
     flops = flops_per_image(method, {name: value[:2] for name, value in batch.items()})  # on the CPU

@@ -229,9 +229,10 @@ def find_layout(root: Path, layout: str | None) -> str:
     """Returns the layout of a root: the one named, or the one that its files show.
 
     Raises:
-        ValueError: none or more than one fits.
+        ValueError: unknown name, none or more than one fits.
     """
     if layout is not None:
+        check_choice("layout", layout, LAYOUTS)
         return layout
     found = [name for name, (fits, _) in LAYOUTS.items() if fits(root)]
     if not found:

@@ -15,12 +15,12 @@ MIN_STEPS = 1000
 @dataclass(frozen=True)
 class ProbeRecipe(CheckedRecipe):
     """kNN as DINO evaluates it, and linear probes. Ours, as the paper does not describe the probes of its Fig. 2:
-    features of the central crop, without augmentation, and AdamW instead of a search over learning rates."""
+    features of the center crop, without augmentation, and AdamW instead of a search over learning rates."""
 
     model: str = value("vit_small", "encoder of --weights none; a weights file decides itself", choices=tuple(ENCODERS))
     layers: str = value("all", "blocks to probe, from 0, with commas between, or all")
-    img_size: int = value(0, "side of the central crop in pixels; 0 for that of the weights", low=0, high=4096)
-    test_crop: float = value(0.875, "side of the central crop over the resized short side", low=0.01, high=1)
+    img_size: int = value(0, "side of the center crop in pixels; 0 for that of the weights", low=0, high=4096)
+    test_crop: float = value(0.875, "side of the center crop over the resized short side", low=0.01, high=1)
     knn: int = value(20, "nearest neighbours that vote; 0 for no kNN", low=0)
     temperature: float = value(0.07, "of the neighbours' votes", low=0.001, high=1000)
     linear: bool = value(True, "train linear probes")

@@ -37,7 +37,7 @@ class ClsRecipe(CheckedRecipe):
     mixup: float = value(0.8, "alpha of mixup; 0 switches it off", low=0, high=100)
     cutmix: float = value(1.0, "alpha of cutmix; 0 switches it off", low=0, high=100)
     label_smoothing: float = value(0.1, "share of a label given to all classes", low=0, high=0.99)
-    test_crop: float = value(0.875, "side of the central test crop over the resized short side", low=0.01, high=1)
+    test_crop: float = value(0.875, "side of the center test crop over the resized short side", low=0.01, high=1)
     # optimisation
     epochs: int | None = value(300, "epochs of floor(images / batch) steps", low=1)
     steps: int | None = value(None, "steps of the whole run, in place of --epochs", low=1)

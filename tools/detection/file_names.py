@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from pretrain.data.sources import SUFFIXES
 from pretrain.data.walk import walk
+from splitmask_backbones.errors import UserError
 from tools.detection.records import ImageRecord
 
 _FRAME = re.compile(r"[a-z]{0,6}[-_ ]?\d{2,6}\.\w+")  # the same in each video: 0000.jpg, frame_12.png
@@ -50,7 +51,11 @@ def _exists(folder: Path, name: str) -> bool:
 def _files_by_name(folder: Path) -> dict[str, list[str]]:
     """Returns the images below a folder as relative posix paths, by their last part in small letters."""
     files: dict[str, list[str]] = {}
-    for path in walk(folder, lambda name: os.path.splitext(name)[1].lower() in SUFFIXES)[0]:
+    try:
+        paths = walk(folder, lambda name: os.path.splitext(name)[1].lower() in SUFFIXES)[0]
+    except UserError:  # the images that are missing are told, and count against the limit
+        return {}
+    for path in paths:
         files.setdefault(path.rpartition("/")[2].lower(), []).append(path)
     return files
 

@@ -99,7 +99,18 @@ def _recipe_of(task: Task) -> Any:
             f"--resume: the run in --output was made by {previous.get('command')} with {key} "
             f"{previous.get(task.name_key)} and not {task.name}: name the old one, or choose another --output"
         )
-    return task.recorded(previous).override(task.given)
+    return _recorded(task, previous).override(task.given)
+
+
+def _recorded(task: Task, config: dict[str, Any]) -> Any:
+    """Returns the values of the run that a config.json is of."""
+    try:
+        return task.recorded(config)
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"config.json in {task.options.output} does not hold what a run of tools/{task.command}.py records "
+            f"({type(error).__name__}: {error}): it was edited, or made by another version: train anew"
+        ) from None
 
 
 def _free(options: FinetuneOptions, fabric: Fabric) -> dict[str, Any]:
@@ -245,7 +256,7 @@ def _use(task: Task) -> None:
         if config is None or config.get("command") != task.command:
             raise UserError(f"--output {folder.path} holds no run of tools/{task.command}.py: choose its folder")
         task.previous = config
-        recorded = task.recorded(config)
+        recorded = _recorded(task, config)
         task.recipe = recorded.override(task.given)
         model = task.build(None, config["encoder"])
         fabric = task.fabric()

@@ -123,7 +123,7 @@ def look_at(
 ) -> tuple[list[tuple[T, R]], list[str]]:
     """Returns the items that can be looked at, each with what was seen, and the warnings about the others.
 
-    A config.json by hand, or of an older version, may hold anything anywhere: one run must not cost all others.
+    A config.json by hand, or of another version, may hold anything anywhere: one run must not cost all others.
     """
     seen: list[tuple[T, R]] = []
     warnings: list[str] = []

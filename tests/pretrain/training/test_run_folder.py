@@ -95,6 +95,11 @@ def test_a_failure_while_training_can_be_resumed(tmp_path):
     assert open_folder(tmp_path / "run", resume=True).previous == {"values": {}}
 
 
+def test_empty_output():
+    with pytest.raises(ValueError, match="--output is empty"):
+        open_folder("")
+
+
 def test_lock_against_another_process_that_dies(tmp_path):
     code = (
         "import os, sys, time\nfrom pretrain.training.run_folder import RunFolder\n"

@@ -99,7 +99,7 @@ def test_repeats_match_timms_sampler() -> None:
 
 
 @pytest.mark.parametrize("size", [(40, 48), (300, 200), (37, 91), (20, 21)])
-def test_the_central_crop_is_torchvisions(size: tuple[int, int]) -> None:
+def test_the_center_crop_is_torchvisions(size: tuple[int, int]) -> None:
     from torchvision import transforms
 
     rng = np.random.default_rng(0)

@@ -282,6 +282,8 @@ def test_a_named_layout_or_domain_decides(tmp_path: Path) -> None:
     assert open_data(options(tmp_path, layout="list")).layout == "list"
     with pytest.raises(ValueError, match="has no DOMAIN_train.txt"):
         open_data(options(tmp_path, layout="domainnet"))
+    with pytest.raises(ValueError, match="did you mean 'folder'"):
+        open_data(options(tmp_path, layout="folders"))
 
 
 def test_the_recipes_domain_is_taken_where_it_is_there(tmp_path: Path) -> None:

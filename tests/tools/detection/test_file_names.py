@@ -25,6 +25,10 @@ def repaired(folder: Path, *names: str) -> list[str]:
     return found
 
 
+def test_a_folder_that_is_not_there_holds_no_other_name(tmp_path: Path) -> None:
+    assert repaired(tmp_path / "nowhere", "a.jpg") == ["a.jpg"], "the images are missing, and told as such"
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -39,10 +40,18 @@ def iou(one: np.ndarray, other: np.ndarray) -> float:
     return (one & other).sum() / (one | other).sum()
 
 
+@cache
+def transform_of(**options: Any) -> Any:
+    """Returns that of a detector of `mask_rcnn`, in training."""
+    from splitmask_backbones.torchvision import mask_rcnn
+
+    sizes = {"embed_dim": 16, "depth": 1, "num_heads": 1, "out_channels": 8, "box_head_width": 8, "mask_head_width": 8}
+    return mask_rcnn("vit_tiny", img_size=SIDE, **sizes, **options).transform.train()
+
+
 def torchvision_detector(mask: np.ndarray) -> Detector:
     from torchvision.models.detection.roi_heads import project_masks_on_boxes
 
-    from splitmask_backbones.torchvision_masks import KeepSize
     from tools.detection.torchvision_engine import TorchvisionDetector
 
     class Learned(nn.Module):
@@ -50,7 +59,7 @@ def torchvision_detector(mask: np.ndarray) -> Detector:
 
         def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> Any:
             if targets is not None:
-                targets = KeepSize(SIDE, SIDE, [0.0] * 3, [1.0] * 3)(images, targets)[1]
+                targets = transform_of(resize=False)(images, targets)[1]
                 masks, boxes = targets[0]["masks"], targets[0]["boxes"]
                 self.target = project_masks_on_boxes(masks, boxes, torch.tensor([0]), 28)[:, None]
                 return {"loss_mask": self.target.sum()}
@@ -98,9 +107,7 @@ def test_torchvisions_own_training_and_detections_have_the_same_places(times: in
     """Of a model that resizes by itself, as `mask_rcnn` does unless told otherwise."""
     from torchvision.models.detection.roi_heads import project_masks_on_boxes
 
-    from splitmask_backbones.torchvision_masks import PlacedMasks
-
-    transform = PlacedMasks(times * SIDE, times * SIDE, [0.0] * 3, [1.0] * 3)
+    transform = transform_of(min_size=times * SIDE, max_size=times * SIDE)
     images = [torch.zeros(3, SIDE, SIDE)]
     for diameter, least in ((6, 0.82), (10, 0.9), (20, 0.94), (40, 0.96)):
         for centre in (*INSIDE, *AT_BORDERS):

@@ -166,6 +166,8 @@ def test_the_average_is_what_is_measured_and_kept(tmp_path):
     [
         ({"command": "train_toy", "recipe": "other"}, "was made by train_toy with --recipe other and not own"),
         ({"command": "train_det", "config": "x"}, "was made by train_det with --recipe None and not own"),
+        ({"command": "train_toy", "recipe": "own"}, "does not hold what a run of tools/train_toy.py records (KeyError"),
+        ({"command": "train_toy", "recipe": "own", "values": {"lrr": 1}}, "records (TypeError"),
     ],
 )
 def test_other_runs_are_not_resumed(tmp_path, config, message):
