@@ -147,9 +147,10 @@ def test_precision_is_the_sizes_or_the_one_given(size: str, pretraining: str, da
 
 
 def test_rates_are_those_of_the_data_set(data: Path, tmp_path: Path) -> None:
-    jobs = {job.name: job for job in study_jobs(Study("cpu", data, tmp_path / "out", on_both("full", "lr_lower"), 1))}
-    for name, rate in (("nuclei", 4e-3), ("camvid", 1.6e-2)):
-        for row, factor in (("full", 1), ("lr_lower", 0.25)):
+    rows = on_both("full", "lr_lower", "beit")
+    jobs = {job.name: job for job in study_jobs(Study("cpu", data, tmp_path / "out", rows, 1))}
+    for name, rate, beit in (("nuclei", 4e-3, 1), ("camvid", 1.6e-2, 0.25)):
+        for row, factor in (("full", 1), ("lr_lower", 0.25), ("beit", beit)):
             recipe = planned_recipe(jobs[f"{row}/{name}/seed0/pretrain"].argv)
             assert recipe.base_lr == pytest.approx(rate * factor)
 
