@@ -70,7 +70,7 @@ class KeepSize(PlacedMasks):
 
 
 def at_corners(masks: Tensor) -> Tensor:
-    """Returns masks `(N, H, W)` of 0 and 1 as they are at the upper left corner of each pixel, in quarters.
+    """Returns masks `(N, H, W)` of 0 and 1 as they are at the upper left corner of each pixel, bfloat16, in quarters.
 
     torchvision cuts the targets of its mask head out with a RoIAlign (`aligned=False`) that takes the value of a pixel
     for that of its corner. Of masks as they are, all targets would lie half a pixel left of and above the objects, and
