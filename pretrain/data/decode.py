@@ -69,7 +69,7 @@ def read_image(path: str | os.PathLike[str], value_range: ValueRange | None = No
     """
     with _reasons(), open_regular(path) as file:
         image, transpose = _load(file, reduction)
-        rgb = _to_rgb(image, value_range)
+        rgb = to_rgb(image, value_range)
         return rgb if transpose is None else rgb.transpose(transpose)
 
 
@@ -167,7 +167,8 @@ def _load(file: IO[bytes], reduction: int = 1) -> tuple[Image.Image, Image.Trans
     return image, transpose
 
 
-def _to_rgb(image: Image.Image, value_range: ValueRange | None) -> Image.Image:
+def to_rgb(image: Image.Image, value_range: ValueRange | None = None) -> Image.Image:
+    """Returns a decoded image as 8-bit RGB, as `read_image` says; it is not turned."""
     if is_deep(image):
         values = np.asarray(image)
         there = measured(values, image)

@@ -59,11 +59,7 @@ def make_fabric(
     from lightning_fabric.strategies import DDPStrategy
 
     check_choice("precision", precision, PRECISIONS, "--precision")
-    check_choice("--device", device, DEVICES)
-    if device == "cuda" and not torch.cuda.is_available():
-        built = torch.version.cuda
-        why = "torch was installed without CUDA" if built is None else f"torch (CUDA {built}) finds none"
-        raise UserError(f"--device cuda: there is no GPU to use ({why}): install a driver, or use --device cpu")
+    check_device(device)
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning_fabric")
     local = own.local_world_size
@@ -93,6 +89,15 @@ def make_fabric(
     if fabric.is_global_zero and fabric.device.type == "cpu" and precision == "bf16" and cpu_has_bf16() is False:
         logger.warning("this CPU computes bf16 in emulation, up to 30 times slower than float32: use --precision 32")
     return fabric
+
+
+def check_device(device: str) -> None:
+    """Raises ValueError where a device is unknown, or a GPU that is not there."""
+    check_choice("--device", device, DEVICES)
+    if device == "cuda" and not torch.cuda.is_available():
+        built = torch.version.cuda
+        why = "torch was installed without CUDA" if built is None else f"torch (CUDA {built}) finds none"
+        raise UserError(f"--device cuda: there is no GPU to use ({why}): install a driver, or use --device cpu")
 
 
 def use_deterministic(on: bool) -> None:

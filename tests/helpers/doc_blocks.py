@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from splitmask_backbones.convert import convert
 from tests.helpers import cls_data, det_data, seg_data
@@ -97,6 +98,8 @@ def prepare(block: Block, folder: Path) -> dict[str, Any]:
             convert(folder / "encoder.safetensors", folder / name, to="onnx")
         elif name == "runs/embedded":
             _embed(folder)
+        elif name == "runs/mine_det":
+            _train_detector(folder / name, folder / "image.jpg")
         else:
             DATA[name](folder / name)
     namespace["tiny"] = tiny_detectron2
@@ -125,6 +128,17 @@ def _embed(folder: Path) -> None:
         folder / "runs/embedded",
     ]
     assert main([*map(str, paths), "--workers", "0"]) == 0
+
+
+def _train_detector(output: Path, picture: Path) -> None:
+    """Writes a run of train_det, and a picture for it."""
+    from tests.helpers import in_process, small_runs
+    from tools.train_det import main
+
+    data = small_runs.make_inputs("train_det", output.parent / "data")
+    words = small_runs.command("train_det", data, output, "--steps", 1, "--workers", 0)
+    assert in_process.run_tool(main, *words[2:]).returncode == 0
+    Image.new("RGB", (80, 60), "gray").save(picture)
 
 
 DATA = {

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from PIL import Image
 from torch import nn
 
 from pretrain.training.run_folder import RunFolder
@@ -132,6 +133,16 @@ class ClassificationTask(Task):
 
     def score(self, entry: dict[str, Any]) -> float:
         return entry["top1"]
+
+    @property
+    def class_names(self) -> list[str]:
+        return list(self.classes)
+
+    @torch.no_grad()
+    def answer(self, fabric: Fabric, model: Any, image: Image.Image, path: str = "") -> dict[str, Any]:
+        with fabric.autocast():
+            scores = model.predict(fabric.to_device(self._crop(image)[None])).softmax(dim=1)[0]
+        return {"scores": scores.cpu().numpy()}
 
     @torch.no_grad()
     def predict(self, fabric: Fabric, model: nn.Module, pictures: Pictures) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from det_configs.common.recipe import DetRecipe
 from pretrain.data.sources import ImageList
 from pretrain.training.distributed import any_algorithm
@@ -14,6 +16,12 @@ from tools.shards import Prepared, shard_of
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+
+def detect_one(fabric: Fabric, detector: Any, image: Tensor, size: tuple[int, int]) -> dict[str, Any]:
+    """Returns the detections, as of `Detector.detect`, in one image as `prepare` makes it."""
+    with fabric.autocast(), any_algorithm():  # without a backward pass RoIAlign adds in one order
+        return detector.detect(fabric.to_device(image), size)
 
 
 def detect_all(
@@ -34,8 +42,6 @@ def detect_all(
     try:
         dataset = Prepared(images, partial(prepare, recipe=recipe))
         for index, image in shard_of(fabric, dataset, workers, title, batch_size=None):
-            with fabric.autocast(), any_algorithm():  # without a backward pass RoIAlign adds in one order
-                found = detector.detect(fabric.to_device(image), sizes[int(index)])
-            yield int(index), found
+            yield int(index), detect_one(fabric, detector, image, sizes[int(index)])
     finally:
         detector.train(was_training)

@@ -8,7 +8,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 from det_configs.common.recipe import DetRecipe
@@ -18,11 +20,12 @@ from tools import cli
 from tools.detection import splits as data
 from tools.detection.coco import CocoSplit
 from tools.detection.config import OPTIONS
-from tools.detection.dataset import TrainingImages, collate
-from tools.detection.detect import detect_all
+from tools.detection.dataset import TrainingImages, collate, prepare
+from tools.detection.detect import detect_all, detect_one
 from tools.detection.draw import draw
 from tools.detection.engines import build_detector, choose_engine
 from tools.detection.evaluate import coco_ap, to_coco
+from tools.detection.rle import to_mask
 from tools.finetuning.labels import labelled
 from tools.finetuning.options import FinetuneOptions
 from tools.finetuning.pictures import Pictures
@@ -159,12 +162,22 @@ class DetectionTask(Task):
     def score(self, entry: dict[str, Any]) -> float:
         return sum(entry[kind]["AP"] or 0.0 for kind in ("bbox", "segm") if kind in entry)
 
+    @property
+    def class_names(self) -> list[str]:
+        return [name for _, name in self.categories]
+
+    def answer(self, fabric: Fabric, model: Any, image: Image.Image, path: str = "") -> dict[str, Any]:
+        found = detect_one(fabric, model, prepare(image, self.recipe), (image.height, image.width))
+        if found["masks"] is not None:
+            masks = [to_mask(rle, image.height, image.width) for rle in found["masks"]]
+            found["masks"] = np.array(masks, bool).reshape(-1, image.height, image.width)
+        return found
+
     def predict(self, fabric: Fabric, model: nn.Module, pictures: Pictures) -> str:
-        names = [name for _, name in self.categories]
         images, drawn = pictures.images, 0
         workers = self.options.workers
         for index, found in detect_all(fabric, model, images, pictures.sizes, self.recipe, workers, "predict"):
-            pictures.save(index, draw(images.read(index), found, names, DRAWN_SCORE))
+            pictures.save(index, draw(images.read(index), found, self.class_names, DRAWN_SCORE))
             listed = to_coco(index, found, self.categories)
             pictures.found[images.names[index]] = [
                 {key: value for key, value in entry.items() if key != "image_id"} for entry in listed

@@ -24,10 +24,11 @@ from splitmask_backbones.checkpoints import save_encoder
 from splitmask_backbones.errors import UserError
 from tools import cli
 from tools.finetuning.best import BEST_MODEL, is_recorded, record_evaluation
-from tools.finetuning.model_files import find_weights, load_strictly, save_model, weights_digest
+from tools.finetuning.model_files import save_model, weights_digest
 from tools.finetuning.options import FinetuneOptions
 from tools.finetuning.pictures import open_pictures
 from tools.finetuning.task import Task
+from tools.finetuning.trained import load_newest, recorded, use_run
 from tools.load_table import LOAD_REPORT, mark, name_new_parts, tell
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def _train(task: Task) -> None:
         if folder.finished:
             cli.say(folder, f"{folder.path / RESULTS} is finished: nothing to do")
             if options.predict is not None:
-                _load_newest(task, model, folder, fabric)
+                load_newest(task, model, folder.path, fabric)
         else:
             model = _fit(task, fabric, model, train_set, per_epoch, folder, config)
         _predict(task, model, folder, fabric)
@@ -99,18 +100,7 @@ def _recipe_of(task: Task) -> Any:
             f"--resume: the run in --output was made by {previous.get('command')} with {key} "
             f"{previous.get(task.name_key)} and not {task.name}: name the old one, or choose another --output"
         )
-    return _recorded(task, previous).override(task.given)
-
-
-def _recorded(task: Task, config: dict[str, Any]) -> Any:
-    """Returns the values of the run that a config.json is of."""
-    try:
-        return task.recorded(config)
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"config.json in {task.options.output} does not hold what a run of tools/{task.command}.py records "
-            f"({type(error).__name__}: {error}): it was edited, or made by another version: train anew"
-        ) from None
+    return recorded(task, previous).override(task.given)
 
 
 def _free(options: FinetuneOptions, fabric: Fabric) -> dict[str, Any]:
@@ -230,14 +220,6 @@ def _end_rehearsal(
     rehearsal.write(folder, rehearsal.record(task.command, loop, fabric, task.recipe.precision, num_evaluations))
 
 
-def _load_newest(task: Task, model: nn.Module, folder: RunFolder, fabric: Fabric) -> str:
-    """Puts the newest (or best) weights of the run into the model, on the device; returns what they are called."""
-    source, tensors = find_weights(folder.path, f"{task.noun}.safetensors", task.options.best)
-    load_strictly(model, tensors, source, folder.path, task.remedy)
-    fabric.to_device(model)
-    return source
-
-
 def _predict(task: Task, model: nn.Module, folder: RunFolder, fabric: Fabric) -> None:
     if task.options.predict is None:
         return
@@ -252,15 +234,10 @@ def _use(task: Task) -> None:
     """Evaluates (`--eval-only`) and draws (`--predict`) with the newest weights of a run."""
     options = task.options
     with StopSignals(), RunFolder.open(options.output, resume=True, artefact=RESULTS) as folder:
-        config = folder.previous
-        if config is None or config.get("command") != task.command:
-            raise UserError(f"--output {folder.path} holds no run of tools/{task.command}.py: choose its folder")
-        task.previous = config
-        recorded = _recorded(task, config)
-        task.recipe = recorded.override(task.given)
-        model = task.build(None, config["encoder"])
+        config = folder.previous or {}
+        model = use_run(task, config)
         fabric = task.fabric()
-        source = _load_newest(task, model, folder, fabric)
+        source = load_newest(task, model, folder.path, fabric)
         cli.say(folder, f"using {source} of {folder.path}")
         if options.best:
             task.weights_suffix = "_best"
@@ -269,7 +246,7 @@ def _use(task: Task) -> None:
         if options.eval_only:
             task.find_data(("val",))
             is_same = task.check_data(folder, fabric).get("val") == config["data"].get("val")
-            task.is_other = not is_same or _values_differ(task, recorded)
+            task.is_other = not is_same or _values_differ(task)
             if not task.is_other:
                 _report(task, folder)
             results = _measured(task, fabric, model, folder, final=True)
@@ -282,11 +259,12 @@ def _use(task: Task) -> None:
         _predict(task, model, folder, fabric)
 
 
-def _values_differ(task: Task, recorded: Any) -> bool:
+def _values_differ(task: Task) -> bool:
     """Returns whether a run is used with other values than its own; those of `results_suffix` do not count."""
-    used, task.recipe = task.values(), recorded.override({name: v for name, v in task.given.items() if name == "tta"})
-    own, task.recipe = task.values(), recorded.override(task.given)
-    return used != own
+    own = recorded(task, task.previous)
+    used, task.recipe = task.values(), own.override({name: v for name, v in task.given.items() if name == "tta"})
+    kept, task.recipe = task.values(), own.override(task.given)
+    return used != kept
 
 
 def _warning(folder: RunFolder) -> dict[str, Any]:

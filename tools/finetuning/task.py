@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
+from PIL import Image
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -172,6 +173,21 @@ class Task(ABC):
     def results_suffix(self) -> str:
         """Returns what is added to the names of what an evaluation writes that is not made as the run's own."""
         return "_other" if self.is_other else ""
+
+    @property
+    @abstractmethod
+    def class_names(self) -> list[str]:
+        """Names of the classes, by their labels from 0."""
+
+    @abstractmethod
+    def answer(self, fabric: Fabric, model: Any, image: Image.Image, path: str = "") -> dict[str, Any]:
+        """Returns what a trained model says of one image, in arrays of NumPy: what `tools.predictor` promises.
+
+        Args:
+            model: in evaluation, on the device.
+            image: upright RGB.
+            path: its file, for a pipeline that reads files.
+        """
 
     @abstractmethod
     def predict(self, fabric: Fabric, model: nn.Module, pictures: Pictures) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from mmcv.transforms import Compose
 from mmengine.dataset import pseudo_collate
+from PIL import Image
 from torch import nn
 
 from pretrain.training.distributed import make_fabric
@@ -246,16 +247,25 @@ class SegmentationTask(Task):
     def score(self, entry: dict[str, Any]) -> float:
         return entry["mIoU"] or 0.0
 
-    @torch.no_grad()
-    def predict(self, fabric: Fabric, model: nn.Module, pictures: Pictures) -> str:
-        assert isinstance(model, Segmentor)
+    @property
+    def class_names(self) -> list[str]:
+        return list(self.classes.names)
+
+    @cached_property
+    def _transforms(self) -> Compose:
         pipeline = [step for step in self.config["test_pipeline"] if step["type"] != "SegLabel"]
-        transforms = Compose(tta_pipeline(pipeline, **self.config["tta"]) if self.recipe.use_tta else pipeline)
+        return Compose(tta_pipeline(pipeline, **self.config["tta"]) if self.recipe.use_tta else pipeline)
+
+    @torch.no_grad()
+    def answer(self, fabric: Fabric, model: Any, image: Image.Image, path: str = "") -> dict[str, Any]:
         predict = MeanOfViews(model.model).test_step if self.recipe.use_tta else model.predict
+        sample = predict(pseudo_collate([self._transforms({"img_path": path, "image": image})]))[0]
+        return {"labels": sample.pred_sem_seg.data[0].cpu().numpy()}
+
+    def predict(self, fabric: Fabric, model: nn.Module, pictures: Pictures) -> str:
         own = range(fabric.global_rank, len(pictures.images), fabric.world_size)
         for index in tracked(own, len(own), "predict", fabric.is_global_zero):
-            path, picture = pictures.images.path(pictures.images.names[index]), pictures.images.read(index)
-            sample = predict(pseudo_collate([transforms({"img_path": str(path), "image": picture})]))[0]
-            labels = sample.pred_sem_seg.data[0].cpu().numpy()
-            pictures.save(index, draw_overlay(picture, labels, self.classes))
+            path, image = pictures.images.path(pictures.images.names[index]), pictures.images.read(index)
+            labels = self.answer(fabric, model, image, str(path))["labels"]
+            pictures.save(index, draw_overlay(image, labels, self.classes))
         return "the classes over them"

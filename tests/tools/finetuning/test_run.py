@@ -14,10 +14,12 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import Dataset
 
+from pretrain.training.run_folder import RunFolder
 from splitmask_backbones.errors import UserError
 from tools.finetuning.options import FinetuneOptions
 from tools.finetuning.run import RESULTS, run
 from tools.finetuning.task import Task
+from tools.finetuning.trained import load_newest, use_run
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,13 @@ class Toy(Task):
 
     def score(self, entry: dict[str, Any]) -> float:
         return -abs(entry["weight"] - 0.36)  # that of step 2
+
+    @property
+    def class_names(self) -> list[str]:
+        return ["one"]
+
+    def answer(self, fabric: Any, model: Any, image: Any, path: str = "") -> dict[str, Any]:
+        return {"weight": model.weight.numpy()}
 
     def predict(self, fabric: Any, model: nn.Module, pictures: Any) -> str:
         raise NotImplementedError
@@ -194,3 +203,17 @@ def test_each_step_has_the_rate_of_its_place_in_the_whole_run(tmp_path, monkeypa
     for step in range(4):
         weight -= 0.1 * (step + 1) / 4 * 2 * (weight - 1)
     assert read(tmp_path / "run" / RESULTS)["weight"] == pytest.approx(weight)
+
+
+def test_a_model_that_still_trains_is_used_without_a_lock(tmp_path: Path) -> None:
+    """The newest weights of the run, as of `tools.predictor`; another tool's run is refused."""
+    run(task(tmp_path / "own"))
+    (tmp_path / "own" / "toy.safetensors").unlink()
+    used = task(tmp_path / "own", trains=False)
+    model: Any = use_run(used, read(tmp_path / "own" / "config.json"))
+    fabric: Any = SimpleNamespace(to_device=lambda value: value)
+    with RunFolder.open(tmp_path / "own", resume=True, artefact=RESULTS):
+        assert load_newest(used, model, tmp_path / "own", fabric) == "checkpoint step_00000004"
+    assert float(model.weight.detach()) == read(tmp_path / "own" / RESULTS)["weight"]
+    with pytest.raises(UserError, match="holds no run of tools/train_toy.py"):
+        use_run(used, {"command": "train_det"})
