@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -28,20 +29,27 @@ def build(**kwargs):
     return MODELS.build({"type": "SplitMaskViT", **SMALL, **kwargs})
 
 
+def segmentor_config():
+    head = {
+        "in_channels": [8] * 4,
+        "in_index": [0, 1, 2, 3],
+        "channels": 8,
+        "num_classes": 3,
+        "norm_cfg": {"type": "BN"},
+    }
+    return {
+        "type": "EncoderDecoder",
+        "data_preprocessor": {"type": "SegDataPreProcessor"},
+        "backbone": {"type": "SplitMaskViT", **SMALL},
+        "decode_head": {"type": "UPerHead", "align_corners": False, **head},
+        "train_cfg": {},
+        "test_cfg": {"mode": "whole"},
+    }
+
+
 def segmentor():
     register_all_modules(init_default_scope=True)
-    norm = {"type": "BN"}
-    head = {"in_channels": [8] * 4, "in_index": [0, 1, 2, 3], "channels": 8, "num_classes": 3, "norm_cfg": norm}
-    return MODELS.build(
-        {
-            "type": "EncoderDecoder",
-            "data_preprocessor": {"type": "SegDataPreProcessor"},
-            "backbone": {"type": "SplitMaskViT", **SMALL},
-            "decode_head": {"type": "UPerHead", "align_corners": False, **head},
-            "train_cfg": {},
-            "test_cfg": {"mode": "whole"},
-        }
-    )
+    return MODELS.build(segmentor_config())
 
 
 @pytest.mark.parametrize("pyramid", ["simple", "tapped", "taps"])
@@ -98,6 +106,27 @@ def test_mmengine_loads_the_backbone_whole_or_not_at_all(tmp_path):
     torch.save({"state_dict": head}, tmp_path / "head.pth")
     load_checkpoint(other, str(tmp_path / "head.pth"))  # says nothing of a backbone
     assert torch.equal(other.decode_head.conv_seg.bias, torch.ones(3))
+
+
+def test_mmsegs_inference_takes_a_config_and_a_checkpoint(tmp_path):
+    """The encoder is built as the config's file says, its weights are the checkpoint's; as docs/mmseg.md promises."""
+    from mmengine.config import Config
+    from mmseg.apis import inference_model, init_model
+
+    save_encoder(create_encoder("vit_tiny", embed_dim=24, num_heads=3, depth=6), tmp_path / "encoder.safetensors")
+    trained = segmentor()
+    backbone = {"type": "SplitMaskViT", "weights": str(tmp_path / "encoder.safetensors"), "out_channels": 8}
+    model = {**segmentor_config(), "backbone": backbone}
+    steps = [{"type": "LoadImageFromFile"}, {"type": "Resize", "scale": (96, 64)}, {"type": "PackSegInputs"}]
+    config = {"model": model, "test_pipeline": steps, "default_scope": "mmseg"}
+    config["custom_imports"] = {"imports": ["splitmask_backbones.mmseg"]}
+    Config(config).dump(tmp_path / "config.py")
+    classes = {"classes": ("a", "b", "c"), "palette": [[0, 0, 0], [1, 1, 1], [2, 2, 2]]}
+    torch.save({"state_dict": trained.state_dict(), "meta": {"dataset_meta": classes}}, tmp_path / "iter_2.pth")
+    used = init_model(str(tmp_path / "config.py"), str(tmp_path / "iter_2.pth"), device="cpu")
+    assert all(torch.equal(value, used.state_dict()[name]) for name, value in trained.state_dict().items())
+    found = inference_model(used, np.zeros((70, 90, 3), np.uint8))
+    assert found.pred_sem_seg.data.shape == (1, 70, 90)
 
 
 @pytest.mark.parametrize("pyramid", ["simple", "tapped", "taps"])
