@@ -40,7 +40,8 @@ CROPS = ("cpu", "device")
 POSITION_INITS = ("normal", "sincos")
 PATCH_NORMS = ("none", "mean", "pixel_mean", "channel_mean")
 TOKENIZERS = ("random_projection", "random_patches", "kmeans", "dalle")
-_TOKENS = ("tokenizer", "vocab_size", "patch_norm", "kmeans_patches", "kmeans_iterations")
+_KMEANS = ("kmeans_patches", "kmeans_iterations")
+_TOKENS = ("tokenizer", "vocab_size", "patch_norm", *_KMEANS)
 _MATCH = ("match_weight", "temperature", "branch_jitter", "grad_cache")
 _SPLIT = ("mask", "mask_ratio", "decoder_depth", "inpaint_weight", *_MATCH)
 _TEACHER = ("local_crops", "dino_outputs", "teacher_momentum", "teacher_temperature", "teacher_warmup")
@@ -170,6 +171,8 @@ class Recipe(CheckedRecipe):
         found = dict.fromkeys(UNUSED[self.method], f"--method {self.method}")
         if self.method == "splitmask" and not self.match_weight:
             found |= dict.fromkeys(_MATCH[1:], "--match-weight 0")
+        if self.tokenizer != "kmeans":
+            found = dict.fromkeys(_KMEANS, f"--tokenizer {self.tokenizer}") | found
         if not self.uses_tokens:
             found = dict.fromkeys(_TOKENS, "--inpaint-weight 0") | found
         return found

@@ -72,6 +72,7 @@ def test_steps_and_epochs_replace_each_other():
         ({"branch_jitter": 0.4, "match_weight": 0.0}, "--branch-jitter 0.4 has no effect with --match-weight 0"),
         ({"temperature": 0.1, "match_weight": 0.0}, "--temperature 0.1 has no effect with --match-weight 0: omit it"),
         ({"vocab_size": 64, "inpaint_weight": 0.0}, "--vocab-size 64 has no effect with --inpaint-weight 0: omit it"),
+        ({"kmeans_patches": 9}, "--kmeans-patches 9 has no effect with --tokenizer random_projection: omit it"),
         ({"mask_ratio": 0.75, "method": "beit"}, "--mask-ratio 0.75 has no effect with --method beit: omit it"),
         ({"batch_size": 1}, "other images in the batch"),
         ({"drop_path": 1.0}, "--drop-path 1.0 must be at least 0 and below 1"),
