@@ -1,10 +1,17 @@
 """Curves of losses, grids of pictures, and tables for the screen and in Markdown."""
 
-from collections.abc import Mapping, Sequence
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageDraw, ImageFont
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Curves = dict[str, tuple[list[float], list[float]]]  # label -> steps, values
 
@@ -15,28 +22,34 @@ def curve(entries: Sequence[dict[str, Any]], name: str) -> tuple[list[float], li
     return [step for step, _ in kept], [value for _, value in kept]
 
 
-def save_curves(panels: dict[str, Curves], path: Path, x_label: str = "step") -> None:
-    """Writes a row of panels, one line a curve: panel title -> label -> (steps, values); few points get marks."""
-    import matplotlib
+@contextmanager
+def panels(path: Path, count: int, width: float, height: float) -> Iterator[tuple[Figure, Sequence[Axes]]]:
+    """Yields a figure with `count` panels side by side, `width` x `height` inches in all; written when the block ends.
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    Without pyplot, whose backend belongs to whoever draws in the same process.
+    """
+    from matplotlib.figure import Figure
 
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.4 * len(panels), 3.4), squeeze=False)
-    for axis, (title, curves) in zip(axes[0], panels.items(), strict=True):
-        for label, (steps, values) in curves.items():
-            axis.plot(
-                steps, values, label=label, linewidth=1.6, marker="." if len(steps) < 3 or x_label != "step" else None
-            )
-        axis.set_title(title)
-        axis.set_xlabel(x_label)
+    figure = Figure(figsize=(width, height))
+    axes = figure.subplots(1, count, squeeze=False)[0]
+    for axis in axes:
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
-        if curves:
-            axis.legend(frameon=False)
-    figure.tight_layout()
+    yield figure, axes
     figure.savefig(path, dpi=120)
-    plt.close(figure)
+
+
+def save_curves(charts: dict[str, Curves], path: Path, x_label: str = "step") -> None:
+    """Writes a row of panels, one line a curve: panel title -> label -> (steps, values); few points get marks."""
+    with panels(path, len(charts), 4.4 * len(charts), 3.4) as (figure, axes):
+        for axis, (title, curves) in zip(axes, charts.items(), strict=True):
+            for label, (steps, values) in curves.items():
+                mark = "." if len(steps) < 3 or x_label != "step" else None
+                axis.plot(steps, values, label=label, linewidth=1.6, marker=mark)
+            axis.set(title=title, xlabel=x_label)
+            if curves:
+                axis.legend(frameon=False)
+        figure.tight_layout()
 
 
 WIDEST = 4

@@ -78,10 +78,7 @@ def save_token_picture(
         out_path: PNG.
         num_rows: rows of the picture.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure  # and no pyplot, whose backend belongs to whoever draws in the same process
 
     recipe, method = load_method(Path(run_dir))
     if method.tokenizer is None or method.head is None:
@@ -96,7 +93,8 @@ def save_token_picture(
 
     num_rows, grid_size = min(num_rows, len(crops)), method.encoder.grid_size
     titles = ("image", "as token ids", "A sees", "inpainted from A", "B sees", "inpainted from B")
-    figure, axes = plt.subplots(num_rows, 6, figsize=(13, 2.25 * num_rows), squeeze=False)
+    figure = Figure(figsize=(13, 2.25 * num_rows))
+    axes = figure.subplots(num_rows, 6, squeeze=False)
     for row in range(num_rows):
         shown = [pixels[row], mean_patches[token_ids[row]]]
         for ids in split_halves(recipe.mask, grid_size, sample_rng(1, 0, row), recipe.mask_ratio):
@@ -116,7 +114,6 @@ def save_token_picture(
                 axis.set_title(title, fontsize=11)
     figure.tight_layout(pad=0.4)
     figure.savefig(out_path, dpi=110)
-    plt.close(figure)
 
 
 def _to_picture(image: Tensor) -> Image.Image:

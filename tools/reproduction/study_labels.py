@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from tools.plots import markdown_table
+from tools.plots import markdown_table, panels
 from tools.reproduction.render import mean_and_spread, shown
 from tools.reproduction.study import ROWS
 
@@ -105,30 +105,22 @@ def save_plot(curves: Curves, path: Path) -> bool:
     names = list(dict.fromkeys(name for name, share, _, _ in measured(curves) if share < 1))
     if not names:
         return False
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(1, len(names), figsize=(1.2 + 3.6 * len(names), 3.4), squeeze=False)
-    for axis, name in zip(axes[0], names, strict=True):
-        for row in ROWS:
-            points = [(100 * share, *mean_and_spread(found)) for share, found in _line(curves, name, row)]
-            if len(points) > 1:
-                shares, means, spreads = zip(*points, strict=True)
-                axis.errorbar(shares, means, [spread or 0.0 for spread in spreads], marker="o", label=ROWS[row].title)
-        ticks = [100 * share for share in curves]
-        axis.set_xscale("log")
-        axis.set_xticks(ticks, [f"{tick:g} %" for tick in ticks], minor=False)
-        axis.minorticks_off()
-        axis.set(title=name, xlabel="share of the labels")
-        axis.grid(alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
-    handles, titles = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, titles, frameon=False, loc="upper left", ncols=len(titles))  # over no whisker
-    figure.tight_layout(rect=(0, 0, 1, 0.94))
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    with panels(path, len(names), 1.2 + 3.6 * len(names), 3.4) as (figure, axes):
+        for axis, name in zip(axes, names, strict=True):
+            for row in ROWS:
+                points = [(100 * share, *mean_and_spread(found)) for share, found in _line(curves, name, row)]
+                if len(points) > 1:
+                    shares, means, spreads = zip(*points, strict=True)
+                    bars = [spread or 0.0 for spread in spreads]
+                    axis.errorbar(shares, means, bars, marker="o", label=ROWS[row].title)
+            ticks = [100 * share for share in curves]
+            axis.set_xscale("log")
+            axis.set_xticks(ticks, [f"{tick:g} %" for tick in ticks], minor=False)
+            axis.minorticks_off()
+            axis.set(title=name, xlabel="share of the labels")
+        handles, titles = axes[0].get_legend_handles_labels()
+        figure.legend(handles, titles, frameon=False, loc="upper left", ncols=len(titles))  # over no whisker
+        figure.tight_layout(rect=(0, 0, 1, 0.94))
     return True
 
 

@@ -208,28 +208,19 @@ def learned(output: Path, rows: Sequence[str]) -> tuple[list[str], list[list[str
 
 def save_points(values: Values, rows: Sequence[str], path: Path) -> None:
     """Writes one panel per column: a point per seed, a bar for the mean."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(
-        1, len(values), figsize=(1.2 + 3.6 * len(values), 1.2 + 0.45 * len(rows)), squeeze=False
-    )
-    for number, (axis, (title, found)) in enumerate(zip(axes[0], values.items(), strict=True)):
-        for height, row in enumerate(rows):
-            if found[row]:
-                mean = mean_and_spread(found[row])[0]
-                axis.barh(height, mean, height=0.6, color="#9ecae1")
-                axis.plot(found[row], [height] * len(found[row]), "o", color="#08306b", markersize=4, clip_on=False)
-        axis.set_yticks(range(len(rows)), [ROWS[row].title for row in rows] if number == 0 else [""] * len(rows))
-        axis.set_ylim(len(rows) - 0.5, -0.5)  # the same where a row has no value
-        axis.set_title(title)
-        axis.grid(alpha=0.3, axis="x")
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    width, height = 1.2 + 3.6 * len(values), 1.2 + 0.45 * len(rows)
+    with plots.panels(path, len(values), width, height) as (figure, axes):
+        for number, (axis, (title, found)) in enumerate(zip(axes, values.items(), strict=True)):
+            for place, row in enumerate(rows):
+                if found[row]:
+                    mean = mean_and_spread(found[row])[0]
+                    axis.barh(place, mean, height=0.6, color="#9ecae1")
+                    axis.plot(found[row], [place] * len(found[row]), "o", color="#08306b", markersize=4, clip_on=False)
+            axis.set_yticks(range(len(rows)), [ROWS[row].title for row in rows] if number == 0 else [""] * len(rows))
+            axis.set_ylim(len(rows) - 0.5, -0.5)  # the same where a row has no value
+            axis.set_title(title)
+            axis.grid(visible=False, axis="y")
+        figure.tight_layout()
 
 
 def choose_pictures(study: Study) -> None:
