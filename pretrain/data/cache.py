@@ -112,6 +112,14 @@ class PixelCache:
             offset, rest = offset + written, rest[written:]
         index[row]["ready"] = 1  # last: a kill before it leaves the image to the next run
 
+    def _others(self) -> str:
+        """Returns what is said of the caches of other lists beside this one, which nobody may need any more."""
+        found = [path.stat().st_blocks * 512 for path in self.folder.parent.glob("*/pixels.u8")]
+        own = (self.folder / "pixels.u8").stat().st_blocks * 512
+        if len(found) < 2:
+            return ""
+        return f" ({(sum(found) - own) / 1e9:.1f} GB are in caches of other lists beside it, which may be deleted)"
+
     def reserve(self, images: ImageList, workers: int) -> None:
         """Gives a place to each image that is missing, or that has changed since it was decoded.
 
@@ -138,7 +146,7 @@ class PixelCache:
         if missing > max(room, 0):
             raise UserError(
                 f"the cache in {self.folder} needs {missing / 1e9:.1f} GB more, and {max(room, 0) / 1e9:.1f} GB can be "
-                "used there: name another folder (--cache DIR), or use --cache off"
+                f"used there{self._others()}: name another folder (--cache DIR), or use --cache off"
             )
         offsets = index["offset"][stale]
         offsets[~has_place] = end + np.concatenate([[0], np.cumsum(needed)[:-1]]) if len(needed) else 0

@@ -126,6 +126,10 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(images, tmp_p
     with pytest.raises(ValueError, match=r"needs 0\.0 GB more.*--cache off"), filling(images, str(tmp_path), 0):
         pass
     assert (cache_folder(images, str(tmp_path)) / "pixels.u8").stat().st_size == 0
+    other = images.subset(set(images.names) - {"broken.jpg"})
+    lack = r"can be used there \(0\.0 GB are in caches of other lists beside it, which may be deleted\): name"
+    with pytest.raises(ValueError, match=lack), filling(other, str(tmp_path), 0):
+        pass
 
 
 def test_a_cache_that_others_cut_short_is_not_trusted(images, tmp_path) -> None:
