@@ -58,8 +58,13 @@ class Cost:
 
     def memory(self, recipe: Recipe, processes: int) -> float:
         """Returns the bytes of a step of the recipe."""
-        micro = recipe.batch_size // (processes * recipe.accumulate)
-        return (self.fixed_bytes + micro * self.bytes_per_image) / MEMORY_SHARE
+        return needed_memory(recipe, processes, self.fixed_bytes, self.bytes_per_image)
+
+
+def needed_memory(recipe: Recipe, processes: int, fixed: float, per_image: float) -> float:
+    """Returns the bytes of a step of the recipe, from those of any step and those of an image of a micro-batch."""
+    micro = recipe.batch_size // (processes * recipe.accumulate)
+    return (fixed + micro * per_image) / MEMORY_SHARE
 
 
 def measure(
@@ -78,7 +83,7 @@ def measure(
         options: of the command line.
         fabric: device, precision, processes.
         init: as of `build_encoder`.
-        split: from the fixed bytes and those per image to `accumulate`, or raises.
+        split: from the fixed bytes and those per image to `accumulate`, or raises: the same in all processes.
     """
     devices = [fabric.device] if fabric.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
@@ -93,7 +98,7 @@ def measure(
             with fabric.autocast():
                 return method(fabric.to_device(batch_of(count)))
 
-        fixed, per_image = memory_of_step(method, forward, fabric.world_size)
+        fixed, per_image = fabric.broadcast(memory_of_step(method, forward, fabric.world_size))
         recipe = dataclasses.replace(recipe, accumulate=fabric.broadcast(split(fixed, per_image)))
         micro = recipe.batch_size // (fabric.world_size * recipe.accumulate)
         timed = micro if fabric.device.type == "cuda" else min(micro, NUM_ON_CPU)

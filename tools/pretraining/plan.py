@@ -21,7 +21,7 @@ from pretrain.training.workers import prefetch_that_fits
 from splitmask_backbones.checkpoints import read_encoder_file
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.registry import encoder_name
-from tools.pretraining.cost import MEASURED_FROM, Cost, measure
+from tools.pretraining.cost import MEASURED_FROM, Cost, measure, needed_memory
 from tools.pretraining.machine import Sizes, free_memory, sizes_of
 
 if TYPE_CHECKING:
@@ -116,11 +116,13 @@ def make_plan(
     if options.plan or derives_length or options.hours is not None or recipe.total_steps(per_epoch) >= MEASURED_FROM:
 
         def split(fixed: float, per_image: float) -> int:
+            parts = recipe.accumulate
             if name == OWN and "accumulate" not in given and not recipe.cuda_graph:
                 parts, why = own_recipe.choose_accumulate(recipe, fabric.world_size, fixed, per_image, memory)
                 reasons["accumulate"] = why
-                return parts
-            return recipe.accumulate
+            divided = dataclasses.replace(recipe, accumulate=parts)
+            _check_memory(divided, fabric.world_size, fixed, per_image, memory)
+            return parts
 
         recipe, cost = measure(recipe, images, options, fabric, init, split)
         reasons = fabric.broadcast(reasons)
@@ -174,28 +176,41 @@ def _with(named: Recipe, given: dict[str, Any], derived: Derived) -> Recipe:
     return named.override({**{key: value for key, (value, _) in derived.items()}, **given})
 
 
+def _check_memory(recipe: Recipe, processes: int, fixed: float, per_image: float, memory: float) -> None:
+    """Raises ValueError where a step needs more than there is; before one is made, which would end with less to say.
+
+    Args:
+        fixed: bytes of a step, whatever its batch.
+        per_image: bytes of each image of a micro-batch.
+        memory: bytes that are free.
+    """
+    local = recipe.batch_size // (processes * recipe.accumulate)
+    needed = needed_memory(recipe, processes, fixed, per_image)
+    if needed <= memory:
+        return
+    have = f"needs about {_gb(needed)} of memory in a process, and {_gb(memory)} are free"
+    if local == 1:
+        raise UserError(f"--model {recipe.encoder_title} {have}: use a smaller --model or --img-size")
+    fitting = (own_recipe.MEMORY_SHARE * memory - fixed) / per_image
+    parts = next(n for n in range(2, local + 1) if local % n == 0 and (local // n <= fitting or n == local))
+    kept = "all images stay negatives, for one more forward pass" if recipe.grad_cache else "fewer negatives"
+    raise UserError(
+        f"--batch-size {recipe.batch_size} {have}: use --accumulate {recipe.accumulate * parts} ({kept}), or "
+        f"--batch-size {recipe.batch_size // parts}"
+    )
+
+
 def _check(plan: Plan, options: PretrainOptions) -> None:
-    """Raises ValueError where the machine has too little of something."""
+    """Raises ValueError where the machine has too little disk, or shared memory for the data workers."""
     cost, recipe = plan.cost, plan.recipe
     if cost is None:
         return
-    local = recipe.batch_size // (plan.processes * recipe.accumulate)
-    if (needed := cost.memory(recipe, plan.processes)) > plan.memory:
-        have = f"needs about {_gb(needed)} of memory in a process, and {_gb(plan.memory)} are free"
-        if local == 1:
-            raise UserError(f"--model {recipe.encoder_title} {have}: use a smaller --model or --img-size")
-        fitting = (own_recipe.MEMORY_SHARE * plan.memory - cost.fixed_bytes) / cost.bytes_per_image
-        parts = next(n for n in range(2, local + 1) if local % n == 0 and (local // n <= fitting or n == local))
-        kept = "all images stay negatives, for one more forward pass" if recipe.grad_cache else "fewer negatives"
-        raise UserError(
-            f"--batch-size {recipe.batch_size} {have}: use --accumulate {recipe.accumulate * parts} ({kept}), or "
-            f"--batch-size {recipe.batch_size // parts}"
-        )
     if plan.disk > plan.free:
         raise UserError(
             f"--output {options.output}: {NUM_CHECKPOINTS} checkpoints and what is written beside them need "
             f"{_gb(plan.disk)}, and {_gb(plan.free)} are free: make room, or choose another --output"
         )
+    local = recipe.batch_size // (plan.processes * recipe.accumulate)
     prefetch_that_fits(local * cost.item_bytes, options.workers)
 
 

@@ -131,13 +131,22 @@ def test_memory_disk_and_shared_memory_are_checked(monkeypatch: pytest.MonkeyPat
     # 0.8 x 5 GB leave 3 GB, for 30 images: three parts are 21.3, which 64 does not have; four are 16.
     message = r"--batch-size 64 needs about 9\.2 GB .*5\.0 GB are free: use --accumulate 4 \(all images stay"
     with pytest.raises(ValueError, match=message):
-        plan._check(dataclasses.replace(fits, memory=5 * 10**9), options)
+        plan._check_memory(recipe, 1, 10**9, 10**8, 5 * 10**9)
+    plan._check_memory(recipe, 1, 10**9, 10**8, 10**10)
     with pytest.raises(ValueError, match="--output out: 2 checkpoints .* need 800 MB, and 700 MB are free"):
         plan._check(dataclasses.replace(fits, free=7 * 10**8), options)
     monkeypatch.setattr("pretrain.training.workers.free_shared_memory", lambda: 200_000)
     with pytest.raises(ValueError, match="shared memory"):  # 2 x 64,000 and two on their way
         plan._check(fits, options)
     plan._check(fits, SimpleNamespace(output=Path("out"), workers=0))  # type: ignore[arg-type]
+
+
+def test_what_does_not_fit_is_not_tried(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that is timed on a card would end in "out of memory" before anything could be advised."""
+    monkeypatch.setattr(plan, "free_memory", lambda device: 5 * 10**7)
+    monkeypatch.setattr("tools.pretraining.cost.time_steps", lambda *_: pytest.fail("a step was made"))
+    words = ["--recipe", "tiny", "--batch-size", "16", "--plan", "--data", images, "--output", tmp_path / "out"]
+    assert "--batch-size 16 needs about" in error_of(run(*words))
 
 
 def test_what_is_said() -> None:
