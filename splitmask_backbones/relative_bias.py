@@ -74,7 +74,7 @@ def resize_bias_table(
     offsets, rest = table[:num_offsets], table[num_offsets:]
     maps = offsets.double().reshape(2 * grid_size[0] - 1, 2 * grid_size[1] - 1, -1)
     vertical, horizontal = (
-        torch.tensor(_resize_matrix(old, new), device=table.device)
+        torch.from_numpy(_resize_matrix(old, new)).to(table.device, non_blocking=True)
         for old, new in zip(grid_size, new_grid_size, strict=True)
     )
     maps = torch.einsum("yv,vwc,xw->yxc", vertical, maps, horizontal)

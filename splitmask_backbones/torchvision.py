@@ -112,7 +112,8 @@ class StridedAnchors(AnchorGenerator):
         """Returns float32 `(number of anchors, 4)` as x1, y1, x2, y2 in pixels, once per image."""
         device = feature_maps[0].device
         self.set_cell_anchors(torch.float32, device)
-        strides = [[torch.tensor(s, device=device)] * 2 for s in self.strides]
+        # Not `torch.tensor`, which would wait for a GPU to finish the encoder.
+        strides = [[torch.full((), s, dtype=torch.int64, device=device)] * 2 for s in self.strides]
         anchors = torch.cat(self.grid_anchors([list(x.shape[-2:]) for x in feature_maps], strides))
         return [anchors for _ in image_list.image_sizes]
 

@@ -92,7 +92,9 @@ def gaussian_blur(image: Tensor, radius: np.ndarray) -> Tensor:
         for _ in range(_PASSES):
             wide = image[..., places]
             windows = wide.unfold(-1, image.shape[-1], 1).unbind(-2)
-            total = torch.stack([weight * window for weight, window in zip(columns, windows, strict=True)]).sum(0)
+            total = columns[0] * windows[0]
+            for weight, window in zip(columns[1:], windows[1:], strict=True):
+                total.addcmul_(window, weight)
             image = (total + (1 << (_BITS - 1))) >> _BITS
         image = image.transpose(2, 3)
     return image.int()

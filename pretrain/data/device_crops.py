@@ -16,6 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pretrain.training.distributed import any_algorithm
+
 _BITS = 22
 """Fractional bits of a weight in Pillow (`PRECISION_BITS` of its Resample.c)."""
 _HALF = 4096
@@ -63,7 +65,8 @@ def weights(sides: Tensor, out_size: int, longest: int) -> Tensor:
     halves = torch.stack([high, whole - _HALF * high], dim=1).float()
     # No place occurs twice, so that the result is the same each time on a card as well.
     dense = torch.zeros(len(sides), 2, out_size, longest + taps, device=sides.device)
-    dense.scatter_(-1, place[:, None].expand_as(halves), halves)
+    with any_algorithm():
+        dense.scatter_(-1, place[:, None].expand_as(halves), halves)
     return dense[..., :longest].permute(0, 3, 1, 2)
 
 

@@ -179,7 +179,8 @@ class Dino(Method):
         self.loss.center.copy_(centre)
         return {
             "loss": loss,
-            "teacher_momentum": torch.tensor(self.teacher_momentum(self.steps), device=loss.device),
+            # `torch.tensor` would copy, behind all that the device has to do.
+            "teacher_momentum": torch.full((), self.teacher_momentum(self.steps), device=loss.device),
             "teacher_entropy": -(mean * mean.clamp(min=1e-12).log()).sum(),
         }
 

@@ -71,6 +71,11 @@ def compile_blocks(model: nn.Module, backend: str = "inductor") -> int:
         model: before Fabric wraps it.
         backend: of `torch.compile`.
     """
+    import torch._dynamo
+    import torch._functorch.config
+
+    # DDP's buckets would cut every block in two graphs; its all-reduce runs beside the blocks before as it is.
+    torch._dynamo.config.optimize_ddp = False
     # Else the backward pass is compiled at the first one, where nothing could fall back to eager blocks.
     torch._functorch.config.force_non_lazy_backward_lowering = True
     options: dict[str, Any] = {"options": {"fallback_random": True}} if backend == "inductor" else {}

@@ -88,6 +88,8 @@ def make_fabric(
         _failures()  # connected while all is well
     if fabric.is_global_zero and fabric.device.type == "cpu" and precision == "bf16" and cpu_has_bf16() is False:
         logger.warning("this CPU computes bf16 in emulation, up to 30 times slower than float32: use --precision 32")
+    if fabric.is_global_zero and fabric.device.type == "cuda" and precision == "32" and torch.cuda.is_bf16_supported():
+        logger.warning("--precision 32 is full float32, many times slower on this GPU than --precision bf16")
     return fabric
 
 
@@ -113,12 +115,12 @@ def use_deterministic(on: bool) -> None:
 @contextmanager
 def any_algorithm() -> Iterator[None]:
     """Lets torch take any algorithm within, for what comes out the same in any order, as counts of whole numbers do."""
-    before = torch.are_deterministic_algorithms_enabled()
+    before, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(False)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.use_deterministic_algorithms(before, warn_only=warns)
 
 
 def cpu_has_bf16() -> bool | None:
@@ -183,7 +185,7 @@ def agree(loss: Tensor, grad_norm: Tensor, received: int | None, step: int) -> i
         ValueError: in all processes, where any has a loss or gradient that is not finite.
     """
     finite = torch.isfinite(loss) & torch.isfinite(grad_norm)
-    state = torch.stack([(~finite).float(), torch.tensor(float(received or 0), device=loss.device)])
+    state = torch.stack([(~finite).float(), torch.full((), float(received or 0), device=loss.device)])
     if is_distributed():
         dist.all_reduce(state, op=dist.ReduceOp.MAX)
     bad, signal = state.tolist()

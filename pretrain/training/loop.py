@@ -101,6 +101,33 @@ class Loop:
         return self.monitor_every is not None and (step % self.monitor_every == 0 or step == self.total_steps)
 
 
+class _Ahead(Iterator[Any]):
+    """Batches, of which the next can be asked for before it is needed: a card copies and crops it behind the step.
+
+    Args:
+        source: what it takes them from.
+    """
+
+    def __init__(self, source: Iterator[Any]) -> None:
+        self._source = source
+        self._held: list[Callable[[], Any]] = []
+
+    def fetch(self) -> None:
+        """Takes the next batch; an error of it is kept until the batch is asked for: this step is not its."""
+        try:
+            batch = next(self._source)
+            self._held.append(lambda: batch)
+        except Exception as error:
+            self._held.append(partial(_raise, error))
+
+    def __next__(self) -> Any:
+        return self._held.pop()() if self._held else next(self._source)
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
 def batches_of(
     dataset: Any,
     loop: Loop,
@@ -238,7 +265,7 @@ def fit(
         folder.start()  # what stood in the way of the first step has been told
         # An error's traceback would hold the data workers for as long as somebody looks at it.
         stack.callback(getattr(source, "close", lambda: None))
-        data = timed(source)
+        data = _Ahead(timed(source))
         for step in range(start_step, loop.end):
             factor = lr_at(step)
             set_lr(optimizer.param_groups, factor)
@@ -249,6 +276,8 @@ def fit(
 
             def approve(loss: Tensor, grad_norm: Tensor, step: int = step) -> None:
                 nonlocal stop_signal
+                if step + 1 < loop.end:
+                    data.fetch()  # before the host waits for the step
                 stop_signal = agree(loss, grad_norm, stop.received, step)
 
             values = make_step(data, approve=approve)

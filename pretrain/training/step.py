@@ -40,8 +40,11 @@ def clip_gradients(parameters: list[nn.Parameter], max_norm: float, per_paramete
     """
     if not per_parameter:
         return clip_grad_norm_(parameters, max_norm)
-    norms = [clip_grad_norm_(parameter, max_norm) for parameter in parameters if parameter.grad is not None]
-    return torch.linalg.vector_norm(torch.stack(norms))
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norms = torch.stack(torch._foreach_norm(gradients))
+    factors = (max_norm / (norms + 1e-6)).clamp(max=1.0)  # as `clip_grad_norm_` has it
+    torch._foreach_mul_(gradients, list(factors.unbind()))
+    return torch.linalg.vector_norm(norms)
 
 
 def train_step(

@@ -68,11 +68,9 @@ def move(module: nn.Module, mode: FakeTensorMode) -> None:
 
 
 def make_tensor(made: Any, data: Any, *, dtype: Any = None, device: Any = None) -> torch.Tensor:
-    """Returns what `torch.tensor` does, which would ask for memory of the card."""
-    tensor = made(data, dtype=dtype)
-    if device is None or torch.device(device).type != CARD:
-        return tensor
-    return torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+    """Is `torch.tensor`, which copies to a card behind all that it has to do, and waits: not within a step."""
+    assert device is None or torch.device(device).type != CARD, "torch.tensor(..., device=) within a step"
+    return made(data, dtype=dtype, device=device)
 
 
 def make_step(name: str, accumulate: int, mode: FakeTensorMode) -> None:

@@ -36,10 +36,12 @@ if TYPE_CHECKING:
 
 DRAWN_SCORE = 0.5
 ALL_SAMPLES = (
-    "--deterministic: where torchvision's RoIAlign takes a number of samples that follows the box (features with "
-    "detectron2, the targets of masks with either engine), the one of that kind takes every pixel of a map, which may "
-    "not fit on a card: --engine torchvision with masks=false has a fixed number"
+    "--deterministic: detectron2's RoIAlign takes a number of samples that follows the box, and the one of that kind "
+    "takes every pixel of a map, which may not fit on a card: --engine torchvision has a fixed number"
 )
+RECOMPILE_LIMIT = 64
+"""Torchvision compiles its deterministic RoIAlign for no, one and more boxes and images, each with each. From torch's
+limit of 8 on the next would run as it is, in far more memory, and which they are depends on what came before."""
 logger = logging.getLogger(__name__)
 
 
@@ -117,9 +119,12 @@ class DetectionTask(Task):
     def build(self, weights: Path | None, encoder_config: dict[str, Any] | None = None) -> nn.Module:
         name = self.previous.get("--engine", self.engine) if self.engine == "auto" else self.engine
         self.engine = choose_engine(name, self.recipe)
-        is_adaptive = self.engine == "detectron2" or self.recipe.masks
-        if self.options.trains and is_adaptive and torch.are_deterministic_algorithms_enabled():
-            logger.warning(ALL_SAMPLES)
+        if self.options.trains and torch.are_deterministic_algorithms_enabled():
+            from torch._dynamo import config as dynamo
+
+            dynamo.recompile_limit = max(dynamo.recompile_limit, RECOMPILE_LIMIT)
+            if self.engine == "detectron2":
+                logger.warning(ALL_SAMPLES)
         return build_detector(self.engine, self.recipe, len(self.categories), weights, encoder_config)
 
     def values(self) -> dict[str, Any]:

@@ -4,13 +4,19 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from torchvision.models.detection import roi_heads
 
 from det_configs.common.recipe import DetRecipe
+from pretrain.training.distributed import any_algorithm
 from splitmask_backbones.adapters import resolve_encoder
 from splitmask_backbones.torchvision import mask_rcnn
 from splitmask_backbones.vit import VisionTransformer
 from tools.detection.detector import Detector
 from tools.detection.targets import Target
+
+# Targets are cut out with a RoIAlign that nothing is learned through, and its forward pass has one order. Where torch
+# is told to take deterministic algorithms only, torchvision's way to one takes every pixel of a mask for each box.
+roi_heads.project_masks_on_boxes = any_algorithm()(roi_heads.project_masks_on_boxes)
 
 
 class TorchvisionDetector(Detector):

@@ -205,7 +205,8 @@ class SegmentationTask(Task):
         assert isinstance(model, Segmentor)
         wrapper = self.config["optim_wrapper"]
         named = wrapper.get("optimizer", {})
-        if device.type == "cuda" and named.get("type") == "AdamW":  # as in pretrain.training.optimizer
+        others = named.get("foreach") or named.get("differentiable")  # which torch does not take beside it
+        if device.type == "cuda" and named.get("type") == "AdamW" and not others:  # as in pretrain.training.optimizer
             wrapper = {**wrapper, "optimizer": {"fused": True, **named}}
         return build_optimizer(model, wrapper)
 

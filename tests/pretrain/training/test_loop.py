@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from pretrain.training.checkpoints import save_checkpoint
+from pretrain.training.checkpoints import newest_checkpoint, save_checkpoint
 from pretrain.training.distributed import make_fabric
 from pretrain.training.ema import averaged
 from pretrain.training.loop import Loop, fit
@@ -79,6 +79,24 @@ def test_a_resumed_state_lies_where_the_parameters_lie(device, tmp_path):
     moments = [value for state in optimizer.state.values() for name, value in state.items() if name != "step"]
     assert len(moments) == 4  # two moments of weight and bias each
     assert {tensor.device.type for tensor in [*moments, *average.module.parameters()]} == {device}
+
+
+def test_the_next_batch_is_taken_before_the_host_waits_and_its_error_is_not_this_steps(tmp_path, monkeypatch):
+    """What cannot be read at step 3 leaves steps 1 and 2 made, logged and saved."""
+    events = []
+
+    def source(start):
+        for number, batch in enumerate(batches(start, total=2)):
+            events.append(f"batch {number + 1}")
+            yield batch
+        raise ValueError("gone.jpg could be read")
+
+    monkeypatch.setattr("pretrain.training.loop.agree", lambda *_: events.append("wait") or 0)
+    with pytest.raises(ValueError, match="gone.jpg"):
+        run(tmp_path / "run", steps=6, batches=source, loop={"save_every": 1, "log_every": 1})
+    assert events == ["batch 1", "batch 2", "wait", "wait"]
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
+    assert newest_checkpoint(tmp_path / "run" / "checkpoints")[0]["step"] == 2
 
 
 def test_an_evaluation_owed_is_made_before_the_next_step(tmp_path):

@@ -214,3 +214,26 @@ def test_a_loader_pins_a_target() -> None:
     (pinned,) = next(iter(loader))
     assert pinned.boxes.is_pinned() and pinned.labels.is_pinned() and pinned.masks.is_pinned()
     assert pinned.to("cuda").boxes.is_cuda
+
+
+def test_mask_targets_may_be_cut_out_by_any_algorithm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No gradient flows through them; torchvision's deterministic way takes every pixel of a mask for each box."""
+    from torchvision.models.detection import roi_heads
+
+    import tools.detection.torchvision_engine  # noqa: F401
+
+    seen = []
+
+    def spy(masks: torch.Tensor, *_: object) -> torch.Tensor:
+        seen.append(torch.are_deterministic_algorithms_enabled())
+        return masks
+
+    monkeypatch.setattr(roi_heads, "roi_align", spy)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        roi_heads.project_masks_on_boxes(torch.ones(1, 4, 4), torch.zeros(1, 4), torch.zeros(1, dtype=torch.int64), 2)
+        assert seen == [False]
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
