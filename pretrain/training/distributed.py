@@ -88,7 +88,8 @@ def make_fabric(
         _failures()  # connected while all is well
     if fabric.is_global_zero and fabric.device.type == "cpu" and precision == "bf16" and cpu_has_bf16() is False:
         logger.warning("this CPU computes bf16 in emulation, up to 30 times slower than float32: use --precision 32")
-    if fabric.is_global_zero and fabric.device.type == "cuda" and precision == "32" and torch.cuda.is_bf16_supported(False):
+    on_gpu = fabric.device.type == "cuda"
+    if fabric.is_global_zero and on_gpu and precision == "32" and torch.cuda.is_bf16_supported(False):
         logger.warning("--precision 32 is full float32, many times slower on this GPU than --precision bf16")
     return fabric
 
