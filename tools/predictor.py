@@ -35,12 +35,12 @@ class Predictor:
         source: which of the run's weights it has.
     """
 
-    def __init__(self, task: Task, folder: Path, device: str) -> None:
+    def __init__(self, task: Task, config: dict[str, Any], device: str) -> None:
         from lightning_fabric import Fabric
         from lightning_fabric.plugins.environments import LightningEnvironment
 
         self._task = task
-        self.model: Any = use_run(task, read_object(folder / CONFIG))
+        self.model: Any = use_run(task, config)
         logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
         self._fabric = Fabric(
             accelerator=device,
@@ -48,7 +48,7 @@ class Predictor:
             precision=PRECISIONS[task.recipe.precision],  # type: ignore[arg-type]
             plugins=[LightningEnvironment()],  # one process, whatever a cluster's variables say
         )
-        self.source = load_newest(task, self.model, folder, self._fabric)
+        self.source = load_newest(task, self.model, task.options.output, self._fabric)
         self.model.eval()
         self.class_names = task.class_names
 
@@ -77,7 +77,10 @@ class Predictor:
                 return read_image(Path(image).expanduser(), value_range)
             except UnreadableImage as error:
                 raise UserError(f"{image} cannot be read: {error}") from None
-        return to_rgb(ImageOps.exif_transpose(_pictured(image)), value_range)
+        try:
+            return to_rgb(ImageOps.exif_transpose(_pictured(image)), value_range)
+        except OSError as error:  # Pillow decodes a file that it has opened here
+            raise UserError(f"{image!r} cannot be read: {error}") from None
 
 
 def _pictured(image: Any) -> Image.Image:
@@ -109,7 +112,7 @@ def load_predictor(output: str | Path, device: str = "auto", best: bool = False)
     """
     check_device(device)
     folder = Path(output).expanduser()
-    command = read_object(folder / CONFIG).get("command")
+    config = read_object(folder / CONFIG)
     options = FinetuneOptions(
         output=folder,
         resume=False,
@@ -124,12 +127,12 @@ def load_predictor(output: str | Path, device: str = "auto", best: bool = False)
         best=best,
         trains=False,
     )
-    return Predictor(_task_of(command, options), folder, device)
+    return Predictor(_task_of(config, options), config, device)
 
 
-def _task_of(command: Any, options: FinetuneOptions) -> Task:
-    """Returns the task of a tool, without data and values: those of the run follow."""
-    config = read_object(options.output / CONFIG)
+def _task_of(config: dict[str, Any], options: FinetuneOptions) -> Task:
+    """Returns the task of the tool that a run's config.json names, without data and values: those of the run follow."""
+    command = config.get("command")
     if command == "train_det":
         from det_configs.common.recipe import DetRecipe
         from tools.detection.task import DetectionTask

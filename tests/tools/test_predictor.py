@@ -89,6 +89,12 @@ def test_what_is_no_run_or_no_image(run, tmp_path):
         predictor("there.jpg")
     with pytest.raises(ValueError, match=r"\(2, 2, 3\) of float32 is no image"):
         predictor(np.zeros((2, 2, 3), np.float32))
+    path = tmp_path / "cut.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:-2000])
+    for cut in (path, Image.open(path)):  # Pillow has read the header alone
+        with pytest.raises(ValueError, match="cannot be read: .*truncated"):
+            predictor(cut)
     for nothing in (None, b"bytes", np.zeros((0, 4, 3), np.uint8)):
         with pytest.raises(ValueError, match="is no image: give a file"):
             predictor(nothing)
