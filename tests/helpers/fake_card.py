@@ -84,9 +84,8 @@ def make_step(name: str, accumulate: int, mode: FakeTensorMode) -> None:
         optimizer = torch.optim.AdamW(param_groups(method, 1e-3, 0.05), foreach=True)
         cached: Any = method if accumulate > 1 and method.couples else None
         batches = iter([batch] * accumulate)
-        values = train_step(
-            fabric, method.train(), optimizer, batches, accumulate=accumulate, clip_grad=3.0, cached=cached
-        )
+        clip: Any = {"clip_grad": 3.0, "clip_per_parameter": name == "dino"}
+        values = train_step(fabric, method.train(), optimizer, batches, accumulate=accumulate, cached=cached, **clip)
         method.before_step()
         method.after_step(1)
         assert {value.device.type for value in values.values()} == {CARD}, values
