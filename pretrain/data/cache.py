@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+import PIL
+from PIL import Image, features
 
 from pretrain.data.decode import UnreadableImage, too_large
 from pretrain.data.pixel_limit import apply_pixel_limit
@@ -230,6 +231,8 @@ def _stamp(path: Path) -> tuple[int, int]:
 def cache_folder(images: ImageList, place: str) -> Path:
     """Returns the folder of a list's cache: by the list's root and names, so that a changed image costs itself alone.
 
+    Other versions of what decodes may give other bytes, and have a folder of their own.
+
     Args:
         images: the whole list.
         place: of `--cache`.
@@ -237,6 +240,9 @@ def cache_folder(images: ImageList, place: str) -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     home = Path(base).expanduser() / "splitmask_backbones" if place == AUTO else Path(place).expanduser()
     digest = hashlib.sha256(os.fsencode(images.root.absolute()) + repr(images.value_range).encode())
+    digest.update(f"\0Pillow {PIL.__version__}".encode())
+    for codec in ("jpg", "libjpeg_turbo", "jpg_2000", "webp"):
+        digest.update(f"\0{codec} {features.version(codec)}".encode())
     for name in images.names:
         digest.update(b"\0" + os.fsencode(name))
     if any(name.lower().endswith((".tif", ".tiff")) for name in images.names):

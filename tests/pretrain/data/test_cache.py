@@ -10,8 +10,9 @@ from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from pretrain.data import cache
 from pretrain.data.cache import CachedImages, attach, cache_folder, filling
@@ -186,6 +187,17 @@ def test_the_place_follows_the_list(images, tmp_path, monkeypatch) -> None:
     assert cache_folder(images.subset(images.names[:2]), AUTO) != cache_folder(images, AUTO)
     assert isinstance(attach(images, AUTO).subset(images.names[:2]), CachedImages)
     assert attach(images, AUTO).cache is None  # nobody has made one
+
+
+@pytest.mark.parametrize("what", ["PIL.__version__", "jpg", "libjpeg_turbo"])
+def test_other_versions_of_what_decodes_have_a_cache_of_their_own(what: str, images, monkeypatch) -> None:
+    before = cache_folder(images, "cache")
+    if what == "PIL.__version__":
+        monkeypatch.setattr(PIL, "__version__", "0.9")
+    else:
+        real = features.version
+        monkeypatch.setattr(features, "version", lambda name: "0.9" if name == what else real(name))
+    assert cache_folder(images, "cache") != before
 
 
 class Column(np.ndarray):
