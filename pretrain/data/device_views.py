@@ -6,6 +6,7 @@ there from the start: workers then read no image, and send a few numbers for eac
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -143,16 +144,22 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
 def resident_pixels(views: Views, device: torch.device) -> Tensor | None:
     """Returns all cached images on a device, uint8 `(P, 3)`; None where some are not cached, or it has no room.
 
-    On a CPU they stay in the cache's file, which is mapped into memory.
+    On a CPU they stay in the cache's file, which is mapped into memory and must not be written to.
     """
     images = views.images
     if not isinstance(images, CachedImages) or not images.is_complete():
         return None
     assert images.cache is not None
-    pixels = torch.from_numpy(images.cache.pixels()).reshape(-1, 3)
-    if device.type == "cpu":
-        return pixels
-    return pixels.to(device) if fits_on_card(pixels.numel(), device) else None
+    if device.type != "cpu" and not fits_on_card(images.cache.num_bytes, device):
+        return None
+    mapped = images.cache.pixels()
+    if mapped is None:
+        return None
+    with warnings.catch_warnings():
+        # torch knows no tensors that are only read; crops are made of copies.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writ(e)?able")
+        pixels = torch.from_numpy(mapped).reshape(-1, 3)
+    return pixels if device.type == "cpu" else pixels.to(device)
 
 
 def fits_on_card(num_bytes: float, device: torch.device) -> bool:

@@ -66,7 +66,7 @@ def test_bytes_are_the_same_from_a_cache(finished, images, tmp_path, monkeypatch
     result = run("--data", images, "--output", tmp_path / "filled", *OPTIONS, *cache, "--resume")
     assert result.returncode == 0 and list((tmp_path / "cache").glob("*/pixels.u8")), result.stderr
     assert made.read_bytes() == (finished / "encoder.safetensors").read_bytes()
-    monkeypatch.setattr("pretrain.data.cache._SPARE", 1 << 60)
+    monkeypatch.setattr("pretrain.data.cache_filling._SPARE", 1 << 60)
     refused = run("--data", images, "--output", tmp_path / "x", *OPTIONS, "--cache", tmp_path / "other")
     assert "--cache off" in error_of(refused)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))

@@ -14,7 +14,8 @@ from lightning_fabric import Fabric
 from PIL import Image
 from torch import Tensor
 
-from pretrain.data.cache import attach, filling
+from pretrain.data.cache import attach
+from pretrain.data.cache_filling import filling
 from pretrain.data.check import check_images
 from pretrain.data.device_views import BoxViews, DeviceBatches, collate, resident_pixels
 from pretrain.data.sources import ImageList, open_source

@@ -7,7 +7,8 @@ import dataclasses
 import logging
 from typing import TYPE_CHECKING, Any
 
-from pretrain.data.cache import attach, filling
+from pretrain.data.cache import attach
+from pretrain.data.cache_filling import filling
 from pretrain.data.check import BadImage, check_images, enforce_bad_limit
 from pretrain.data.deep_images import range_of_run
 from pretrain.data.sources import ImageList

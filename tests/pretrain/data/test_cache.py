@@ -14,8 +14,9 @@ import PIL
 import pytest
 from PIL import Image, features
 
-from pretrain.data import cache
-from pretrain.data.cache import CachedImages, attach, cache_folder, filling
+from pretrain.data import cache, cache_filling
+from pretrain.data.cache import CachedImages, attach, cache_folder
+from pretrain.data.cache_filling import Filler, filling
 from pretrain.data.check import check_images
 from pretrain.data.sources import ImageList
 from pretrain.training.options import AUTO
@@ -42,13 +43,13 @@ def images(tmp_path: Path) -> ImageList:
 
 def count_decodes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
-    real = cache.ImageList.decode
+    real = ImageList.decode
 
     def decode(self: ImageList, index: int) -> Image.Image:
         seen.append(self.names[index])
         return real(self, index)
 
-    monkeypatch.setattr(cache.ImageList, "decode", decode)
+    monkeypatch.setattr(ImageList, "decode", decode)
     return seen
 
 
@@ -75,7 +76,9 @@ def test_pixels_are_the_decoded_ones_and_each_is_decoded_once(images, tmp_path, 
 def test_a_changed_image_is_decoded_again_alone(images, tmp_path, monkeypatch) -> None:
     fill(images, tmp_path / "cache")
     size_before = (cache_folder(images, str(tmp_path / "cache")) / "pixels.u8").stat().st_size
-    picture(images.root / "3.jpg", (16, 16), 99)  # the same sides: its place is used again
+    running = attach(images, str(tmp_path / "cache"))
+    before = [np.asarray(running.decode(images.names.index(name))) for name in ("2.png", "3.jpg")]
+    picture(images.root / "3.jpg", (16, 16), 99)  # the same sides, and a new place: another run may read the old one
     os.utime(images.root / "3.jpg", ns=(1, 1))
     picture(images.root / "2.png", (40, 40), 98)
     seen = count_decodes(monkeypatch)
@@ -86,11 +89,13 @@ def test_a_changed_image_is_decoded_again_alone(images, tmp_path, monkeypatch) -
         index = images.names.index(name)
         assert np.array_equal(np.asarray(cached.decode(index)), np.asarray(ImageList.decode(cached, index)))
     size_after = (cache_folder(images, str(tmp_path / "cache")) / "pixels.u8").stat().st_size
-    assert size_after == size_before + 40 * 40 * 3
+    assert size_after == size_before + (16 * 16 + 40 * 40) * 3
+    for name, pixels in zip(("2.png", "3.jpg"), before, strict=True):  # a run goes by what there was when it began
+        assert np.array_equal(np.asarray(running.decode(images.names.index(name))), pixels)
 
 
 def killed(images: ImageList, place: str, after: int) -> None:
-    real, done = cache.PixelCache.write, []
+    real, done = Filler.write, []
 
     def write(self, name, image) -> None:
         real(self, name, image)
@@ -98,7 +103,7 @@ def killed(images: ImageList, place: str, after: int) -> None:
         if len(done) == after:
             os._exit(9)
 
-    cache.PixelCache.write = write  # type: ignore[method-assign]
+    Filler.write = write  # type: ignore[method-assign]
     with filling(images, place, 0) as cached:
         check_images(cached)
 
@@ -123,7 +128,7 @@ def test_a_killed_filling_goes_on(images, tmp_path, monkeypatch) -> None:
 
 def test_a_disk_without_room_is_refused_before_anything_is_written(images, tmp_path, monkeypatch) -> None:
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, cache._SPARE + 100))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, cache_filling._SPARE + 100))
     with pytest.raises(ValueError, match=r"needs 0\.0 GB more.*--cache off"), filling(images, str(tmp_path), 0):
         pass
     assert (cache_folder(images, str(tmp_path)) / "pixels.u8").stat().st_size == 0
@@ -200,6 +205,78 @@ def test_other_versions_of_what_decodes_have_a_cache_of_their_own(what: str, ima
     assert cache_folder(images, "cache") != before
 
 
+def test_a_run_goes_on_with_its_own_pixels_where_most_of_a_cache_is_made_anew(images, tmp_path) -> None:
+    """Where most images have changed, the old pixels are not kept beside the new ones: only who has them open does."""
+    good = [name for name in images.names if name != "broken.jpg"]
+    fill(images, tmp_path / "cache")
+    running = attach(images, str(tmp_path / "cache")).subset(good)
+    worker = pickle.loads(pickle.dumps(running))
+    before = [np.asarray(running.decode(index)) for index in range(len(good))]
+    whole = cache_folder(images, str(tmp_path / "cache")) / "pixels.u8"
+    size_before = whole.stat().st_size
+    for number, name in enumerate(good):
+        with Image.open(images.root / name) as image:
+            picture(images.root / name, (image.height, image.width), 50 + number)
+        os.utime(images.root / name, ns=(1, 1))
+    fill(images, tmp_path / "cache")
+    assert whole.stat().st_size == size_before
+    new = attach(images, str(tmp_path / "cache")).subset(good)
+    for index, pixels in enumerate(before):
+        assert np.array_equal(np.asarray(running.decode(index)), pixels)
+        for later in (new, worker):  # a worker that starts now finds other pixels in their place, and reads the file
+            assert np.array_equal(np.asarray(later.decode(index)), np.asarray(images.subset(good).decode(index)))
+        assert np.array_equal(running.stored(index), pixels) and worker.stored(index) is None
+
+
+@pytest.mark.parametrize("gone", ["index.npy", "pixels.u8"])
+def test_a_cache_that_is_deleted_gives_way_to_the_files(gone: str, images, tmp_path) -> None:
+    fill(images, tmp_path / "cache")
+    worker = pickle.loads(pickle.dumps(attach(images, str(tmp_path / "cache"))))
+    (cache_folder(images, str(tmp_path / "cache")) / gone).unlink()
+    assert np.array_equal(np.asarray(worker.decode(0)), np.asarray(images.decode(0)))
+    assert attach(images, str(tmp_path / "cache")).cache is None
+
+
+def test_a_record_that_another_run_is_changing_is_not_there(images, tmp_path, monkeypatch) -> None:
+    """Attaching takes no lock: between its two looks another run may give an image a new place."""
+    fill(images, tmp_path / "cache")
+    folder, looks = cache_folder(images, str(tmp_path / "cache")), []
+    real = cache.read_index
+
+    def look(*args):
+        found = real(*args)
+        index = np.lib.format.open_memmap(folder / "index.npy", mode="r+")
+        index["offset"][len(looks)] += 3
+        looks.append(found)
+        return found
+
+    monkeypatch.setattr(cache, "read_index", look)
+    cached = attach(images, str(tmp_path / "cache"))
+    assert len(looks) == 2 and [cached.cache.has(name) for name in images.names[:3]] == [False, True, True]
+
+
+def test_a_cache_larger_than_the_memory_is_read(images, tmp_path) -> None:
+    fill(images, tmp_path / "cache")
+    whole = cache_folder(images, str(tmp_path / "cache")) / "pixels.u8"
+    index = np.lib.format.open_memmap(whole.with_name("index.npy"), mode="r+")
+    row, far = images.names.index("0.png"), 3 << 40
+    expected = np.asarray(images.decode(row))
+    with open(whole, "r+b") as file:
+        try:
+            file.truncate(far + expected.size)
+        except OSError as error:
+            pytest.skip(f"this file system has no files of 3 TiB: {error}")
+        if whole.stat().st_blocks * 512 > 1 << 30:
+            pytest.skip("this file system has no sparse files")
+        os.pwrite(file.fileno(), expected.tobytes(), far)
+    index["offset"][row] = far
+    cached = attach(images, str(tmp_path / "cache"))
+    assert np.array_equal(cached.stored(row), expected) and np.array_equal(np.asarray(cached.decode(row)), expected)
+    assert np.array_equal(cached.stored(row + 1), np.asarray(images.decode(row + 1)))
+    with pytest.raises(ValueError, match="read-only"):
+        cached.stored(row)[:] = 0
+
+
 class Column(np.ndarray):
     """A column of the index in a process that dies at one of its writes."""
 
@@ -216,6 +293,9 @@ class Index:
     def __init__(self, index) -> None:
         self.index = index
 
+    def flush(self) -> None:
+        self.index.flush()
+
     def __getitem__(self, name):
         return self.index[name].view(Column)
 
@@ -223,12 +303,12 @@ class Index:
         self.index[name] = value
 
 
-@pytest.mark.parametrize("writes", range(7))
+@pytest.mark.parametrize("writes", range(8))
 def test_a_kill_between_two_columns_of_the_index_gives_no_place_twice(writes, images, tmp_path, monkeypatch) -> None:
     """Places are given column by column: whatever is there of them, all that is read later is the image's own."""
-    real = cache.PixelCache._files
+    real = Filler._files
     with monkeypatch.context() as patch:
-        patch.setattr(cache.PixelCache, "_files", lambda self: (Index(real(self)[0]), real(self)[1]))
+        patch.setattr(Filler, "_files", lambda self: (Index(real(self)[0]), real(self)[1]))
         patch.setattr(Column, "left", writes)
         died = False
         try:
@@ -236,7 +316,7 @@ def test_a_kill_between_two_columns_of_the_index_gives_no_place_twice(writes, im
                 pass
         except KeyboardInterrupt:
             died = True
-        assert died == (writes < 6)
+        assert died == (writes < 7)
     assert fill(images, tmp_path / "cache") == ["broken.jpg"]
     cached = attach(images, str(tmp_path / "cache"))
     for index, name in enumerate(images.names):
