@@ -27,8 +27,9 @@ RECORD = np.dtype(
     [("offset", "<i8"), ("height", "<i4"), ("width", "<i4"), ("size", "<i8"), ("time", "<i8"), ("ready", "u1")]
 )
 """Where an image lies and its sides; size and time of change (ns) of the file that was decoded; one of the states."""
-MISSING, READY, CHANGED = range(3)
-"""States of an image: not there, there, and there of a file that has changed: runs may still read its place."""
+MISSING, READY, CHANGED, WRITTEN = range(4)
+"""States of an image: not there; there; there of a file that has changed (runs may still read its place); written, but
+maybe not on the disk yet, which a power cut would show."""
 _TIFFS = b"white is zero, no data black"
 """Since when deep TIFFs whose zero is white are turned like this: what was decoded before is another picture."""
 

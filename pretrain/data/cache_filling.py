@@ -19,7 +19,18 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pretrain.data.cache import CHANGED, INDEX, MISSING, PIXELS, READY, RECORD, bytes_of, cache_folder, read_index
+from pretrain.data.cache import (
+    CHANGED,
+    INDEX,
+    MISSING,
+    PIXELS,
+    READY,
+    RECORD,
+    WRITTEN,
+    bytes_of,
+    cache_folder,
+    read_index,
+)
 from pretrain.data.decode import UnreadableImage, too_large
 from pretrain.data.pixel_limit import apply_pixel_limit
 from pretrain.data.pool import results_of
@@ -32,6 +43,10 @@ logger = logging.getLogger(__name__)
 
 _SPARE = 1 << 30
 """Bytes of the disk that a cache leaves free."""
+_SYNC_BYTES = 1 << 28
+"""Bytes that a process writes before it waits for the disk: what a kill costs at most."""
+_flush = getattr(os, "fdatasync", os.fsync)
+"""Writes a file's content to the disk; macOS has no `fdatasync`."""
 
 
 class Filler:
@@ -46,6 +61,7 @@ class Filler:
         self.folder = folder
         self._rows = {name: row for row, name in enumerate(names)}
         self._opened: tuple[np.memmap[Any, Any], int] | None = None
+        self._num_unsynced = 0
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
@@ -72,16 +88,28 @@ class Filler:
         """Stores an image in the place that `reserve` gave it; one of other sides than its header's is left out."""
         index, pixels = self._files()
         row = self._rows[name]
-        if image.size != (index[row]["width"], index[row]["height"]):
+        if image.size != (index["width"][row], index["height"][row]):
             return
         content = image.tobytes()
-        offset, rest = int(index[row]["offset"]), memoryview(content)
+        offset, rest = int(index["offset"][row]), memoryview(content)
         while rest:  # Linux writes 2 GB at a time
             written = os.pwrite(pixels, rest, offset)
             if not written:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / PIXELS))
             offset, rest = offset + written, rest[written:]
-        index[row]["ready"] = READY  # last: a kill before it leaves the image to the next run
+        index["ready"][row] = WRITTEN  # last: a kill before it leaves the image to the next run
+        self._num_unsynced += len(content)
+        if self._num_unsynced >= _SYNC_BYTES:
+            self.sync()
+
+    def sync(self) -> None:
+        """Makes all images ready that any process has written, once they are on the disk."""
+        index, pixels = self._files()
+        written = np.flatnonzero(index["ready"] == WRITTEN)
+        self._num_unsynced = 0
+        if len(written):
+            _flush(pixels)
+            index["ready"][written] = READY
 
     def _others(self) -> str:
         """Returns what is said of the caches of other lists beside this one, which nobody may need any more."""
@@ -105,6 +133,7 @@ class Filler:
         was_there = (index["ready"] == READY) | (index["ready"] == CHANGED)
         fresh = (index["ready"] == READY) & inside & same
         index["ready"] = np.where(fresh, READY, np.where(was_there, CHANGED, MISSING))
+        index.flush()  # a power cut must not leave a new place with the state of the old one
         used = int(bytes_of(index)[index["ready"] != CHANGED].sum())
         return int(ends.max(initial=0)) - used > used
 
@@ -138,6 +167,7 @@ class Filler:
             index[name][stale] = sides[:, column]
         index["size"][stale], index["time"][stale] = stamps[stale, 0], stamps[stale, 1]
         index["ready"][stale] = MISSING  # last: until here the old place of a changed image is not to be written to
+        index.flush()
 
 
 @dataclass(frozen=True)
@@ -225,4 +255,7 @@ def filling(images: ImageList, place: str, workers: int) -> Iterator[FillingImag
                 filler.close()
                 _begin_anew(folder, len(images))
             filler.reserve(images, stamps, workers)
-            yield FillingImages(images.root, images.names, images.kind, images.notes, images.value_range, filler)
+            try:
+                yield FillingImages(images.root, images.names, images.kind, images.notes, images.value_range, filler)
+            finally:
+                filler.sync()

@@ -8,6 +8,7 @@ import pickle
 import shutil
 from collections import namedtuple
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import PIL
@@ -104,6 +105,7 @@ def killed(images: ImageList, place: str, after: int) -> None:
             os._exit(9)
 
     Filler.write = write  # type: ignore[method-assign]
+    cache_filling._SYNC_BYTES = 1
     with filling(images, place, 0) as cached:
         check_images(cached)
 
@@ -277,12 +279,61 @@ def test_a_cache_larger_than_the_memory_is_read(images, tmp_path) -> None:
         cached.stored(row)[:] = 0
 
 
+@pytest.mark.parametrize("sync_bytes", [1, 1000, 1 << 28])
+def test_a_power_cut_at_any_time_leaves_no_image_without_its_pixels(sync_bytes, images, tmp_path, monkeypatch) -> None:
+    """The index may be on the disk as it is, the pixels only as far as they were flushed."""
+    monkeypatch.setattr(cache_filling, "_SYNC_BYTES", sync_bytes)
+    whole, disk, flushes = cache_folder(images, str(tmp_path / "cache")) / "pixels.u8", tmp_path / "disk", []
+    disk.touch()
+
+    def flush(descriptor: int) -> None:
+        flushes.append(shutil.copyfile(whole, disk))
+
+    def num_whole() -> int:
+        found = np.fromfile(disk, np.uint8)
+        records = np.load(whole.with_name("index.npy"))
+        ready = [row for row, record in enumerate(records) if record["ready"] == cache.READY]
+        for row in ready:
+            pixels = np.asarray(images.decode(row)).ravel()
+            assert np.array_equal(found[records["offset"][row] :][: len(pixels)], pixels)
+        return len(ready)
+
+    real = Filler.write
+
+    def write(self, *args) -> None:
+        num_whole()
+        real(self, *args)
+        num_whole()
+
+    monkeypatch.setattr(cache_filling, "_flush", flush)
+    monkeypatch.setattr(Filler, "write", write)
+    fill(images, tmp_path / "cache")
+    assert num_whole() == 5 and len(flushes) == {1: 5, 1000: 3, 1 << 28: 1}[sync_bytes]
+
+
+def test_what_is_written_waits_for_what_must_be_on_the_disk_before(images, tmp_path, monkeypatch) -> None:
+    """The pages of the index come to the disk in any order: places change between two flushes of it."""
+    fill(images, tmp_path / "cache")
+    os.utime(images.root / "3.jpg", ns=(1, 1))
+    events: list[str] = []
+    real, write = Filler._files, os.pwrite
+    monkeypatch.setattr(Filler, "_files", lambda self: (Index(real(self)[0], events), real(self)[1]))
+    monkeypatch.setattr(Column, "left", 10**6)
+    monkeypatch.setattr(Column, "events", events)
+    monkeypatch.setattr(os, "pwrite", lambda *args: [events.append("pixels"), write(*args)][1])
+    fill(images, tmp_path / "cache")
+    shown = [event for event, last in zip(events, [None, *events], strict=False) if event != last]
+    assert shown == ["states", "flush", "records", "flush", "pixels", "records"]
+
+
 class Column(np.ndarray):
     """A column of the index in a process that dies at one of its writes."""
 
     left = 0
+    events: ClassVar[list[str]] = []
 
     def __setitem__(self, key, value) -> None:
+        Column.events.append("records")
         Column.left -= 1
         if Column.left < 0:
             raise KeyboardInterrupt
@@ -290,16 +341,18 @@ class Column(np.ndarray):
 
 
 class Index:
-    def __init__(self, index) -> None:
-        self.index = index
+    def __init__(self, index, events: list[str]) -> None:
+        self.index, self.events = index, events
 
     def flush(self) -> None:
+        self.events.append("flush")
         self.index.flush()
 
     def __getitem__(self, name):
         return self.index[name].view(Column)
 
     def __setitem__(self, name, value) -> None:
+        self.events.append("states")
         self.index[name] = value
 
 
@@ -308,7 +361,7 @@ def test_a_kill_between_two_columns_of_the_index_gives_no_place_twice(writes, im
     """Places are given column by column: whatever is there of them, all that is read later is the image's own."""
     real = Filler._files
     with monkeypatch.context() as patch:
-        patch.setattr(Filler, "_files", lambda self: (Index(real(self)[0]), real(self)[1]))
+        patch.setattr(Filler, "_files", lambda self: (Index(real(self)[0], []), real(self)[1]))
         patch.setattr(Column, "left", writes)
         died = False
         try:
