@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
-import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -31,15 +29,14 @@ from pretrain.data.cache import (
     cache_folder,
     read_index,
 )
+from pretrain.data.cache_lock import ELSEWHERE, CacheError, locked, refusals_told
 from pretrain.data.decode import UnreadableImage, too_large
 from pretrain.data.pixel_limit import apply_pixel_limit
 from pretrain.data.pool import results_of
 from pretrain.data.sources import ImageList
+from pretrain.training.options import AUTO
 from pretrain.training.progress import tracked
-from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import replaced_at_once
-
-logger = logging.getLogger(__name__)
 
 _SPARE = 1 << 30
 """Bytes of the disk that a cache leaves free."""
@@ -61,7 +58,7 @@ class Filler:
         self.folder = folder
         self._rows = {name: row for row, name in enumerate(names)}
         self._opened: tuple[np.memmap[Any, Any], int] | None = None
-        self._num_unsynced = 0
+        self._num_unsynced, self._end_before = 0, 0
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
@@ -85,7 +82,11 @@ class Filler:
         return (int(record["height"]), int(record["width"])) if record["ready"] == READY else None
 
     def write(self, name: str, image: Image.Image) -> None:
-        """Stores an image in the place that `reserve` gave it; one of other sides than its header's is left out."""
+        """Stores an image in the place that `reserve` gave it; one of other sides than its header's is left out.
+
+        Raises:
+            CacheError: as by a full disk.
+        """
         index, pixels = self._files()
         row = self._rows[name]
         if image.size != (index["width"][row], index["height"][row]):
@@ -93,9 +94,10 @@ class Filler:
         content = image.tobytes()
         offset, rest = int(index["offset"][row]), memoryview(content)
         while rest:  # Linux writes 2 GB at a time
-            written = os.pwrite(pixels, rest, offset)
-            if not written:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / PIXELS))
+            with refusals_told(self.folder):
+                written = os.pwrite(pixels, rest, offset)
+                if not written:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             offset, rest = offset + written, rest[written:]
         index["ready"][row] = WRITTEN  # last: a kill before it leaves the image to the next run
         self._num_unsynced += len(content)
@@ -108,8 +110,16 @@ class Filler:
         written = np.flatnonzero(index["ready"] == WRITTEN)
         self._num_unsynced = 0
         if len(written):
-            _flush(pixels)
+            with refusals_told(self.folder):
+                _flush(pixels)
             index["ready"][written] = READY
+
+    def give_back(self) -> None:
+        """Frees the room of what was written behind the images that were there before."""
+        index, pixels = self._files()
+        index["ready"][index["offset"] >= self._end_before] = MISSING
+        index.flush()
+        os.ftruncate(pixels, min(self._end_before, os.fstat(pixels).st_size))
 
     def _others(self) -> str:
         """Returns what is said of the caches of other lists beside this one, which nobody may need any more."""
@@ -141,7 +151,7 @@ class Filler:
         """Gives a place to each image that is missing, and a new one to those that `forget_changed` has marked.
 
         Raises:
-            ValueError: the disk has no room for them.
+            CacheError: the disk has no room for them.
         """
         index = self._files()[0]
         stale = np.flatnonzero(index["ready"] != READY)
@@ -156,10 +166,11 @@ class Filler:
         room = shutil.disk_usage(self.folder).free - _SPARE
         missing = end + int(needed.sum()) - written
         if missing > max(room, 0):
-            raise UserError(
+            raise CacheError(
                 f"the cache in {self.folder} needs {missing / 1e9:.1f} GB more, and {max(room, 0) / 1e9:.1f} GB can be "
-                f"used there{self._others()}: name another folder (--cache DIR), or use --cache off"
+                f"used there{self._others()}: {ELSEWHERE}"
             )
+        self._end_before = end
         offsets = index["offset"][stale]
         offsets[~has_place] = end + np.concatenate([[0], np.cumsum(needed)[:-1]]) if len(needed) else 0
         index["offset"][stale] = offsets
@@ -233,29 +244,31 @@ def filling(images: ImageList, place: str, workers: int) -> Iterator[FillingImag
 
     Args:
         images: the whole list.
-        place: of `--cache`.
+        place: of `--cache`. With AUTO, a filling that fails leaves no more on the disk than there was.
         workers: processes that read headers.
 
     Raises:
-        ValueError: the disk has no room.
+        CacheError: the disk has no room, or the folder cannot be written or locked.
     """
     folder = cache_folder(images, place)
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a+", encoding="utf-8") as lock:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            logger.info("another process fills the cache %s: waiting for it", folder)
-            fcntl.lockf(lock, fcntl.LOCK_EX)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(locked(folder))
         stamps = _stamps(images)
-        if read_index(folder, len(images)) is None:
-            _begin_anew(folder, len(images))
-        with contextlib.closing(Filler(folder, images.names)) as filler:
+        with refusals_told(folder):
+            if read_index(folder, len(images)) is None:
+                _begin_anew(folder, len(images))
+            filler = stack.enter_context(contextlib.closing(Filler(folder, images.names)))
             if filler.forget_changed(stamps):
                 filler.close()
                 _begin_anew(folder, len(images))
-            filler.reserve(images, stamps, workers)
-            try:
-                yield FillingImages(images.root, images.names, images.kind, images.notes, images.value_range, filler)
-            finally:
-                filler.sync()
+        filler.reserve(images, stamps, workers)
+        try:
+            yield FillingImages(images.root, images.names, images.kind, images.notes, images.value_range, filler)
+            filler.sync()
+        except BaseException as error:
+            if isinstance(error, CacheError) and place == AUTO:
+                filler.give_back()
+            else:
+                with contextlib.suppress(CacheError):
+                    filler.sync()
+            raise

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 from typing import TYPE_CHECKING, Any
 
 from pretrain.data.cache import attach
 from pretrain.data.cache_filling import filling
+from pretrain.data.cache_lock import CacheError
 from pretrain.data.check import BadImage, check_images, enforce_bad_limit
 from pretrain.data.deep_images import range_of_run
 from pretrain.data.sources import ImageList
 from pretrain.training.options import AUTO, OFF
 from pretrain.training.run_folder import BAD_IMAGES, RunFolder
-from splitmask_backbones.errors import UserError
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -63,15 +62,14 @@ def readable_images(
 
 def _check(source: ImageList, bad: set[str], place: str, workers: int) -> tuple[list[BadImage], str]:
     """Returns what cannot be read beside the `bad` images, and where the rest is cached: there is not always room."""
-    with contextlib.ExitStack() as stack:
-        images = source
+    wanted = set(source.names) - bad
+    if place != OFF:
         try:
-            if place != OFF:
-                images = stack.enter_context(filling(source, place, workers))
-        except (UserError, OSError) as error:  # no room, or no folder that can be written and locked
+            with filling(source, place, workers) as images:
+                found = check_images(images.subset(wanted), workers=workers)
+            return found, place
+        except CacheError as error:
             if place != AUTO:
                 raise
             logger.warning("%s: the run goes on without a cache", error)
-            place = OFF
-        found = check_images(images.subset(set(images.names) - bad), workers=workers)
-    return found, place
+    return check_images(source.subset(wanted), workers=workers), OFF

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import multiprocessing
 import os
 import pickle
+import re
 import shutil
 from collections import namedtuple
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,9 +19,10 @@ import PIL
 import pytest
 from PIL import Image, features
 
-from pretrain.data import cache, cache_filling
+from pretrain.data import cache, cache_filling, cache_lock
 from pretrain.data.cache import CachedImages, attach, cache_folder
 from pretrain.data.cache_filling import Filler, filling
+from pretrain.data.cache_lock import CacheError
 from pretrain.data.check import check_images
 from pretrain.data.sources import ImageList
 from pretrain.training.options import AUTO
@@ -377,11 +382,96 @@ def test_a_kill_between_two_columns_of_the_index_gives_no_place_twice(writes, im
             assert np.array_equal(np.asarray(cached.decode(index)), np.asarray(images.decode(index))), name
 
 
-def test_an_image_that_was_not_written_whole_is_an_error(images, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(os, "pwrite", lambda descriptor, content, offset: len(content) - 1)
-    with pytest.raises(OSError, match="No space left") as caught:
+def full_disk(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """Lets so many images be written, and no more."""
+    real, written = os.pwrite, []
+
+    def write(*args) -> int:
+        written.append(args)
+        if len(written) > after:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(*args)
+
+    monkeypatch.setattr(os, "pwrite", write)
+
+
+def test_a_disk_that_fills_up_is_an_error_and_a_filling_goes_on_once_there_is_room(
+    images, tmp_path, monkeypatch
+) -> None:
+    with monkeypatch.context() as patch:
+        full_disk(patch, 3)
+        with pytest.raises(CacheError, match=r"in .*cache/.* cannot be filled: .*No space left.*: free some room"):
+            fill(images, tmp_path / "cache")
+    seen = count_decodes(monkeypatch)
+    assert fill(images, tmp_path / "cache") == ["broken.jpg"]
+    assert len(seen) == 3
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", lambda descriptor, content, offset: 0)
+        with pytest.raises(CacheError, match="No space left"):
+            fill(images, tmp_path / "other")
+
+
+def test_the_users_own_cache_gives_back_what_a_full_disk_did_not_hold(images, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with filling(images, AUTO, 0) as cached:
+        check_images(cached)
+    whole = cache_folder(images, AUTO) / "pixels.u8"
+    size = whole.stat().st_size
+    for name in ("1.jpg", "turned.jpg"):
+        os.utime(images.root / name, ns=(1, 1))
+    with monkeypatch.context() as patch:
+        full_disk(patch, 1)
+        with pytest.raises(CacheError), filling(images, AUTO, 0) as cached:
+            check_images(cached)
+    found = attach(images, AUTO)
+    assert whole.stat().st_size == size
+    assert [name for name in images.names if found.cache.has(name)] == ["0.png", "2.png", "3.jpg"]
+    with filling(images, AUTO, 0) as cached:
+        check_images(cached)
+    found = attach(images, AUTO)
+    for index, name in enumerate(images.names):
+        assert name == "broken.jpg" or np.array_equal(found.stored(index), np.asarray(images.decode(index)))
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
+def test_a_file_system_without_locks_is_told(number: int, images, tmp_path, monkeypatch, caplog) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(fcntl, "lockf", partial(fail_with, number))
+    with pytest.raises(CacheError, match=rf"{tmp_path}.* file system has no locks .*--cache DIR.*--cache off"):
         fill(images, tmp_path / "cache")
-    assert str(caught.value.filename).endswith("pixels.u8")
+    assert "another process" not in caplog.text
+
+
+def fail_with(number: int, *args) -> None:
+    raise OSError(number, os.strerror(number))
+
+
+def filled_beside(images: ImageList, place: Path, pipe) -> None:
+    seen: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        seen = count_decodes(patch)
+        patch.setattr(cache_lock.logger, "info", lambda text, *args: pipe.send(text % args))
+        bad = fill(images, place)
+    cached = attach(images, str(place))
+    pixels = [np.asarray(cached.decode(index)) for index, name in enumerate(images.names) if name not in bad]
+    pipe.send((seen, bad, pixels))
+
+
+def test_of_two_that_fill_a_cache_the_second_waits_and_reads_what_the_first_wrote(images, tmp_path) -> None:
+    place = tmp_path / "cache"
+    here, there = multiprocessing.Pipe()
+    second = multiprocessing.get_context("fork").Process(target=filled_beside, args=(images, place, there))
+    with filling(images, str(place), 0) as cached:
+        second.start()
+        assert here.poll(60) and re.fullmatch(r"another process fills the cache .*: waiting for it", here.recv())
+        assert not here.poll(0.2)
+        assert [bad.name for bad in check_images(cached)] == ["broken.jpg"]
+    assert here.poll(60)
+    seen, bad, pixels = here.recv()
+    second.join(60)
+    assert second.exitcode == 0 and seen == bad == ["broken.jpg"]
+    good = images.subset(set(images.names) - {"broken.jpg"})
+    assert all(np.array_equal(found, np.asarray(good.decode(index))) for index, found in enumerate(pixels))
 
 
 def test_an_image_above_the_limit_has_no_place_and_is_one_bad_image(images, tmp_path, monkeypatch) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import logging
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -48,8 +52,38 @@ def test_a_cache_that_cannot_be_written_is_done_without(folder, tmp_path, monkey
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     found, _ = readable_images(source, run, fabric, 0, 1.0, AUTO)
     assert not isinstance(found, CachedImages) and "the run goes on without a cache" in caplog.text
-    with pytest.raises(OSError, match="file"):
+    with pytest.raises(ValueError, match=r"file/cache/.* cannot be filled: .*Not a directory.*--cache off"):
         readable_images(source, run, fabric, 0, 1.0, str(tmp_path / "file" / "cache"))
+
+
+@pytest.mark.parametrize("what", ["pwrite", "lockf"])
+def test_a_cache_that_fails_on_the_way_is_done_without(what, folder, tmp_path, monkeypatch, caplog) -> None:
+    """A disk that fills up with the second image, a file system without locks: files are there to be read."""
+    caplog.set_level("INFO")
+    source, fabric = open_source(folder), make_fabric(device="cpu")
+    run: Any = SimpleNamespace(path=tmp_path, previous=None, finished=False)
+    real, written = os.pwrite, []
+
+    def refuse(*args):
+        if what == "lockf":
+            raise OSError(errno.ENOLCK, "No locks available")
+        written.append(args)
+        if len(written) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(*args)
+
+    monkeypatch.setattr({"pwrite": os, "lockf": fcntl}[what], what, refuse)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    found, data = readable_images(source, run, fabric, 0, 1.0, AUTO)
+    assert not isinstance(found, CachedImages) and found.names == ["0.png", "1.png", "2.png"]
+    assert data["unreadable"] == ["bad.png"]
+    said = map(logging.LogRecord.getMessage, caplog.records)
+    warned = [text for text in said if not text.startswith("unreadable image")]
+    assert len(warned) == 1 and warned[0].endswith("--cache off: the run goes on without a cache"), warned
+    assert sum(path.stat().st_size for path in (tmp_path / "home").rglob("pixels.u8")) == 0
+    written.clear()
+    with pytest.raises(ValueError, match=rf"the cache in {tmp_path / 'own'}/.* cannot be filled: .*--cache DIR"):
+        readable_images(source, run, fabric, 0, 1.0, str(tmp_path / "own"))
 
 
 def test_a_cache_is_filled_again_by_a_resume_but_not_for_a_finished_run(folder, tmp_path) -> None:
