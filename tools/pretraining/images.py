@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import socket
 from typing import TYPE_CHECKING, Any
 
 from pretrain.data.cache import attach
@@ -12,7 +13,9 @@ from pretrain.data.cache_lock import CacheError
 from pretrain.data.check import BadImage, check_images, enforce_bad_limit
 from pretrain.data.deep_images import range_of_run
 from pretrain.data.sources import ImageList
+from pretrain.training.distributed import gather
 from pretrain.training.options import AUTO, OFF
+from pretrain.training.processes import processes
 from pretrain.training.run_folder import BAD_IMAGES, RunFolder
 
 if TYPE_CHECKING:
@@ -35,6 +38,9 @@ def readable_images(
 ) -> tuple[ImageList, dict[str, Any]]:
     """Returns the images that decode to the end, and what identifies the data; a resume trusts an unchanged list.
 
+    To be called by all processes. One of each machine fills the cache, which may lie on a disk of its own: where
+    machines share it, one fills it and the others find all there.
+
     Args:
         source: all images.
         folder: of the run; what cannot be read is listed in it.
@@ -48,16 +54,31 @@ def readable_images(
     before = (folder.previous or {}).get("data", {})
     bad = set(before.get("unreadable", []))
     place = OFF if folder.finished else cache
+    own = processes()
+    is_checking = fabric.is_global_zero or own.local_rank == 0 and place != OFF
+    found: list[BadImage] = []
     # Other data than the run's is told apart by write_config, before an image is read.
-    if fabric.is_global_zero and (not before or place != OFF and before["fingerprint"] == data["fingerprint"]):
-        print(f"{source.describe()}: checking {len(source)} images")
+    if is_checking and (not before or place != OFF and before["fingerprint"] == data["fingerprint"]):
+        if fabric.is_global_zero:
+            print(f"{source.describe()}: checking {len(source)} images")
         found, place = _check(source, bad, place, workers)
+        if not fabric.is_global_zero:  # its copy of the images may be another
+            found = [BadImage(image.name, f"{image.reason} (on {socket.gethostname()})") for image in found]
+    of_ranks = gather([(found, place)])
+    found = _together([images for images, _ in of_ranks])
+    if fabric.is_global_zero:
         enforce_bad_limit(len(source), found, max_bad_fraction, folder.path / BAD_IMAGES, root=source.root)
-        bad |= {image.name for image in found}
-    bad, place = fabric.broadcast((bad, place))
+    bad = fabric.broadcast(bad) | {image.name for image in found}
+    place = of_ranks[own.rank - own.local_rank][1]  # that of this machine: another one's disk may be full
     data["unreadable"] = sorted(bad)
     images = source if place == OFF else attach(source, place)
     return images.subset([name for name in source.names if name not in bad]), data
+
+
+def _together(of_ranks: list[list[BadImage]]) -> list[BadImage]:
+    """Returns what any machine cannot read, with the first one's reason, in the order of the list."""
+    first = {image.name: image for found in reversed(of_ranks) for image in found}
+    return [first[name] for name in sorted(first)]
 
 
 def _check(source: ImageList, bad: set[str], place: str, workers: int) -> tuple[list[BadImage], str]:
