@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pretrain.training.options import AUTO, ON
 from splitmask_backbones.vit import Block
@@ -40,20 +40,41 @@ class _Compiled:
 
     Blocks share code: what differs between them (weights, the rate of stochastic depth) are inputs of the graph. Looks
     of a monitor, in evaluation mode, have batches of their own sizes and are not worth a graph.
+
+    A kernel may fail where it is first run, that of a backward pass where no eager block could take its place any
+    more. Hence a block tries both passes on inputs of each new shape, on a copy, and draws nothing from the run.
     """
 
     def __init__(self, block: Block, compiled: Callable[..., Any], failed: list[bool]) -> None:
         self.block, self.compiled, self.failed = block, compiled, failed
+        self.tried: set[tuple[Any, ...]] = set()
 
     def __call__(self, *args: Any) -> Any:
         if self.block.training and not self.failed:
             try:
+                self._try(args)
                 return self.compiled(self.block, *args)
-            except torch._dynamo.exc.TorchDynamoException as error:
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:
                 self.failed.append(True)
                 reason = " ".join(str(error).split("\n\n")[0].split())[:300] or type(error).__name__
                 logger.warning("--compile: the run goes on without compiled blocks (%s)", reason)
         return Block.forward(self.block, *args)
+
+    def _try(self, args: tuple[Any, ...]) -> None:
+        """Makes both passes once for each kind of input; weights, gradients and random numbers stay as they are."""
+        kind = (torch.is_grad_enabled(), *((a.shape, a.dtype) if isinstance(a, Tensor) else a for a in args))
+        if kind in self.tried:
+            return
+        self.tried.add(kind)
+        inputs = [a.detach().requires_grad_(a.requires_grad) if isinstance(a, Tensor) else a for a in args]
+        device = inputs[0].device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            output = self.compiled(self.block, *inputs)
+            if output.requires_grad:
+                leaves = [x for x in [*inputs, *self.block.parameters()] if isinstance(x, Tensor) and x.requires_grad]
+                torch.autograd.grad(output, leaves, torch.zeros_like(output), allow_unused=True)
 
 
 def has_failed(model: nn.Module) -> bool:

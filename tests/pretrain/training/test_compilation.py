@@ -15,6 +15,8 @@ from pretrain.methods.splitmask import SplitMask
 from pretrain.tokenizers.codebook import Tokenizer, random_projection
 from pretrain.training import compilation
 from pretrain.training.compilation import AUTO_STEPS, compile_blocks, has_failed, pays
+from pretrain.training.distributed import make_fabric
+from pretrain.training.step import train_step
 from splitmask_backbones import VisionTransformer
 from tests.helpers.paths import ROOT
 from tests.helpers.pretrain_tool import ENCODER, OPTIONS, error_of, run
@@ -125,6 +127,93 @@ def test_a_backward_pass_that_does_not_compile_is_found_in_the_forward_pass(capl
     with caplog.at_level(logging.WARNING, "pretrain"):
         assert losses(method, 1) == losses(eager, 1)
     assert "no kernel for the backward pass" in caplog.text and has_failed(method)
+
+
+def raises(error):
+    """A compiler whose code fails when it is run."""
+
+    def run(*args):
+        raise error
+
+    run._boxed_call = True  # as the engine of torch calls it
+    return lambda graph, inputs: run
+
+
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_code_that_fails_when_it_is_run_is_one_warning_and_the_run_goes_on(where, caplog):
+    broken, kept = raises(RuntimeError("no valid triton configs")), lambda graph, inputs: graph
+    passes = (broken, kept) if where == "forward" else (kept, broken)
+    eager, method = build(2), build(2)
+    compile_blocks(method, aot_autograd(fw_compiler=passes[0], bw_compiler=passes[1]))
+    with caplog.at_level(logging.WARNING, "pretrain"):
+        assert losses(method) == losses(eager)
+    assert len(caplog.messages) == 1 and "no valid triton configs" in caplog.text and has_failed(method)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), KeyboardInterrupt()], ids=repr)
+def test_a_lack_of_memory_and_a_stop_are_not_the_compilers(error):
+    method = build(2)
+    compile_blocks(method, raises(error))
+    with pytest.raises(type(error)):
+        method(make_batch())
+    assert not has_failed(method)
+
+
+def test_the_trial_leaves_nothing():
+    """Code that is the eager one makes the bytes of a run without; both passes were tried before."""
+    passes = []
+
+    def counted(name):
+        def compiler(graph, inputs):
+            def run(args):
+                passes.append(name)
+                return graph(*args)
+
+            run._boxed_call = True
+            return run
+
+        return compiler
+
+    eager, method = build(2), build(2)
+    compile_blocks(method, aot_autograd(fw_compiler=counted("forward"), bw_compiler=counted("backward")))
+    torch.manual_seed(5)
+    eager(make_batch())
+    expected = torch.get_rng_state()
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    torch.manual_seed(5)
+    method(make_batch())
+    assert passes.count("forward") == 2 * passes.count("backward") == 8  # four blocks
+    assert torch.equal(torch.get_rng_state(), expected)
+    assert all(parameter.grad is None for parameter in method.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items())
+    method(make_batch())
+    assert passes.count("backward") == 4, "once for each shape"
+    torch._dynamo.reset()
+    method = build(2)
+    compile_blocks(method, "eager")
+    assert losses(method) == losses(eager)
+
+
+@pytest.mark.parametrize("cached", [False, True], ids=["plain", "gradient caching"])
+def test_micro_batches(cached):
+    found = []
+    for compiled in (False, True):
+        fabric, method = make_fabric(device="cpu"), build(2)
+        if compiled:
+            compile_blocks(method, "eager")
+        model, wrapped = fabric.setup(method, torch.optim.AdamW(method.parameters(), lr=3e-3, fused=False))
+        method.train()
+        values = []
+        for step in range(2):
+            parts = [{name: value[i : i + 2] for name, value in make_batch(4).items()} for i in (0, 2)]
+            torch.manual_seed(step)
+            cache = method if cached else None
+            made = train_step(fabric, model, wrapped, iter(parts), accumulate=2, clip_grad=3.0, cached=cache)
+            values.append({name: value.item() for name, value in made.items()})
+        found.append((values, method.state_dict()))
+        assert not has_failed(method)
+    assert found[0][0] == found[1][0]
+    assert all(torch.equal(value, found[1][1][name]) for name, value in found[0][1].items())
 
 
 def test_without_a_compiler_the_real_backend_goes_on(caplog, monkeypatch):
