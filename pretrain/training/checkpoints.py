@@ -12,8 +12,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from pretrain.training.distributed import ending_together, gather, is_distributed
 from pretrain.training.ema import start_at
 from pretrain.training.options import NUM_CHECKPOINTS
+from pretrain.training.processes import processes
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import replaced_at_once
 
@@ -23,6 +25,11 @@ logger = logging.getLogger(__name__)
 def checkpoint_files(folder: Path) -> list[Path]:
     """Returns the checkpoints in a folder, oldest first."""
     return sorted(folder.glob("step_????????.safetensors"))
+
+
+def path_of(folder: Path, step: int) -> Path:
+    """Returns where the checkpoint after so many steps lies."""
+    return folder / f"step_{step:08d}.safetensors"
 
 
 def digest_of(tensors: dict[str, Tensor], state: str) -> str:
@@ -56,7 +63,7 @@ def save_checkpoint(
         tensors |= {f"average.{name}": value for name, value in average.module.state_dict().items()}
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     state = json.dumps({"step": step})
-    path = folder / f"step_{step:08d}.safetensors"
+    path = path_of(folder, step)
     try:
         with replaced_at_once(path) as beside:
             save_file(tensors, str(beside), metadata={"state": state, "sha256": digest_of(tensors, state)})
@@ -89,7 +96,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise UserError(f"checkpoint {path} is damaged ({type(error).__name__}: {error})") from None
 
 
-def newest_checkpoint(folder: Path, warn: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+def newest_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     """Returns the newest checkpoint that is whole, or None where there is none; names each damaged one it skips.
 
     Raises:
@@ -100,8 +107,7 @@ def newest_checkpoint(folder: Path, warn: bool = True) -> tuple[dict[str, Any], 
         try:
             return read_checkpoint(path)
         except UserError as error:
-            if warn:
-                logger.warning("%s%s", error, "; the one before it is used" if path != files[0] else "")
+            logger.warning("%s%s", error, "; the one before it is used" if path != files[0] else "")
     if files:
         raise UserError(
             f"no checkpoint in {folder} can be read ({len(files)} damaged): restore one from a backup, "
@@ -110,15 +116,38 @@ def newest_checkpoint(folder: Path, warn: bool = True) -> tuple[dict[str, Any], 
     return None
 
 
+def shared_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    """Returns what `newest_checkpoint` finds in the main process, in all processes; to be called by all of them.
+
+    Raises:
+        ValueError: in all processes, where the main one finds all damaged or another cannot read the one it has found.
+    """
+    own = processes().rank if is_distributed() else 0
+    found = ending_together(lambda: newest_checkpoint(folder) if own == 0 else None)
+    step = gather([None if found is None else found[0]["step"]])[0]
+
+    def read() -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+        if own == 0 or step is None:
+            return found
+        try:
+            return read_checkpoint(path_of(folder, step))
+        except UserError as error:
+            raise UserError(
+                f"rank {own} cannot read what rank 0 resumes from ({error}): --resume once all see the same files"
+            ) from None
+
+    return ending_together(read)
+
+
 def restore_newest(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: AveragedModel | None, warn: bool
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: AveragedModel | None
 ) -> int:
     """Returns the finished steps of the newest whole checkpoint after restoring it; 0 where there is none.
 
     Raises:
-        ValueError: all are damaged, or it belongs to another model.
+        ValueError: what `shared_checkpoint` raises, or it belongs to another model.
     """
-    found = newest_checkpoint(folder, warn)
+    found = shared_checkpoint(folder)
     if found is None:
         return 0
     restore(*found, model, optimizer, average)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}
 _FAILED = "splitmask_failed"
@@ -171,6 +172,23 @@ def gather(items: list[Any]) -> list[Any]:
     parts: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(parts, items)
     return [item for part in parts for item in part]
+
+
+def ending_together(call: Callable[[], T]) -> T:
+    """Returns what a call returns, which all processes make: an error of the user in one of them is one in all.
+
+    Raises:
+        ValueError: in all processes, that of the first rank that has one.
+    """
+    result, error = None, None
+    try:
+        result = call()
+    except UserError as raised:
+        error = raised
+    first = next((text for text in gather([error and str(error)]) if text), None)
+    if first is not None:
+        raise UserError(first)
+    return result  # type: ignore[return-value]
 
 
 def agree(loss: Tensor, grad_norm: Tensor, received: int | None, step: int) -> int:

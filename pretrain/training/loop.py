@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from pretrain.training.checkpoints import restore_newest, save_checkpoint
-from pretrain.training.distributed import agree, mean_over_ranks
+from pretrain.training.distributed import agree, gather, mean_over_ranks
 from pretrain.training.loader import step_batches
 from pretrain.training.measuring import STEPS
 from pretrain.training.metrics import MetricsLog
@@ -211,7 +211,7 @@ def fit(
     model, wrapped_optimizer = fabric.setup(method, optimizer)
     # Only now: the optimizer's state goes where its parameters are.
     is_main = fabric.is_global_zero
-    start_step = restore_newest(checkpoints, method, optimizer, average, warn=is_main) if folder.resumed else 0
+    start_step = restore_newest(checkpoints, method, optimizer, average) if folder.resumed else 0
     clip: Any = {"clip_grad": loop.clip_grad, "clip_per_parameter": loop.clip_per_parameter}
     make_step: Callable[..., dict[str, Tensor]]
     if static:
@@ -259,7 +259,8 @@ def fit(
             stack.enter_context(progress)
         stack.enter_context(stop)
         stop.graceful = True
-        if is_evaluated is not None and loop.evaluates_after(start_step) and not is_evaluated(start_step):
+        # Asked of the main process, which wrote what tells it.
+        if is_evaluated and loop.evaluates_after(start_step) and not gather([is_evaluated(start_step)])[0]:
             evaluate_at_once(start_step)
         source = batches(start_step) if start_step < loop.end else iter(())
         folder.start()  # what stood in the way of the first step has been told

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from pretrain.training.distributed import ending_together, gather
 from splitmask_backbones.errors import UserError
 from tools.finetuning.model_files import find_weights, load_strictly
 from tools.finetuning.task import Task
@@ -46,10 +47,16 @@ def use_run(task: Task, config: dict[str, Any]) -> nn.Module:
 def load_newest(task: Task, model: nn.Module, folder: Path, fabric: Fabric) -> str:
     """Puts the newest (or best) weights of the run into the model, on the device; returns what they are called.
 
+    To be called in all processes.
+
     Raises:
-        ValueError: there are none, or they are damaged or another model's.
+        ValueError: there are none, or they are damaged or another model's, or not the same in all processes.
     """
-    source, tensors = find_weights(folder, f"{task.noun}.safetensors", task.options.best)
+    source, tensors = ending_together(lambda: find_weights(folder, f"{task.noun}.safetensors", task.options.best))
+    if len(others := sorted(set(gather([source])))) > 1:
+        raise UserError(
+            f"the processes find different weights ({', '.join(others)}): wait until all see the same files"
+        )
     load_strictly(model, tensors, source, folder, task.remedy)
     fabric.to_device(model)
     return source

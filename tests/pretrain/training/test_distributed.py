@@ -12,7 +12,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from pretrain.training.distributed import make_fabric
+from pretrain.training.metrics import METRICS
 from tests.helpers.paths import ROOT
+from tests.helpers.pretrain_tool import run
 
 SCRIPT = """
 import os, sys, torch
@@ -46,6 +48,59 @@ if "RANK" in os.environ:
     dist.destroy_process_group()
 """
 
+GRAD_CACHE = """
+import sys, torch
+sys.path[:0] = [sys.argv[1], f"{sys.argv[1]}/tests/helpers"]
+import splitmask
+from pretrain.training.distributed import make_fabric
+from pretrain.training.step import train_step
+accumulate = int(sys.argv[3])
+fabric, method = make_fabric(device="cpu"), splitmask.build()
+model, wrapped = fabric.setup(method, torch.optim.SGD(method.parameters(), lr=0.0))
+share = 8 // fabric.world_size
+own = {name: value[fabric.global_rank * share :][:share] for name, value in splitmask.make_batch(8).items()}
+size = share // accumulate
+parts = ({name: value[i : i + size] for name, value in own.items()} for i in range(0, share, size))
+gradients = {}
+def keep(loss, grad_norm):
+    gradients.update({name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None})
+cached = method if accumulate > 1 else None
+values = train_step(fabric, model, wrapped, parts, accumulate=accumulate, approve=keep, cached=cached)
+losses = torch.stack([values["loss_inpaint"], values["loss_match"]])
+losses = fabric.all_reduce(losses, reduce_op="mean")
+torch.save([losses, gradients], f"{sys.argv[2]}_{fabric.global_rank}.pt")
+"""
+
+RESUME = """
+import sys, torch
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from pretrain.training.checkpoints import path_of, restore_newest, save_checkpoint
+from pretrain.training.distributed import ending_together, make_fabric
+fabric = make_fabric(device="cpu")
+rank = fabric.global_rank
+place = Path(sys.argv[2])
+cases = {"same": [], "late": [(1, 4)], "newest": [(0, 4)], "all": [(0, 2), (0, 4)], "none": None}
+found = {}
+for case, damaged in cases.items():
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.AdamW(model.parameters())
+    folder = place / f"{case}_{rank}"  # what each process sees of one folder
+    folder.mkdir()
+    for step in (2, 4) if damaged is not None else ():
+        torch.nn.init.constant_(model.weight, step)
+        save_checkpoint(folder, step, model, optimizer)
+    for whose, step in damaged or ():
+        if whose == rank:
+            path_of(folder, step).write_bytes(b"junk") if case != "late" else path_of(folder, step).unlink()
+    torch.nn.init.constant_(model.weight, 7.0)
+    try:
+        found[case] = [restore_newest(folder, model, optimizer, None), model.weight.detach().tolist()]
+    except ValueError as error:
+        found[case] = str(error)
+torch.save(found, place / f"{rank}.pt")
+"""
+
 SPLITMASK = ("loss", "loss_inpaint", "loss_match", "grad_norm", "token_accuracy")
 ENV = {**{k: v for k, v in os.environ.items() if k != "RANK"}, "OMP_NUM_THREADS": "1"}
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
@@ -54,6 +109,7 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2",
 def call(*words):
     result = subprocess.run([str(w) for w in words], capture_output=True, text=True, env=ENV, timeout=180)
     assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout + result.stderr
 
 
 def test_loss_and_gradients_equal_one_process(tmp_path):
@@ -68,6 +124,27 @@ def test_loss_and_gradients_equal_one_process(tmp_path):
     assert max(g.abs().max() for g in one) > 1e-2
 
 
+def test_gradient_caching_of_two_processes_equals_one_batch(tmp_path):
+    (tmp_path / "script.py").write_text(GRAD_CACHE)
+    call(sys.executable, tmp_path / "script.py", ROOT, tmp_path / "whole", 1)
+    call(*TORCHRUN, "--master-port=29538", tmp_path / "script.py", ROOT, tmp_path / "cached", 2)
+    loss, expected = torch.load(tmp_path / "whole_0.pt")
+    assert max(g.abs().max() for g in expected.values()) > 1e-2
+    for rank in (0, 1):
+        found, gradients = torch.load(tmp_path / f"cached_{rank}.pt")
+        torch.testing.assert_close(found, loss, atol=1e-5, rtol=1e-5)
+        assert gradients.keys() == expected.keys()
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(gradient, expected[name], atol=1e-5, rtol=1e-5, msg=name)
+
+
+def write_images(folder):
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for i in range(16):
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+
+
 @pytest.mark.parametrize(
     ("port", "method", "names", "more"),
     [
@@ -80,10 +157,7 @@ def test_loss_and_gradients_equal_one_process(tmp_path):
 def test_the_tool_under_torchrun(port, method, names, more, tmp_path):
     if method == "dino":
         pytest.importorskip("lightly", reason="the extra 'dino' is not installed")
-    rng = np.random.default_rng(0)
-    (tmp_path / "images").mkdir()
-    for i in range(16):
-        Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(tmp_path / f"images/{i}.png")
+    write_images(tmp_path / "images")
     tool = [ROOT / "tools/pretrain.py", "--recipe", "tiny", "--data", tmp_path / "images", "--steps", 3]
     tool += ["--method", method, "--monitor-every", 2, "--log-every", 1, "--workers", 0, "--output"]
     call(sys.executable, *tool, tmp_path / "one")
@@ -99,6 +173,38 @@ def test_the_tool_under_torchrun(port, method, names, more, tmp_path):
     assert [look[0] for look in two] == [2, 3]
     np.testing.assert_allclose(two, one, rtol=1e-3)
     assert (tmp_path / "two/encoder.safetensors").exists()
+
+
+def test_the_tool_under_torchrun_with_a_cache_and_resumed(tmp_path):
+    """The losses of one process without a cache; a damaged newest checkpoint is nobody's start, and the bytes stay."""
+    write_images(tmp_path / "images")
+    words = ["--recipe", "tiny", "--data", tmp_path / "images", "--steps", 4, "--save-every", 1, "--log-every", 1]
+    assert run(*words, "--workers", 0, "--output", tmp_path / "one").returncode == 0
+    output = tmp_path / "two"
+    tool = [ROOT / "tools/pretrain.py", *words, "--workers", 0, "--cache", tmp_path / "cache", "--output", output]
+    call(*TORCHRUN, "--master-port=29539", *tool)
+    assert list((tmp_path / "cache").iterdir())
+    one, two = ([json.loads(line) for line in (tmp_path / name / METRICS).open()] for name in ("one", "two"))
+    assert [entry["loss"] for entry in two] == pytest.approx([entry["loss"] for entry in one], rel=2e-4)
+    weights = load_file(output / "encoder.safetensors")
+    (output / "encoder.safetensors").unlink()
+    (output / "checkpoints/step_00000004.safetensors").write_bytes(b"junk")
+    said = call(*TORCHRUN, "--master-port=29540", *tool, "--resume")
+    assert said.count("the one before it is used") == 1
+    assert [json.loads(line)["loss"] for line in (output / METRICS).open()] == [entry["loss"] for entry in two]
+    again = load_file(output / "encoder.safetensors")
+    assert again.keys() == weights.keys() and all(torch.equal(again[name], value) for name, value in weights.items())
+
+
+def test_all_resume_from_what_the_main_process_finds_or_none_does(tmp_path):
+    (tmp_path / "script.py").write_text(RESUME)
+    call(*TORCHRUN, "--master-port=29537", tmp_path / "script.py", ROOT, tmp_path)
+    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
+    for found in ranks:
+        assert found["same"] == [4, [[4.0, 4.0]]] and found["none"] == [0, [[7.0, 7.0]]]
+        assert found["newest"] == [2, [[2.0, 2.0]]], "the other one's is whole, and does not count"
+        assert "rank 1 cannot read what rank 0 resumes from" in found["late"] and "--resume once" in found["late"]
+        assert "no checkpoint in" in found["all"] and "2 damaged" in found["all"]
 
 
 SEG_CONFIG = """

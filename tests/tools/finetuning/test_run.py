@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from pretrain.training.run_folder import RunFolder
 from splitmask_backbones.errors import UserError
+from tools.finetuning import trained
 from tools.finetuning.options import FinetuneOptions
 from tools.finetuning.run import RESULTS, run
 from tools.finetuning.task import Task
@@ -194,6 +195,16 @@ def test_a_damaged_model_is_named(tmp_path):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"toy\.safetensors is damaged \(its checksum is wrong\)"):
         run(task(tmp_path / "run", trains=False, eval_only=True))
+
+
+def test_processes_that_find_different_weights_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(task(tmp_path / "own"))
+    used = task(tmp_path / "own", trains=False)
+    model: Any = use_run(used, read(tmp_path / "own" / "config.json"))
+    monkeypatch.setattr(trained, "gather", lambda items: [*items, "checkpoint step_00000002"])
+    fabric: Any = SimpleNamespace(to_device=lambda value: value)
+    with pytest.raises(UserError, match=r"different weights \(checkpoint step_00000002, toy.safetensors\)"):
+        load_newest(used, model, tmp_path / "own", fabric)
 
 
 def test_each_step_has_the_rate_of_its_place_in_the_whole_run(tmp_path, monkeypatch):
