@@ -89,13 +89,14 @@ def main(argv: list[str]) -> int:
         folder = stack.enter_context(
             RunFolder.open(place, resume=options.resume, artefact=artefact, anew=options.rehearse)
         )
+        from pretrain.data.sources import split_holdout
         from pretrain.training.distributed import make_fabric
         from pretrain.training.static_step import check_graph
         from tools.pretraining.images import readable_images, with_range
         from tools.pretraining.plan import make_plan, told
         from tools.pretraining.record import config_of, recipe_of, with_precision
         from tools.pretraining.start import prepare_start
-        from tools.pretraining.train import train
+        from tools.pretraining.train import length_of, train
 
         named = with_precision(args.recipe, named, options.device)
         recipe = recipe_of(args.recipe, named, given, folder.previous)
@@ -139,7 +140,9 @@ def main(argv: list[str]) -> int:
             return _say_what_next(options, fabric)
         if rehearsal and args.recipe == OWN:
             images = images.subset(rehearsal.a_few(images.names, "train", recipe.batch_size))
-        folder.write_config(config_of(args.recipe, recipe, options, data, fabric, init, digest, planned))
+        trained = split_holdout(images, options.holdout)[0] if options.holdout else images
+        steps = length_of(recipe, trained, rehearsal)[0]
+        folder.write_config(config_of(args.recipe, recipe, options, data, fabric, init, digest, planned, steps))
         if folder.finished:
             print(f"{folder.path / ARTEFACT} is finished: nothing to do")
             return 0

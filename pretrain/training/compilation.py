@@ -20,19 +20,21 @@ AUTO_STEPS = 5000
 
 
 def pays(choice: str, device: torch.device, total_steps: int) -> bool:
-    """Returns whether a run compiles, and says what `auto` has chosen; a run and its resumes choose the same.
+    """Returns whether a run compiles; a run and its resumes choose the same.
 
     Args:
         choice: of `pretrain.training.options.COMPILE`.
         device: where the model is trained.
         total_steps: of the whole run.
     """
-    if choice != AUTO:
-        return choice == ON
-    chosen = device.type == "cuda" and total_steps >= AUTO_STEPS
-    what = "compiled" if chosen else "not compiled"
-    logger.info("--compile auto: %s (it pays on a GPU from %d steps on)", what, AUTO_STEPS)
-    return chosen
+    return choice == ON or choice == AUTO and device.type == "cuda" and total_steps >= AUTO_STEPS
+
+
+def say_choice(choice: str, chosen: bool) -> None:
+    """Says what `auto` has chosen, see `pays`."""
+    if choice == AUTO:
+        what = "compiled" if chosen else "not compiled"
+        logger.info("--compile auto: %s (it pays on a GPU from %d steps on)", what, AUTO_STEPS)
 
 
 class _Compiled:

@@ -24,6 +24,7 @@ _OF_THE_BYTES = {
     "device": "on another device",
     "processes": "with another number of processes",
     "threads": "with another number of threads",
+    "compiled": "compiled or not",
 }
 """What is free to change and yet rounds or draws otherwise, and how it is told."""
 CONFIG = "config.json"

@@ -13,8 +13,9 @@ from pretrain.data.device_views import fits_on_card
 from pretrain.data.sources import ImageList, split_holdout
 from pretrain.own_recipe import OWN, Derived, Facts
 from pretrain.recipes import Recipe
+from pretrain.training.compilation import pays
 from pretrain.training.loader import check_divisible, steps_per_epoch
-from pretrain.training.options import NUM_CHECKPOINTS, OFF
+from pretrain.training.options import NUM_CHECKPOINTS, OFF, ON
 from pretrain.training.progress import duration
 from pretrain.training.shortage import free_disk
 from pretrain.training.workers import prefetch_that_fits
@@ -112,8 +113,9 @@ def make_plan(
     memory -= resident_bytes(recipe, options.cache or OFF, sizes.area * len(images), fabric.device)
     per_epoch = steps_per_epoch(len(images), recipe.batch_size)
     derives_length = name == OWN and not _has_length(given)
+    is_bounded = derives_length or options.hours is not None
     cost: Cost | None = None
-    if options.plan or derives_length or options.hours is not None or recipe.total_steps(per_epoch) >= MEASURED_FROM:
+    if options.plan or is_bounded or recipe.total_steps(per_epoch) >= MEASURED_FROM:
 
         def split(fixed: float, per_image: float) -> int:
             parts = recipe.accumulate
@@ -124,26 +126,21 @@ def make_plan(
             _check_memory(divided, fabric.world_size, fixed, per_image, memory)
             return parts
 
-        recipe, cost = measure(recipe, images, options, fabric, init, split)
+        whole = recipe
+        # A length that is yet to be found is found without a compiler first, whose steps would be shorter.
+        compiled = pays(recipe.compile, fabric.device, 0 if is_bounded else recipe.total_steps(per_epoch))
+        for compiles in (compiled, True):
+            as_it_runs = dataclasses.replace(whole, compile=ON if compiles else OFF)
+            recipe, cost = measure(as_it_runs, images, options, fabric, init, split)
+            recipe = dataclasses.replace(recipe, compile=whole.compile)
+            if is_bounded:
+                recipe, cost, why = _with_length(
+                    recipe, cost, given, len(images), fabric.world_size, options.hours, derives_length
+                )
+                reasons |= why
+            if compiles or not pays(recipe.compile, fabric.device, recipe.total_steps(per_epoch)):
+                break
         reasons = fabric.broadcast(reasons)
-    if derives_length:
-        assert cost is not None
-        size, why = own_recipe.choose_smaller_batch(recipe, fabric.world_size, cost.step_seconds, options.hours)
-        if size < recipe.batch_size and "batch_size" not in given:
-            reasons["batch_size"] = why
-            cost = dataclasses.replace(cost, step_seconds=cost.step_seconds * size / recipe.batch_size)
-            recipe = recipe.override({"batch_size": size})
-        steps, reasons["steps"] = own_recipe.choose_steps(
-            len(images), recipe.batch_size, cost.step_seconds, options.hours
-        )
-        recipe = recipe.override({"steps": steps})
-    elif options.hours is not None:
-        assert cost is not None
-        wanted = recipe.total_steps(per_epoch)
-        steps, reasons["steps"] = own_recipe.bounded(
-            wanted, "the recipe's", recipe.batch_size, cost.step_seconds, options.hours
-        )
-        recipe = recipe if steps == wanted else recipe.override({"steps": steps})
     if name == OWN:
         by_length = own_recipe.choose_for_length(recipe.total_steps(per_epoch), recipe.crop_scale_max)
         by_length["base_lr"] = own_recipe.choose_base_lr(recipe.batch_size)
@@ -166,6 +163,31 @@ def resident_bytes(recipe: Recipe, cache: str, num_pixels: float, device: torch.
         return 0
     num_bytes = round(3 * num_pixels)
     return num_bytes if fits_on_card(num_bytes, device) else 0
+
+
+def _with_length(
+    recipe: Recipe,
+    cost: Cost,
+    given: dict[str, Any],
+    num_images: int,
+    processes: int,
+    hours: float | None,
+    derives_length: bool,
+) -> tuple[Recipe, Cost, dict[str, str]]:
+    """Returns the recipe with the steps that the hours allow, what it then takes, and why."""
+    reasons = {}
+    if derives_length:
+        size, why = own_recipe.choose_smaller_batch(recipe, processes, cost.step_seconds, hours)
+        if size < recipe.batch_size and "batch_size" not in given:
+            reasons["batch_size"] = why
+            cost = dataclasses.replace(cost, step_seconds=cost.step_seconds * size / recipe.batch_size)
+            recipe = recipe.override({"batch_size": size})
+        steps, reasons["steps"] = own_recipe.choose_steps(num_images, recipe.batch_size, cost.step_seconds, hours)
+        return recipe.override({"steps": steps}), cost, reasons
+    assert hours is not None
+    wanted = recipe.total_steps(steps_per_epoch(num_images, recipe.batch_size))
+    steps, reasons["steps"] = own_recipe.bounded(wanted, "the recipe's", recipe.batch_size, cost.step_seconds, hours)
+    return recipe if steps == wanted else recipe.override({"steps": steps}), cost, reasons
 
 
 def _has_length(given: dict[str, Any]) -> bool:

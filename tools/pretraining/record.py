@@ -13,6 +13,7 @@ import torch
 from pretrain.methods.build import build_encoder
 from pretrain.own_recipe import OWN, choose_precision
 from pretrain.recipes import Recipe
+from pretrain.training.compilation import pays
 from pretrain.training.distributed import cpu_has_bf16, machine_record
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import sha256_of
@@ -54,6 +55,7 @@ def config_of(
     init: Path | None,
     init_digest: str | None,
     planned: dict[str, Any],
+    total_steps: int,
 ) -> dict[str, Any]:
     """Returns config.json of a run: what has to stay the same on a resume, and under "free" what may change.
 
@@ -66,6 +68,7 @@ def config_of(
         init: as of `build_encoder`.
         init_digest: of the file given with `--init`.
         planned: of `Plan.record`.
+        total_steps: of the whole run.
     """
     return {
         "command": "pretrain",
@@ -82,6 +85,7 @@ def config_of(
             **{key: getattr(options, key) for key in FREE},
             "plan": planned,
             **machine_record(fabric),
+            "compiled": pays(recipe.compile, fabric.device, total_steps),
             "deterministic": options.deterministic,
             "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
         },

@@ -13,7 +13,7 @@ from pretrain.methods.build import build_method, build_optimizer, build_views
 from pretrain.methods.qk_limit import QueryKeyLimit
 from pretrain.recipes import Recipe
 from pretrain.tokenizers.build import TOKENIZER_FILE
-from pretrain.training.compilation import compile_blocks, pays
+from pretrain.training.compilation import compile_blocks, pays, say_choice
 from pretrain.training.loader import steps_per_epoch
 from pretrain.training.loop import Loop, batches_of, fit
 from pretrain.training.model_card import write_model_card
@@ -54,8 +54,7 @@ def train(
         init: as of `build_encoder`.
     """
     images, make_monitor = monitoring.prepare(options, images, fabric, options.workers)
-    per_epoch = steps_per_epoch(rehearsal.num_images["train"] if rehearsal else len(images), recipe.batch_size)
-    total_steps = recipe.total_steps(per_epoch)
+    total_steps, per_epoch = length_of(recipe, images, rehearsal)
     if not folder.resumed and folder.is_main:
         (folder.path / TOKENIZER_FILE).unlink(missing_ok=True)  # of a start that failed
     views = build_views(recipe, images, recipe.encoder_sizes["patch_size"])
@@ -73,7 +72,9 @@ def train(
         f"{len(images)} images, {total_steps} steps of {recipe.batch_size} "
         f"({total_steps / per_epoch:.1f} epochs), peak lr {recipe.peak_lr:.3g}, {recipe.encoder_title}, {fabric.device}"
     )
-    if pays(recipe.compile, fabric.device, total_steps):
+    compiled = pays(recipe.compile, fabric.device, total_steps)
+    say_choice(recipe.compile, compiled)
+    if compiled:
         compile_blocks(method)
     cached = method if recipe.accumulate > 1 and recipe.grad_cache and method.couples else None
     if cached is not None:
@@ -125,6 +126,12 @@ def train(
         monitoring.draw(folder.path)
         for advice in monitoring.advise(folder.path, recipe.branch_jitter, recipe.qk_limit):
             logger.warning(advice)
+
+
+def length_of(recipe: Recipe, images: ImageList, rehearsal: Rehearsal | None) -> tuple[int, int]:
+    """Returns the steps of the whole run, and of an epoch of the images to train on."""
+    per_epoch = steps_per_epoch(rehearsal.num_images["train"] if rehearsal else len(images), recipe.batch_size)
+    return recipe.total_steps(per_epoch), per_epoch
 
 
 def _batches(recipe: Recipe, views: Views, loop: Loop, fabric: Fabric, workers: int) -> Callable[[int], Iterator[Any]]:

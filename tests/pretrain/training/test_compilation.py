@@ -1,6 +1,7 @@
 """Compiled blocks: the losses of eager ones, one graph for blocks of a kind, eager where compiling fails."""
 
 import copy
+import json
 import logging
 import os
 import subprocess
@@ -14,7 +15,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from pretrain.methods.splitmask import SplitMask
 from pretrain.tokenizers.codebook import Tokenizer, random_projection
 from pretrain.training import compilation
-from pretrain.training.compilation import AUTO_STEPS, compile_blocks, has_failed, pays
+from pretrain.training.compilation import AUTO_STEPS, compile_blocks, has_failed, pays, say_choice
 from pretrain.training.distributed import make_fabric
 from pretrain.training.step import train_step
 from splitmask_backbones import VisionTransformer
@@ -239,16 +240,15 @@ def test_a_copy_runs_its_own_blocks():
 
 def test_auto_compiles_long_runs_on_a_gpu_and_says_so(caplog):
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    with caplog.at_level(logging.INFO, "pretrain"):
-        assert pays("auto", cuda, AUTO_STEPS)
-        assert not pays("auto", cuda, AUTO_STEPS - 1)
-        assert not pays("auto", cpu, 10**6)
-        assert [text.split(" (")[0] for text in caplog.messages] == [
-            "--compile auto: compiled",
-            "--compile auto: not compiled",
-            "--compile auto: not compiled",
-        ]
+    assert pays("auto", cuda, AUTO_STEPS)
+    assert not pays("auto", cuda, AUTO_STEPS - 1)
+    assert not pays("auto", cpu, 10**6)
     assert pays("on", cpu, 1) and not pays("off", cuda, 10**6)
+    with caplog.at_level(logging.INFO, "pretrain"):
+        for choice, chosen in (("auto", True), ("auto", False), ("on", True), ("off", False)):
+            say_choice(choice, chosen)
+    said = [text.split(" (")[0] for text in caplog.messages]
+    assert said == ["--compile auto: compiled", "--compile auto: not compiled"]
     assert compilation.AUTO_STEPS == 5000
 
 
@@ -264,6 +264,9 @@ def test_the_tool_compiles_says_so_and_keeps_it_on_a_resume(image_folder, tmp_pa
     auto = run(*words, tmp_path / "auto", "--compile", "auto")
     assert auto.returncode == 0 and "--compile auto: not compiled" in auto.stdout
     assert len(used) == 2
+    recorded = [json.loads((tmp_path / name / "config.json").read_text())["free"] for name in ("on", "auto")]
+    assert [free["compiled"] for free in recorded] == [True, False]
+    assert {free["device"] for free in recorded} == {"cpu"}
 
 
 TWO_PROCESSES = """

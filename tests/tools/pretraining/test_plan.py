@@ -21,6 +21,7 @@ from tools.pretraining.machine import Sizes
 from tools.pretraining.plan import Plan, told
 
 OWN = ["--recipe", "own", "--workers", "0"]
+LONG = ["--recipe", "small", "--batch-size", "8"]
 SMALL = ["--img-size", "64", "--batch-size", "4", "--vocab-size", "64"]
 COST = Cost(
     step_seconds=0.5,
@@ -102,6 +103,38 @@ def test_hours_bound_any_recipe(images: Path, tmp_path: Path, monkeypatch: pytes
     small = run("--recipe", "small", "--batch-size", 8, *words, "--hours", 5)
     assert "171 steps" in small.stdout and "the recipe's would be 2,000 steps" in small.stdout
     assert "has room for 3 steps" in error_of(run("--recipe", "small", "--batch-size", 8, *words, "--hours", 0.1))
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--compile", "auto", "--steps", 199], ["off"]),
+        (["--compile", "auto", "--steps", 200], ["on"]),
+        (["--compile", "off", "--steps", 200], ["off"]),
+        (["--compile", "on", "--steps", 199], ["on"]),
+        # 0.95 x 3,600 / 50 are 68 steps an hour, and twice as many where the run compiles
+        ([*LONG, "--compile", "auto", "--hours", 2], ["off"]),
+        ([*LONG, "--compile", "auto", "--hours", 4], ["off", "on"]),
+    ],
+)
+def test_what_is_measured_is_what_auto_chooses(
+    words: list[Any], expected: list[str], images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def measured(recipe: Any, images: Any, options: Any, fabric: Any, init: Any, split: Any) -> Any:
+        seen.append(recipe.compile)
+        return recipe, dataclasses.replace(COST, step_seconds=25.0 if recipe.compile == "on" else 50.0)
+
+    def pays(choice: str, device: Any, total_steps: int) -> bool:  # as on a GPU
+        return choice == "on" or choice == "auto" and total_steps >= 200
+
+    monkeypatch.setattr(plan, "measure", measured)
+    monkeypatch.setattr(plan, "pays", pays)
+    told = run("--recipe", "tiny", "--data", images, "--output", tmp_path / "out", "--plan", "--workers", 0, *words)
+    assert told.returncode == 0, told.stderr
+    assert seen == expected
+    assert expected != ["off", "on"] or "547 steps" in told.stdout
 
 
 @pytest.mark.parametrize(
