@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +20,15 @@ from torch import Tensor
 from pretrain.data.cache import attach
 from pretrain.data.cache_filling import filling
 from pretrain.data.check import check_images
-from pretrain.data.device_views import BoxViews, DeviceBatches, collate, resident_pixels
 from pretrain.data.sources import ImageList, open_source
 from pretrain.methods.build import build_views
 from pretrain.recipes import Recipe
-from pretrain.training.loader import step_batches
+from pretrain.training.loop import Loop
+from pretrain.training.options import RunOptions
+from pretrain.training.run_folder import RunFolder
+from tools.benchmarks.steps import BareStep
+from tools.pretraining.options import ARTEFACT
+from tools.pretraining.train import batches_of_recipe, fit_recipe
 
 
 @dataclass(frozen=True)
@@ -77,18 +84,50 @@ def images_of(data: str | None, count: int, place: Path) -> tuple[ImageList, Ima
 def make_batches(
     source: Source, recipe: Recipe, images: ImageList, fabric: Fabric, workers: int, steps: int
 ) -> Iterator[dict[str, Tensor]]:
-    """Returns batches as `tools/pretrain.py` has them; each must be asked for once."""
+    """Returns micro-batches of so many steps as a run has them; each must be asked for once."""
     recipe = replace(recipe, **source.values)
     views = build_views(recipe, images, recipe.encoder_sizes["patch_size"])
-    options: dict[str, Any] = {
-        "num_items": len(views), "batch_size": recipe.batch_size, "seed": 0, "start_step": 0, "total_steps": steps,
-        "workers": workers, "pin_memory": fabric.device.type == "cuda",
-    }  # fmt: skip
-    if recipe.crops == "cpu":
-        return step_batches(views, **options)
-    resident = resident_pixels(views, fabric.device)
-    boxes = step_batches(BoxViews(views, resident is not None), collate_fn=collate, **options)
-    return DeviceBatches(boxes, fabric, recipe.img_size, resident)
+    return batches_of_recipe(recipe, views, _loop(recipe, steps), fabric, workers)(0)
+
+
+def _loop(recipe: Recipe, steps: int) -> Loop:
+    """Returns a loop of the recipe, which logs as often as one by default and saves at its end."""
+    options = RunOptions(Path(), resume=False, workers=0, save_every=steps, log_every=50, max_bad_fraction=0.0)
+    return Loop.of(recipe, options, steps, steps_per_epoch=steps, clip_per_parameter=recipe.clip_per_parameter)
+
+
+def trained_per_second(
+    step: BareStep, source: Source, images: ImageList, fabric: Fabric, workers: int, warm: int, steps: int
+) -> float:
+    """Returns the images/s of a run with the steps of a way: what tools/pretrain.py does, for some steps.
+
+    Args:
+        step: says how they are made; its method is trained on.
+        source: of its images.
+        images: of the source.
+        fabric: device and precision.
+        workers: data processes.
+        warm: steps that are made first and not counted.
+        steps: that are counted.
+    """
+    recipe = replace(step.recipe, **source.values)
+    views = build_views(recipe, images, recipe.encoder_sizes["patch_size"])
+    loop = _loop(recipe, warm + steps)
+    wait = torch.cuda.synchronize if fabric.device.type == "cuda" else lambda: None
+    times = []
+
+    def mark(done: int) -> None:
+        if done in (warm, warm + steps):
+            wait()
+            times.append(time.perf_counter())
+
+    batches = batches_of_recipe(recipe, views, loop, fabric, workers)
+    with ExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="benchmark")))
+        stack.enter_context(redirect_stdout(io.StringIO()))  # its lines would stand between the tables
+        folder = stack.enter_context(RunFolder.open(place / "run", resume=False, artefact=ARTEFACT))
+        fit_recipe(recipe, step.method, step.optimizer(), loop, batches, folder, fabric, after_step=[mark])
+    return steps * recipe.batch_size / (times[1] - times[0])
 
 
 def images_per_second(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -34,10 +36,13 @@ def peak_of(call: Callable[[], object], device: str) -> int | None:
 
 
 def free_memory(device: str) -> None:
-    """Gives a card's memory that nothing uses any more back, for another process or another way of doing the same."""
+    """Gives memory that nothing uses any more back, for another process or another way of doing the same."""
+    gc.collect()  # a model in a cycle of references keeps its weights
     if device == "cuda":
-        gc.collect()  # a model in a cycle of references keeps its weights
         torch.cuda.empty_cache()
+    else:
+        with suppress(AttributeError, OSError):  # glibc alone has it
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def _status(name: str) -> int:

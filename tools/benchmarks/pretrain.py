@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -14,15 +15,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from pretrain.methods.build import build_sample
+from pretrain.methods.qk_limit import EVERY
 from pretrain.methods.splitmask import SplitMask, complement
 from pretrain.recipes import Recipe
 from pretrain.training.distributed import make_fabric
 from splitmask_backbones.vit import gather_tokens
 from tools.benchmarks import in_turns
-from tools.benchmarks.loading import SOURCES, images_of, images_per_second, make_batches
+from tools.benchmarks.loading import SOURCES, images_of, images_per_second, make_batches, trained_per_second
 from tools.benchmarks.memory import free_memory, peak_of
 from tools.benchmarks.starts import COCO, start_seconds
-from tools.benchmarks.steps import Batch, Step, make_steps, random_batch
+from tools.benchmarks.steps import BareStep, Batch, make_steps, random_batch
 from tools.plots import print_table
 
 PRODUCT_SIZE = {"cpu": 2048, "cuda": 8192}
@@ -59,7 +61,11 @@ def benchmark_pretraining(
     where = torch.cuda.get_device_name() if fabric.device.type == "cuda" else "cpu"
     print(f"device {where}, precision {recipe.precision}, threads {torch.get_num_threads()}, workers {workers}")
     steps, reasons = make_steps(method, recipe, fabric)
-    bare, step = measure_steps(steps, reasons, parts["total"], fabric.to_device(batch), recipe, num_steps, fabric)
+    bare, name = measure_steps(steps, reasons, parts["total"], fabric.to_device(batch), recipe, num_steps, fabric)
+    step = steps[name]
+    steps.clear()
+    step.release()
+    free_memory(fabric.device.type)
     with tempfile.TemporaryDirectory(prefix="benchmark") as folder:
         place = Path(folder)
         count = max(num_images, recipe.batch_size)
@@ -68,15 +74,15 @@ def benchmark_pretraining(
 
 
 def measure_steps(
-    steps: dict[str, Step],
+    steps: dict[str, BareStep],
     reasons: dict[str, str],
     flops: float,
     batch: Batch,
     recipe: Recipe,
     num_steps: int,
     fabric: Fabric,
-) -> tuple[float, Step]:
-    """Prints a table of bare steps; returns the images/s of the fastest, and that step."""
+) -> tuple[float, str]:
+    """Prints a table of bare steps; returns the images/s of the fastest, and its name."""
     device = fabric.device.type
     size, dtype = PRODUCT_SIZE[device], torch.bfloat16 if recipe.precision == "bf16" else torch.float32
     left, right = (torch.randn(size, size, device=fabric.device, dtype=dtype) for _ in range(2))
@@ -97,17 +103,19 @@ def measure_steps(
     caption = "product: share of the matrix-product rate; peak: what the first step adds to the weights"
     print_table("a batch that lies on the device", caption, header, rows)
     if not peaks:
-        reasons = {**reasons, "peak memory": "only a GPU tells that of one way after another"}
+        reasons = {**reasons, "peak memory": "this system does not tell"}
+    elif len(peaks) < len(steps):
+        reasons = {**reasons, "peak memory of compiled blocks": "on a CPU the compiler's own would count"}
     for name, reason in reasons.items():
         print(f"not measured: {name} ({reason})")
     print(f"matrix product {size} x {size}: {rate / 1e9:.0f} GFLOP/s")
     print(f"share of the matrix-product rate: {rows[0][4]}")
     fastest = min(steps, key=lambda name: seconds[name])
-    return recipe.batch_size / seconds[fastest], steps[fastest]
+    return recipe.batch_size / seconds[fastest], fastest
 
 
 def first_steps(
-    steps: dict[str, Step], batch: Batch, reasons: dict[str, str], device: str
+    steps: dict[str, Any], batch: Batch, reasons: dict[str, str], device: str
 ) -> tuple[dict[str, int], dict[str, str]]:
     """Makes the first step of each way, and takes away those that fail or find no room beside the ones before.
 
@@ -118,7 +126,7 @@ def first_steps(
         device: "cuda" or "cpu".
 
     Returns:
-        The bytes of each step's peak on a card, and the reasons with those.
+        The bytes of each step's peak where they tell something of it, and the reasons with those.
 
     Raises:
         Exception: what the first way raises, with which the others are compared.
@@ -129,9 +137,10 @@ def first_steps(
         if name not in steps:
             continue
         try:
+            free_memory(device)
             peak = peak_of(partial(steps[name], batch), device)
-            if device == "cuda":
-                peaks.setdefault(name, peak or 0)
+            if peak is not None and (device == "cuda" or "compiled" not in name):
+                peaks.setdefault(name, peak)
         except Exception as error:  # what a version of torch cannot do is a row of the table
             if name == next(iter(steps)):
                 raise
@@ -145,7 +154,7 @@ def first_steps(
 
 
 def measure_loading(
-    step: Step,
+    step: BareStep,
     bare: float,
     recipe: Recipe,
     num_steps: int,
@@ -155,24 +164,25 @@ def measure_loading(
     place: Path,
     fabric: Fabric,
 ) -> None:
-    """Prints a table of the loader alone, and of the fastest step fed by it."""
+    """Prints a table of the loader alone, and of runs with the fastest step."""
     from_files, cached = images_of(data, num_images, place)
     warm = max(2, workers)
     count = max(num_steps, 2 * workers)  # two of each worker's: they begin at the same time
-    uses: dict[str, Step] = {"loader": lambda batch: None, "end to end": step}
+    if recipe.qk_limit is not None:
+        count = math.ceil(count / EVERY) * EVERY
     rows, first = [], 0.0
     for name, source in SOURCES.items():
-        speeds = {}
-        for kind, use in uses.items():
-            images = cached if source.is_cached else from_files
-            batches = make_batches(source, recipe, images, fabric, workers, warm + count)
-            speeds[kind] = images_per_second(batches, use, warm, count, fabric)
-        alone, whole = speeds.values()
+        images = cached if source.is_cached else from_files
+        parts = recipe.accumulate
+        batches = make_batches(source, recipe, images, fabric, workers, warm + count)
+        alone = images_per_second(batches, lambda batch: None, warm * parts, count * parts, fabric)
+        whole = trained_per_second(step, source, images, fabric, workers, warm, count)
         first = first or alone
         cells = [f"{alone:.1f}", f"{alone / max(1, workers):.1f}", f"{alone / first:.2f}", f"{whole:.1f}"]
         rows.append([name, *cells, f"{whole / bare:.2f}"])
-    header = ("images from", "loader", "a worker", "speed-up", "with the step", "of it")
-    caption = "the loader makes the crops on the device as well; of it: share of the fastest bare step's images/s"
+    header = ("images from", "loader", "a worker", "speed-up", "a run", "of it")
+    caption = "the loader makes the crops on the device as well; a run: the loop of tools/pretrain.py with the fastest "
+    caption += "step; of it: share of that bare step's images/s"
     print_table(f"images/s with {workers} workers, {len(from_files)} images", caption, header, rows)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,14 +13,15 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from pretrain.data.masking import split_halves
+from pretrain.methods.build import build_optimizer
 from pretrain.methods.splitmask import SplitMask
 from pretrain.recipes import Recipe
 from pretrain.training.compilation import compile_blocks, has_failed
 from pretrain.training.loader import sample_rng
-from pretrain.training.optimizer import adamw
+from pretrain.training.options import OFF, ON
 from pretrain.training.static_step import StaticStep
 from pretrain.training.step import train_step
-from splitmask_backbones.param_groups import param_groups
+from tools.pretraining.train import after_each_step, cached_in
 
 Batch = dict[str, Tensor]
 Step = Callable[[Batch], Any]
@@ -30,77 +32,76 @@ class Way:
     """One way to make a step.
 
     Attributes:
-        make: returns the step of a method and recipe; what it raises is shown in the table.
+        values: of the recipe, those that differ.
+        fused: whether AdamW is one kernel; None for what the device has by default.
         missing: says why a recipe or device cannot do it, None where it can.
     """
 
-    make: Callable[[SplitMask, Recipe, Fabric], Step]
+    values: dict[str, Any] = field(default_factory=dict)
+    fused: bool | None = None
     missing: Callable[[Recipe, torch.device], str | None] = lambda recipe, device: None
 
 
-def _eager(method: SplitMask, recipe: Recipe, fabric: Fabric, fused: bool | None = None) -> Step:
-    optimizer = adamw(_groups(method, recipe), fabric.device, beta2=recipe.beta2)
-    if fused is not None:
-        for group in optimizer.param_groups:
-            group["fused"] = fused
-    model, wrapped = fabric.setup(method, optimizer)
-    model.train()
-    cached = method if recipe.accumulate > 1 and recipe.grad_cache and method.couples else None
-    options: dict[str, Any] = {"clip_grad": recipe.clip_grad, "accumulate": recipe.accumulate, "cached": cached}
+class BareStep:
+    """A step with a batch that lies on the device: nothing is waited for, and nobody looks at the loss.
 
-    def step(batch: Batch) -> dict[str, Tensor]:
-        parts = zip(*(value.chunk(recipe.accumulate) for value in batch.values()), strict=True)
-        micro_batches = (dict(zip(batch, part, strict=True)) for part in parts)
-        return train_step(fabric, model, wrapped, micro_batches, **options)  # type: ignore[arg-type]
+    Args:
+        way: how it is made.
+        method: is trained, and belongs to the step from now on.
+        recipe: whose steps the way changes.
+        fabric: device and precision.
 
-    return step
+    Attributes:
+        recipe: that of the way, with which `fit_recipe` makes the same step.
+    """
 
+    def __init__(self, way: Way, method: SplitMask, recipe: Recipe, fabric: Fabric) -> None:
+        self.way, self.method, self.fabric = way, method, fabric
+        self.recipe = replace(recipe, **way.values)
+        if self.recipe.compile == ON:
+            compile_blocks(method)
+        optimizer = self.optimizer()
+        model, wrapped = fabric.setup(method, optimizer)
+        model.train()
+        clip: Any = {"clip_grad": recipe.clip_grad, "clip_per_parameter": recipe.clip_per_parameter}
+        self._make: Callable[..., Any]
+        if self.recipe.cuda_graph:
+            self._make = StaticStep(fabric, model, optimizer, **clip)
+        else:
+            more: Any = {"accumulate": self.recipe.accumulate, "cached": cached_in(self.recipe, method), **clip}
+            ordinary: Callable[..., Any] = train_step
+            self._make = partial(ordinary, fabric, model, wrapped, **more)
+        self._after = after_each_step(self.recipe, method)
+        self._done = 0
 
-def _groups(method: SplitMask, recipe: Recipe) -> list[dict[str, Any]]:
-    return param_groups(method, recipe.peak_lr, recipe.weight_decay)
+    def optimizer(self) -> torch.optim.AdamW:
+        """Returns a new optimizer of the method."""
+        made = build_optimizer(self.method, self.recipe, self.fabric.device)
+        if self.way.fused is not None:
+            for group in made.param_groups:
+                group["fused"] = self.way.fused
+        return made
 
+    def __call__(self, batch: Batch) -> dict[str, Tensor]:
+        """Makes a step; returns its values.
 
-def _fused(method: SplitMask, recipe: Recipe, fabric: Fabric) -> Step:
-    return _eager(method, recipe, fabric, fused=True)
-
-
-def _accumulated(method: SplitMask, recipe: Recipe, fabric: Fabric) -> Step:
-    return _eager(method, recipe.override({"accumulate": 2}), fabric)
-
-
-def _compiled(method: SplitMask, recipe: Recipe, fabric: Fabric) -> Step:
-    compile_blocks(method)
-    return _unless_failed(method, _eager(method, recipe, fabric))
-
-
-def _graph(method: SplitMask, recipe: Recipe, fabric: Fabric) -> Step:
-    optimizer = adamw(_groups(method, recipe), fabric.device, beta2=recipe.beta2, in_graph=True)
-    model, _ = fabric.setup(method, optimizer)
-    model.train()
-    static = StaticStep(fabric, model, optimizer, clip_grad=recipe.clip_grad)
-
-    def step(batch: Batch) -> dict[str, Tensor]:
-        found = static(iter([batch]))
-        if static.failed:
+        Raises:
+            RuntimeError: it was made in another way, which would be measured under a wrong name.
+        """
+        parts = zip(*(value.chunk(self.recipe.accumulate) for value in batch.values()), strict=True)
+        found = self._make(dict(zip(batch, part, strict=True)) for part in parts)
+        self._done += 1
+        for call in self._after:
+            call(self._done)
+        if has_failed(self.method):
+            raise RuntimeError("the blocks cannot be compiled")
+        if getattr(self._make, "failed", False):
             raise RuntimeError("the step cannot be recorded")
         return found
 
-    return step
-
-
-def _compiled_graph(method: SplitMask, recipe: Recipe, fabric: Fabric) -> Step:
-    compile_blocks(method)
-    return _unless_failed(method, _graph(method, recipe, fabric))
-
-
-def _unless_failed(method: SplitMask, step: Step) -> Step:
-    def checked(batch: Batch) -> Any:
-        found = step(batch)
-        if has_failed(method):
-            raise RuntimeError("the blocks cannot be compiled")
-        return found
-
-    return checked
+    def release(self) -> None:
+        """Gives back what the step holds beside the method: the optimizer's state, a graph's memory."""
+        del self._make
 
 
 def _no_graph(recipe: Recipe, device: torch.device) -> str | None:
@@ -114,12 +115,12 @@ def _no_halves(recipe: Recipe, device: torch.device) -> str | None:
 
 
 WAYS = {
-    "eager": Way(_eager),
-    "eager, AdamW fused": Way(_fused, lambda recipe, device: "eager is" if device.type == "cuda" else None),
-    "blocks compiled": Way(_compiled),
-    "CUDA graph": Way(_graph, _no_graph),
-    "compiled, CUDA graph": Way(_compiled_graph, _no_graph),
-    "two micro-batches": Way(_accumulated, _no_halves),
+    "eager": Way(),
+    "eager, AdamW fused": Way(fused=True, missing=lambda recipe, device: "eager is" if device.type == "cuda" else None),
+    "blocks compiled": Way({"compile": ON}),
+    "CUDA graph": Way({"cuda_graph": True}, missing=_no_graph),
+    "compiled, CUDA graph": Way({"compile": ON, "cuda_graph": True}, missing=_no_graph),
+    "two micro-batches": Way({"accumulate": 2}, missing=_no_halves),
 }
 """By the name in the table; the first is what the others are compared with."""
 
@@ -135,14 +136,16 @@ def random_batch(recipe: Recipe, grid_size: tuple[int, int]) -> Batch:
     }
 
 
-def make_steps(method: SplitMask, recipe: Recipe, fabric: Fabric) -> tuple[dict[str, Step], dict[str, str]]:
+def make_steps(method: SplitMask, recipe: Recipe, fabric: Fabric) -> tuple[dict[str, BareStep], dict[str, str]]:
     """Returns the steps by name, each of a copy of the method, and why the others cannot be made."""
+    # What the recipe itself says of compiling and graphs is one of the ways.
+    recipe = replace(recipe, compile=OFF, cuda_graph=False)
     steps, reasons = {}, {}
     for name, way in WAYS.items():
         reason = way.missing(recipe, fabric.device)
         if reason is None:
             try:
-                steps[name] = way.make(copy.deepcopy(method), recipe, fabric)
+                steps[name] = BareStep(way, copy.deepcopy(method), recipe, fabric)
             except Exception as error:  # what a version of torch cannot do is a row of the table
                 reason = f"{type(error).__name__}: {error}".splitlines()[0]
         if reason is not None:

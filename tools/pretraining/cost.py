@@ -21,6 +21,7 @@ from pretrain.training.compilation import compile_blocks
 from pretrain.training.measuring import memory_of_step, now, time_steps
 from pretrain.training.options import ON
 from splitmask_backbones.errors import UserError
+from tools.pretraining.train import cached_in
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -104,7 +105,7 @@ def measure(
         timed = micro if fabric.device.type == "cuda" else min(micro, NUM_ON_CPU)
         # Two at least: a single image has none to be matched against.
         timed = max(timed, min(2, recipe.batch_size))
-        cached = method if recipe.accumulate > 1 and recipe.grad_cache and method.couples else None
+        cached = cached_in(recipe, method)
         if recipe.compile == ON:
             compile_blocks(method)
         optimizer = build_optimizer(method, recipe, fabric.device)

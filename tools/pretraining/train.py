@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +26,12 @@ from tools.pretraining.options import ARTEFACT, PretrainOptions
 from tools.pretraining.start import lineage_of
 
 if TYPE_CHECKING:
+    import torch
     from lightning_fabric import Fabric
 
+    from pretrain.methods.base import Method
     from pretrain.training.rehearsal import Rehearsal
+    from pretrain.training.step import Coupling
 
 logger = logging.getLogger("tools.pretrain")
 
@@ -76,8 +79,7 @@ def train(
     say_choice(recipe.compile, compiled)
     if compiled:
         compile_blocks(method)
-    cached = method if recipe.accumulate > 1 and recipe.grad_cache and method.couples else None
-    if cached is not None:
+    if cached_in(recipe, method) is not None:
         print(f"{recipe.accumulate} micro-batches a step, matched among all of them: one forward pass more for each")
     optimizer = build_optimizer(method, recipe, fabric.device)
     loop = Loop.of(
@@ -88,29 +90,18 @@ def train(
         clip_per_parameter=recipe.clip_per_parameter,
         monitor_every=options.monitor_every,
     )
-    after_step = [method.after_step]
-    if recipe.qk_limit is not None:
-        after_step.insert(0, QueryKeyLimit(method.trained_encoder, recipe.qk_limit).after_step)
     if rehearsal:
-        after_step.append(rehearsal.after_step)
         rehearsal.begin_training()
-    end = recipe.end_weight_decay
-    warmup_steps = round(recipe.warmup_fraction * total_steps)
-    fit(
-        fabric,
+    fit_recipe(
+        recipe,
         method,
         optimizer,
-        loop=loop,
-        lr_at=lambda step: warmup_cosine(step, total_steps, warmup_steps, recipe.end_lr_factor),
-        batches=_batches(recipe, views, loop, fabric, options.workers),
-        folder=folder,
-        metric_names=method.metric_names,
-        title="pre-train",
-        after_step=after_step,
-        weight_decay_at=None if end is None else lambda step: cosine(step, total_steps, recipe.weight_decay, end),
+        loop,
+        batches_of_recipe(recipe, views, loop, fabric, options.workers),
+        folder,
+        fabric,
+        after_step=[rehearsal.after_step] if rehearsal else [],
         monitor=make_monitor and make_monitor(method, recipe),
-        cached=cached,
-        static=recipe.cuda_graph,
     )
     if rehearsal:
         if fabric.is_global_zero:
@@ -134,7 +125,66 @@ def length_of(recipe: Recipe, images: ImageList, rehearsal: Rehearsal | None) ->
     return recipe.total_steps(per_epoch), per_epoch
 
 
-def _batches(recipe: Recipe, views: Views, loop: Loop, fabric: Fabric, workers: int) -> Callable[[int], Iterator[Any]]:
+def cached_in(recipe: Recipe, method: Method) -> Coupling | None:
+    """Returns the method where its steps cache gradients, as `train_step` takes it."""
+    return method if recipe.accumulate > 1 and recipe.grad_cache and method.couples else None
+
+
+def after_each_step(recipe: Recipe, method: Method) -> list[Callable[[int], None]]:
+    """Returns what a step of the recipe ends with, in order; each is called with the number of finished steps."""
+    if recipe.qk_limit is None:
+        return [method.after_step]
+    return [QueryKeyLimit(method.trained_encoder, recipe.qk_limit).after_step, method.after_step]
+
+
+def fit_recipe(
+    recipe: Recipe,
+    method: Method,
+    optimizer: torch.optim.Optimizer,
+    loop: Loop,
+    batches: Callable[[int], Iterator[Any]],
+    folder: RunFolder,
+    fabric: Fabric,
+    *,
+    after_step: Sequence[Callable[[int], None]] = (),
+    monitor: Callable[[], dict[str, float | None]] | None = None,
+) -> None:
+    """Trains a method as its recipe says, with `fit`.
+
+    Args:
+        recipe: all values.
+        method: is trained in place.
+        optimizer: of its parameters.
+        loop: length and intervals.
+        batches: as of `fit`.
+        folder: of the run.
+        fabric: device, precision, processes.
+        after_step: called after each step, beside what the recipe does then.
+        monitor: as of `fit`.
+    """
+    total_steps, end = loop.total_steps, recipe.end_weight_decay
+    warmup_steps = round(recipe.warmup_fraction * total_steps)
+    fit(
+        fabric,
+        method,
+        optimizer,
+        loop=loop,
+        lr_at=lambda step: warmup_cosine(step, total_steps, warmup_steps, recipe.end_lr_factor),
+        batches=batches,
+        folder=folder,
+        metric_names=method.metric_names,
+        title="pre-train",
+        after_step=[*after_each_step(recipe, method), *after_step],
+        weight_decay_at=None if end is None else lambda step: cosine(step, total_steps, recipe.weight_decay, end),
+        monitor=monitor,
+        cached=cached_in(recipe, method),
+        static=recipe.cuda_graph,
+    )
+
+
+def batches_of_recipe(
+    recipe: Recipe, views: Views, loop: Loop, fabric: Fabric, workers: int
+) -> Callable[[int], Iterator[Any]]:
     """Returns what gives the micro-batches from a step on, their crops made where the recipe says."""
     if recipe.crops == "cpu":
         return batches_of(views, loop, fabric, workers)
@@ -142,6 +192,6 @@ def _batches(recipe: Recipe, views: Views, loop: Loop, fabric: Fabric, workers: 
 
     resident = resident_pixels(views, fabric.device)
     where = "sent by the data processes" if resident is None else f"of {resident.numel() / 1e9:.1f} GB of cached images"
-    print(f"crops are made on {fabric.device}, {where}")
+    logger.info("crops are made on %s, %s", fabric.device, where)
     boxes = batches_of(BoxViews(views, resident is not None), loop, fabric, workers, collate)
     return lambda start: DeviceBatches(boxes(start), fabric, recipe.img_size, resident)

@@ -15,7 +15,7 @@ def test_ways_make_the_same_step(monkeypatch):
     compiled = []
     # A graph's step as well, which runs without one here; what a compiler makes of blocks is tested with them.
     monkeypatch.setattr(steps, "compile_blocks", compiled.append)
-    monkeypatch.setattr(steps, "WAYS", {name: steps.Way(way.make) for name, way in steps.WAYS.items()})
+    monkeypatch.setattr(steps, "WAYS", {name: steps.Way(way.values, way.fused) for name, way in steps.WAYS.items()})
     method, fabric = build_sample(RECIPE), make_fabric("32", "cpu")
     made, reasons = steps.make_steps(method, RECIPE, fabric)
     assert not reasons and len(compiled) == 2
