@@ -113,11 +113,12 @@ def make_study(study: Study, at_once: int, dry_run: bool) -> int:
     jobs_at_once = f"{at_once} job{'s' if at_once > 1 else ''} at once"
     told = f"time: about {time} with {jobs_at_once}, from the seconds of a step in the budget ({budget.hardware})"
     _say([f"{len(to_do)} of {len(jobs)} jobs to do", told, _disk(to_do, output)])
-    longer = [data for data, rows in study.rows.items() if LONGER in rows]
+    longer = [data for data, rows in study.rows.items() if set(LONGER).intersection(rows)]
     if longer:
-        more = {data: budget.finetuning_steps(data, LONGER) - budget.finetune[data].steps for data in longer}
+        more = {data: budget.finetuning_steps(data, LONGER[0]) - budget.finetune[data].steps for data in longer}
         told = " and ".join(f"{count} on {data}" for data, count in more.items())
-        _say([f"{ROWS[LONGER].title}: as many more steps as fit in the time of a pre-training: {told}"])
+        names = " and ".join(ROWS[row].title for row in LONGER if row in study.all_rows)
+        _say([f"{names}: as many more steps as fit in the time of a pre-training: {told}"])
     executor = Executor(output, at_once, threads=1 if study.size == "cpu" else None, device=study.device)
     executor.check(jobs)
     needed = missing(study)

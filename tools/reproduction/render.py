@@ -1,50 +1,17 @@
-"""Mean and spread over seeds, and tables with the paper's values beside ours: Markdown, CSV, rich for a terminal."""
+"""Tables with the paper's values beside ours: Markdown, CSV, rich for a terminal."""
 
-import csv
-import io
-from collections.abc import Iterable, Mapping, Sequence
-from statistics import fmean, stdev
+from collections.abc import Mapping, Sequence
 
 from tools.plots import markdown_table
 from tools.reproduction.paper.schema import Table
 from tools.reproduction.results import Filled, Other
 from tools.reproduction.runs import Run
+from tools.spread import cells, csv_text, listed, shown
 
 Cells = Mapping[tuple[str, str], Filled]
 HEADER = (
     "table", "row", "column", "paper", "mean", "spread", "n", "seeds", "values", "deviations", "runs",
 )  # fmt: skip
-
-
-def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
-    """Returns the mean and the sample standard deviation (n - 1); the latter is None for one value."""
-    return fmean(values), stdev(values) if len(values) > 1 else None
-
-
-def shown(values: Sequence[float], digits: int = 1) -> str:
-    """Returns `mean ± spread (n)`, without a spread for one value, "-" for none."""
-    if not values:
-        return "-"
-    mean, spread = mean_and_spread(values)
-    return f"{mean:.{digits}f} (1)" if spread is None else f"{mean:.{digits}f} ± {spread:.{digits}f} ({len(values)})"
-
-
-def cells(values: Sequence[float]) -> list[object]:
-    """Returns mean, spread and number for a CSV file, unrounded; what is undefined is empty."""
-    mean, spread = mean_and_spread(values) if values else ("", None)
-    return [mean, "" if spread is None else spread, len(values)]
-
-
-def listed(items: Iterable[object]) -> str:
-    """Returns the items of one CSV cell, with a semicolon between."""
-    return "; ".join(map(str, items))
-
-
-def csv_text(rows: Iterable[Sequence[object]]) -> str:
-    """Returns rows as CSV, the header first."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
 
 
 def lines(table: Table, measured: Cells) -> tuple[list[str], list[list[str]], list[str]]:

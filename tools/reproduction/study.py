@@ -1,6 +1,6 @@
 """The small study: SplitMask against BEiT, DINO and random init on nuclei and CamVid. Free of torch.
 
-Every row of a size has the same budget: pre-training in images seen, fine-tuning in steps. The longer random row gets
+Every row of a size has the same budget: pre-training in images seen, fine-tuning in steps. The longer rows get
 as many further steps as fit in the time that SplitMask's pre-training takes, by the seconds of the budget. The rows
 of ABLATION each change one value of SplitMask's. Those of FEW_LABELS are fine-tuned on shares of the labels too, from
 the same pre-training and with the same steps.
@@ -84,6 +84,8 @@ class Row:
         rates: such a factor by data set, where the method's best rate differs from SplitMask's.
         tool: what pre-trains.
         given: the encoder comes from the user (`--weights ROW=FILE`).
+        encoder_of: the row whose pre-training it begins with, where that is another one.
+        compared_with: the row that its gain is told against.
     """
 
     title: str
@@ -93,6 +95,8 @@ class Row:
     rates: Mapping[str, float] = field(default_factory=dict)
     tool: str = PRETRAIN
     given: bool = False
+    encoder_of: str = ""
+    compared_with: str = "random"
 
 
 METHODS = {
@@ -104,6 +108,7 @@ METHODS = {
     "inpaint": Row("SplitMask, inpaint only", ("--match-weight", "0")),
     "match": Row("SplitMask, match only", ("--inpaint-weight", "0")),
     "full": Row("SplitMask", ()),
+    "full_longer": Row("SplitMask, longer", None, encoder_of="full", compared_with="random_longer"),
 }
 # What users would do instead.
 OTHERS = {
@@ -130,7 +135,8 @@ ABLATION = {
     "frozen": Row("patch embedding frozen", ("--freeze-patch-embed", "true")),
 }
 ROWS = METHODS | OTHERS | ABLATION
-LONGER = "random_longer"
+LONGER = ("random_longer", "full_longer")
+"""Rows that are fine-tuned as long as a pre-training and a fine-tuning together take."""
 FEW_LABELS = ("random", "full")
 SHARES = (0.05, 0.1, 0.25, 0.5, 1.0)
 """Of the training images with their labels, nested by seed (`tools/finetuning/labels.py`)."""
@@ -190,7 +196,7 @@ class Budget:
     def finetuning_steps(self, data: str, row: str) -> int:
         """Returns the fine-tuning steps of a row."""
         own = self.finetune[data]
-        return own.steps + (round(self.pretraining_seconds(data) / own.seconds) if row == LONGER else 0)
+        return own.steps + (round(self.pretraining_seconds(data) / own.seconds) if row in LONGER else 0)
 
     def finetuning_seconds(self, data: str, row: str) -> float:
         """Returns the seconds of one fine-tuning."""
@@ -290,16 +296,16 @@ def study_jobs(study: Study) -> list[Job]:
     places = [(data, row, seed) for seed in range(study.seeds) for data in study.sets for row in study.rows[data]]
     given = [job for row in study.all_rows if ROWS[row].given for job in _given(study, row)]
     jobs = [*given, *(job for place in places for job in _row_jobs(study, *place))]
+    jobs = list({job.name: job for job in jobs}.values())  # two rows begin with one pre-training
     factor = study.budget.bf16_time if study.precision == "bf16" else 1.0
     return [dataclasses.replace(job, seconds=factor * job.seconds) for job in jobs]
 
 
 def _row_jobs(study: Study, data: str, row: str, seed: int) -> list[Job]:
     """Returns the pre-training of a row on a data set with a seed, if it has one, and its fine-tunings."""
-    folder = run_folder(study.output, row, data, seed)
     common = ["--seed", str(seed), "--workers", str(study.workers)]
     logged = ["--save-every", "100", "--log-every", "10"]
-    pretraining = _pretraining(study, row, data, folder / "pretrain", common, logged)
+    pretraining = _pretraining(study, ROWS[row].encoder_of or row, data, seed, common, logged)
     start = _given(study, row) or pretraining
     budget, head, length = study.budget, HEADS[data], study.budget.finetuning_steps(data, row)
     argv = [*head.config, "--steps", str(length), "--batch-size", str(budget.finetune[data].batch_size)]
@@ -332,11 +338,17 @@ def _given(study: Study, row: str) -> list[Job]:
     return [Job(row, "convert.py", argv, folder, ENCODER, resumable=False, with_output=False, disk=PRETRAIN_DISK / 8)]
 
 
-def _pretraining(study: Study, row: str, data: str, folder: Path, common: list[str], logged: list[str]) -> list[Job]:
+def pretraining_folder(output: Path, row: str, data: str, seed: int) -> Path:
+    """Returns the folder of the pre-training that a row begins with, its own or another row's."""
+    return run_folder(output, ROWS[row].encoder_of or row, data, seed) / "pretrain"
+
+
+def _pretraining(study: Study, row: str, data: str, seed: int, common: list[str], logged: list[str]) -> list[Job]:
     """Returns the pre-training of a row on a data set in a list, an empty one for a row without."""
     own, budget, length = ROWS[row].argv, study.budget, study.budget.pretraining_steps(data, row)
     if own is None:
         return []
+    folder = pretraining_folder(study.output, row, data, seed)
     batch_size, step_seconds = budget.pretrain[data].batch_size, budget.pretrain[data].seconds
     argv = ["--recipe", "small", *own, "--steps", str(length), "--batch-size", str(batch_size)]
     argv += [text for size, value in budget.encoder.items() for text in (f"--{size.replace('_', '-')}", str(value))]

@@ -5,8 +5,8 @@ from pathlib import Path
 from statistics import fmean
 
 from tools.plots import markdown_table, panels
-from tools.reproduction.render import mean_and_spread, shown
 from tools.reproduction.study import ROWS
+from tools.spread import mean_and_spread, shown
 
 Values = dict[str, dict[str, list[float]]]  # column -> row -> one value per seed
 Curves = dict[float, Values]

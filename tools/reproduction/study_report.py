@@ -12,9 +12,9 @@ from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import write_atomically
 from tools import plots
 from tools.reproduction import study_labels
-from tools.reproduction.render import cells, csv_text, listed, mean_and_spread, shown
 from tools.reproduction.study import HEADS, PICTURES, ROWS, Study, finetuning_folder, run_folder
 from tools.running.job import copy_numbered, drawn
+from tools.spread import cells, csv_text, listed, mean_and_spread, shown
 
 Values = dict[str, dict[str, list[float]]]  # column -> row -> one value per seed
 FOLDER = "pictures"
@@ -73,7 +73,9 @@ def read_values(output: Path, rows: Sequence[str], share: float = 1.0) -> Values
 
 
 def read_gains(output: Path, rows: Sequence[str], share: float = 1.0) -> Values:
-    """Returns by how much the runs of each row are above random init's of the same seed, seed by seed.
+    """Returns by how much the runs of each row are above those of the same seed that it is compared with.
+
+    That is random init, for the longer row random init that was fine-tuned as long.
 
     The same labels and the same order of images: what the seeds have in common is not taken for what the rows differ
     by, as between two means.
@@ -81,12 +83,13 @@ def read_gains(output: Path, rows: Sequence[str], share: float = 1.0) -> Values:
     gains: Values = {}
     for data, head in HEADS.items():
         tool = finetuning_folder(output, "", data, 0, share).name
-        files = {row: _by_seed(output, row, data, tool, "results.json") for row in (study_labels.RANDOM, *rows)}
+        against = {row: ROWS[row].compared_with for row in rows}
+        files = {row: _by_seed(output, row, data, tool, "results.json") for row in {*rows, *against.values()}}
         for name, path in head.metrics:
             column = gains.setdefault(f"{data} {name}", {})
             found = {row: {seed: _read(file, path) for seed, file in files[row].items()} for row in files}
-            start = found[study_labels.RANDOM]
             for row in rows:
+                start = found[against[row]]
                 pairs = [(value, start[seed]) for seed, value in found[row].items() if seed in start]
                 column[row] = [a - b for a, b in pairs if all(map(_is_number, (a, b)))]
     return gains
@@ -105,8 +108,14 @@ def gains_section(output: Path, rows: Sequence[str]) -> str:
     if not others:
         return ""
     header = ["above random init", *columns]
-    body = [[ROWS[row].title, *(shown(gains[name][row]) for name in columns)] for row in others]
+    body = [[_compared_title(row), *(shown(gains[name][row]) for name in columns)] for row in others]
     return f"\n{plots.markdown_table(header, body)}\n{GAINS_CAPTION}\n"
+
+
+def _compared_title(row: str) -> str:
+    """Returns the title of a row, and of what it is compared with where that is not random init."""
+    against = ROWS[row].compared_with
+    return ROWS[row].title + ("" if against == study_labels.RANDOM else f" (above {ROWS[against].title})")
 
 
 def read_curves(output: Path, rows: Sequence[str], shares: Sequence[float]) -> study_labels.Curves:
@@ -180,7 +189,8 @@ def write_table(
 
 def _pretraining(output: Path, data: str, row: str) -> str:
     """Returns the images seen in a row's pre-trainings on a data set, "-" without one."""
-    steps, batch_size = (_used(output, row, data, "pretrain", name) for name in ("steps", "batch_size"))
+    start = ROWS[row].encoder_of or row
+    steps, batch_size = (_used(output, start, data, "pretrain", name) for name in ("steps", "batch_size"))
     return "-" if steps == "-" else f"{steps} x {batch_size} images"
 
 

@@ -33,8 +33,8 @@ def test_dry_run_of_the_study(data: Path, tmp_path: Path) -> None:
     done = run_tool(reproduce.main, *argv)
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "out").exists()
-    # 2 data sets, 3 seeds, 7 fine-tunings and 5 pre-trainings, and 2 rows fine-tuned on 4 shares of the labels
-    assert "120 of 120 jobs to do" in done.stdout
+    # 2 data sets, 3 seeds, 8 fine-tunings and 5 pre-trainings, and 2 rows fine-tuned on 4 shares of the labels
+    assert "126 of 126 jobs to do" in done.stdout
     assert "row imagenet (DeiT-Ti, ImageNet's labels): skipped, --weights imagenet=FILE" in done.stdout
     assert "as many more steps as fit in the time of a pre-training" in done.stdout
     one = run_tool(reproduce.main, *argv, "--rows", "random,full", "--seeds", "1", "--labels", "1")
@@ -44,8 +44,8 @@ def test_dry_run_of_the_study(data: Path, tmp_path: Path) -> None:
 def test_the_cpu_size_orders_the_methods_on_camvid(data: Path, tmp_path: Path) -> None:
     argv = ["small", "--data", str(data), "--size", "cpu", "--output", str(tmp_path / "out"), "--dry-run"]
     done = run_tool(reproduce.main, *argv, "--labels", "1", "--seeds", "1")
-    # nuclei: two rows and a pre-training; CamVid: seven rows and five pre-trainings
-    assert "15 of 15 jobs to do" in done.stdout
+    # nuclei: two rows and a pre-training; CamVid: eight rows and five pre-trainings
+    assert "16 of 16 jobs to do" in done.stdout
     assert "inpaint/camvid/seed0/train_seg" in done.stdout and "inpaint/nuclei" not in done.stdout
     assert "in the time of a pre-training: 2857 on camvid\n" in done.stdout
     asked = run_tool(reproduce.main, *argv, "--labels", "1", "--seeds", "1", "--rows", "inpaint")

@@ -13,7 +13,6 @@ from pretrain.recipes import METHOD_VALUES, get_recipe
 from splitmask_backbones.errors import UserError
 from tests.helpers.plans import check
 from tools.reproduction import study_report
-from tools.reproduction.render import mean_and_spread, shown
 from tools.reproduction.study import (
     ABLATION,
     BUDGETS,
@@ -33,6 +32,7 @@ from tools.reproduction.study import (
 )
 from tools.running.executor import Executor
 from tools.running.planned import planned_recipe
+from tools.spread import mean_and_spread, shown
 
 
 @pytest.fixture
@@ -88,7 +88,8 @@ def test_every_row_has_the_budget_and_commands_that_work(size: str, data: Path, 
         check(job)
         assert set(job.needs) <= done
         if job.tool != "pretrain.py":
-            before = job.folder.parent / "pretrain" / "encoder.safetensors"
+            row, data_name, seed, _ = job.name.split("/")
+            before = study.output / (ROWS[row].encoder_of or row) / data_name / seed / "pretrain/encoder.safetensors"
             assert option(job.argv, "--weights") == (str(before) if job.needs else "none")
         if job.tool == "train_det.py":
             assert option(job.argv, "--engine") == "torchvision", "the same on every machine"
@@ -163,9 +164,14 @@ def test_a_method_keeps_a_rate_of_its_own(data: Path, tmp_path: Path, monkeypatc
         assert recipe.base_lr == pytest.approx(rate)
 
 
+RATES_ON_CAMVID = dict.fromkeys(("random", "random_longer"), "0.001") | dict.fromkeys(
+    ("full", "full_longer", "beit"), "0.002"
+)
+
+
 def test_each_start_is_fine_tuned_at_its_own_best_rate(data: Path, tmp_path: Path) -> None:
     for size in BUDGETS:
-        for row, camvid in (("random", "0.001"), ("random_longer", "0.001"), ("full", "0.002"), ("beit", "0.002")):
+        for row, camvid in RATES_ON_CAMVID.items():
             jobs = study_jobs(Study(size, data, tmp_path / "out", on_both(row), 1, shares=(1.0,)))
             rates = {text for job in jobs for text in job.argv if "lr=" in text}
             assert rates == {"lr=0.002", f"optim_wrapper.optimizer.lr={camvid}"}
@@ -224,8 +230,22 @@ def test_the_longer_row_pays_for_the_pre_training() -> None:
     assert budget.finetuning_seconds("nuclei", "random_longer") == 340.0 == 40.0 + budget.pretraining_seconds("nuclei")
 
 
+def test_longer_rows_begin_with_what_the_others_begin_with(data: Path, tmp_path: Path) -> None:
+    rows = {"camvid": ("random", "random_longer", "full", "full_longer")}
+    jobs = {job.name: job for job in study_jobs(Study("cpu", data, tmp_path / "out", rows, 1, shares=(1.0,)))}
+    assert sorted(jobs) == sorted(
+        [*(f"{row}/camvid/seed0/train_seg" for row in rows["camvid"]), "full/camvid/seed0/pretrain"]
+    )
+    short, longer = jobs["full/camvid/seed0/train_seg"], jobs["full_longer/camvid/seed0/train_seg"]
+    assert short.needs == longer.needs == ("full/camvid/seed0/pretrain",)
+    assert option(short.argv, "--weights") == option(longer.argv, "--weights")
+    assert option(longer.argv, "--steps") == option(jobs["random_longer/camvid/seed0/train_seg"].argv, "--steps")
+    alone = study_jobs(Study("cpu", data, tmp_path / "out", {"camvid": ("full_longer",)}, 1))
+    assert [job.name for job in alone] == ["full/camvid/seed0/pretrain", "full_longer/camvid/seed0/train_seg"]
+
+
 def test_budgets_take_about_as_long_as_they_promise(data: Path, tmp_path: Path) -> None:
-    for size, at_once, minutes in (("cpu", 2, 360), ("gpu", 3, 150)):
+    for size, at_once, minutes in (("cpu", 2, 360), ("gpu", 3, 160)):
         budget = BUDGETS[size]
         jobs = study_jobs(Study(size, data, tmp_path / "out", own_rows(budget), budget.seeds, precision="bf16"))
         assert sum(job.seconds for job in jobs) / at_once < 60 * minutes
@@ -274,6 +294,16 @@ def test_gains_are_those_of_the_same_seed(tmp_path: Path) -> None:
     assert "| above random init | camvid mIoU |" in text
     assert "| SplitMask | 3.0 ± 1.4 (2) |" in text and "BEiT" not in text  # sqrt(2)
     assert study_report.gains_section(tmp_path, ("random", "beit")) == ""
+
+
+def test_the_longer_row_is_compared_with_as_long_a_start_from_nothing(tmp_path: Path) -> None:
+    for row, value in {"random": 10.0, "random_longer": 50.0, "full": 20.0, "full_longer": 49.0}.items():
+        folder = finetuning_folder(tmp_path, row, "camvid", 0)
+        folder.mkdir(parents=True)
+        (folder / "results.json").write_text(json.dumps({"mIoU": value}))
+    text = study_report.gains_section(tmp_path, ("random", "random_longer", "full", "full_longer"))
+    assert "| random init, longer | 40.0 (1) |" in text and "| SplitMask | 10.0 (1) |" in text
+    assert "| SplitMask, longer (above random init, longer) | -1.0 (1) |" in text
 
 
 def test_table_and_pictures(data: Path, tmp_path: Path) -> None:

@@ -1,0 +1,37 @@
+"""Numbers over seeds: mean and spread, as cells of a table and of a CSV file. Free of torch."""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from statistics import fmean, stdev
+
+
+def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
+    """Returns the mean and the sample standard deviation (n - 1); the latter is None for one value."""
+    return fmean(values), stdev(values) if len(values) > 1 else None
+
+
+def shown(values: Sequence[float], digits: int = 1) -> str:
+    """Returns `mean ± spread (n)`, without a spread for one value, "-" for none."""
+    if not values:
+        return "-"
+    mean, spread = mean_and_spread(values)
+    return f"{mean:.{digits}f} (1)" if spread is None else f"{mean:.{digits}f} ± {spread:.{digits}f} ({len(values)})"
+
+
+def cells(values: Sequence[float]) -> list[object]:
+    """Returns mean, spread and number for a CSV file, unrounded; what is undefined is empty."""
+    mean, spread = mean_and_spread(values) if values else ("", None)
+    return [mean, "" if spread is None else spread, len(values)]
+
+
+def listed(items: Iterable[object]) -> str:
+    """Returns the items of one CSV cell, with a semicolon between."""
+    return "; ".join(map(str, items))
+
+
+def csv_text(rows: Iterable[Sequence[object]]) -> str:
+    """Returns rows as CSV, the header first."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
