@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 
 
@@ -35,3 +35,19 @@ def csv_text(rows: Iterable[Sequence[object]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
+
+
+def least_that_equals(ours: Mapping[float, float], theirs: Mapping[float, float]) -> tuple[float, float] | None:
+    """Returns how little of something we need to reach what others have with how much: (ours, theirs).
+
+    Theirs is the largest amount that is equalled by some amount of ours. None where none is.
+
+    Args:
+        ours: what is reached, by the amount (of labels, of steps).
+        theirs: the same of the others.
+    """
+    for amount, goal in sorted(theirs.items(), reverse=True):
+        enough = [less for less in sorted(ours) if ours[less] >= goal]
+        if enough:
+            return enough[0], amount
+    return None

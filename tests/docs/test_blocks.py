@@ -58,6 +58,9 @@ def without_prefix(argv: list[str]) -> list[str]:
 def check_tool(module_name: str, argv: list[str]) -> None:
     module = importlib.import_module(module_name)
     parser = module.build_parser()
+    if module_name == "tools.compare":  # passes on what is another tool's
+        _, (tool, *rest) = parser.parse_known_args(argv)
+        return check_tool(f"tools.{tool}", [*rest, "--weights", "none", "--output", "-"])
     rest, overrides = cli.take_overrides(parser, argv)
     parsed = parser.parse_args(rest)
     if overrides:

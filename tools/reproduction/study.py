@@ -16,6 +16,7 @@ from pretrain.recipes import get_recipe
 from tools.reproduction.cost import pretraining_operations
 from tools.running.job import ENCODER, RESULTS, Job, prediction_job
 from tools.running.planned import planned_recipe
+from tools.running.scores import SCORES
 
 PICTURES = 4
 PRETRAIN_DISK = 190e6  # bytes of a pre-training of ViT-Ti, measured
@@ -49,17 +50,13 @@ class Head:
 
 HEADS = {
     "nuclei": Head(
-        "train_det",
-        ("det_configs/nuclei_tiny.py", "--engine", "torchvision"),
-        240e6,
-        (("box AP", "bbox.AP"), ("mask AP", "segm.AP")),
-        "val",
+        "train_det", ("det_configs/nuclei_tiny.py", "--engine", "torchvision"), 240e6, SCORES["train_det"], "val"
     ),
     "camvid": Head(
         "train_seg",
         ("seg_configs/camvid_tiny.py",),
         160e6,
-        (("mIoU", "mIoU"),),
+        SCORES["train_seg"],
         "images/val",
         "model.backbone.",
         "optim_wrapper.optimizer.lr",

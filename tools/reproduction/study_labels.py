@@ -6,7 +6,7 @@ from statistics import fmean
 
 from tools.plots import markdown_table, panels
 from tools.reproduction.study import ROWS
-from tools.spread import mean_and_spread, shown
+from tools.spread import least_that_equals, mean_and_spread, shown
 
 Values = dict[str, dict[str, list[float]]]  # column -> row -> one value per seed
 Curves = dict[float, Values]
@@ -76,14 +76,14 @@ def sentences(curves: Curves) -> list[str]:
 
 
 def _compared(full: dict[float, float], random: dict[float, float]) -> str:
-    for labels, goal in sorted(random.items(), reverse=True):
-        enough = [share for share in sorted(full) if full[share] >= goal]
-        if enough:
-            return (
-                f"SplitMask with {100 * enough[0]:g} % of the labels equals random init with {100 * labels:g} % "
-                f"({full[enough[0]]:.1f} against {goal:.1f})"
-            )
-    return f"SplitMask equals random init with no share of the labels ({max(full.values()):.1f} at most)"
+    pair = least_that_equals(full, random)
+    if pair is None:
+        return f"SplitMask equals random init with no share of the labels ({max(full.values()):.1f} at most)"
+    few, many = pair
+    return (
+        f"SplitMask with {100 * few:g} % of the labels equals random init with {100 * many:g} % "
+        f"({full[few]:.1f} against {random[many]:.1f})"
+    )
 
 
 def _falling(random: dict[float, float]) -> str:

@@ -1,7 +1,6 @@
 """The study's table and pictures from its finished runs."""
 
 import json
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +13,7 @@ from tools import plots
 from tools.reproduction import study_labels
 from tools.reproduction.study import HEADS, PICTURES, ROWS, Study, finetuning_folder, run_folder
 from tools.running.job import copy_numbered, drawn
+from tools.running.scores import is_number
 from tools.spread import cells, csv_text, listed, mean_and_spread, shown
 
 Values = dict[str, dict[str, list[float]]]  # column -> row -> one value per seed
@@ -68,7 +68,7 @@ def read_values(output: Path, rows: Sequence[str], share: float = 1.0) -> Values
             column = values.setdefault(f"{data} {name}", {})
             for row in rows:
                 found = [_read(file, path) for file in _files(output, row, data, tool, "results.json")]
-                column[row] = [float(v) for v in found if _is_number(v)]
+                column[row] = [float(v) for v in found if is_number(v)]
     return values
 
 
@@ -91,12 +91,8 @@ def read_gains(output: Path, rows: Sequence[str], share: float = 1.0) -> Values:
             for row in rows:
                 start = found[against[row]]
                 pairs = [(value, start[seed]) for seed, value in found[row].items() if seed in start]
-                column[row] = [a - b for a, b in pairs if all(map(_is_number, (a, b)))]
+                column[row] = [a - b for a, b in pairs if all(map(is_number, (a, b)))]
     return gains
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def gains_section(output: Path, rows: Sequence[str]) -> str:

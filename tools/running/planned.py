@@ -25,6 +25,12 @@ def parsed(tool: str, argv: Sequence[str]) -> Any:
     return import_module(f"tools.{tool}").build_parser().parse_args([*argv, "--output", "-"])
 
 
+def config_of(tool: str, argv: Sequence[str]) -> str:
+    """Returns what a command line of a fine-tuning tool names as its config, "" for a tool without; errors as above."""
+    rest, _ = cli.take_overrides(import_module(f"tools.{tool}").build_parser(), list(argv))
+    return getattr(parsed(tool, rest), "config", "")
+
+
 def planned_recipe(argv: Sequence[str]) -> Recipe:
     """Returns the recipe of a pre-training; errors as of `parsed`."""
     args = parsed("pretrain", argv)

@@ -1,0 +1,203 @@
+"""tools/compare.py: option errors, and a whole comparison of a fake tool whose scores are known."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+from PIL import Image
+
+from tests.helpers.in_process import run_tool
+from tools import compare
+from tools.comparison import plan, report
+from tools.comparison.plan import Comparison, Setting
+from tools.running import executor
+
+# A fine-tuning whose box AP is steps * labels + seed, 10 more with weights, and one less at another rate than 0.001 for
+# random init and 0.002 for weights.
+FAKE = """
+import json, os, sys
+argv = sys.argv[1:]
+value = lambda name, default: argv[argv.index(name) + 1] if name in argv else default
+out = value("--output", None)
+trained = value("--weights", None) != "none"
+if "depth=5" in argv and trained:
+    sys.exit(sys.stderr.write("error: the encoder is of another size\\n") and 2)
+if "--predict" in argv:
+    os.makedirs(out + "/predictions", exist_ok=True)
+    from PIL import Image
+    for name in os.listdir(value("--predict", None)): Image.new("RGB", (8, 8)).save(f"{out}/predictions/{name}")
+    sys.exit(0)
+if "--rehearse" in argv:
+    os.makedirs(out + "/rehearsal")
+    entry = {"setup_seconds": 1.0, "step_seconds": 0.5, "total_steps": 10, "whole_run": {"evaluations": 2.0}}
+    sys.exit(open(out + "/rehearsal/rehearsal.json", "w").write(json.dumps(entry)) and 0)
+os.makedirs(out)
+open(out + "/config.json", "w").write("{}")
+best = "0.002" if trained else "0.001"
+rate = value("--lr", best)
+score = int(value("--steps", 10)) * float(value("--labels", 1)) + int(value("--seed", 0))
+score += 10 * trained - (rate != best)
+if trained and value("--seed", 0) == "1" and value("--steps", 10) == "40": score -= 20
+open(out + "/results.json", "w").write(json.dumps({"bbox": {"AP": score}, "segm": {"AP": None}}))
+"""
+
+
+@pytest.fixture
+def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Returns an encoder file that no tool reads: the executor starts the fake tool."""
+    (tmp_path / "root" / "tools").mkdir(parents=True)
+    (tmp_path / "root" / "tools" / "train_det.py").write_text(FAKE)
+    monkeypatch.setattr(executor, "ROOT", tmp_path / "root")
+    file = tmp_path / "mine" / "encoder.safetensors"
+    file.parent.mkdir()
+    file.write_bytes(b"weights")
+    return file
+
+
+def run(weights: Path, *words: object) -> CompletedProcess[str]:
+    output = weights.parent.parent / "out"
+    given = ("train_det", "det_configs/demo.py", "--data", "DATA", "--weights", weights, "--output", output)
+    return run_tool(compare.main, *given, *words)
+
+
+def lines(done: CompletedProcess[str]) -> list[str]:
+    return [line.removeprefix("- ") for line in done.stdout.splitlines()]
+
+
+def test_each_start_is_compared_at_its_own_best_rate(weights: Path) -> None:
+    done = run(weights, "--lr", "0.001,0.002", "--seeds", "2", "--steps", "10,40")
+    assert done.returncode == 0, done.stderr
+    told = lines(done)
+    # 2 + 2 tries and a further seed, 2 starts, 2 lengths
+    assert "12 runs, 2 seeds of each start" in told
+    assert "| box AP: random init | 10.5 ± 0.7 (2) | 40.5 ± 0.7 (2) |" in told
+    assert "| box AP: mine | 20.5 ± 0.7 (2) | 40.5 ± 13.4 (2) |" in told
+    assert "| mine above random init | 10.0 ± 0.0 (2) | 0.0 ± 14.1 (2) |" in told
+    assert "| lr: random init | 0.001 | 0.001 |" in told and "| lr: mine | 0.002 | 0.002 |" in told
+    assert (
+        "100 % of the labels, 10 steps: mine against random init: box AP +10.0 ± 0.0: ahead with each of 2 seeds"
+        in told
+    )
+    assert (
+        "100 % of the labels, 40 steps: mine against random init: box AP +0.0 ± 14.1: not told apart by 2 seeds" in told
+    )
+    assert any(line.startswith("--lr 0.001 is the best rate tried for random init (100 % of") for line in told)
+    assert "mask AP" not in done.stdout, "it is undefined in every run"
+    output = weights.parent.parent / "out"
+    rows = list(csv.DictReader((output / "table.csv").open()))
+    assert [row["lr"] for row in rows if row["start"] == "mine"] == ["0.002", "0.002"]
+    assert [row["values"] for row in rows if row["steps"] == "10"] == ["10.0; 11.0", "20.0; 21.0"]
+    with Image.open(output / "pictures" / "comparison.png") as picture:
+        assert picture.width > 100
+
+
+def test_what_is_finished_is_kept_when_more_is_asked_for(weights: Path) -> None:
+    assert run(weights, "--labels", "0.5", "--seeds", "1").returncode == 0
+    done = run(weights, "--labels", "0.5,1", "--seeds", "2")
+    assert done.returncode == 0, done.stderr
+    commands = [line for line in lines(done) if line.startswith("$ ")]
+    assert len(commands) == 6, "2 starts with 2 shares and 2 seeds, 2 of them done before, and no further rehearsal"
+    assert "50 % of the labels: mine against random init: box AP +10.0 ± 0.0: ahead with each of 2 seeds" in lines(done)
+    assert "box AP: mine with 50 % of the labels equals random init with 100 % of the labels (15.5 and 10.5)" in lines(
+        done
+    )
+
+
+def test_one_seed_has_no_verdict(weights: Path) -> None:
+    done = run(weights, "--seeds", "1")
+    assert "100 % of the labels: mine against random init: box AP +10.0: one seed, no verdict" in lines(done)
+    assert not (weights.parent.parent / "out" / "pictures").exists(), "one setting is no curve"
+
+
+def test_the_time_is_that_of_the_rehearsals(weights: Path) -> None:
+    done = run(weights, "--seeds", "3", "--lr", "0.001,0.002", "--steps", "100")
+    # 53 s a run (1 of setup, 100 steps of 0.5, 2 of evaluation), 2 starts, 2 tries and 2 further seeds
+    assert "time: about 7 min 04 s in all, by these rehearsals" in lines(done)
+
+
+def test_an_encoder_that_does_not_fit_is_told_before_anything_is_trained(weights: Path) -> None:
+    done = run(weights, "--seeds", "1", "depth=5")
+    assert done.returncode == 2 and done.stderr == "error: the encoder is of another size\n"
+    assert not list((weights.parent.parent / "out").rglob("results.json"))
+
+
+def test_pictures_show_every_start(weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for number in range(9):
+        Image.new("RGB", (20, 20), (number, 0, 0)).save(tmp_path / "images" / f"{number}.png")
+    done = run(weights, "--seeds", "1", "--pictures", tmp_path / "images")
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "out" / "pictures" / "predictions.png") as picture:
+        assert picture.width > 3 * 240 and picture.height > 6 * 240
+
+
+def test_the_plan_alone_writes_nothing(weights: Path) -> None:
+    done = run(weights, "--lr", "0.001,0.002", "--dry-run")
+    assert done.returncode == 0
+    assert "learning rates: 0.001, 0.002, each start goes on with the best one of seed 0" in lines(done)
+    assert not (weights.parent.parent / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--labels", "0,1"], "argument --labels: '0,1' must be a share above 0 and up to 1"),
+        (["--labels", "1.5"], "argument --labels: '1.5' must be a share above 0 and up to 1"),
+        (["--steps", "2.5"], "argument --steps: '2.5' must be a whole number above 0"),
+        (["--lr", "fast"], "argument --lr: 'fast' must be a number above 0"),
+        (["--seed", "1"], "--seed cannot be given to all runs of a comparison"),
+        (["--resume"], "--resume cannot be given to all runs of a comparison"),
+        (["--bach-size", "2"], "unknown option '--bach-size': did you mean '--batch-size'"),
+        (["--weights", "none"], "--weights none: random init is always compared: omit it"),
+        (["--weights", "a=nothing.pth"], "--weights a=nothing.pth: nothing.pth does not exist"),
+        (["--pictures", "nowhere"], "--pictures nowhere: no image there that can be read"),
+    ],
+)
+def test_wrong_options_leave_nothing_behind(weights: Path, words: list[str], message: str) -> None:
+    done = run(weights, *words)
+    assert done.returncode == 2 and done.stderr.startswith(f"error: {message}"), done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (weights.parent.parent / "out").exists()
+
+
+def test_two_of_one_name_are_told_apart_by_names(weights: Path) -> None:
+    done = run(weights, "--weights", weights)
+    assert done.stderr.startswith("error: --weights: two are called mine: give them names, such as mine=")
+    assert run(weights, "--weights", f"other={weights}", "--dry-run").stdout.startswith(
+        "starts: random init, mine, other\n"
+    )
+
+
+def test_tools_are_named(weights: Path) -> None:
+    for words, message in (
+        ((), "TOOL is missing: train_det, train_seg, train_cls"),
+        (("train_dot", "x"), "unknown tool 'train_dot': did you mean 'train_det'"),
+        (("train_cls", "--labels", "0.1"), "--labels goes with train_det and train_seg"),
+        (("train_cls", "--pictures", "x"), "--pictures goes with train_det and train_seg"),
+    ):
+        done = run_tool(compare.main, *words, "--weights", weights, "--output", "out")
+        assert done.returncode == 2 and done.stderr.startswith(f"error: {message}"), done.stderr
+
+
+def test_verdicts() -> None:
+    assert report.verdict([[1.0, 2.0], [0.5, 0.1]]) == "ahead with each of 2 seeds"
+    assert report.verdict([[-1.0, -2.0, -3.0]]) == "behind with each of 3 seeds"
+    assert report.verdict([[1.0, 2.0], [0.5, -0.1]]) == "not told apart by 2 seeds", "one score of one seed is behind"
+    assert report.verdict([[0.0, 2.0]]) == "not told apart by 2 seeds"
+    assert report.verdict([[2.0]]) == "one seed, no verdict" and report.verdict([]) == "nothing to compare"
+
+
+def test_the_lower_of_equal_rates_is_taken(tmp_path: Path) -> None:
+    setting = Setting(1.0, None)
+    compared = Comparison(
+        "train_seg", "c.py", (), {plan.RANDOM: plan.NONE}, (setting,), (1e-3, 2e-3, 4e-3), 1, tmp_path
+    )
+    for rate, value in ((1e-3, None), (2e-3, 50.0), (4e-3, 50.0)):
+        folder = compared.folder(plan.RANDOM, setting, rate, 0)
+        folder.mkdir(parents=True)
+        (folder / "results.json").write_text(json.dumps({"mIoU": value}))
+    assert compared.best_rate(plan.RANDOM, setting) == 2e-3

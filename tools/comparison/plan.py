@@ -1,0 +1,172 @@
+"""The runs of a comparison: each start at each rate, then with further seeds at its best one. Free of torch."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pretrain.training.options import REHEARSAL, REHEARSAL_RECORD
+from pretrain.training.run_folder import read_object
+from tools.running.job import RESULTS, Job, copy_numbered, prediction_job
+from tools.running.scores import read_scores
+
+RANDOM = "random init"
+NONE = "none"
+"""What the fine-tuning tools call it on the command line."""
+TABLE, PICTURES, IMAGES, REHEARSALS = "table.md", "pictures", "images", "rehearsals"
+NUM_PICTURES = 6
+DRAWS = ("train_det", "train_seg")
+"""Tools whose `--predict` draws pictures."""
+
+
+@dataclass(frozen=True, order=True)
+class Setting:
+    """What the starts are compared at: share of the labels, and steps (None: the config's own)."""
+
+    share: float
+    steps: int | None
+
+    @property
+    def title(self) -> str:
+        """As it stands in tables."""
+        return f"{100 * self.share:g} % of the labels" + ("" if self.steps is None else f", {self.steps:,} steps")
+
+    @property
+    def folder(self) -> str:
+        """Its part of a run's path."""
+        return f"{100 * self.share:g}_percent/{'default' if self.steps is None else self.steps}_steps"
+
+    @property
+    def length(self) -> tuple[int, float]:
+        """What it takes beside other settings."""
+        return self.steps or 0, self.share
+
+    def argv(self) -> list[str]:
+        """Returns it as options of a fine-tuning tool; all labels are every tool's default."""
+        labels = [] if self.share == 1 else ["--labels", f"{self.share:g}"]
+        return labels + ([] if self.steps is None else ["--steps", str(self.steps)])
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared.
+
+    Attributes:
+        tool: of SCORES.
+        config: what it fine-tunes, the first of its arguments; "" for a tool without one.
+        argv: its further options in every run.
+        starts: encoder file or "none" by name; the others are told against the first.
+        settings: each with all starts.
+        rates: peak learning rates that each start is tried with, None for the config's own.
+        seeds: fine-tunings of each start at its best rate; which images a share of the labels holds follows them.
+        output: folder of everything.
+    """
+
+    tool: str
+    config: str
+    argv: tuple[str, ...]
+    starts: Mapping[str, str]
+    settings: tuple[Setting, ...]
+    rates: tuple[float | None, ...]
+    seeds: int
+    output: Path
+
+    @property
+    def configs(self) -> tuple[str, ...]:
+        """The config as arguments."""
+        return (self.config,) if self.config else ()
+
+    def folder(self, start: str, setting: Setting, rate: float | None, seed: int) -> Path:
+        """Returns the folder of a run."""
+        lr = "default" if rate is None else f"{rate:g}"
+        return self.output / start.replace(" ", "_") / setting.folder / f"lr_{lr}" / f"seed{seed}"
+
+    def job(self, start: str, setting: Setting, rate: float | None, seed: int) -> Job:
+        """Returns a run; its seconds are those that its start's rehearsal, once made, gives reason to expect."""
+        folder, argv = self.folder(start, setting, rate, seed), self._argv(start, setting, rate, seed)
+        name, entry = str(folder.relative_to(self.output)), read_object(self._rehearsed(start))
+        seconds = 0.0
+        if entry:
+            steps = setting.steps or entry["total_steps"]
+            seconds = entry["setup_seconds"] + entry["whole_run"]["evaluations"] + steps * entry["step_seconds"]
+        return Job(name, f"{self.tool}.py", argv, folder, RESULTS, seconds=seconds, num_steps=setting.steps)
+
+    def rehearsal(self, start: str) -> Job:
+        """Returns the rehearsal of a start's shortest run: a wrong encoder is told before anything is trained."""
+        argv = self._argv(start, min(self.settings, key=lambda one: one.length), self.rates[0], 0)
+        file = self._rehearsed(start)
+        folder, artefact = file.parent.parent, f"{REHEARSAL}/{REHEARSAL_RECORD}"
+        return Job(f"rehearsal of {start}", f"{self.tool}.py", (*argv, "--rehearse"), folder, artefact, resumable=False)
+
+    def _rehearsed(self, start: str) -> Path:
+        return self.output / REHEARSALS / start.replace(" ", "_") / REHEARSAL / REHEARSAL_RECORD
+
+    def _argv(self, start: str, setting: Setting, rate: float | None, seed: int) -> tuple[str, ...]:
+        lr = () if rate is None else ("--lr", f"{rate:g}")
+        weights = ("--weights", self.starts[start])
+        return (*self.configs, *self.argv, *weights, *setting.argv(), "--seed", str(seed), *lr)
+
+    def places(self) -> Iterator[tuple[Setting, str]]:
+        """Yields each setting with each start: those of one setting follow each other, and short ones come first."""
+        for setting in sorted(self.settings, key=lambda one: one.length):
+            for start in self.starts:
+                yield setting, start
+
+    def scores(self, start: str, setting: Setting, rate: float | None) -> dict[int, dict[str, float]]:
+        """Returns the scores of the finished runs by seed, as of `read_scores`."""
+        files = {seed: self.folder(start, setting, rate, seed) / RESULTS for seed in range(self.seeds)}
+        return {seed: read_scores(self.tool, file) for seed, file in files.items() if file.exists()}
+
+    def best_rate(self, start: str, setting: Setting) -> float | None:
+        """Returns the rate at which seed 0 scored highest (box and mask AP together); of equal ones the lower."""
+        if len(self.rates) == 1:
+            return self.rates[0]
+        found = {rate: self.scores(start, setting, rate).get(0, {}) for rate in self.rates}
+        return max(self.rates, key=lambda rate: (sum(found[rate].values()), -(rate or 0.0)))
+
+
+def first_jobs(comparison: Comparison) -> list[Job]:
+    """Returns the runs that are known from the start: seed 0 at each rate, or all seeds where there is one rate."""
+    seeds = range(comparison.seeds if len(comparison.rates) == 1 else 1)
+    places = [(start, setting, rate) for setting, start in comparison.places() for rate in comparison.rates]
+    return [comparison.job(*place, seed) for seed in seeds for place in places]
+
+
+def further_jobs(comparison: Comparison) -> list[Job]:
+    """Returns the other seeds of each start at its best rate; the first jobs have finished."""
+    places = [(start, setting, comparison.best_rate(start, setting)) for setting, start in comparison.places()]
+    return [comparison.job(*place, seed) for seed in range(1, comparison.seeds) for place in places]
+
+
+def rehearsals(comparison: Comparison) -> list[Job]:
+    """Returns the rehearsals of the starts that no run has begun from yet."""
+    begun = {job.full_argv()[job.full_argv().index("--weights") + 1] for job in first_jobs(comparison) if job.started}
+    return [comparison.rehearsal(start) for start, file in comparison.starts.items() if file not in begun]
+
+
+def all_seconds(comparison: Comparison) -> float:
+    """Returns what the runs take in all, those of further seeds included; 0 before the rehearsals."""
+    first, more = first_jobs(comparison), 0.0
+    if len(comparison.rates) > 1:
+        more = sum(comparison.job(start, s, None, 0).seconds for s, start in comparison.places())
+    return sum(job.seconds for job in first if not job.done) + (comparison.seeds - 1) * more
+
+
+def count_runs(comparison: Comparison) -> int:
+    """Returns how many runs there are in all."""
+    return len(comparison.settings) * len(comparison.starts) * (len(comparison.rates) + comparison.seeds - 1)
+
+
+def shown_jobs(comparison: Comparison) -> dict[str, Job]:
+    """Returns by start the run whose predictions are drawn: seed 0, the longest with most labels, the best rate."""
+    setting = max(comparison.settings, key=lambda one: one.length)
+    rates = {start: comparison.best_rate(start, setting) for start in comparison.starts}
+    return {start: comparison.job(start, setting, rate, 0) for start, rate in rates.items()}
+
+
+def picture_jobs(comparison: Comparison, files: list[Path]) -> list[Job]:
+    """Returns the jobs that draw what the runs of `shown_jobs` predict for copies of some pictures."""
+    folder = comparison.output / PICTURES / IMAGES
+    count, jobs = len(copy_numbered(files, folder)), []
+    for run in shown_jobs(comparison).values():
+        jobs.append(prediction_job(run.name, run.tool, comparison.configs, run.folder, folder, count))
+    return jobs
