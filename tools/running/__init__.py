@@ -1,1 +1,1 @@
-"""Runs a plan of tools as processes, for tools/demo.py, compare.py and reproduce.py: jobs, output, signals, going on."""
+"""Runs a plan of tools as processes, for tools/demo.py, compare.py, reproduce.py: jobs, output, signals, going on."""
