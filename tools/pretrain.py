@@ -36,9 +36,8 @@ def build_parser() -> cli.Parser:
         "Several GPUs: torchrun --nproc-per-node=8 tools/pretrain.py ...",
     )
     parser.add_argument("--recipe", required=True, metavar="NAME", help="see the list below")
-    parser.add_argument(
-        "--data", required=True, metavar="PATH", help="image folder, text list, COCO json, or ADE20K root"
-    )
+    text = "image folder, text list, COCO json, or ADE20K root; may be repeated"
+    parser.add_argument("--data", required=True, action="append", metavar="PATH", help=text)
     parser.add_argument("--images", metavar="ROOT", help="image folder of a COCO json")
     cli.add_selection(parser)
     parser.add_argument("--tokenizer-weights", metavar="FILE", help="safetensors of DALL-E's encoder")
@@ -68,14 +67,14 @@ def main(argv: list[str]) -> int:
         options.check_monitoring()
     options.check_plan(given)
     options.check_cache_word()
-    from pretrain.data.sources import check_source
+    from pretrain.data.several import check_sources
 
-    check_source(args.data, args.images)
+    check_sources(args.data, args.images)
     cli.start_log()
     from tools.pretraining.machine import check_versions
 
     check_versions()
-    from pretrain.data.sources import open_source
+    from pretrain.data.several import open_sources
     from pretrain.training.rehearsal import Rehearsal
     from pretrain.training.run_folder import RunFolder
     from pretrain.training.signals import StopSignals
@@ -117,7 +116,7 @@ def main(argv: list[str]) -> int:
             capturable = recipe.method != "dino" and recipe.end_weight_decay is None
             check_graph(fabric, accumulate=recipe.accumulate, capturable=capturable)
         include, exclude = options.include or [], options.exclude or []
-        source = open_source(options.data, options.images, include, exclude)
+        source = open_sources(options.data, options.images, include, exclude)
         source = with_range(source, options.range, folder.previous, fabric)
         if rehearsal and args.recipe != OWN:
             source = source.subset(rehearsal.a_few(source.names, "train", recipe.batch_size))

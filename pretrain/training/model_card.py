@@ -56,7 +56,7 @@ def model_card(folder: Path, lineage: list[dict[str, str]]) -> str:
                 "images": data.get("num_files"),
                 "of them unreadable": len(data.get("unreadable", [])),
                 "share kept out of training": config.get("--holdout", 0),
-                "name of the folder or list": Path(str(config["free"].get("data", ""))).name,
+                "name of the folder or list": _names(config["free"].get("data", "")),
                 "fingerprint": data.get("fingerprint"),
             }
         ),
@@ -77,6 +77,11 @@ def model_card(folder: Path, lineage: list[dict[str, str]]) -> str:
         "arXiv:2112.10740.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _names(data: str | list[str]) -> str:
+    """Returns the names of folders or lists without their paths, which are nobody else's business."""
+    return ", ".join(Path(place).name for place in ([data] if isinstance(data, str) else data))
 
 
 def _head(values: dict[str, Any]) -> str:

@@ -22,6 +22,7 @@ from tools.classification.draw import draw
 from tools.classification.evaluate import evaluate
 from tools.classification.model import Classifier, build_classifier
 from tools.classification.recipes import DOMAINS, ClsRecipe
+from tools.finetuning.copies import warn_about_copies
 from tools.finetuning.options import FinetuneOptions
 from tools.finetuning.pictures import Pictures
 from tools.finetuning.task import Task
@@ -117,6 +118,7 @@ class ClassificationTask(Task):
 
     def data_report(self) -> dict[str, Any]:
         data.warn(self.images)
+        warn_about_copies({name: split.images for name, split in self.images.splits.items()})
         return data.report(self.images)
 
     @property

@@ -16,6 +16,7 @@ from tools.detection.coco import CocoSplit, has_objects, read_coco
 from tools.detection.file_names import repair_file_names
 from tools.detection.records import Flaws
 
+NUM_SHOWN = 5
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val")
@@ -220,22 +221,17 @@ def warn_about(name: str, split: CocoSplit) -> None:
         what = f"{len(split.renamed)} file names fit no file and were"
         what = what if len(split.renamed) > 1 else "1 file name fits no file and was"
         logger.warning("%s: %s repaired: '%s' is %s", name, what, old, new)
+    seen = {instance.label for image in split.images for instance in image.instances if not instance.crowd}
+    absent = [title for label, (_, title) in enumerate(split.categories) if label not in seen]
+    if absent:
+        listed = ", ".join(absent[:NUM_SHOWN]) + (f" and {len(absent) - NUM_SHOWN} more" if absent[NUM_SHOWN:] else "")
+        logger.warning("%s: no object of %s", name, listed)
     twice = sorted(file for file, count in Counter(image.file_name for image in split.images).items() if count > 1)
     if twice:
         logger.warning(
             "%s: %d image files are listed under several ids, %s for one: what one entry says is missing in the others",
             name, len(twice), twice[0],
         )  # fmt: skip
-
-
-def warn_about_shared(splits: dict[str, CocoSplit]) -> None:
-    """Writes a `warning:` line for images that both splits hold."""
-    files = [{str(split.image_dir / image.file_name) for image in split.images} for split in splits.values()]
-    shared = sorted(set.intersection(*files)) if len(files) > 1 else []
-    if shared:
-        logger.warning(
-            "%d images are both training and val images, %s for one: the AP will be too high", len(shared), shared[0]
-        )
 
 
 def report(split: CocoSplit, unusable: Sequence[str]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from tools.detection.draw import draw
 from tools.detection.engines import build_detector, choose_engine
 from tools.detection.evaluate import coco_ap, to_coco
 from tools.detection.rle import to_mask
+from tools.finetuning.copies import warn_about_copies
 from tools.finetuning.labels import labelled
 from tools.finetuning.options import FinetuneOptions
 from tools.finetuning.pictures import Pictures
@@ -110,7 +111,7 @@ class DetectionTask(Task):
             return {}
         for name, split in self.splits.items():
             data.warn_about(name, split)
-        data.warn_about_shared(self.splits)
+        warn_about_copies({name: split.image_list() for name, split in self.splits.items()})
         counts = ", ".join(f"{len(split.images)} {name}" for name, split in self.splits.items())
         cli.say(folder, f"checking {counts} images")
         options = self.options

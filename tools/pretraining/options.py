@@ -21,7 +21,7 @@ class PretrainOptions(monitoring.MonitorOptions, RunOptions):
     """What the command line says beside the values of the recipe.
 
     Attributes:
-        data: image folder, text list, COCO json, or ADE20K root.
+        data: image folders, text lists, COCO jsons, or ADE20K roots.
         images: image folder of a COCO json.
         include: globs of the images to take; None for all.
         exclude: globs of images to leave out.
@@ -33,7 +33,7 @@ class PretrainOptions(monitoring.MonitorOptions, RunOptions):
         hours: that the training may take; None for no bound of the user's.
     """
 
-    data: str
+    data: list[str]
     images: str | None
     include: list[str] | None
     exclude: list[str] | None

@@ -83,6 +83,7 @@ def config_of(
         **({"--hours": options.hours} if options.hours is not None else {}),
         "free": {
             **{key: getattr(options, key) for key in FREE},
+            "data": options.data[0] if len(options.data) == 1 else options.data,
             "plan": planned,
             **machine_record(fabric),
             "compiled": pays(recipe.compile, fabric.device, total_steps),

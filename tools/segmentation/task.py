@@ -20,6 +20,7 @@ from pretrain.training.run_folder import RunFolder
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.mmseg_slide import COARSEST
 from tools import cli
+from tools.finetuning.copies import warn_about_copies
 from tools.finetuning.labels import labelled
 from tools.finetuning.options import FinetuneOptions
 from tools.finetuning.pictures import Pictures
@@ -140,6 +141,8 @@ class SegmentationTask(Task):
         known = before.get("unusable", {}) if all(before.get(name) == identity[name] for name in splits) else {}
         checked: Any = (splits, {})
         if folder.is_main and not (self.options.trains and folder.finished):
+            if not known:
+                warn_about_copies({name: split.image_list() for name, split in splits.items()})
             limit = self.options.max_bad_fraction
             checked = check_splits(splits, classes, limit, self.bad_images, known if self.options.trains else None)
         self.splits, self.counts = fabric.broadcast(checked)
