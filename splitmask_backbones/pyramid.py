@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from splitmask_backbones.errors import UserError, check_choice
-from splitmask_backbones.vit import VisionTransformer
+from splitmask_backbones.vit import VisionTransformer, cells
 
 STRIDES = (4, 8, 16, 32)
 PYRAMIDS = ("simple", "tapped", "taps")
@@ -70,7 +70,7 @@ def resample(dim: int, scale: float, keep_dim: bool, norm: str = "LN") -> tuple[
 
 def crop_to_stride(x: Tensor, image_size: tuple[int, int], stride: int) -> Tensor:
     """Returns the `ceil(H / stride) x ceil(W / stride)` top-left part of a map of a padded image."""
-    return x[..., : -(-image_size[0] // stride), : -(-image_size[1] // stride)]
+    return x[..., : cells(image_size[0], stride), : cells(image_size[1], stride)]
 
 
 class Pyramid(nn.Module):
@@ -134,7 +134,7 @@ class Pyramid(nn.Module):
         x = torch.cat([x, x[..., -1:].expand(-1, -1, -1, more)], dim=-1)
         scale = self.patch_size / self.base_stride
         x = F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False, recompute_scale_factor=False)
-        return x[..., : -(-image_size[0] // self.base_stride), : -(-image_size[1] // self.base_stride)]
+        return x[..., : cells(image_size[0], self.base_stride), : cells(image_size[1], self.base_stride)]
 
     def with_extra_levels(self, maps: list[Tensor]) -> list[Tensor]:
         """Appends maps at stride 64 and on: every second row and column of the one before, as detectron2's FPN."""

@@ -41,6 +41,14 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
     return patches.permute(0, 2, 4, 1, 3, 5).reshape(batch, (height // p) * (width // p), channels * p * p)
 
 
+def cells(pixels: int, size: int) -> int:
+    """Returns how many cells of `size` pixels cover a side, `ceil(pixels / size)`.
+
+    Without a negative number: a graph of ONNX divides towards zero, where Python rounds down.
+    """
+    return (pixels + size - 1) // size
+
+
 def rows_of(ids: Tensor) -> Tensor:
     """Returns int64 `(B, 1)`, the row in the batch of each of `(B, K)`."""
     return torch.arange(ids.shape[0], device=ids.device)[:, None]
@@ -210,7 +218,7 @@ class Block(nn.Module):
     def _windowed_attention(self, x: Tensor, grid_size: tuple[int, int], bias: Tensor | None) -> Tensor:
         """Attention within windows; zeros pad at the bottom and right and take part in it, as in ViTDet."""
         size, (height, width), (batch, _, dim) = self.window_size, grid_size, x.shape
-        rows, cols = -(-height // size), -(-width // size)
+        rows, cols = cells(height, size), cells(width, size)
         x = F.pad(x.reshape(batch, height, width, dim), (0, 0, 0, cols * size - width, 0, rows * size - height))
         x = x.reshape(batch, rows, size, cols, size, dim).transpose(2, 3).reshape(-1, size * size, dim)
         x = self.attn(x, (size, size), bias)
@@ -426,7 +434,7 @@ class VisionTransformer(nn.Module):
 
     def grid_of(self, height: int, width: int) -> tuple[int, int]:
         """Returns the grid `(ceil(H / p), ceil(W / p))` in patches of an image of `(H, W)` pixels."""
-        return -(-height // self.patch_size), -(-width // self.patch_size)
+        return cells(height, self.patch_size), cells(width, self.patch_size)
 
     def position_table(self, grid_size: tuple[int, int]) -> Tensor | None:
         """Returns `(1, num_prefix_tokens + H * W, C)` for a grid `(H, W)`, or None without positions."""

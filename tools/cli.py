@@ -124,6 +124,14 @@ def value_range(text: str) -> tuple[float, float]:
     return low, high
 
 
+def image_size(text: str) -> tuple[int, int]:
+    """Parses the height and width of images, or one number for both, in pixels, for argparse."""
+    sides = [int(side) if side.isdecimal() else 0 for side in text.split(",")]
+    if len(sides) > 2 or min(sides) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a size: give one number or HEIGHT,WIDTH in pixels")
+    return sides[0], sides[-1]
+
+
 def choice(kind: str, choices: Collection[str]) -> Callable[[str], str]:
     """Returns a type for argparse: one of some words; otherwise the message names the nearest."""
 

@@ -1,7 +1,6 @@
 """Converts ViT weights between projects; both models must give the same output before anything is written."""
 
 import _path  # noqa: F401
-import argparse
 import ast
 import os
 import sys
@@ -21,6 +20,7 @@ EXAMPLES = """examples:
   python tools/convert.py encoder.safetensors vitdet_init.pth --to detectron2
   python tools/convert.py encoder.safetensors encoder.onnx --to onnx --img-size 224
 
+A run of train_det, train_seg or train_cls gives its encoder alone; the whole model as a graph: tools/export.py.
 DST: splitmask and timm .safetensors, detectron2 and mmseg .pth, hf a folder, onnx .onnx, exported (torch.export) .pt2.
 A graph takes normalised images of one size in batches of any, and gives the tokens of `forward`.
 A bare encoder file of timm, DeiT, DINO, MAE and MoCo v3 looks alike: --from dino makes positions resize as DINO does.
@@ -43,7 +43,7 @@ def build_parser() -> cli.Parser:
     text = "what SRC does not show, as an argument of VisionTransformer: window_size=14"
     parser.add_argument("--set", action="append", default=[], metavar="key=value", help=text)
     text = "of the images that a graph takes (--to onnx, exported; default: the encoder's)"
-    parser.add_argument("--img-size", type=_size, metavar="P|H,W", help=text)
+    parser.add_argument("--img-size", type=cli.image_size, metavar="P|H,W", help=text)
     parser.add_argument("--step", type=cli.positive_int, metavar="N", help="of a run folder's checkpoint")
     parser.add_argument("--best", action="store_true", help="of a run folder that evaluated on its way (eval_every=N)")
     cli.add_device(parser, "where both models are compared: the CPU, whatever there is (default auto)")
@@ -70,13 +70,6 @@ def main(argv: list[str]) -> int:
     done = convert(args.source, args.destination, overrides=overrides, **how)
     _show(done, Path(os.path.abspath(args.destination)))
     return 0
-
-
-def _size(text: str) -> tuple[int, int]:
-    sides = [int(side) if side.isdecimal() else 0 for side in text.split(",")]
-    if len(sides) > 2 or min(sides) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a size: give one number or HEIGHT,WIDTH in pixels")
-    return sides[0], sides[-1]
 
 
 def _parse(text: str) -> tuple[str, Any]:

@@ -33,13 +33,14 @@ class Predictor:
         model: the trained module, in evaluation, on the device.
         class_names: by label, from 0.
         source: which of the run's weights it has.
+        task: what the run is, with its recorded values.
     """
 
     def __init__(self, task: Task, config: dict[str, Any], device: str) -> None:
         from lightning_fabric import Fabric
         from lightning_fabric.plugins.environments import LightningEnvironment
 
-        self._task = task
+        self.task = task
         self.model: Any = use_run(task, config)
         logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
         self._fabric = Fabric(
@@ -68,10 +69,10 @@ class Predictor:
         """
         path = str(image) if isinstance(image, str | Path) else ""
         with torch.inference_mode():
-            return self._task.answer(self._fabric, self.model, self._upright(image), path)
+            return self.task.answer(self._fabric, self.model, self._upright(image), path)
 
     def _upright(self, image: str | Path | Image.Image | np.ndarray) -> Image.Image:
-        value_range = self._task.value_range
+        value_range = self.task.value_range
         if isinstance(image, str | Path):
             try:
                 return read_image(Path(image).expanduser(), value_range)

@@ -5,7 +5,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,15 +40,20 @@ def graph_of(encoder: VisionTransformer, target: str, size: tuple[int, int], pix
     Raises:
         ValueError: a library is missing or too old, or the encoder cannot be traced.
     """
+    check_torch(target)
+    about = {"config": encoder.config, "input": {"size": list(size), **_normalisation(encoder, pixel_stats)}}
+    images = torch.zeros(2, encoder.config["in_chans"], *size)  # one image would make a graph for one
+    maker = _onnx if target == "onnx" else _exported
+    with quiet(), torch.no_grad():
+        return maker(encoder, images, json.dumps(about, sort_keys=True))
+
+
+def check_torch(target: str) -> None:
+    """Raises ValueError where torch is too old to make a graph."""
     version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
     if version < OLDEST_TORCH:
         needed = ".".join(map(str, OLDEST_TORCH))
         raise UserError(f"--to {target} needs torch {needed} or newer, this is {torch.__version__}: update torch")
-    about = {"config": encoder.config, "input": {"size": list(size), **_normalisation(encoder, pixel_stats)}}
-    images = torch.zeros(2, encoder.config["in_chans"], *size)  # one image would make a graph for one
-    maker = _onnx if target == "onnx" else _exported
-    with _quiet(), torch.no_grad():
-        return maker(encoder, images, json.dumps(about, sort_keys=True))
 
 
 def _normalisation(encoder: VisionTransformer, pixel_stats: Any) -> dict[str, Any]:
@@ -80,18 +85,23 @@ def _onnx(encoder: VisionTransformer, images: Tensor, about: str) -> tuple[bytes
             verbose=False,
         )  # fmt: skip
     model = program.model_proto
-    entry = model.metadata_props.add()
-    entry.key, entry.value = ABOUT, about
-    model.producer_name = "splitmask_backbones"
-    model.producer_version = _own_version()
     if model.ByteSize() > MAX_ONNX_BYTES:
         raise UserError(
             f"--to onnx: {model.ByteSize() / 1e9:.1f} GB are more than one ONNX file holds, "
             f"{MAX_ONNX_BYTES / 1e9:.1f} GB: use --to exported"
         )
-    file = model.SerializeToString()
+    file = with_metadata(model, {ABOUT: about}).SerializeToString()
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     return file, lambda batch: torch.from_numpy(session.run([OUTPUT], {INPUT: batch.numpy()})[0])
+
+
+def with_metadata(model: Any, texts: Mapping[str, str]) -> Any:
+    """Returns an ONNX model that says who made it, and what is given by key."""
+    for key, text in texts.items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, text
+    model.producer_name, model.producer_version = "splitmask_backbones", _own_version()
+    return model
 
 
 def _own_version() -> str:
@@ -107,7 +117,7 @@ def batches_of_one_and_more(forward: Forward) -> Forward:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keeps torch's own remarks on tracing to itself: they name no fault of the user's."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     before = [logger.level for logger in loggers]

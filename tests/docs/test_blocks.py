@@ -41,7 +41,8 @@ def targets() -> set[str]:
 
 
 def commands_of(code: str) -> list[list[str]]:
-    return [shlex.split(line, comments=True) for line in code.splitlines() if line.strip()]
+    lines = code.replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True) for line in lines if line.strip()]
 
 
 def without_prefix(argv: list[str]) -> list[str]:

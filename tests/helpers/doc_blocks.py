@@ -100,6 +100,9 @@ def prepare(block: Block, folder: Path) -> dict[str, Any]:
             _embed(folder)
         elif name == "runs/mine_det":
             _train_detector(folder / name, folder / "image.jpg")
+        elif name == "detector.onnx":
+            _train_detector(folder / "runs/mine_det", folder / "image.jpg")
+            _export(folder / "runs/mine_det", folder / name)
         else:
             DATA[name](folder / name)
     namespace["tiny"] = tiny_detectron2
@@ -139,6 +142,13 @@ def _train_detector(output: Path, picture: Path) -> None:
     words = small_runs.command("train_det", data, output, "--steps", 1, "--workers", 0)
     assert in_process.run_tool(main, *words[2:]).returncode == 0
     Image.new("RGB", (80, 60), "gray").save(picture)
+
+
+def _export(run: Path, file: Path) -> None:
+    from tests.helpers.in_process import run_tool
+    from tools.export import main
+
+    assert run_tool(main, run, file, "--img-size", "48,64").returncode == 0
 
 
 DATA = {

@@ -20,9 +20,11 @@ from tools.classification.data import DataOptions
 from tools.classification.dataset import TrainingCrops
 from tools.classification.draw import draw
 from tools.classification.evaluate import evaluate
+from tools.classification.graph import graph_of
 from tools.classification.model import Classifier, build_classifier
 from tools.classification.recipes import DOMAINS, ClsRecipe
 from tools.finetuning.copies import warn_about_copies
+from tools.finetuning.graph import Graph
 from tools.finetuning.options import FinetuneOptions
 from tools.finetuning.pictures import Pictures
 from tools.finetuning.task import Task
@@ -159,3 +161,9 @@ class ClassificationTask(Task):
                 pictures.found[images.names[index]] = listed
                 pictures.save(index, draw(images.read(index), listed))
         return "their likeliest classes"
+
+    def graph(self, model: Any) -> Graph:
+        return graph_of(model)
+
+    def graph_size(self) -> tuple[int, int]:
+        return self.recipe.img_size, self.recipe.img_size

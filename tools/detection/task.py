@@ -16,6 +16,7 @@ from torch import nn
 from det_configs.common.recipe import DetRecipe
 from pretrain.training.distributed import gather
 from pretrain.training.run_folder import RunFolder, write_json
+from splitmask_backbones.errors import UserError
 from tools import cli
 from tools.detection import splits as data
 from tools.detection.coco import CocoSplit
@@ -25,8 +26,10 @@ from tools.detection.detect import detect_all, detect_one
 from tools.detection.draw import draw
 from tools.detection.engines import build_detector, choose_engine
 from tools.detection.evaluate import coco_ap, to_coco
+from tools.detection.graph import graph_of
 from tools.detection.rle import to_mask
 from tools.finetuning.copies import warn_about_copies
+from tools.finetuning.graph import Graph
 from tools.finetuning.labels import labelled
 from tools.finetuning.options import FinetuneOptions
 from tools.finetuning.pictures import Pictures
@@ -190,3 +193,14 @@ class DetectionTask(Task):
             ]
             drawn += sum(entry["score"] >= DRAWN_SCORE for entry in listed)
         return f"{drawn} detections of score {DRAWN_SCORE} or more"
+
+    def graph(self, model: Any) -> Graph:
+        if self.engine != "torchvision":
+            raise UserError(
+                "the run is of the detectron2 engine, whose export is detectron2's own: train with --engine torchvision"
+            )
+        return graph_of(model.model, self.recipe.masks)
+
+    def graph_size(self) -> tuple[int, int]:
+        long = self.recipe.img_size * (1 if self.recipe.augment == "lsj" else self.recipe.max_long_side)
+        return self.recipe.img_size, round(long)

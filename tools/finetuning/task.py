@@ -25,6 +25,8 @@ from tools.finetuning.pictures import Pictures
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+    from tools.finetuning.graph import Graph
+
 T = TypeVar("T")
 
 
@@ -192,3 +194,15 @@ class Task(ABC):
     @abstractmethod
     def predict(self, fabric: Fabric, model: nn.Module, pictures: Pictures) -> str:
         """Draws what the model finds in the pictures of `--predict`; returns what the drawings show, in words."""
+
+    @abstractmethod
+    def graph(self, model: Any) -> Graph:
+        """Returns a trained model as what runs without this project, on images of one size.
+
+        Raises:
+            ValueError: there is no such thing of this model.
+        """
+
+    @abstractmethod
+    def graph_size(self) -> tuple[int, int]:
+        """Returns `(H, W)` of the images that a graph takes unless another size is asked for."""

@@ -21,6 +21,7 @@ from splitmask_backbones.errors import UserError
 from splitmask_backbones.mmseg_slide import COARSEST
 from tools import cli
 from tools.finetuning.copies import warn_about_copies
+from tools.finetuning.graph import Graph
 from tools.finetuning.labels import labelled
 from tools.finetuning.options import FinetuneOptions
 from tools.finetuning.pictures import Pictures
@@ -32,6 +33,7 @@ from tools.segmentation.config import derive
 from tools.segmentation.dataset import SegPairs
 from tools.segmentation.draw import draw_overlay
 from tools.segmentation.evaluate import evaluate
+from tools.segmentation.graph import graph_of
 from tools.segmentation.layout import Split, find_split, is_ade20k, make_layout
 from tools.segmentation.model import Segmentor, build_optimizer, build_segmentor, config_errors, import_modules
 from tools.segmentation.recipe import OF_DATA, SegRecipe, tuple_keys
@@ -273,3 +275,9 @@ class SegmentationTask(Task):
             labels = self.answer(fabric, model, image, str(path))["labels"]
             pictures.save(index, draw_overlay(image, labels, self.classes))
         return "the classes over them"
+
+    def graph(self, model: Any) -> Graph:
+        return graph_of(model.model)
+
+    def graph_size(self) -> tuple[int, int]:
+        return self.recipe.config["img_size"], self.recipe.config["img_size"]
