@@ -54,9 +54,6 @@ class Parser(argparse.ArgumentParser):
             looks_like_one = option.startswith("--") and option != "--" or re.match(r"-[A-Za-z]", option)
             if looks_like_one and option not in self._option_string_actions:
                 raise UserError(f"unknown option '{option}': {nearest(option, self._option_string_actions)}")
-        twice = [option for option in ("--data", "--weights", "--output") if self._is_twice(option, argv)]
-        if twice:  # argparse takes the last, and the first is lost without a word
-            raise UserError(f"{twice[0]} is given more than once, and {self.prog} takes one")
         parsed, unknown = self.parse_known_args(argv, namespace)
         if unknown:
             raise UserError(f"'{unknown[0]}' is one argument too many; see {self.prog} --help")
@@ -64,11 +61,6 @@ class Parser(argparse.ArgumentParser):
         if output is not None and not output.strip():
             raise UserError(f"--output is empty: name a {'file' if self.prog.endswith('tables.py') else 'folder'}")
         return parsed
-
-    def _is_twice(self, option: str, argv: Sequence[str]) -> bool:
-        """Returns whether an option that holds one value is given several times."""
-        holds_one = isinstance(self._option_string_actions.get(option), argparse._StoreAction)
-        return holds_one and sum(given.split("=")[0] == option for given in argv) > 1
 
 
 def _with_low_range(argv: list[str]) -> list[str]:

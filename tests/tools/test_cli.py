@@ -152,12 +152,3 @@ def test_the_limit_of_pixels_holds_for_processes_that_are_started(monkeypatch):
     code = "from pretrain.data.pixel_limit import apply_pixel_limit; print(apply_pixel_limit())"
     done = subprocess.run([sys.executable, "-c", code], cwd=TOOLS.parent, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "5000" and Image.MAX_IMAGE_PIXELS == 5000
-
-
-def test_an_option_of_one_value_is_given_once():
-    tool = cli.Parser(prog="tool")
-    tool.add_argument("--data")
-    tool.add_argument("--weights", action="append")
-    assert tool.parse_args(["--data", "a", "--weights", "b", "--weights=c"]).weights == ["b", "c"]
-    with pytest.raises(UserError, match="--data is given more than once, and tool takes one"):
-        tool.parse_args(["--data", "a", "--data=b"])
