@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import statistics
+import time
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +23,9 @@ NEEDED = {"torch": "2.11", "torchvision": "0.26", "lightning-fabric": "2.5", "pi
 """Oldest versions that pre-training runs with, as in setup.cfg."""
 NUM_SIZES = 1_000
 """Images whose headers are read, evenly spread."""
+NUM_DECODED, LOOK_SECONDS = 200, 5.0
+"""Images that a plan decodes, evenly spread, and how long it does so at most."""
+logger = logging.getLogger(__name__)
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -72,6 +77,37 @@ def sizes_of(images: ImageList) -> Sizes:
     short = [min(size) for size in found]
     area = statistics.fmean(height * width for height, width in found)
     return Sizes(int(statistics.median(short)), min(short), max(short), area)
+
+
+def warn_of_unreadable(images: ImageList, max_bad_fraction: float, seconds: float = LOOK_SECONDS) -> None:
+    """Decodes some images to their end, evenly spread, and writes a `warning:` line where some cannot be read.
+
+    A plan does not read all of them: the run does, and ends where more than a share of them is bad.
+
+    Args:
+        images: all that there are.
+        max_bad_fraction: that share.
+        seconds: after which no further image is read.
+    """
+    count, end, bad, looked = min(len(images), NUM_DECODED), time.monotonic() + seconds, [], 0
+    for number in range(count):
+        index = number * len(images) // count
+        try:
+            images.check(index)
+        except (UnreadableImage, OSError) as error:
+            bad.append(f"{images.names[index]}: {' '.join(str(error).split())[:300]}")
+        looked += 1
+        if time.monotonic() > end:
+            break
+    if bad:
+        logger.warning(
+            "%d of %d images looked at cannot be read, %s for one; a run checks all, and ends before its first step "
+            "where they are more than %g %% (--max-bad-fraction)",
+            len(bad),
+            looked,
+            bad[0],
+            100 * max_bad_fraction,
+        )
 
 
 _LIMITS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))

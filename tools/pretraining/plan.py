@@ -23,7 +23,7 @@ from splitmask_backbones.checkpoints import read_encoder_file
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.registry import encoder_name
 from tools.pretraining.cost import MEASURED_FROM, Cost, measure, needed_memory
-from tools.pretraining.machine import Sizes, free_memory, sizes_of
+from tools.pretraining.machine import Sizes, free_memory, sizes_of, warn_of_unreadable
 
 if TYPE_CHECKING:
     import torch
@@ -99,6 +99,8 @@ def make_plan(
     if options.holdout:
         images = split_holdout(images, options.holdout)[0]
     memory, sizes = fabric.broadcast((free_memory(fabric.device), sizes_of(images)))
+    if options.plan and fabric.is_global_zero:
+        warn_of_unreadable(images, options.max_bad_fraction)
     reasons: dict[str, str] = {}
     if name == OWN:
         model = None if init is None else encoder_name(read_encoder_file(init).config)

@@ -13,8 +13,9 @@ from PIL import Image
 from pretrain.data.sources import open_source
 from pretrain.training.shortage import free_disk
 from tests.helpers.paths import ROOT
+from tools.cli import start_log
 from tools.pretraining import machine
-from tools.pretraining.machine import NEEDED, check_versions, free_memory, sizes_of
+from tools.pretraining.machine import NEEDED, check_versions, free_memory, sizes_of, warn_of_unreadable
 
 
 def test_versions(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,3 +62,21 @@ def test_memory_and_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     (tmp_path / "memory.max").write_text("max\n")
     assert free_memory(torch.device("cpu"), tmp_path) > 2_000_000
     assert free_disk(tmp_path / "not/there/yet") > 0
+
+
+def test_images_that_end_too_early_are_told_before_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(6):
+        pixels = np.random.default_rng(number).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.jpg")
+    start_log()  # as the tool does
+    warn_of_unreadable(open_source(tmp_path), 0.01)
+    assert not capsys.readouterr().err
+    for number in (2, 4):
+        path = tmp_path / f"{number}.jpg"
+        path.write_bytes(path.read_bytes()[:-1500])
+    warn_of_unreadable(open_source(tmp_path), 0.01)
+    told = capsys.readouterr().err
+    assert told.startswith("warning: 2 of 6 images looked at cannot be read, 2.jpg: ") and told.count("\n") == 1
+    assert "more than 1 % (--max-bad-fraction)" in told
+    warn_of_unreadable(open_source(tmp_path), 0.01, seconds=0)
+    assert not capsys.readouterr().err, "the first one alone was looked at"
