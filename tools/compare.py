@@ -179,7 +179,7 @@ def _say_plan(comparison: Comparison, jobs: Sequence[Job]) -> None:
     rates = [f"{rate:g}" for rate in comparison.rates if rate is not None]
     lines = [
         f"starts: {names}",
-        f"at: {'; '.join(setting.title for setting in comparison.settings)}",
+        f"at: {'; '.join(map(comparison.title, comparison.settings))}",
         f"learning rates: {', '.join(rates) if rates else 'that of the config'}"
         + (", each start goes on with the best one of seed 0" if len(rates) > 1 else ""),
         f"{count_runs(comparison)} runs, {comparison.seeds} seed{'s' if comparison.seeds > 1 else ''} of each start",

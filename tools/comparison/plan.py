@@ -26,11 +26,6 @@ class Setting:
     steps: int | None
 
     @property
-    def title(self) -> str:
-        """As it stands in tables."""
-        return f"{100 * self.share:g} % of the labels" + ("" if self.steps is None else f", {self.steps:,} steps")
-
-    @property
     def folder(self) -> str:
         """Its part of a run's path."""
         return f"{100 * self.share:g}_percent/{'default' if self.steps is None else self.steps}_steps"
@@ -69,6 +64,13 @@ class Comparison:
     rates: tuple[float | None, ...]
     seeds: int
     output: Path
+
+    def title(self, setting: Setting) -> str:
+        """Returns what tells a setting from the others, in words."""
+        names_labels = setting.share < 1 or any(other.share < 1 for other in self.settings)
+        labels = [f"{100 * setting.share:g} % of the labels"] if names_labels else []
+        steps = [] if setting.steps is None else [f"{setting.steps:,} steps"]
+        return ", ".join(labels + steps) or "all labels"
 
     @property
     def configs(self) -> tuple[str, ...]:

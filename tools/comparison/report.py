@@ -73,7 +73,9 @@ def sentences(comparison: Comparison, found: Found) -> list[str]:
             by_score = {score: gains(found, start, first, setting, score) for score in titles(comparison, found)}
             by_score = {score: values for score, values in by_score.items() if values}
             numbers = ", ".join(f"{score} {_signed(values)}" for score, values in by_score.items())
-            told.append(f"{setting.title}: {start} against {first}: {numbers}: {verdict([*by_score.values()])}")
+            told.append(
+                f"{comparison.title(setting)}: {start} against {first}: {numbers}: {verdict([*by_score.values()])}"
+            )
     told += [line for score in titles(comparison, found) for line in _saved(comparison, found, score)]
     return told + _edges(comparison)
 
@@ -96,10 +98,10 @@ def _saved(comparison: Comparison, found: Found, score: str) -> list[str]:
             for name in (start, first)
         )
         pair = least_that_equals(ours, theirs)
-        if pair is not None and len(ours) > 1 and len(theirs) > 1:
+        if pair is not None and pair[0] < pair[1]:
             less, more = pair
             reached = f"({ours[less]:.1f} and {theirs[more]:.1f})"
-            told.append(f"{where}{score}: {start} with {less:,g}{unit} equals {first} with {more:,g}{unit} {reached}")
+            told.append(f"{where}{score}: {start} with {less:,g}{unit} reaches {first} with {more:,g}{unit} {reached}")
 
     for start in others:
         for share in shares:
@@ -118,7 +120,11 @@ def _edges(comparison: Comparison) -> list[str]:
         return []
     told = []
     for end, beyond in ((tried[0], "lower"), (tried[-1], "higher")):
-        at = [f"{start} ({s.title})" for s, start in comparison.places() if comparison.best_rate(start, s) == end]
+        at = [
+            f"{start} ({comparison.title(s)})"
+            for s, start in comparison.places()
+            if comparison.best_rate(start, s) == end
+        ]
         if at:
             told.append(f"--lr {end:g} is the best rate tried for {', '.join(at)}: a {beyond} one may be better yet")
     return told
@@ -134,7 +140,7 @@ def write_table(comparison: Comparison, found: Found) -> tuple[list[str], list[l
     """Writes table.md and table.csv; returns header and rows."""
     first, *others = comparison.starts
     settings = sorted(comparison.settings)
-    header = [comparison.tool, *(setting.title for setting in settings)]
+    header = [comparison.tool, *map(comparison.title, settings)]
     body = []
     for score in titles(comparison, found):
         for start in comparison.starts:
