@@ -164,7 +164,7 @@ def _compare(comparison: Comparison, args: Any) -> int:
         code = carry_out(executor, rehearsals(comparison))
         if code == 0:
             seconds = all_seconds(comparison) / args.jobs
-            sys.stdout.write(f"time: about {duration(seconds)} in all, by these rehearsals\n" if seconds else "")
+            sys.stdout.write(f"time: about {duration(seconds)} in all, by rehearsals\n" if seconds else "")
             code = carry_out(executor, first_jobs(comparison)) or carry_out(executor, further_jobs(comparison))
         if code == 0 and pictures:
             code = carry_out(executor, [*shown_jobs(comparison).values(), *picture_jobs(comparison, pictures)])

@@ -146,11 +146,14 @@ def rehearsals(comparison: Comparison) -> list[Job]:
 
 
 def all_seconds(comparison: Comparison) -> float:
-    """Returns what the runs take in all, those of further seeds included; 0 before the rehearsals."""
-    first, more = first_jobs(comparison), 0.0
-    if len(comparison.rates) > 1:
-        more = sum(comparison.job(start, s, None, 0).seconds for s, start in comparison.places())
-    return sum(job.seconds for job in first if not job.done) + (comparison.seeds - 1) * more
+    """Returns what the runs that are to do take, those of further seeds included; 0 before the rehearsals."""
+    to_do = [job.seconds for job in first_jobs(comparison) if not job.done]
+    if not to_do:
+        return sum(job.seconds for job in further_jobs(comparison) if not job.done)
+    if len(comparison.rates) == 1:
+        return sum(to_do)
+    a_seed = sum(comparison.job(start, setting, None, 0).seconds for setting, start in comparison.places())
+    return sum(to_do) + (comparison.seeds - 1) * a_seed
 
 
 def count_runs(comparison: Comparison) -> int:
