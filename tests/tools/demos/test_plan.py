@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
+from statistics import fmean, stdev
 
 import pytest
 from PIL import Image
 
 from pretrain.recipes import get_recipe
 from pretrain.training.metrics import read_json_lines
+from tests.helpers.paths import ROOT
 from tests.helpers.plans import check
 from tools import plots
 from tools.demo_data import DemoData, make_demo_data
 from tools.demos import plan as report
 from tools.demos.inputs import Inputs, open_folder, own_inputs
-from tools.demos.plan import demo_jobs
+from tools.demos.plan import KNOWN, demo_jobs
 from tools.running.planned import planned_recipe
 
 
@@ -84,3 +87,16 @@ def test_a_pretraining_of_another_versions_recipe_is_told(tmp_path: Path) -> Non
     pretraining.folder.mkdir(parents=True)
     (pretraining.folder / "config.json").write_text(json.dumps({"values": values}))
     assert pretraining.changed_values() == {"match_weight": (1.0, 0.1)}
+
+
+def test_the_known_spread_is_that_of_the_page() -> None:
+    """Mean and standard deviation, recomputed from the page's values seed by seed."""
+    text = (ROOT / "docs" / "study" / "demo.md").read_text(encoding="utf-8")
+    for title in ("random init", "SplitMask"):
+        rows = re.findall(rf"^\| {title}, seed \d \| (\S+) \| (\S+) \| (\S+) \|$", text, flags=re.MULTILINE)
+        assert len(rows) == 3
+        columns = [[float(value) for value in column] for column in zip(*rows, strict=True)]
+        again = [number for column in columns for number in (fmean(column), stdev(column))]
+        known = KNOWN.split(f"{title} box AP ")[1].split(";")[0]
+        # The page has one digit of each.
+        assert [float(number) for number in re.findall(r"\d+\.\d", known)] == pytest.approx(again, abs=0.11)
