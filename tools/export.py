@@ -13,7 +13,8 @@ EPILOG = """A graph takes `images`, float32 (B, 3, H, W), RGB in [0, 1], of one 
 images to it as the evaluation does. It gives
   of a detector     boxes (N, 4) x1, y1, x2, y2 in pixels of the image, labels (N,) from 0, scores (N,), and masks
                     (N, 28, 28), the shares of the mask in its box; one image at a time
-  of a segmentor    labels (1, H, W) from 0, and the share of each, scores (1, H, W); one image at a time, in one window
+  of a segmentor    labels (1, H, W) from 0, and the share of each, scores (1, H, W); one image at a time, as a whole:
+                    name the size that your images are evaluated at
   of a classifier   scores (B, K), which add up to 1
 Size and names of the classes are in the file's metadata, as JSON under splitmask_backbones.json. An encoder alone, for
 tokens of any image: tools/convert.py --to onnx.
@@ -29,7 +30,7 @@ def build_parser() -> cli.Parser:
     parser = cli.Parser(prog="tools/export.py", description=__doc__, epilog=EPILOG)
     parser.add_argument("run", metavar="RUN", help="--output of train_det, train_seg or train_cls")
     parser.add_argument("file", metavar="FILE.onnx", help="what to write")
-    size = "of the images that it takes, in pixels (default: that of the run's evaluation, lying)"
+    size = "of the images that it takes, in pixels (default: that of the run's evaluation, where it has one)"
     parser.add_argument("--img-size", type=cli.image_size, metavar="P|H,W", help=size)
     parser.add_argument("--best", action="store_true", help="the best evaluated weights (eval_every=N keeps them)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")

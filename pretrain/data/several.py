@@ -35,15 +35,24 @@ def open_sources(
         UserError: as of `check_sources` and `open_source`.
     """
     check_sources(places, images)
-    lists = [open_source(place, images, include, exclude) for place in places]
-    if len(lists) == 1:
-        return lists[0]
-    root = os.path.commonpath([os.path.abspath(found.root) for found in lists])
+    if len(places) == 1:
+        return open_source(places[0], images, include, exclude)
+    lists, empty = [], []
+    for place in places:
+        try:
+            lists.append((place, open_source(place, images, include, exclude)))
+        except UserError as error:
+            if not include and not exclude:
+                raise
+            empty.append(error)  # what is asked for may lie in the other places alone
+    if not lists:
+        raise empty[0]
+    root = os.path.commonpath([os.path.abspath(found.root) for _, found in lists])
     names = {
         PurePath(os.path.relpath(os.path.join(os.path.abspath(found.root), name), root)).as_posix()
-        for found in lists
+        for _, found in lists
         for name in found.names
     }
-    kinds = "; ".join(f"{len(found)} in {place}, {found.kind}" for place, found in zip(places, lists, strict=True))
-    notes = (f"{place}: {note}" for place, found in zip(places, lists, strict=True) for note in found.notes)
+    kinds = "; ".join(f"{len(found)} in {place}, {found.kind}" for place, found in lists)
+    notes = (f"{place}: {note}" for place, found in lists for note in found.notes)
     return ImageList(Path(root), sorted(names), kinds, tuple(notes))

@@ -1,4 +1,7 @@
-"""tools/compare.py: option errors, and a whole comparison of a fake tool whose scores are known."""
+"""tools/compare.py: option errors, and a whole comparison of a fake tool.
+
+What it is given is read by tools/comparison/inputs.py, and carried out by tools/comparison/carry_out.py.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +36,8 @@ if "--predict" in argv:
     sys.exit(0)
 if "--rehearse" in argv:
     os.makedirs(out + "/rehearsal")
+    encoder = {"embed_dim": 96 if trained or "embed_dim=192" not in argv else 192, "depth": 6}
+    open(out + "/rehearsal/config.json", "w").write(json.dumps({"encoder": encoder}))
     entry = {"setup_seconds": 1.0, "step_seconds": 0.5, "total_steps": 10, "whole_run": {"evaluations": 2.0}}
     sys.exit(open(out + "/rehearsal/rehearsal.json", "w").write(json.dumps(entry)) and 0)
 os.makedirs(out)
@@ -73,7 +78,7 @@ def test_each_start_is_compared_at_its_own_best_rate(weights: Path) -> None:
     assert done.returncode == 0, done.stderr
     told = lines(done)
     # 2 + 2 tries and a further seed, 2 starts, 2 lengths
-    assert "12 runs, 2 seeds of each start" in told
+    assert "12 runs, 2 seeds of each start; those that are known:" in told
     assert "| box AP: random init | 10.5 ± 0.7 (2) | 40.5 ± 0.7 (2) |" in told
     assert "| box AP: mine | 20.5 ± 0.7 (2) | 40.5 ± 13.4 (2) |" in told
     assert "| mine above random init | 10.0 ± 0.0 (2) | 0.0 ± 14.1 (2) |" in told
@@ -122,6 +127,36 @@ def test_an_encoder_that_does_not_fit_is_told_before_anything_is_trained(weights
     assert not list((weights.parent.parent / "out").rglob("results.json"))
 
 
+def test_an_encoder_of_another_size_is_no_fair_comparison(weights: Path) -> None:
+    done = run(weights, "--seeds", "1", "embed_dim=192")
+    assert done.returncode == 2 and done.stderr.startswith("error: mine has embed_dim 96 and not 192: random init has")
+    assert not list((weights.parent.parent / "out").rglob("results.json"))
+
+
+def test_other_data_are_another_comparison(weights: Path) -> None:
+    assert run(weights, "--seeds", "1").returncode == 0
+    done = run_tool(
+        compare.main, "train_det", "det_configs/demo.py", "--data", "OTHER", "--weights", weights,
+        "--output", weights.parent.parent / "out",
+    )  # fmt: skip
+    assert done.returncode == 2 and "holds a run with other settings" in done.stderr and "OTHER" in done.stderr
+
+
+def test_what_more_steps_lose_is_nothing_to_reach() -> None:
+    """Random init is best after 10 steps: what it has after 40 is no goal that ours has reached with 10."""
+    settings = (Setting(1.0, 10), Setting(1.0, 40))
+    starts = {plan.RANDOM: "none", "mine": "file"}
+    compared = Comparison("train_det", "c", (), starts, settings, (None,), 1, Path())
+    scores = {(plan.RANDOM, 10): 30.5, (plan.RANDOM, 40): 25.5, ("mine", 10): 28.5, ("mine", 40): 16.5}
+    found = {(start, Setting(1.0, steps)): {0: {"box AP": value}} for (start, steps), value in scores.items()}
+    assert not any("reaches" in text for text in report.sentences(compared, found))
+    found["mine", settings[0]][0]["box AP"] = 30.7
+    assert not any("reaches" in text for text in report.sentences(compared, found)), "with as many steps"
+    found[plan.RANDOM, settings[1]][0]["box AP"] = 30.6
+    told = report.sentences(compared, found)
+    assert "box AP: mine with 10 steps reaches random init with 40 steps (30.7 and 30.6)" in told
+
+
 def test_pictures_show_every_start(weights: Path, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     for number in range(9):
@@ -130,6 +165,10 @@ def test_pictures_show_every_start(weights: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / "out" / "pictures" / "predictions.png") as picture:
         assert picture.width > 3 * 240 and picture.height > 6 * 240
+    (tmp_path / "others").mkdir()
+    Image.new("RGB", (20, 20)).save(tmp_path / "others" / "0.png")
+    other = run(weights, "--seeds", "1", "--pictures", tmp_path / "others")
+    assert other.returncode == 2 and "has drawn those of" in other.stderr
 
 
 def test_the_plan_alone_writes_nothing(weights: Path) -> None:
@@ -146,7 +185,11 @@ def test_the_plan_alone_writes_nothing(weights: Path) -> None:
         (["--labels", "1.5"], "argument --labels: '1.5' must be a share above 0 and up to 1"),
         (["--steps", "2.5"], "argument --steps: '2.5' must be a whole number above 0"),
         (["--lr", "fast"], "argument --lr: 'fast' must be a number above 0"),
-        (["--seed", "1"], "--seed cannot be given to all runs of a comparison"),
+        (["--seed", "1"], "--seed cannot be given to all runs of a comparison: omit it"),
+        (["--epochs", "1"], "--epochs cannot be given to all runs of a comparison: use --steps"),
+        (["labels=0.1"], "labels cannot be given to all runs of a comparison: use --labels"),
+        (["--weights", "rehearsals=WEIGHTS"], "--weights rehearsals="),
+        (["--weights", "..=WEIGHTS"], "--weights ..="),
         (["--resume"], "--resume cannot be given to all runs of a comparison"),
         (["--bach-size", "2"], "unknown option '--bach-size': did you mean '--batch-size'"),
         (["--weights", "none"], "--weights none: random init is always compared: omit it"),
@@ -155,7 +198,7 @@ def test_the_plan_alone_writes_nothing(weights: Path) -> None:
     ],
 )
 def test_wrong_options_leave_nothing_behind(weights: Path, words: list[str], message: str) -> None:
-    done = run(weights, *words)
+    done = run(weights, *(word.replace("WEIGHTS", str(weights)) for word in words))
     assert done.returncode == 2 and done.stderr.startswith(f"error: {message}"), done.stderr
     assert done.stderr.count("\n") == 1
     assert not (weights.parent.parent / "out").exists()

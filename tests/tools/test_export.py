@@ -128,6 +128,37 @@ def test_a_run_of_detectron2_is_exported_by_detectron2(run: tuple[str, Path, Pat
         task.graph(None)
 
 
+def test_a_segmentor_of_whole_images_asks_for_their_size(run: tuple[str, Path, Path], tmp_path: Path) -> None:
+    tool, output, _ = run
+    if tool != "train_seg":
+        return
+    done = run_tool(export.main, output, tmp_path / "model.onnx")
+    assert done.returncode == 2 and done.stderr.startswith("error: --img-size H,W is needed: the run evaluates whole")
+
+
+@pytest.mark.parametrize("turns", [False, True])
+def test_one_map_for_two_classes_and_bgr(turns: bool) -> None:
+    from types import SimpleNamespace
+
+    from tools.segmentation.graph import graph_of
+
+    class Model(torch.nn.Module):
+        data_preprocessor = SimpleNamespace(
+            channel_conversion=not turns, mean=torch.tensor([10.0, 20.0, 30.0]), std=torch.tensor([1.0, 2.0, 3.0])
+        )
+        decode_head = SimpleNamespace(threshold=0.3)
+
+        def encode_decode(self, pixels: torch.Tensor, about: Any) -> torch.Tensor:
+            return pixels[:, :1] / 100  # the first channel that the model takes
+
+    image = torch.rand(1, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    labels, scores = graph_of(Model()).module(image)
+    first = image[0, 2 if turns else 0] * 255
+    foreground = torch.sigmoid((first - 10) / 100)
+    assert torch.equal(labels[0], (foreground > 0.3).long()) and labels.sum() > 0
+    assert torch.allclose(scores[0], foreground.where(labels[0] == 1, 1 - foreground), atol=1e-6)
+
+
 def test_what_counts_as_the_same() -> None:
     right = torch.tensor([[100.0, 0.0]])
     assert is_same(right, right + 0.05) and not is_same(right, right + 0.2)

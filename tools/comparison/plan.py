@@ -12,10 +12,16 @@ from tools.running.scores import read_scores
 RANDOM = "random init"
 NONE = "none"
 """What the fine-tuning tools call it on the command line."""
-TABLE, PICTURES, IMAGES, REHEARSALS = "table.md", "pictures", "images", "rehearsals"
+TABLE, CSV, PICTURES, IMAGES, SOURCE = "table.md", "table.csv", "pictures", "images", "source.txt"
+REHEARSALS = "rehearsals"
 NUM_PICTURES = 6
-DRAWS = ("train_det", "train_seg")
-"""Tools whose `--predict` draws pictures."""
+DRAWS = LABELS = ("train_det", "train_seg")
+"""Tools whose `--predict` draws pictures, and those that take a share of the labels."""
+
+
+def as_folder(start: str) -> str:
+    """Returns the folder of a start's runs."""
+    return start.replace(" ", "_")
 
 
 @dataclass(frozen=True, order=True)
@@ -35,9 +41,9 @@ class Setting:
         """What it takes beside other settings."""
         return self.steps or 0, self.share
 
-    def argv(self) -> list[str]:
-        """Returns it as options of a fine-tuning tool; all labels are every tool's default."""
-        labels = [] if self.share == 1 else ["--labels", f"{self.share:g}"]
+    def argv(self, tool: str) -> list[str]:
+        """Returns it as options of a fine-tuning tool; a config may have a share of its own."""
+        labels = ["--labels", f"{self.share:g}"] if tool in LABELS else []
         return labels + ([] if self.steps is None else ["--steps", str(self.steps)])
 
 
@@ -80,12 +86,12 @@ class Comparison:
     def folder(self, start: str, setting: Setting, rate: float | None, seed: int) -> Path:
         """Returns the folder of a run."""
         lr = "default" if rate is None else f"{rate:g}"
-        return self.output / start.replace(" ", "_") / setting.folder / f"lr_{lr}" / f"seed{seed}"
+        return self.output / as_folder(start) / setting.folder / f"lr_{lr}" / f"seed{seed}"
 
     def job(self, start: str, setting: Setting, rate: float | None, seed: int) -> Job:
         """Returns a run; its seconds are those that its start's rehearsal, once made, gives reason to expect."""
         folder, argv = self.folder(start, setting, rate, seed), self._argv(start, setting, rate, seed)
-        name, entry = str(folder.relative_to(self.output)), read_object(self._rehearsed(start))
+        name, entry = str(folder.relative_to(self.output)), read_object(self.rehearsed(start))
         seconds = 0.0
         if entry:
             steps = setting.steps or entry["total_steps"]
@@ -95,17 +101,20 @@ class Comparison:
     def rehearsal(self, start: str) -> Job:
         """Returns the rehearsal of a start's shortest run: a wrong encoder is told before anything is trained."""
         argv = self._argv(start, min(self.settings, key=lambda one: one.length), self.rates[0], 0)
-        file = self._rehearsed(start)
+        file = self.rehearsed(start)
         folder, artefact = file.parent.parent, f"{REHEARSAL}/{REHEARSAL_RECORD}"
-        return Job(f"rehearsal of {start}", f"{self.tool}.py", (*argv, "--rehearse"), folder, artefact, resumable=False)
+        name, tool = f"rehearsal of {start}", f"{self.tool}.py"
+        # With a length it counts as a training: other options than before are told.
+        return Job(name, tool, (*argv, "--rehearse"), folder, artefact, resumable=False, num_steps=0)
 
-    def _rehearsed(self, start: str) -> Path:
-        return self.output / REHEARSALS / start.replace(" ", "_") / REHEARSAL / REHEARSAL_RECORD
+    def rehearsed(self, start: str) -> Path:
+        """Returns what the rehearsal of a start leaves."""
+        return self.output / REHEARSALS / as_folder(start) / REHEARSAL / REHEARSAL_RECORD
 
     def _argv(self, start: str, setting: Setting, rate: float | None, seed: int) -> tuple[str, ...]:
         lr = () if rate is None else ("--lr", f"{rate:g}")
         weights = ("--weights", self.starts[start])
-        return (*self.configs, *self.argv, *weights, *setting.argv(), "--seed", str(seed), *lr)
+        return (*self.configs, *self.argv, *weights, *setting.argv(self.tool), "--seed", str(seed), *lr)
 
     def places(self) -> Iterator[tuple[Setting, str]]:
         """Yields each setting with each start: those of one setting follow each other, and short ones come first."""

@@ -4,6 +4,7 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 from pretrain.data.sources import ImageList
@@ -33,18 +34,26 @@ def warn_about_copies(splits: Mapping[str, ImageList]) -> None:
 def copies(train: ImageList, val: ImageList) -> dict[Path, Path]:
     """Returns the training image of each val image that is one: val file -> training file, in the order of val.
 
-    Files count as one where path or bytes are the same. Only files of one size are read, so that it takes moments.
+    Files count as one where path or bytes are the same. Of files of one size the ends are read, of those with one end
+    all bytes.
     """
     by_path = {os.path.abspath(train.path(name)): train.path(name) for name in train.names}
     by_size: dict[int, list[Path]] = defaultdict(list)
     for file in by_path.values():
         by_size[_size(file)].append(file)
+    by_content: dict[int, dict[bytes, list[Path]]] = {}  # size -> bytes at the end -> training files
+    digest = cache(_digest)
     found: dict[Path, Path] = {}
     for name in val.names:
         file = val.path(name)
-        same = by_path.get(os.path.abspath(file))
-        alike = by_size.get(_size(file), []) if same is None and _size(file) > 0 else []
-        same = same or next((other for other in alike if _equal(file, other)), None)
+        same, size = by_path.get(os.path.abspath(file)), _size(file)
+        if same is None and size > 0 and size in by_size:
+            if size not in by_content:
+                by_content[size] = defaultdict(list)
+                for other in by_size[size]:
+                    by_content[size][_tail(other)].append(other)
+            alike = by_content[size].get(_tail(file), [])
+            same = next((other for other in alike if digest(other) == digest(file) is not None), None)
         if same is not None:
             found[file] = same
     return found
@@ -57,14 +66,17 @@ def _size(file: Path) -> int:
         return -1
 
 
-def _equal(one: Path, other: Path) -> bool:
+def _digest(file: Path) -> str | None:
     try:
-        return _tail(one) == _tail(other) and sha256_of(one) == sha256_of(other)
+        return sha256_of(file)
     except OSError:
-        return False
+        return None
 
 
 def _tail(file: Path) -> bytes:
-    with open(file, "rb") as stream:
-        stream.seek(max(0, os.fstat(stream.fileno()).st_size - TAIL))
-        return stream.read()
+    try:
+        with open(file, "rb") as stream:
+            stream.seek(max(0, os.fstat(stream.fileno()).st_size - TAIL))
+            return stream.read()
+    except OSError:
+        return b""

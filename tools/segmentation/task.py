@@ -280,4 +280,6 @@ class SegmentationTask(Task):
         return graph_of(model.model)
 
     def graph_size(self) -> tuple[int, int]:
-        return self.recipe.config["img_size"], self.recipe.config["img_size"]
+        if self.config["model"]["test_cfg"].get("mode") != "slide":
+            raise UserError("--img-size H,W is needed: the run evaluates whole images, of the size that they have")
+        return self.recipe.config["img_size"], self.recipe.config["img_size"]  # of a window

@@ -62,5 +62,7 @@ def test_each_place_is_checked(tmp_path: Path) -> None:
         open_sources([str(tmp_path / "one"), str(tmp_path / "two")])
     with pytest.raises(UserError, match="--images goes with a single --data"):
         open_sources([str(tmp_path / "one"), str(tmp_path / "one")], str(tmp_path))
+    touch(tmp_path, "two/b.jpg")
+    assert open_sources([str(tmp_path / "one"), str(tmp_path / "two")], include=["*.jpg"]).names == ["b.jpg"]
     with pytest.raises(UserError, match="--include"):
         open_sources([str(tmp_path / "one"), str(tmp_path / "one")], include=["*.jpg"])

@@ -1,0 +1,131 @@
+"""Carries out a comparison: the plan in words, rehearsals, runs, pictures, report."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pretrain.training.cores import usable_cores
+from pretrain.training.progress import duration
+from pretrain.training.run_folder import CONFIG, read_object
+from splitmask_backbones.errors import UserError
+from tools.comparison import report
+from tools.comparison.inputs import choose_pictures, places_of
+from tools.comparison.plan import (
+    PICTURES,
+    SOURCE,
+    TABLE,
+    Comparison,
+    all_seconds,
+    count_runs,
+    first_jobs,
+    further_jobs,
+    picture_jobs,
+    rehearsals,
+    shown_jobs,
+)
+from tools.running.executor import Executor, carry_out, open_plan
+from tools.running.job import Job
+
+SIZES = ("embed_dim", "depth", "num_heads", "patch_size")
+"""Arguments of an encoder that starts have to have in common."""
+
+
+def compare(comparison: Comparison, pictures: Path | None, at_once: int, device: str, dry_run: bool) -> int:
+    """Prints the plan, carries it out, writes what it found; returns the exit code.
+
+    Args:
+        pictures: folder of images to draw predictions on.
+        at_once: runs at the same time.
+        device: of every run.
+        dry_run: print the plan alone.
+
+    Raises:
+        ValueError: something that the plan is made from is wrong, or the folder holds something else.
+    """
+    output, jobs = comparison.output, first_jobs(comparison)
+    files = [] if pictures is None else choose_pictures(pictures)
+    _check_source(output, pictures)
+    threads = None if at_once == 1 else max(1, usable_cores() // at_once)
+    executor = Executor(output, at_once, threads=threads, device=device)
+    executor.check(jobs)
+    _say([*_told(comparison), *(f"  {_state(job)}: {job.shown()}" for job in jobs)])
+    if dry_run:
+        return 0
+    values = {"tool": comparison.tool, "data": places_of(comparison.argv)}
+    config: dict[str, Any] = {"command": "compare", "values": values}
+    with open_plan(output, TABLE, config) as folder:
+        folder.write_config(config)
+        folder.start()
+        code = carry_out(executor, rehearsals(comparison))
+        if code == 0:
+            _check_sizes(comparison)
+            seconds = all_seconds(comparison) / at_once
+            _say([f"time: about {duration(seconds)} in all, by rehearsals"] if seconds else [])
+            code = carry_out(executor, first_jobs(comparison)) or carry_out(executor, further_jobs(comparison))
+            if code == 2 and len(comparison.rates) > 1:
+                _say(["a rate at which a start does not train can be left out of --lr: what is finished is kept"])
+        if code == 0 and pictures is not None:
+            code = carry_out(executor, [*shown_jobs(comparison).values(), *picture_jobs(comparison, files)])
+            (output / PICTURES / SOURCE).write_text(f"{pictures.absolute()}\n", encoding="utf-8")
+        if code == 0:
+            _report(comparison, with_pictures=pictures is not None)
+    return code
+
+
+def _check_source(output: Path, pictures: Path | None) -> None:
+    """Raises ValueError where predictions on other images were drawn: those of both would stand side by side."""
+    file = output / PICTURES / SOURCE
+    drawn = file.read_text(encoding="utf-8").strip() if file.exists() else ""
+    if pictures is not None and drawn and drawn != str(pictures.absolute()):
+        raise UserError(f"--pictures {pictures}: {output} has drawn those of {drawn}: use these, or another --output")
+
+
+def _check_sizes(comparison: Comparison) -> None:
+    """Raises ValueError where a start's encoder has another size than random init's: that would be compared as well."""
+    sizes = {}
+    for start in comparison.starts:  # a start that had begun before has no rehearsal, and was looked at then
+        encoder = read_object(comparison.rehearsed(start).with_name(CONFIG)).get("encoder") or {}
+        sizes[start] = {name: encoder[name] for name in SIZES if name in encoder}
+    first, *others = comparison.starts
+    for start in others:
+        other = {name: value for name, value in sizes[start].items() if value != sizes[first].get(name, value)}
+        if other:
+            told = ", ".join(f"{name} {value} and not {sizes[first][name]}" for name, value in other.items())
+            raise UserError(
+                f"{start} has {told}: random init has the encoder that the config and your options name; name that of "
+                "the file (such as encoder=vit_small, model.backbone.encoder=vit_small or --model vit_small), and use "
+                "another --output"
+            )
+
+
+def _state(job: Job) -> str:
+    return "done" if job.done else "begun" if job.started else "to do"
+
+
+def _told(comparison: Comparison) -> list[str]:
+    """Returns what is compared, in lines."""
+    seeds = f"{comparison.seeds} seed{'s' if comparison.seeds > 1 else ''} of each start"
+    rates = [f"{rate:g}" for rate in comparison.rates if rate is not None]
+    goes_on = ", each start goes on with the best one of seed 0" if len(rates) > 1 else ""
+    return [
+        f"starts: {', '.join(comparison.starts)}",
+        f"at: {'; '.join(map(comparison.title, comparison.settings))}",
+        f"learning rates: {', '.join(rates) if rates else 'that of the config'}{goes_on}",
+        f"{count_runs(comparison)} runs, {seeds}; those that are known:",
+    ]
+
+
+def _report(comparison: Comparison, with_pictures: bool) -> None:
+    """Writes table, plot and pictures, and prints the table."""
+    found = report.read(comparison)
+    report.write_table(comparison, found)
+    files = [comparison.output / TABLE, report.save_plot(comparison, found)]
+    files += [report.save_pictures(comparison)] if with_pictures else []
+    written = ", ".join(str(file) for file in files if file is not None)
+    _say([(comparison.output / TABLE).read_text(encoding="utf-8").rstrip("\n"), f"written: {written}"])
+
+
+def _say(lines: Sequence[str]) -> None:
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    sys.stdout.flush()

@@ -1,0 +1,96 @@
+"""What a comparison is given: encoders by name, options of the tool, images to look at. Free of torch."""
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from splitmask_backbones.errors import UserError
+from tools.comparison.plan import CSV, LABELS, NONE, NUM_PICTURES, PICTURES, RANDOM, REHEARSALS, TABLE, as_folder
+from tools.running.executor import LOGS, RECORD
+from tools.running.job import ENCODER
+
+OWN = ("--resume", "--rehearse", "--eval-only", "--predict", "--best", "--seed", "--epochs", "--output")
+"""Options of the tools that a comparison sets itself, or that would make its runs something else."""
+OWN_VALUES = {
+    "--epochs": "--steps",
+    "epochs": "--steps",
+    "steps": "--steps",
+    "labels": "--labels",
+    "lr": "--lr",
+    "optim_wrapper.optimizer.lr": "--lr",
+    "seed": "--seeds",
+}
+"""The same as `key=value`, and what says it here."""
+PLACES = ("--data", "--val", "--train-json", "--train-images", "--val-json", "--val-images", "--train-list")
+_RESERVED = {as_folder(RANDOM), REHEARSALS, PICTURES, LOGS, RECORD, TABLE, CSV, "config.json"}
+
+
+def read_starts(given: Sequence[str]) -> dict[str, str]:
+    """Returns the encoder files by name; one without a name is called by its run's folder, or by its own name.
+
+    Raises:
+        ValueError: a file that is not there, a name that cannot be one, or two of one name.
+    """
+    starts: dict[str, str] = {}
+    for text in given:
+        name, equals, file = text.rpartition("=") if not Path(text).exists() else ("", "", text)
+        path = Path(file)
+        if file == NONE:
+            raise UserError(f"--weights {text}: {RANDOM} is always compared: omit it")
+        if not path.is_file():
+            raise UserError(f"--weights {text}: {file} does not exist or is not a file")
+        name = name if equals else path.absolute().parent.name if path.name == ENCODER else path.stem
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) or name in _RESERVED:
+            what = "is taken" if name in _RESERVED else "has to begin with a letter or digit, without blanks"
+            raise UserError(f"--weights {text}: the name '{name}' {what}: give another, such as mine={file}")
+        if name in starts:
+            raise UserError(f"--weights: two are called {name}: give them names, such as mine={file}")
+        starts[name] = file
+    return starts
+
+
+def check_options(tool: str, argv: Sequence[str], shares: Sequence[float]) -> None:
+    """Raises ValueError for options of the tool that are a comparison's own, and for shares that it cannot take."""
+    for text in argv:
+        name, equals, _ = text.partition("=")
+        name = name.strip()
+        if name in OWN or equals and name in OWN_VALUES:
+            remedy = f"use {OWN_VALUES[name]}" if name in OWN_VALUES else "omit it"
+            raise UserError(f"{name} cannot be given to all runs of a comparison: {remedy}")
+    if tool not in LABELS and list(shares) != [1.0]:
+        raise UserError(
+            f"--labels goes with {' and '.join(LABELS)}: {tool} takes a list of its training images (--train-list)"
+        )
+
+
+def places_of(argv: Sequence[str]) -> list[str]:
+    """Returns the options that say where the data are, with absolute paths: runs on other data do not compare."""
+    found = []
+    for option, value in zip(argv, [*argv[1:], ""], strict=True):
+        name, equals, joined = option.partition("=")
+        if name in PLACES:
+            paths = (joined if equals else value).split("+")
+            found.append(f"{name} {'+'.join(str(Path(path).absolute()) for path in paths)}")
+    return sorted(found)
+
+
+def choose_pictures(folder: Path) -> list[Path]:
+    """Returns up to NUM_PICTURES readable images of a folder, spread evenly over it.
+
+    Raises:
+        ValueError: there is none.
+    """
+    from pretrain.data.sources import ImageList, find_images
+
+    names = find_images(folder)[0] if folder.is_dir() and any(folder.iterdir()) else []
+    images = ImageList(folder, names)
+    count = min(NUM_PICTURES, len(images))
+    starts = [number * len(images) // count for number in range(count)]
+    chosen = []
+    for start, end in pairwise([*starts, len(images)]):
+        readable = (images.path(images.names[index]) for index in range(start, end) if images.is_readable(index))
+        chosen += [file for file in [next(readable, None)] if file is not None]
+    if not chosen:
+        raise UserError(f"--pictures {folder}: no image there that can be read")
+    return chosen
