@@ -17,9 +17,9 @@ Found = dict[tuple[str, Setting], dict[int, dict[str, float]]]
 CSV_HEADER = ("start", "labels", "steps", "lr", "score", "mean", "spread", "n", "values")
 CAPTION = (
     "On the validation images, in percent: mean ± standard deviation over seeds (number of seeds). Above: of the "
-    "differences between the runs of one seed, which see the same labels in the same order. A rate is the best of "
-    "those tried with seed 0 on the same images."
+    "differences between the runs of one seed, which see the same labels in the same order."
 )
+RATES = "A rate is the best of those tried with seed 0 on the same images."
 
 
 def read(comparison: Comparison) -> Found:
@@ -157,7 +157,8 @@ def write_table(comparison: Comparison, found: Found) -> tuple[list[str], list[l
         for start in comparison.starts:
             rates = [comparison.best_rate(start, setting) for setting in settings]
             body.append([f"lr: {start}", *(f"{rate:g}" for rate in rates if rate is not None)])
-    lines = [plots.markdown_table(header, body), CAPTION, "", *(f"- {text}" for text in sentences(comparison, found))]
+    caption = f"{CAPTION} {RATES}" if len(comparison.rates) > 1 else CAPTION
+    lines = [plots.markdown_table(header, body), caption, "", *(f"- {text}" for text in sentences(comparison, found))]
     write_atomically(comparison.output / TABLE, ("\n".join(lines) + "\n").encode())
     rows = [
         [start, setting.share, setting.steps or "", comparison.best_rate(start, setting) or "", score]
