@@ -29,6 +29,8 @@ out = value("--output", None)
 trained = value("--weights", None) != "none"
 if "depth=5" in argv and trained:
     sys.exit(sys.stderr.write("error: the encoder is of another size\\n") and 2)
+if value("--data", None) == "MISSING":
+    sys.exit(sys.stderr.write("error: --data MISSING does not exist\\n") and 2)
 if "--predict" in argv:
     os.makedirs(out + "/predictions", exist_ok=True)
     from PIL import Image
@@ -140,6 +142,17 @@ def test_other_data_are_another_comparison(weights: Path) -> None:
         "--output", weights.parent.parent / "out",
     )  # fmt: skip
     assert done.returncode == 2 and "holds a run with other settings" in done.stderr and "OTHER" in done.stderr
+
+
+def test_a_wrong_path_can_be_put_right_in_the_same_folder(weights: Path) -> None:
+    def compared(data: str) -> CompletedProcess[str]:
+        given = ("train_det", "det_configs/demo.py", "--data", data, "--weights", weights, "--seeds", "1")
+        return run_tool(compare.main, *given, "--output", weights.parent.parent / "out")
+
+    wrong = compared("MISSING")
+    assert wrong.returncode == 2 and wrong.stderr == "error: --data MISSING does not exist\n"
+    right = compared("DATA")
+    assert right.returncode == 0, right.stderr
 
 
 def test_what_more_steps_lose_is_nothing_to_reach() -> None:

@@ -55,11 +55,11 @@ def compare(comparison: Comparison, pictures: Path | None, at_once: int, device:
     values = {"tool": comparison.tool, "data": places_of(comparison.argv)}
     config: dict[str, Any] = {"command": "compare", "values": values}
     with open_plan(output, TABLE, config) as folder:
-        folder.write_config(config)
-        folder.start()
         code = carry_out(executor, rehearsals(comparison))
         if code == 0:
             _check_sizes(comparison)
+            folder.write_config(config)  # from here on the data are known to be good, and stay the same
+            folder.start()
             seconds = all_seconds(comparison) / at_once
             _say([f"time: about {duration(seconds)} in all, by rehearsals"] if seconds else [])
             code = carry_out(executor, first_jobs(comparison)) or carry_out(executor, further_jobs(comparison))
