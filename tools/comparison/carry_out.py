@@ -10,8 +10,9 @@ from pretrain.training.progress import duration
 from pretrain.training.run_folder import CONFIG, read_object
 from splitmask_backbones.errors import UserError
 from tools.comparison import report
-from tools.comparison.inputs import choose_pictures, places_of
+from tools.comparison.inputs import places_of
 from tools.comparison.plan import (
+    NUM_PICTURES,
     PICTURES,
     SOURCE,
     TABLE,
@@ -26,6 +27,7 @@ from tools.comparison.plan import (
 )
 from tools.running.executor import Executor, carry_out, open_plan
 from tools.running.job import Job
+from tools.running.pictures import choose_pictures
 
 SIZES = ("embed_dim", "depth", "num_heads", "patch_size")
 """Arguments of an encoder that starts have to have in common."""
@@ -44,7 +46,9 @@ def compare(comparison: Comparison, pictures: Path | None, at_once: int, device:
         ValueError: something that the plan is made from is wrong, or the folder holds something else.
     """
     output, jobs = comparison.output, first_jobs(comparison)
-    files = [] if pictures is None else choose_pictures(pictures)
+    files = [] if pictures is None else choose_pictures(pictures, NUM_PICTURES)
+    if pictures is not None and not files:
+        raise UserError(f"--pictures {pictures}: no image there that can be read")
     _check_source(output, pictures)
     threads = None if at_once == 1 else max(1, usable_cores() // at_once)
     executor = Executor(output, at_once, threads=threads, device=device)

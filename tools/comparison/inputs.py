@@ -2,11 +2,10 @@
 
 import re
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 
 from splitmask_backbones.errors import UserError
-from tools.comparison.plan import CSV, LABELS, NONE, NUM_PICTURES, PICTURES, RANDOM, REHEARSALS, TABLE, as_folder
+from tools.comparison.plan import CSV, LABELS, NONE, PICTURES, RANDOM, REHEARSALS, TABLE, as_folder
 from tools.running.executor import LOGS, RECORD
 from tools.running.job import ENCODER
 
@@ -73,24 +72,3 @@ def places_of(argv: Sequence[str]) -> list[str]:
             paths = (joined if equals else value).split("+")
             found.append(f"{name} {'+'.join(str(Path(path).absolute()) for path in paths)}")
     return sorted(found)
-
-
-def choose_pictures(folder: Path) -> list[Path]:
-    """Returns up to NUM_PICTURES readable images of a folder, spread evenly over it.
-
-    Raises:
-        ValueError: there is none.
-    """
-    from pretrain.data.sources import ImageList, find_images
-
-    names = find_images(folder)[0] if folder.is_dir() and any(folder.iterdir()) else []
-    images = ImageList(folder, names)
-    count = min(NUM_PICTURES, len(images))
-    starts = [number * len(images) // count for number in range(count)]
-    chosen = []
-    for start, end in pairwise([*starts, len(images)]):
-        readable = (images.path(images.names[index]) for index in range(start, end) if images.is_readable(index))
-        chosen += [file for file in [next(readable, None)] if file is not None]
-    if not chosen:
-        raise UserError(f"--pictures {folder}: no image there that can be read")
-    return chosen

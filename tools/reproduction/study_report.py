@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from tools import plots
 from tools.reproduction import study_labels
 from tools.reproduction.study import HEADS, PICTURES, ROWS, Study, finetuning_folder, run_folder
 from tools.running.job import copy_numbered, drawn
+from tools.running.pictures import choose_pictures as study_pictures
 from tools.running.scores import is_number
 from tools.spread import cells, csv_text, listed, mean_and_spread, shown
 
@@ -235,19 +235,11 @@ def choose_pictures(study: Study) -> None:
     Raises:
         ValueError: too few validation images.
     """
-    from pretrain.data.sources import ImageList, find_images
-
     for data in study.sets:
         folder = study.root / data / HEADS[data].pictures
-        images = ImageList(folder, find_images(folder)[0] if folder.is_dir() else [])
-        # The next one in place of one that cannot be read.
-        places = [number * len(images) // PICTURES for number in range(PICTURES)] if len(images) >= PICTURES else []
-        chosen: list[Path] = []
-        for start, end in pairwise([*places, len(images)]):
-            readable = (images.path(images.names[i]) for i in range(start, end) if images.is_readable(i))
-            chosen += [file for file in [next(readable, None)] if file is not None]
+        chosen = study_pictures(folder, PICTURES)
         if len(chosen) < PICTURES:
-            raise UserError(f"{folder} holds {len(images)} images: the study shows {PICTURES} that can be read")
+            raise UserError(f"{folder} holds {len(chosen)} images: the study shows {PICTURES} that can be read")
         copy_numbered(chosen, study.output / FOLDER / data)
 
 
