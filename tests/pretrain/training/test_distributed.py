@@ -101,6 +101,27 @@ for case, damaged in cases.items():
 torch.save(found, place / f"{rank}.pt")
 """
 
+END = """
+import atexit, sys, torch
+from pathlib import Path
+import torch.distributed as dist
+sys.path.insert(0, sys.argv[1])
+from pretrain.training.distributed import gather, make_fabric
+def keep():  # called last: what is registered first
+    tasks = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+    Path(sys.argv[2], f"{rank}.txt").write_text(f"{dist.is_initialized()} {sum('gloo' in name for name in tasks)}")
+atexit.register(keep)
+def main():
+    fabric = make_fabric(device="cpu")
+    model = torch.nn.Linear(2, 1)
+    model, _ = fabric.setup(model, torch.optim.SGD(model.parameters()))
+    fabric.backward(model(torch.ones(1, 2)).sum())
+    model.itself = model  # a model that only the collector frees
+    gather([fabric.global_rank])
+    return fabric.global_rank
+rank = main()
+"""
+
 SPLITMASK = ("loss", "loss_inpaint", "loss_match", "grad_norm", "token_accuracy")
 ENV = {**{k: v for k, v in os.environ.items() if k != "RANK"}, "OMP_NUM_THREADS": "1"}
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
@@ -205,6 +226,13 @@ def test_all_resume_from_what_the_main_process_finds_or_none_does(tmp_path):
         assert found["newest"] == [2, [[2.0, 2.0]]], "the other one's is whole, and does not count"
         assert "rank 1 cannot read what rank 0 resumes from" in found["late"] and "--resume once" in found["late"]
         assert "no checkpoint in" in found["all"] and "2 damaged" in found["all"]
+
+
+def test_no_thread_of_the_process_group_outlives_python(tmp_path):
+    """One that frees a collective's tensors while Python ends aborts the process."""
+    (tmp_path / "script.py").write_text(END)
+    call(*TORCHRUN, "--master-port=29544", tmp_path / "script.py", ROOT, tmp_path)
+    assert [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)] == ["False 0", "False 0"]
 
 
 SEG_CONFIG = """
