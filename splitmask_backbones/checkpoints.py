@@ -16,6 +16,7 @@ from torch import Tensor
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import write_atomically
 from splitmask_backbones.load_report import LoadReport
+from splitmask_backbones.missing import check_weights
 from splitmask_backbones.position import resize_pos_embed
 from splitmask_backbones.relative_bias import NUM_CLASS_ROWS, num_rows, resize_bias_table
 from splitmask_backbones.vit import VisionTransformer, check_arguments
@@ -90,14 +91,7 @@ def read_encoder_file(path: str | Path) -> EncoderFile:
     Raises:
         ValueError: no such file, not a safetensors file, damaged, or without the `config` of `save_encoder`.
     """
-    path = Path(path).expanduser()
-    if not path.exists():
-        raise UserError(f"weights file {path} does not exist: check the path")
-    if not path.is_file():
-        raise UserError(
-            f"weights {path} is not a file: name the encoder.safetensors in it, or turn a "
-            "folder of Hugging Face or timm into one with tools/convert.py"
-        )
+    path = check_weights(path)
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}

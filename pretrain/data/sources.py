@@ -20,7 +20,8 @@ from pretrain.data.lists import coco_names, read_text_list
 from pretrain.data.selection import select
 from pretrain.data.value_range import ValueRange
 from pretrain.data.walk import walk
-from splitmask_backbones.errors import UserError, nearest
+from splitmask_backbones.errors import UserError
+from splitmask_backbones.missing import check_path
 
 SUFFIXES = (
     *(".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".pnm"),
@@ -172,7 +173,7 @@ def check_source(data: str | os.PathLike[str], images: str | os.PathLike[str] | 
     text = os.fspath(data)
     if not text:
         raise UserError("--data is empty: give an image folder, a text list, a COCO json or an ADE20K root")
-    path = existing(text, "--data")
+    path = check_path(text, "--data")
     if path.is_dir():
         if images is not None:
             raise UserError(f"--images is for a COCO json only, but --data {text} is a folder: omit --images")
@@ -186,7 +187,7 @@ def check_source(data: str | os.PathLike[str], images: str | os.PathLike[str] | 
             raise UserError(
                 f"--data {text} is a COCO json: add --images ROOT, the folder that its file names are relative to"
             )
-        if not existing(os.fspath(images), "--images").is_dir():
+        if not check_path(os.fspath(images), "--images").is_dir():
             raise UserError(f"--images {images} is not a folder: give the folder of the images that {text} names")
         return path
     if images is not None:
@@ -202,37 +203,11 @@ def _open(data: str | os.PathLike[str], images: str | os.PathLike[str] | None) -
     if path.is_dir():
         return _open_folder(path), True
     if images is not None:
-        root = existing(os.fspath(images), "--images")
+        root = check_path(os.fspath(images), "--images")
         names, notes = coco_names(path, root)
         return ImageList(root, names, f"COCO json {path.name}", notes), False
     root, names, notes = read_text_list(path)
     return ImageList(root, names, f"text list {path.name}", notes), False
-
-
-def existing(text: str, option: str) -> Path:
-    """Returns the path of an option, raises ValueError with the nearest neighbour where it is not there."""
-    path = Path(os.path.expanduser(text))
-    try:
-        path.stat()
-        return path
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    except OSError as error:
-        raise UserError(f"{option} {text} cannot be opened: {error.strerror}") from error
-    found = path.absolute()
-    while not found.exists():
-        found, missing = found.parent, found.name
-    if not found.is_dir():
-        raise UserError(f"{option} {text} does not exist: {found} is a file")
-    try:
-        neighbours = [name for name in os.listdir(found)[:10_000] if not name.startswith(".")]
-    except OSError:
-        neighbours = []
-    if not neighbours:
-        raise UserError(f"{option} {text} does not exist: the folder {found} is empty, check the path")
-    raise UserError(
-        f"{option} {text} does not exist: in {found} there is no '{missing}', {nearest(missing, neighbours)}"
-    )
 
 
 def _is_json(path: Path) -> bool:

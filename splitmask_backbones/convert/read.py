@@ -14,6 +14,7 @@ from splitmask_backbones.convert.runs import file_of, run_of
 from splitmask_backbones.convert.torch_files import load_torch
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import load_object
+from splitmask_backbones.missing import check_path
 
 logger = logging.getLogger(__name__)
 
@@ -58,9 +59,8 @@ def read_weights(path: str | Path, step: int | None = None, best: bool = False) 
     Raises:
         ValueError: no such file, empty, damaged, of another format, or a pickle that would run code.
     """
-    path = Path(path).expanduser()
-    if not path.exists():
-        raise UserError(f"{path} does not exist: {_remedy(str(path))}")
+    _check_no_address(str(path))
+    path = check_path(path)
     if path.is_dir():
         path = file_of(path, step, best)
     elif step is not None or best:
@@ -82,14 +82,15 @@ def read_weights(path: str | Path, step: int | None = None, best: bool = False) 
     return file
 
 
-def _remedy(name: str) -> str:
+def _check_no_address(name: str) -> None:
+    """Raises ValueError for the address of a file, and for what looks like a model of the Hugging Face hub."""
     if re.match(r"https?:/", name):
-        return "download it first, files alone are read"
+        raise UserError(f"{name} does not exist: download it first, files alone are read")
     if re.fullmatch(r"[\w-]+/[\w.-]+", name) and not Path(name).parent.exists():
-        return (
-            f"check the path; a model of the Hugging Face hub is downloaded first: hf download {name} --local-dir DIR"
+        raise UserError(
+            f"{name} does not exist: check the path; a model of the Hugging Face hub is downloaded first: "
+            f"hf download {name} --local-dir DIR"
         )
-    return "check the path"
 
 
 def _plain(path: Path, name: str, value: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from pretrain.data.lists import read_lines
 from pretrain.data.sources import ImageList
 from pretrain.data.value_range import ValueRange
 from splitmask_backbones.errors import UserError, nearest
+from splitmask_backbones.missing import check_path
 from tools import cli
 from tools.classification.layouts import LAYOUTS, Listing, Pair, find_layout, read_pairs
 
@@ -148,9 +149,7 @@ def open_data(
     """
     if options.data is None or not options.data.strip():
         raise UserError("--data is empty: name a folder with labelled images")
-    root = Path(options.data)
-    if not root.exists():
-        raise UserError(f"--data {options.data} does not exist: check the path")
+    root = check_path(options.data, "--data")
     if root.is_file() or options.val is not None:
         layout, listing = "list", _read_two_lists(root, options.val, needed)
     else:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from splitmask_backbones.errors import UserError
+from splitmask_backbones.missing import check_weights
 from tools.comparison.plan import CSV, LABELS, NONE, PICTURES, RANDOM, REHEARSALS, TABLE, as_folder
 from tools.running.executor import LOGS, RECORD
 from tools.running.job import ENCODER
@@ -37,8 +38,7 @@ def read_starts(given: Sequence[str]) -> dict[str, str]:
         path = Path(file)
         if file == NONE:
             raise UserError(f"--weights {text}: {RANDOM} is always compared: omit it")
-        if not path.is_file():
-            raise UserError(f"--weights {text}: {file} does not exist or is not a file")
+        check_weights(path, f"--weights {text}:" if equals else "--weights")
         name = name if equals else path.absolute().parent.name if path.name == ENCODER else path.stem
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) or name in _RESERVED:
             what = "is taken" if name in _RESERVED else "has to begin with a letter or digit, without blanks"

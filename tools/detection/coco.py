@@ -11,6 +11,7 @@ from typing import Any
 from pretrain.data.sources import ImageList
 from pretrain.data.value_range import ValueRange
 from splitmask_backbones.errors import UserError
+from splitmask_backbones.missing import check_file, check_folder
 from tools.detection.annotations import NO_POLYGON, read_annotation
 from tools.detection.formats import describe_format, describe_text
 from tools.detection.records import Flaws, ImageRecord
@@ -67,9 +68,7 @@ def read_coco(
         ValueError: no such file or folder, broken JSON, missing keys, duplicate ids of images or categories, other
             categories than given, or nothing usable.
     """
-    path, folder = Path(json_path), Path(image_dir)
-    if not folder.is_dir():
-        raise UserError(f"image folder {folder} does not exist or is not a folder: check the path")
+    path, folder = Path(json_path), check_folder(image_dir, "image folder")
     with without_collector():
         return _read(path, folder, categories, with_masks)
 
@@ -187,8 +186,7 @@ def _is_id(value: Any) -> bool:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError(f"annotation file {path} does not exist or is not a file: check the path")
+    path = check_file(path, "annotation file")
     text = ""
     try:
         text = path.read_text(encoding="utf-8-sig")

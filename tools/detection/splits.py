@@ -11,6 +11,7 @@ from typing import Any
 from det_configs.common.recipe import DetRecipe
 from pretrain.data.sources import ImageList
 from splitmask_backbones.errors import UserError
+from splitmask_backbones.missing import check_folder
 from tools.detection.annotations import NO_POLYGON
 from tools.detection.coco import CocoSplit, has_objects, read_coco
 from tools.detection.file_names import repair_file_names
@@ -81,8 +82,7 @@ def _split_pair(text: str, option: str) -> Location:
 def _in_root(root: Path, split: str) -> Location:
     if root.is_file() and root.suffix == ".json":
         raise UserError(f"--data {root} is a file: name the folder of its images too, --data {root}+DIR")
-    if not root.is_dir():
-        raise UserError(f"--data {root} does not exist or is not a folder: check the path")
+    root = check_folder(root, "--data")
     folders = sorted(path.name for path in root.iterdir() if path.is_dir() and path.name.lower().startswith(split))
     found = {name: place for name in folders for place in _pairs(root, name, root / name)}
     inner = root / "images"

@@ -12,8 +12,8 @@ from pretrain.training.checkpoints import digest_of, newest_checkpoint
 from pretrain.training.run_folder import CHECKPOINTS
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import sha256_of, write_atomically
+from splitmask_backbones.missing import check_weights
 from tools.finetuning.best import BEST_MODEL
-from tools.finetuning.options import check_weights
 
 
 def weights_digest(weights: Path | None) -> str:

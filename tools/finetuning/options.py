@@ -8,6 +8,7 @@ from typing import Any
 from pretrain.training.options import RunOptions
 from pretrain.training.run_folder import CONFIG
 from splitmask_backbones.errors import UserError
+from splitmask_backbones.missing import check_path, check_weights
 from tools import cli
 
 
@@ -53,12 +54,6 @@ def add_options(parser: cli.Parser, predicts: str, intervals: bool = True) -> No
     )
 
 
-def check_weights(weights: Path) -> None:
-    """Raises ValueError where there is no such file."""
-    if not weights.is_file():
-        raise UserError(f"weights file {weights} does not exist or is not a file: check --weights")
-
-
 def finetune_options(given: Mapping[str, Any], noun: str) -> FinetuneOptions:
     """Returns the options of a command line.
 
@@ -83,9 +78,9 @@ def finetune_options(given: Mapping[str, Any], noun: str) -> FinetuneOptions:
     if trains and weights is None:
         raise UserError("--weights FILE|none is needed for training: name an encoder.safetensors, or none")
     if trains and not resume and weights not in (None, "none"):
-        check_weights(Path(weights))
-    if predict is not None and not Path(predict).exists():
-        raise UserError(f"--predict {predict} does not exist: name an image or a folder of images")
+        check_weights(weights)
+    if predict is not None:
+        check_path(predict, "--predict")
     return FinetuneOptions.of(
         given,
         output=cli.rehearsal_output(output, given["rehearse"], resume),

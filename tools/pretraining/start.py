@@ -14,6 +14,7 @@ from splitmask_backbones.checkpoints import read_encoder_file, save_encoder
 from splitmask_backbones.convert import convert
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import sha256_of
+from splitmask_backbones.missing import check_path
 
 INIT = "init.safetensors"
 """The encoder that a run began with; a resume needs no other file."""
@@ -42,8 +43,8 @@ def prepare_start(source: str | None, folder: RunFolder) -> tuple[Path | None, s
     place = folder.path / INIT
     before = (folder.previous or {}).get("--init")
     if folder.previous is not None:
-        if source is not None and not Path(source).exists():
-            raise UserError(f"--init {source} does not exist: check the path; a resume needs none, it has its own")
+        if source is not None:
+            check_path(source, "--init")
         digest = before if source is None else digest_of(Path(source))
         if before is not None and not place.exists():
             raise UserError(f"--resume: {place}, which the run began with, is gone: start anew in another --output")

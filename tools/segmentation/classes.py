@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from splitmask_backbones.errors import UserError, check_choice
+from splitmask_backbones.missing import check_file
 from tools.segmentation.labels import IGNORE
 
 
@@ -68,8 +69,7 @@ def read_classes(path: Path, title: str) -> Classes:
     Raises:
         ValueError: missing, not JSON, or of another form.
     """
-    if not path.is_file():
-        raise UserError(f"{title} {path} does not exist or is not a file: check the path")
+    path = check_file(path, title)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

@@ -11,6 +11,7 @@ from pretrain.data.sources import SUFFIXES, ImageList
 from pretrain.data.value_range import ValueRange
 from pretrain.data.walk import walk
 from splitmask_backbones.errors import UserError, check_choice
+from splitmask_backbones.missing import check_path
 
 SPLITS = {"train": ("train", "training"), "val": ("val", "validation", "valid")}
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
@@ -114,9 +115,7 @@ def is_ade20k(root: Path) -> bool:
 
 def check_root(root: Path, layout: Layout | None = None) -> None:
     """Raises ValueError where `--data` is no folder."""
-    if not root.exists():
-        raise UserError(f"--data {root} does not exist: check the path")
-    if not root.is_dir():
+    if not check_path(root, "--data").is_dir():
         raise UserError(f"--data {root} is not a folder: name the one that holds {_first(layout or Layout())}")
 
 

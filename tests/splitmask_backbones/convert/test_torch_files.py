@@ -100,7 +100,7 @@ def test_other_archives_are_named(tmp_path):
     [
         ("facebook/dinov2-small", "hf download facebook/dinov2-small --local-dir DIR"),
         ("https://example.org/a.pth", "download it first"),
-        ("weights.pth", "does not exist: check the path$"),
+        ("weights.pth", "does not exist: the folder .* is empty"),
     ],
 )
 def test_names_that_are_no_files(name, match, tmp_path, monkeypatch):

@@ -27,7 +27,7 @@ def test_a_new_run_is_trained(tmp_path):
         0.01,
     )
     weights = tmp_path / "e.safetensors"
-    with pytest.raises(ValueError, match=r"e\.safetensors does not exist or is not a file: check --weights"):
+    with pytest.raises(ValueError, match=r"e\.safetensors does not exist: the folder .* is empty"):
         parse("--output", "new", "--weights", str(weights))
     weights.touch()
     assert parse("--output", "new", "--weights", str(weights)).weights == weights
