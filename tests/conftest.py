@@ -54,8 +54,14 @@ def _show_gpus(shown: bool) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Shows GPUs to tests with the mark `gpu` alone: the bytes of all others are those of a CPU, on every machine."""
+    """Shows GPUs to tests with the mark `gpu` alone, and seeds torch: a test draws the same in any order of tests.
+
+    The bytes of all other tests are those of a CPU, on every machine.
+    """
+    import torch
+
     _show_gpus(item.get_closest_marker("gpu") is not None)
+    torch.manual_seed(0)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -90,7 +90,7 @@ def make_fabric(
         fabric.launch()
     if is_distributed():
         _failures()  # connected while all is well
-        atexit.register(_leave)
+        _leave_gloo_at_exit()
     if fabric.is_global_zero and fabric.device.type == "cpu" and precision == "bf16" and cpu_has_bf16() is False:
         logger.warning("this CPU computes bf16 in emulation, up to 30 times slower than float32: use --precision 32")
     on_gpu = fabric.device.type == "cuda"
@@ -99,19 +99,30 @@ def make_fabric(
     return fabric
 
 
-def _leave() -> None:
-    """Ends gloo's threads before Python ends.
+def _leave_gloo_at_exit() -> None:
+    """Sees to it that gloo's threads end before Python does.
 
     Such a thread frees the tensors of a collective after it has told of its end. Where Python ends in between, that
     aborts the process (SIGABRT; every third one that ended right after a collective), and torchrun calls the run
-    failed. The threads end with the last model that holds the group, hence the collector; a process that fails while
-    another one is waited for does not wait along.
+    failed. The threads end with the last model that holds the group, hence the collector. A process that fails while
+    a thread of it waits for another process does not wait along, hence a thread that does; it begins here, because
+    Python 3.12 starts none while it ends.
     """
-    gc.collect()
-    if dist.is_initialized():
-        ending = threading.Thread(target=dist.destroy_process_group, daemon=True)
-        ending.start()
-        ending.join(_LEAVING_SECONDS)
+    ends, left = threading.Event(), threading.Event()
+
+    def leave() -> None:
+        ends.wait()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        left.set()
+
+    def end() -> None:
+        gc.collect()
+        ends.set()
+        left.wait(_LEAVING_SECONDS)
+
+    threading.Thread(target=leave, daemon=True).start()
+    atexit.register(end)
 
 
 def check_device(device: str) -> None:
