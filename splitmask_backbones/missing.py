@@ -7,8 +7,8 @@ from pathlib import Path
 from splitmask_backbones.errors import UserError
 
 _NAMES_AT_MOST, _LISTED_AT_MOST = 10_000, 12
-_CHECKPOINTS = "checkpoints"
-"""Folder of a run that has trained."""
+_ENCODER, _CHECKPOINTS = "encoder.safetensors", "checkpoints"
+"""What a pre-training ends with, and where it keeps what it has learned until then."""
 
 
 def check_path(path: str | os.PathLike[str], title: str = "") -> Path:
@@ -54,10 +54,10 @@ def check_weights(path: str | os.PathLike[str], title: str = "weights file") -> 
         ValueError: it is not there, or not a file.
     """
     place = Path(path).expanduser()
-    if not place.exists() and (place.parent / _CHECKPOINTS).is_dir():
+    if not place.exists() and place.name == _ENCODER and (place.parent / _CHECKPOINTS).is_dir():
         raise UserError(
-            f"{title} {path} does not exist: the run in {place.parent} has not written it: end the run with --resume, "
-            f"or take its newest checkpoint: python tools/convert.py {place.parent} FILE"
+            f"{title} {path} does not exist: the run in {place.parent} has not written it: end a pre-training with "
+            f"--resume, or take what it has learned so far: python tools/convert.py {place.parent} FILE"
         )
     place = check_path(path, title)
     if not place.is_file():
@@ -73,6 +73,8 @@ def _where_it_ends(path: Path) -> str:
     found, missing = path.parent, path.name
     while not found.exists():
         found, missing = found.parent, found.name
+    if (found / missing).is_symlink():
+        return f"{found / missing} is a link to {os.readlink(found / missing)}, which is not there"
     if not found.is_dir():
         return f"{found} is a file"
     try:

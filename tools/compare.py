@@ -86,12 +86,12 @@ def main(argv: list[str]) -> int:
     if args.pictures is not None and tool not in DRAWS:
         raise UserError(f"--pictures goes with {' and '.join(DRAWS)}: {tool} draws nothing")
     from tools.comparison.carry_out import compare
-    from tools.running.planned import config_of, planned_values
+    from tools.running.planned import config_of, planned_values, without_config
 
     config = config_of(tool, rest)
     starts = {RANDOM: NONE, **read_starts(args.weights)}
     settings = tuple(Setting(share, steps) for share in args.labels for steps in args.steps)
-    common = tuple(text for text in rest if text != config)
+    common = tuple(without_config(tool, rest, config))
     comparison = Comparison(tool, config, common, starts, settings, tuple(args.lr), args.seeds, Path(args.output))
     for job in first_jobs(comparison):
         planned_values(job.tool, job.argv)  # what the tool says of an option comes before anything runs

@@ -12,7 +12,8 @@ from tools import cli
 EPILOG = """A graph takes `images`, float32 (B, 3, H, W), RGB in [0, 1], of one size: resize (and pad, right and below)
 images to it as the evaluation does. It gives
   of a detector     boxes (N, 4) x1, y1, x2, y2 in pixels of the image, labels (N,) from 0, scores (N,), and masks
-                    (N, 28, 28), the shares of the mask in its box; one image at a time
+                    (N, 28, 28), the shares of the mask in its box; one image at a time. Its size is by default
+                    that of images in landscape: others are fitted into it smaller than the evaluation has them
   of a segmentor    labels (1, H, W) from 0, and the share of each, scores (1, H, W); one image at a time, as a whole:
                     name the size that your images are evaluated at
   of a classifier   scores (B, K), which add up to 1
@@ -56,14 +57,12 @@ def main(argv: list[str]) -> int:
     size = args.img_size or predictor.task.graph_size()
     graph = predictor.task.graph(predictor.model)
     about = about_of(predictor.task.command, predictor.class_names, size)
-    content = onnx_of(graph, predictor.model.encoder, size, about)
+    content, compared = onnx_of(graph, predictor.model.encoder, size, about)
     write_atomically(file, content)
-    print(f"wrote {file}: {predictor.source} of {args.run}, images of {size[0]} x {size[1]} (H x W), {_told(content)}")
+    proof = "its answers on two images are the model's" if compared else "like the model it finds nothing in noise"
+    made = f"{predictor.source} of {args.run}, images of {size[0]} x {size[1]} (H x W), {len(content) / 1e6:.1f} MB"
+    print(f"wrote {file}: {made}; {proof}")
     return 0
-
-
-def _told(content: bytes) -> str:
-    return f"{len(content) / 1e6:.1f} MB; its answers on two images are the model's"
 
 
 if __name__ == "__main__":

@@ -37,8 +37,8 @@ def main(argv: list[str]) -> int:
     base = ClsRecipe() if args.recipe is None else get_recipe(args.recipe)
     base.override(given)  # option errors come before anything heavy is imported or created
     options = finetune_options(vars(args), "classifier")
-    if options.trains and args.recipe is None:
-        raise UserError(f"--recipe NAME is needed for training: choose from {', '.join(RECIPES)}")
+    if options.trains:
+        base = get_recipe(args.recipe)
     if args.data is None and (options.eval_only or options.trains):
         raise UserError("--data ROOT is needed: name the folder with the labelled images")
     if find_spec("timm") is None:

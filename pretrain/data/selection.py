@@ -31,6 +31,10 @@ MAX_VALUES = 32
 """Grey levels of a label map, at most; a photograph has more."""
 
 
+class NothingLeft(UserError):
+    """No image of a place is one that `--include` and `--exclude` leave."""
+
+
 def select(
     root: Path, names: Sequence[str], include: Sequence[str] = (), exclude: Sequence[str] = (), automatic: bool = True
 ) -> tuple[list[str], tuple[str, ...]]:
@@ -50,7 +54,7 @@ def select(
         automatic: whether label files and evaluation images are looked for.
 
     Raises:
-        ValueError: nothing is left.
+        NothingLeft: which is a ValueError.
     """
     kept, notes = list(names), []
     if include:
@@ -68,7 +72,9 @@ def select(
         notes.append(f"{before - len(kept)} left out by --exclude")
     if not kept:
         options = " ".join([*(f"--include {glob}" for glob in include), *(f"--exclude {glob}" for glob in exclude)])
-        raise UserError(f"{options} leaves none of the {len(names)} images in {root}, such as {names[0]}: change them")
+        raise NothingLeft(
+            f"{options} leaves none of the {len(names)} images in {root}, such as {names[0]}: change them"
+        )
     return kept, tuple(note for note in notes if not note.startswith("0 "))
 
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
+from pretrain.data.selection import NothingLeft
 from pretrain.data.sources import ImageList, check_source, open_source
 from splitmask_backbones.errors import UserError
 
@@ -37,16 +38,14 @@ def open_sources(
     check_sources(places, images)
     if len(places) == 1:
         return open_source(places[0], images, include, exclude)
-    lists, empty = [], []
+    lists, without = [], {}
     for place in places:
         try:
             lists.append((place, open_source(place, images, include, exclude)))
-        except UserError as error:
-            if not include and not exclude:
-                raise
-            empty.append(error)  # what is asked for may lie in the other places alone
+        except NothingLeft as error:
+            without[place] = error  # what is asked for may lie in the other places alone
     if not lists:
-        raise empty[0]
+        raise next(iter(without.values()))
     root = os.path.commonpath([os.path.abspath(found.root) for _, found in lists])
     names = {
         PurePath(os.path.relpath(os.path.join(os.path.abspath(found.root), name), root)).as_posix()
@@ -54,5 +53,6 @@ def open_sources(
         for name in found.names
     }
     kinds = "; ".join(f"{len(found)} in {place}, {found.kind}" for place, found in lists)
-    notes = (f"{place}: {note}" for place, found in lists for note in found.notes)
+    notes = [f"{place}: {note}" for place, found in lists for note in found.notes]
+    notes += [str(error) for error in without.values()]
     return ImageList(Path(root), sorted(names), kinds, tuple(notes))

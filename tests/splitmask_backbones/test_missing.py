@@ -60,8 +60,18 @@ def test_what_is_there_comes_back_with_the_home_resolved(root):
 
 def test_weights_of_a_run_that_goes_on_are_told_from_a_wrong_path(root):
     (root / "runs/mine/checkpoints").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"the run in .*/runs/mine has not written it: end the run with --resume, or"):
+    with pytest.raises(UserError, match="the run in .*/runs/mine has not written it: end a pre-training"):
         check_weights(root / "runs/mine/encoder.safetensors")
+    (root / "runs/mine/encoder.safetensors").touch()
+    with pytest.raises(UserError, match=r"there is no 'encoder.safetensor', did you mean 'encoder.safetensors'\?"):
+        check_weights(root / "runs/mine/encoder.safetensor")
+
+
+def test_a_link_to_nowhere_is_told_as_one(root):
+    (root / "disk").symlink_to("/not/mounted")
+    for path in ("disk", "disk/images/train"):
+        with pytest.raises(UserError, match=r"/disk is a link to /not/mounted, which is not there$"):
+            check_path(root / path, "--data")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")

@@ -18,6 +18,7 @@ from tools import compare
 from tools.comparison import plan, report
 from tools.comparison.plan import Comparison, Setting
 from tools.running import executor
+from tools.running.planned import config_of, without_config
 
 # A fine-tuning whose box AP is steps * labels + seed, 10 more with weights, and one less at another rate than 0.001 for
 # random init and 0.002 for weights.
@@ -135,6 +136,19 @@ def test_an_encoder_of_another_size_is_no_fair_comparison(weights: Path) -> None
     assert not list((weights.parent.parent / "out").rglob("results.json"))
 
 
+def test_what_was_only_rehearsed_may_be_asked_for_otherwise(weights: Path) -> None:
+    """A rehearsal is of its options and its file: the right file under the name of a wrong one is tried anew."""
+    assert run(weights, "--seeds", "1", "--steps", "40", "embed_dim=192").returncode == 2
+    assert run(weights, "--seeds", "1", "--steps", "20", "--lr", "0.001").returncode == 0
+    assert run(weights, "--seeds", "1", "--steps", "10", "--lr", "0.002").returncode == 0, "shorter than before"
+    (weights.parent.parent / "out" / "mine").rename(weights.parent.parent / "gone")
+    assert "$ python tools/train_det.py" not in run(weights, "--seeds", "1", "--steps", "10", "--dry-run").stdout
+    weights.write_bytes(b"other weights")
+    done = run(weights, "--seeds", "1", "--steps", "10", "--lr", "0.002")
+    rehearsed = [line for line in lines(done) if line.startswith("$ ") and "--rehearse" in line]
+    assert done.returncode == 0 and len(rehearsed) == 1 and str(weights) in rehearsed[0]
+
+
 def test_other_data_are_another_comparison(weights: Path) -> None:
     assert run(weights, "--seeds", "1").returncode == 0
     done = run_tool(
@@ -153,6 +167,25 @@ def test_a_wrong_path_can_be_put_right_in_the_same_folder(weights: Path) -> None
     assert wrong.returncode == 2 and wrong.stderr == "error: --data MISSING does not exist\n"
     right = compared("DATA")
     assert right.returncode == 0, right.stderr
+
+
+def test_more_labels_take_more_time_where_epochs_are_counted(tmp_path: Path) -> None:
+    settings = (Setting(0.1, None), Setting(1.0, None), Setting(1.0, 50))
+    starts = {plan.RANDOM: "none"}
+    entry = {"setup_seconds": 1.0, "step_seconds": 0.5, "total_steps": 10, "whole_run": {"evaluations": 2.0}}
+    for config, seconds in (("coco_3x_vit_small_random", [8.0, 53.0, 28.0]), ("demo", [8.0, 8.0, 28.0])):
+        compared = Comparison("train_det", config, (), starts, settings, (None,), 1, tmp_path / config)
+        file = compared.rehearsed(plan.RANDOM)
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps(entry))
+        assert [compared.job(plan.RANDOM, setting, None, 0).seconds for setting in settings] == seconds
+
+
+def test_the_config_alone_is_taken_out_of_the_options() -> None:
+    for argv in (["demo", "--data", "demo", "lr=1"], ["--data", "demo", "lr=1", "demo"]):
+        config = config_of("train_det", argv)
+        assert config == "demo" and without_config("train_det", argv, config) == ["--data", "demo", "lr=1"]
+    assert without_config("train_cls", ["--recipe", "folder"], "") == ["--recipe", "folder"]
 
 
 def test_what_more_steps_lose_is_nothing_to_reach() -> None:
@@ -207,7 +240,8 @@ def test_the_plan_alone_writes_nothing(weights: Path) -> None:
         (["--bach-size", "2"], "unknown option '--bach-size': did you mean '--batch-size'"),
         (["--weights", "none"], "--weights none: random init is always compared: omit it"),
         (["--weights", "a=nothing.pth"], "--weights a=nothing.pth: nothing.pth does not exist"),
-        (["--pictures", "nowhere"], "--pictures nowhere: no image there that can be read"),
+        (["--weights", "a=lr=1/nothing.pth"], "--weights a=lr=1/nothing.pth: lr=1/nothing.pth does not exist"),
+        (["--pictures", "nowhere"], "--pictures nowhere does not exist"),
     ],
 )
 def test_wrong_options_leave_nothing_behind(weights: Path, words: list[str], message: str) -> None:

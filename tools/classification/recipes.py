@@ -128,11 +128,13 @@ RECIPES: dict[str, tuple[str, ClsRecipe]] = {
 }
 
 
-def get_recipe(name: str) -> ClsRecipe:
+def get_recipe(name: str | None) -> ClsRecipe:
     """Returns the recipe called `name`.
 
     Raises:
-        ValueError: unknown name, with the nearest right one.
+        ValueError: no name, or an unknown one, with the nearest right one.
     """
+    if name is None:
+        raise UserError(f"--recipe NAME is needed for training: choose from {', '.join(RECIPES)}")
     check_choice("recipe", name, RECIPES, "--recipe")
     return RECIPES[name][1]

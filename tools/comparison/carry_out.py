@@ -9,6 +9,7 @@ from pretrain.training.cores import usable_cores
 from pretrain.training.progress import duration
 from pretrain.training.run_folder import CONFIG, read_object
 from splitmask_backbones.errors import UserError
+from splitmask_backbones.missing import check_folder
 from tools.comparison import report
 from tools.comparison.inputs import places_of
 from tools.comparison.plan import (
@@ -18,6 +19,7 @@ from tools.comparison.plan import (
     TABLE,
     Comparison,
     all_seconds,
+    begun_runs,
     count_runs,
     first_jobs,
     further_jobs,
@@ -46,7 +48,7 @@ def compare(comparison: Comparison, pictures: Path | None, at_once: int, device:
         ValueError: something that the plan is made from is wrong, or the folder holds something else.
     """
     output, jobs = comparison.output, first_jobs(comparison)
-    files = [] if pictures is None else choose_pictures(pictures, NUM_PICTURES)
+    files = [] if pictures is None else choose_pictures(check_folder(pictures, "--pictures"), NUM_PICTURES)
     if pictures is not None and not files:
         raise UserError(f"--pictures {pictures}: no image there that can be read")
     _check_source(output, pictures)
@@ -70,8 +72,9 @@ def compare(comparison: Comparison, pictures: Path | None, at_once: int, device:
             if code == 2 and len(comparison.rates) > 1:
                 _say(["a rate at which a start does not train can be left out of --lr: what is finished is kept"])
         if code == 0 and pictures is not None:
-            code = carry_out(executor, [*shown_jobs(comparison).values(), *picture_jobs(comparison, files)])
+            drawing = [*shown_jobs(comparison).values(), *picture_jobs(comparison, files)]
             (output / PICTURES / SOURCE).write_text(f"{pictures.absolute()}\n", encoding="utf-8")
+            code = carry_out(executor, drawing)
         if code == 0:
             _report(comparison, with_pictures=pictures is not None)
     return code
@@ -88,8 +91,11 @@ def _check_source(output: Path, pictures: Path | None) -> None:
 def _check_sizes(comparison: Comparison) -> None:
     """Raises ValueError where a start's encoder has another size than random init's: that would be compared as well."""
     sizes = {}
-    for start in comparison.starts:  # a start that had begun before has no rehearsal, and was looked at then
-        encoder = read_object(comparison.rehearsed(start).with_name(CONFIG)).get("encoder") or {}
+    begun = {start: job.folder / CONFIG for start, job in reversed(begun_runs(comparison))}
+    for start in comparison.starts:  # one that had begun before has no rehearsal
+        file = comparison.rehearsed(start).with_name(CONFIG)
+        record = read_object(file if file.exists() else begun.get(start, file))
+        encoder = record.get("encoder") or {}
         sizes[start] = {name: encoder[name] for name in SIZES if name in encoder}
     first, *others = comparison.starts
     for start in others:
@@ -99,7 +105,7 @@ def _check_sizes(comparison: Comparison) -> None:
             raise UserError(
                 f"{start} has {told}: random init has the encoder that the config and your options name; name that of "
                 "the file (such as encoder=vit_small, model.backbone.encoder=vit_small or --model vit_small), and use "
-                "another --output"
+                "another --output where runs of it have begun"
             )
 
 

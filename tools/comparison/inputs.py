@@ -34,7 +34,9 @@ def read_starts(given: Sequence[str]) -> dict[str, str]:
     """
     starts: dict[str, str] = {}
     for text in given:
-        name, equals, file = text.rpartition("=") if not Path(text).exists() else ("", "", text)
+        name, equals, file = text.partition("=")  # a name has no such sign, a path may
+        if not equals or Path(text).exists():
+            name, equals, file = "", "", text
         path = Path(file)
         if file == NONE:
             raise UserError(f"--weights {text}: {RANDOM} is always compared: omit it")

@@ -1,12 +1,15 @@
 """The runs of a comparison: each start at each rate, then with further seeds at its best one. Free of torch."""
 
+import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from pretrain.training.options import REHEARSAL, REHEARSAL_RECORD
 from pretrain.training.run_folder import read_object
-from tools.running.job import RESULTS, Job, copy_numbered, prediction_job
+from tools.running.job import RESULTS, Job, copy_numbered, prediction_job, weights_digest
+from tools.running.planned import planned_values
 from tools.running.scores import read_scores
 
 RANDOM = "random init"
@@ -94,22 +97,35 @@ class Comparison:
         name, entry = str(folder.relative_to(self.output)), read_object(self.rehearsed(start))
         seconds = 0.0
         if entry:
-            steps = setting.steps or entry["total_steps"]
+            share = setting.share / self.shortest.share if self._counts_epochs else 1.0
+            steps = setting.steps or share * entry["total_steps"]
             seconds = entry["setup_seconds"] + entry["whole_run"]["evaluations"] + steps * entry["step_seconds"]
         return Job(name, f"{self.tool}.py", argv, folder, RESULTS, seconds=seconds, num_steps=setting.steps)
 
     def rehearsal(self, start: str) -> Job:
         """Returns the rehearsal of a start's shortest run: a wrong encoder is told before anything is trained."""
-        argv = self._argv(start, min(self.settings, key=lambda one: one.length), self.rates[0], 0)
-        file = self.rehearsed(start)
-        folder, artefact = file.parent.parent, f"{REHEARSAL}/{REHEARSAL_RECORD}"
-        name, tool = f"rehearsal of {start}", f"{self.tool}.py"
-        # With a length it counts as a training: other options than before are told.
-        return Job(name, tool, (*argv, "--rehearse"), folder, artefact, resumable=False, num_steps=0)
+        argv = (*self._argv(start, self.shortest, self.rates[0], 0), "--rehearse")
+        folder, artefact = self.output / REHEARSALS / as_folder(start), f"{REHEARSAL}/{REHEARSAL_RECORD}"
+        job = Job(f"rehearsal of {start}", f"{self.tool}.py", argv, folder, artefact, resumable=False)
+        # In a folder of what it tries: other options, or another file of that name, are tried anew.
+        tried = hashlib.sha256(repr((job.identity(), weights_digest(self.starts[start]))).encode()).hexdigest()
+        return replace(job, folder=folder / tried[:8])
 
     def rehearsed(self, start: str) -> Path:
         """Returns what the rehearsal of a start leaves."""
-        return self.output / REHEARSALS / as_folder(start) / REHEARSAL / REHEARSAL_RECORD
+        job = self.rehearsal(start)
+        return job.folder / job.artefact
+
+    @property
+    def shortest(self) -> Setting:
+        """The setting that is rehearsed."""
+        return min(self.settings, key=lambda one: one.length)
+
+    @cached_property
+    def _counts_epochs(self) -> bool:
+        """Whether more images make more steps."""
+        job = self.rehearsal(next(iter(self.starts)))
+        return planned_values(job.tool, job.argv).get("steps", 0) is None
 
     def _argv(self, start: str, setting: Setting, rate: float | None, seed: int) -> tuple[str, ...]:
         lr = () if rate is None else ("--lr", f"{rate:g}")
@@ -150,8 +166,15 @@ def further_jobs(comparison: Comparison) -> list[Job]:
 
 def rehearsals(comparison: Comparison) -> list[Job]:
     """Returns the rehearsals of the starts that no run has begun from yet."""
-    begun = {job.full_argv()[job.full_argv().index("--weights") + 1] for job in first_jobs(comparison) if job.started}
-    return [comparison.rehearsal(start) for start, file in comparison.starts.items() if file not in begun]
+    begun = [start for start, _ in begun_runs(comparison)]
+    return [comparison.rehearsal(start) for start in comparison.starts if start not in begun]
+
+
+def begun_runs(comparison: Comparison) -> list[tuple[str, Job]]:
+    """Returns the runs of `first_jobs` that have begun, each with its start."""
+    named = {file: start for start, file in comparison.starts.items()}
+    jobs = [job for job in first_jobs(comparison) if job.started]
+    return [(named[job.argv[job.argv.index("--weights") + 1]], job) for job in jobs]
 
 
 def all_seconds(comparison: Comparison) -> float:

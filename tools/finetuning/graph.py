@@ -62,8 +62,10 @@ def of_one_size(encoder: VisionTransformer) -> Iterator[None]:
         del encoder.position_table
 
 
-def onnx_of(graph: Graph, encoder: VisionTransformer, size: tuple[int, int], about: Mapping[str, Any]) -> bytes:
-    """Returns the ONNX file of a graph whose answers are those of its module.
+def onnx_of(
+    graph: Graph, encoder: VisionTransformer, size: tuple[int, int], about: Mapping[str, Any]
+) -> tuple[bytes, bool]:
+    """Returns the ONNX file of a graph whose answers are those of its module, and whether there were any to compare.
 
     Args:
         graph: in evaluation, on the CPU.
@@ -82,8 +84,7 @@ def onnx_of(graph: Graph, encoder: VisionTransformer, size: tuple[int, int], abo
         graph.module(images)  # what is kept of it is a constant of the graph
         model = (_traced if graph.varies else _exported)(graph, images)
         file: bytes = with_metadata(model, {ABOUT: json.dumps(about, sort_keys=True)}).SerializeToString()
-    _check(graph, file, size)
-    return file
+    return file, _check(graph, file, size)
 
 
 def _traced(graph: Graph, images: Tensor) -> Any:
@@ -112,8 +113,8 @@ def _exported(graph: Graph, images: Tensor) -> Any:
     return program.model_proto
 
 
-def _check(graph: Graph, file: bytes, size: tuple[int, int]) -> None:
-    """Runs the file on images of blurred noise.
+def _check(graph: Graph, file: bytes, size: tuple[int, int]) -> bool:
+    """Runs the file on images of blurred noise; returns whether anything was found in one, as a detector may not.
 
     Raises:
         ValueError: it does not answer as the module does.
@@ -121,7 +122,7 @@ def _check(graph: Graph, file: bytes, size: tuple[int, int]) -> None:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    generator = torch.Generator().manual_seed(1)
+    generator, found = torch.Generator().manual_seed(1), False
     for _ in range(CHECKS):
         noise = torch.rand(1, 3, -(-size[0] // 16), -(-size[1] // 16), generator=generator)
         image = functional.interpolate(noise, size=size, mode="bilinear")
@@ -134,6 +135,8 @@ def _check(graph: Graph, file: bytes, size: tuple[int, int]) -> None:
                     f"the graph's {name} are not those of the model: tell us the versions of torch, onnx and "
                     "onnxruntime, and use tools.predictor meanwhile"
                 )
+        found = found or any(right.numel() for right in expected)
+    return found
 
 
 def is_same(right: Tensor, given: Tensor) -> bool:

@@ -44,7 +44,7 @@ def prepare_start(source: str | None, folder: RunFolder) -> tuple[Path | None, s
     before = (folder.previous or {}).get("--init")
     if folder.previous is not None:
         if source is not None:
-            check_path(source, "--init")
+            check_path(source, "--init (a resume needs none, it has its own):")
         digest = before if source is None else digest_of(Path(source))
         if before is not None and not place.exists():
             raise UserError(f"--resume: {place}, which the run began with, is gone: start anew in another --output")

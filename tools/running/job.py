@@ -104,10 +104,10 @@ class Job:
             return None
         try:
             then = json.loads((self.folder / record).read_text(encoding="utf-8"))[name]
-            now = "none" if given == "none" else _digest(given, Path(given).stat().st_mtime_ns)
+            now = weights_digest(given)
         except (OSError, ValueError, KeyError, TypeError):
             return None  # not made yet, or a run that names no weights
-        return Path(given) if then != now else None
+        return Path(given) if now and then != now else None
 
     def changed_values(self) -> dict[str, tuple[Any, Any]]:
         """Returns where the recipe of the run in the folder is not that of now: name -> (value then, value now).
@@ -121,6 +121,12 @@ class Job:
         except (OSError, ValueError, KeyError, TypeError, AttributeError, ModuleNotFoundError):
             return {}  # the tool says what is wrong with such a run, or with such a command line
         return {name: (then.get(name), value) for name, value in now.items() if then.get(name) != value}
+
+
+def weights_digest(given: str) -> str:
+    """Returns the sha256 of a file of weights, "none" for none, "" where there is no such file."""
+    file = Path(given)
+    return given if given == "none" else _digest(given, file.stat().st_mtime_ns) if file.is_file() else ""
 
 
 @cache

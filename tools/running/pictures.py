@@ -11,7 +11,9 @@ def choose_pictures(folder: Path, count: int) -> list[Path]:
     """
     from pretrain.data.sources import ImageList, find_images
 
-    images = ImageList(folder, find_images(folder)[0] if folder.is_dir() and any(folder.iterdir()) else [])
+    images = ImageList(
+        folder, find_images(folder, "--pictures")[0] if folder.is_dir() and any(folder.iterdir()) else []
+    )
     count = min(count, len(images))
     places = [number * len(images) // count for number in range(count)]
     chosen = []

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -10,6 +11,7 @@ from det_configs.common.recipe import DetRecipe
 from pretrain.own_recipe import OWN
 from pretrain.recipes import Recipe, get_recipe
 from pretrain.training.run_folder import flatten
+from splitmask_backbones.errors import UserError
 from tools import cli
 from tools.classification.recipes import ClsRecipe
 from tools.classification.recipes import get_recipe as get_cls_recipe
@@ -29,6 +31,16 @@ def config_of(tool: str, argv: Sequence[str]) -> str:
     """Returns what a command line of a fine-tuning tool names as its config, "" for a tool without; errors as above."""
     rest, _ = cli.take_overrides(import_module(f"tools.{tool}").build_parser(), list(argv))
     return getattr(parsed(tool, rest), "config", "")
+
+
+def without_config(tool: str, argv: Sequence[str], config: str) -> list[str]:
+    """Returns a command line without its config, which an option may have as its value too."""
+    for place, text in enumerate(argv):
+        rest = [*argv[:place], *argv[place + 1 :]]
+        with suppress(UserError):
+            if text == config and config_of(tool, [config, *rest]) == config:
+                return rest
+    return list(argv)  # a tool without one
 
 
 def planned_recipe(argv: Sequence[str]) -> Recipe:

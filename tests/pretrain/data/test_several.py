@@ -63,6 +63,10 @@ def test_each_place_is_checked(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--images goes with a single --data"):
         open_sources([str(tmp_path / "one"), str(tmp_path / "one")], str(tmp_path))
     touch(tmp_path, "two/b.jpg")
-    assert open_sources([str(tmp_path / "one"), str(tmp_path / "two")], include=["*.jpg"]).names == ["b.jpg"]
+    found = open_sources([str(tmp_path / "one"), str(tmp_path / "two")], include=["*.jpg"])
+    assert found.names == ["b.jpg"] and any("leaves none of the 1 images in" in note for note in found.notes)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no image in .*/empty"):
+        open_sources([str(tmp_path / "one"), str(tmp_path / "empty")], exclude=["*.jpg"])
     with pytest.raises(UserError, match="--include"):
         open_sources([str(tmp_path / "one"), str(tmp_path / "one")], include=["*.jpg"])

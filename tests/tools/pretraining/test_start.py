@@ -46,7 +46,8 @@ def test_a_foreign_file_is_where_training_begins(images, foreign, tmp_path) -> N
     other = tmp_path / "other.safetensors"
     save_encoder(create_encoder("vit_tiny", img_size=64), other)
     assert "--init" in error_of(run(*words, "--resume", "--init", other))
-    assert "--init nowhere.pth does not exist" in error_of(run(*words, "--resume", "--init", "nowhere.pth"))
+    said = error_of(run(*words, "--resume", "--init", "nowhere.pth"))
+    assert "--init (a resume needs none, it has its own): nowhere.pth does not exist" in said
     plain = ["--data", images, "--output", tmp_path / "plain", *ONE_STEP]
     assert run(*plain).returncode == 0
     said = error_of(run(*plain, "--resume", "--init", other))
