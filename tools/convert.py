@@ -79,9 +79,11 @@ def _parse(text: str) -> tuple[str, Any]:
     if value.lower() in ("true", "false"):
         return key, value.lower() == "true"
     try:
-        return key, ast.literal_eval(value)
+        parsed = ast.literal_eval(value)
     except (ValueError, SyntaxError):
         return key, value
+    # One block is a list of one, as `0,1` is a list of two.
+    return key, (parsed,) if key == "window_block_indexes" and isinstance(parsed, int) else parsed
 
 
 def _show(done: Any, destination: Path) -> None:

@@ -89,7 +89,7 @@ def enforce_bad_limit(
         logger.warning("unreadable image %s: %s", path, item.reason)
     if len(bad) > MAX_NAMED:
         logger.warning("%d more unreadable images, listed in %s", len(bad) - MAX_NAMED, report_path)
-    first = f"the first: {bad[0].reason}; all are named in {report_path}"
+    first = f"the first: {shown[0]}: {bad[0].reason}; all are named in {report_path}"
     if len(bad) >= num_files:
         raise UserError(f"none of the {num_files} images can be read; {first}; repair them or choose other images")
     # A tolerance of rounding only: 0.07 * 100 is 7.000000000000001.

@@ -27,7 +27,7 @@ def steps_per_epoch(num_items: int, batch_size: int) -> int:
     if batch_size > num_items:
         raise UserError(
             f"--batch-size {batch_size} is larger than the data set of {num_items} images: "
-            f"use --batch-size {num_items} or less, or more images"
+            + (f"use --batch-size {num_items} or less, or more images" if num_items > 1 else "more are needed")
         )
     return num_items // batch_size
 

@@ -312,6 +312,8 @@ def fit(
             if evaluates:
                 evaluate_at_once(done)
             if stop_signal and done < loop.end:
+                if progress:
+                    progress.note(f"stopped and saved at step {done} of {loop.end}: --resume goes on from here")
                 fabric.barrier()  # torchrun ends all processes when one is gone: not while another saves
                 raise SystemExit(128 + stop_signal)
     fabric.barrier()

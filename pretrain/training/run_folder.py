@@ -134,6 +134,11 @@ class RunFolder:
         started = (path / LOCK).exists() or (path / CONFIG).exists()
         if resume and not started:
             raise UserError(f"--resume: there is nothing to resume in {path}: start without --resume")
+        if resume and not (path / CONFIG).exists() and any((path / CHECKPOINTS).glob("*")):
+            raise UserError(
+                f"--resume: {path / CONFIG} is missing, which says what run its checkpoints are of: put it back, "
+                "or start anew in another --output"
+            )
         folder = cls(path, artefact, resume, None)
         if folder.is_main:
             folder._created = not path.exists()
@@ -263,3 +268,13 @@ class RunFolder:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self.close(failed=isinstance(error, Exception))
+
+
+def check_command(previous: dict[str, Any], command: str) -> None:
+    """Raises ValueError where a config.json is that of another tool."""
+    made = previous.get("command", command)
+    if made != command:
+        raise UserError(
+            f"--resume: the run in --output was made by tools/{made}.py and not by tools/{command}.py: "
+            "choose another --output"
+        )

@@ -105,10 +105,10 @@ def test_killed_and_resumed_equals_uninterrupted(finished, images, tmp_path, num
     output = tmp_path / "run"
     words = ["--data", images, "--output", output, *OPTIONS, "--steps", "40", "--save-every", "3", "--log-every", "1"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command(*words), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command(*words), env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for_step(output, 5)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    told, errors = process.communicate(timeout=60)
     assert process.returncode == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[number]
     assert "Traceback" not in errors
     assert not (output / "encoder.safetensors").exists()
@@ -116,6 +116,7 @@ def test_killed_and_resumed_equals_uninterrupted(finished, images, tmp_path, num
     if number != signal.SIGKILL:
         newest = sorted((output / "checkpoints").iterdir())[-1].name
         assert newest == f"step_{done:08d}.safetensors"
+        assert told.endswith(f"stopped and saved at step {done} of 40: --resume goes on from here\n")
     result = run("--data", images, "--output", output, "--recipe", "tiny", "--resume", "--workers", "0")
     assert result.returncode == 0, result.stderr
     whole = tmp_path / "whole"

@@ -132,9 +132,9 @@ def _read_annotations(entries: list[Any], images: dict[Any, ImageRecord], split:
         elif id in seen:
             # Files that were merged by hand: each began to count at 1.
             if entry == seen[id]:
-                dropped.add("an id and content that were there before", id)
+                dropped.add("a duplicate, id and content", id)
                 continue
-            corrected.add("an id that was there before, renumbered", id)
+            corrected.add("a duplicate id with other content, renumbered", id)
         else:
             seen[id] = entry
         image_id, category = entry.get("image_id"), entry.get("category_id")
@@ -247,7 +247,7 @@ def _images(entries: list[Any], path: Path) -> dict[Any, ImageRecord]:
             raise UserError(f"{path}: image {id} ({name}) needs 'height' and 'width' as positive integers, got {given}")
         images[id] = ImageRecord(id, name, size[0], size[1])
     if not images:
-        raise UserError(f"{path}: 'images' is empty")
+        raise UserError(f"{path}: 'images' is empty: list the images, each with id, file_name, height and width")
     return images
 
 

@@ -18,7 +18,7 @@ from pretrain.training.ema import averaged
 from pretrain.training.loader import check_divisible, steps_per_epoch
 from pretrain.training.loop import Loop, batches_of, fit
 from pretrain.training.options import REHEARSAL_RECORD
-from pretrain.training.run_folder import RunFolder, flatten, read_object, write_json
+from pretrain.training.run_folder import RunFolder, check_command, flatten, read_object, write_json
 from pretrain.training.signals import StopSignals
 from splitmask_backbones.checkpoints import save_encoder
 from splitmask_backbones.errors import UserError
@@ -94,11 +94,12 @@ def _recipe_of(task: Task) -> Any:
     previous = task.previous
     if not previous:
         return task.base.override(task.given)
-    if previous.get("command") != task.command or previous.get(task.name_key) != task.name:
+    check_command(previous, task.command)
+    if previous.get(task.name_key) != task.name:
         key = "--recipe" if task.name_key == "recipe" else "config"
         raise UserError(
-            f"--resume: the run in --output was made by {previous.get('command')} with {key} "
-            f"{previous.get(task.name_key)} and not {task.name}: name the old one, or choose another --output"
+            f"--resume: the run in --output has {key} {previous.get(task.name_key)} and not {task.name}: "
+            "name the old one, or choose another --output"
         )
     return recorded(task, previous).override(task.given)
 

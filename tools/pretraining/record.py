@@ -15,6 +15,7 @@ from pretrain.own_recipe import OWN, choose_precision
 from pretrain.recipes import Recipe
 from pretrain.training.compilation import pays
 from pretrain.training.distributed import cpu_has_bf16, machine_record
+from pretrain.training.run_folder import check_command
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import sha256_of
 from tools.pretraining.options import FREE, PretrainOptions
@@ -27,6 +28,7 @@ def recipe_of(name: str, named: Recipe, given: dict[str, Any], previous: dict[st
     """Returns the recipe with the options given; on a resume, omitted options keep the values of the run."""
     if previous is None:
         return named.override(given)
+    check_command(previous, "pretrain")
     if previous.get("recipe") != name:
         raise UserError(
             f"--resume: the run in --output has --recipe {previous.get('recipe')} and not {name}: "

@@ -249,3 +249,13 @@ def test_bad_images_of_a_start_that_failed_are_forgotten(tmp_path):
         (tmp_path / BAD_IMAGES).write_text("b.png\tcut\n")
     with RunFolder.open(tmp_path, resume=True, artefact="done"):
         assert (tmp_path / BAD_IMAGES).exists(), "a resume does not look again at what is known"
+
+
+def test_checkpoints_without_a_record_are_of_an_unknown_run(tmp_path):
+    """Without it, other values than those of the run would go on with its checkpoints."""
+    (tmp_path / ".lock").touch()
+    (tmp_path / "checkpoints").mkdir()
+    RunFolder.open(tmp_path, resume=True, artefact="x").close()  # killed before the first checkpoint
+    (tmp_path / "checkpoints" / "step_00000004.safetensors").touch()
+    with pytest.raises(ValueError, match=r"config.json is missing, which says what run its checkpoints are of"):
+        RunFolder.open(tmp_path, resume=True, artefact="x")

@@ -15,6 +15,7 @@ import torch
 from splitmask_backbones import VisionTransformer, create_encoder, save_encoder
 from splitmask_backbones.convert.conversion import convert
 from tests.helpers.paths import ROOT
+from tools.convert import _parse
 
 pytest.importorskip("timm", reason="the extra 'timm' is not installed")
 
@@ -221,3 +222,9 @@ def test_the_tool_prints_report_and_proof(tmp_path, state):
     assert result.returncode == 0, result.stderr
     assert "head.weight" in result.stdout and "dropped" in result.stdout
     assert "source: largest difference" in result.stdout and "target: largest difference" in result.stdout
+
+
+def test_one_block_is_a_list_of_one():
+    assert _parse("window_block_indexes=0") == ("window_block_indexes", (0,))
+    assert _parse("window_block_indexes=0,2") == ("window_block_indexes", (0, 2))
+    assert _parse("window_size=3") == ("window_size", 3)

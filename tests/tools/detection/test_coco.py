@@ -225,10 +225,10 @@ def test_ids_of_merged_files_are_renumbered_and_what_is_the_same_is_dropped(tmp_
     split = read_coco(write(tmp_path, content), tmp_path)
     assert sum(len(image.instances) for image in split.images) == 18
     assert split.corrected.kinds == {
-        "an id that was there before, renumbered": [14, 1],
+        "a duplicate id with other content, renumbered": [14, 1],
         "no id of its own, numbered": [1, None],
     }
-    assert split.dropped.kinds == {"an id and content that were there before": [1, 1]}
+    assert split.dropped.kinds == {"a duplicate, id and content": [1, 1]}
     assert len({entry["id"] for entry in ground_truth(split)["annotations"]}) == 18
 
 

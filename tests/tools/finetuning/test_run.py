@@ -174,8 +174,8 @@ def test_the_average_is_what_is_measured_and_kept(tmp_path):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"command": "train_toy", "recipe": "other"}, "was made by train_toy with --recipe other and not own"),
-        ({"command": "train_det", "config": "x"}, "was made by train_det with --recipe None and not own"),
+        ({"command": "train_toy", "recipe": "other"}, "has --recipe other and not own: name the old one"),
+        ({"command": "train_det", "config": "x"}, "was made by tools/train_det.py and not by tools/train_toy.py"),
         ({"command": "train_toy", "recipe": "own"}, "does not hold what a run of tools/train_toy.py records (KeyError"),
         ({"command": "train_toy", "recipe": "own", "values": {"lrr": 1}}, "records (TypeError"),
     ],
