@@ -143,7 +143,7 @@ def test_resume_of_a_finished_run_changes_nothing_and_other_values_are_named(bas
     assert main([*words, "--resume"]) == 0
     assert "--mixup was 0.8 and is now 0.2" in error_of(*words, "--resume", "--mixup", "0.2")
     assert "none" in error_of(*words, "--resume", "--weights", "none")
-    assert "with --recipe tiny and not small" in error_of(*words, "--resume", "--recipe", "small")
+    assert "has --recipe tiny and not small" in error_of(*words, "--resume", "--recipe", "small")
     assert "holds another run" in error_of(*words)
     assert snapshot(base / "done") == before
 
