@@ -53,6 +53,13 @@ UNUSED = {
 """Values that have no effect with a method. BEiT's mask is its own: blocks, 75 of 196 patches."""
 
 
+def titled(model: str, embed_dim: int | None, depth: int | None) -> str:
+    """Returns a model's name with the sizes of one's own, see `Recipe.encoder_title`."""
+    own = [f"{embed_dim} wide"] if embed_dim is not None else []
+    own += [f"{depth} blocks"] if depth is not None else []
+    return f"{model} ({', '.join(own)})" if own else model
+
+
 @dataclass(frozen=True)
 class Recipe(CheckedRecipe):
     """Every value that decides what pre-training computes (SplitMask Sec. 4 and App. A, via BEiT's settings).
@@ -161,9 +168,7 @@ class Recipe(CheckedRecipe):
     @property
     def encoder_title(self) -> str:
         """The model's name, with the sizes of one's own: "vit_tiny (96 wide, 6 blocks)"."""
-        own = [f"{self.embed_dim} wide"] if self.embed_dim is not None else []
-        own += [f"{self.depth} blocks"] if self.depth is not None else []
-        return f"{self.model} ({', '.join(own)})" if own else self.model
+        return titled(self.model, self.embed_dim, self.depth)
 
     @property
     def idle(self) -> dict[str, str]:

@@ -19,8 +19,11 @@ def check_path(path: str | os.PathLike[str], title: str = "") -> Path:
         title: what it is, such as the option that names it.
 
     Raises:
-        ValueError: it is not there, with the nearest name where it ends, or cannot be opened.
+        ValueError: it is empty, which would be the current folder, or not there, with the nearest name where it ends,
+            or cannot be opened.
     """
+    if not str(path).strip():
+        raise UserError(f"{title or 'a path'} is empty: name a file or folder")
     place, named = Path(path).expanduser(), f"{title} {path}".lstrip()
     try:
         place.stat()

@@ -52,6 +52,9 @@ class SplitMaskBackbone(nn.Module):
         norm: str = "LN",
     ) -> None:
         super().__init__()
+        if not 0 <= num_extra_levels <= len(LEVEL_NAMES) - 4:
+            most = len(LEVEL_NAMES) - 4
+            raise UserError(f"num_extra_levels={num_extra_levels}: torchvision has names for 0 to {most}")
         self.encoder = encoder
         self.pyramid = build_pyramid(pyramid, encoder, out_channels, num_extra_levels, norm)
         self.out_channels = self.pyramid.out_channels

@@ -57,10 +57,14 @@ class Parser(argparse.ArgumentParser):
         parsed, unknown = self.parse_known_args(argv, namespace)
         if unknown:
             raise UserError(f"'{unknown[0]}' is one argument too many; see {self.prog} --help")
+        return parsed
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        parsed, unknown = super().parse_known_args(args, namespace)
         output = getattr(parsed, "output", None)
         if output is not None and not output.strip():
             raise UserError(f"--output is empty: name a {'file' if self.prog.endswith('tables.py') else 'folder'}")
-        return parsed
+        return parsed, unknown
 
 
 def _with_low_range(argv: list[str]) -> list[str]:

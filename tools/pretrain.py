@@ -19,6 +19,9 @@ from tools.pretraining.options import ARTEFACT, KEPT, PretrainOptions
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+    from pretrain.data.sources import ImageList
+    from pretrain.training.rehearsal import Rehearsal
+
 
 def build_parser() -> cli.Parser:
     """Returns the parser: one option for every recipe value, defaults from the recipes."""
@@ -65,7 +68,7 @@ def main(argv: list[str]) -> int:
     if not options.resume:
         recipe.check_tokenizer_weights(options.tokenizer_weights)
         options.check_monitoring()
-    options.check_plan(given)
+    options.check_plan(args.recipe, given)
     options.check_cache_word()
     from pretrain.data.several import check_sources
 
@@ -119,7 +122,7 @@ def main(argv: list[str]) -> int:
         source = open_sources(options.data, options.images, include, exclude)
         source = with_range(source, options.range, folder.previous, fabric)
         if rehearsal and args.recipe != OWN:
-            source = source.subset(rehearsal.a_few(source.names, "train", recipe.batch_size))
+            source = _a_few(source, rehearsal, recipe, options)
         init, digest = prepare_start(args.init, folder)  # before the check of the images, which may take hours
         init = fabric.broadcast(init)  # a plan's lies in a folder of the main process's own
         images, data = (
@@ -138,12 +141,12 @@ def main(argv: list[str]) -> int:
         if options.plan:
             return _say_what_next(options, fabric)
         if rehearsal and args.recipe == OWN:
-            images = images.subset(rehearsal.a_few(images.names, "train", recipe.batch_size))
+            images = _a_few(images, rehearsal, recipe, options)
         trained = split_holdout(images, options.holdout)[0] if options.holdout else images
         steps = length_of(recipe, trained, rehearsal)[0]
         folder.write_config(config_of(args.recipe, recipe, options, data, fabric, init, digest, planned, steps))
         if folder.finished:
-            print(f"{folder.path / ARTEFACT} is finished: nothing to do")
+            cli.say(folder, f"{folder.path / ARTEFACT} is finished: nothing to do")
             return 0
         train(recipe, images, folder, options, fabric, rehearsal, init)
     return 0
@@ -151,6 +154,16 @@ def main(argv: list[str]) -> int:
 
 def _options(args: argparse.Namespace) -> PretrainOptions:
     return PretrainOptions.of(vars(args), output=cli.rehearsal_output(Path(args.output), args.rehearse, args.resume))
+
+
+def _a_few(images: ImageList, rehearsal: Rehearsal, recipe: Recipe, options: PretrainOptions) -> ImageList:
+    """Returns the images of a rehearsal, which is told how many the whole run trains on."""
+    from pretrain.data.sources import split_holdout
+
+    few = images.subset(rehearsal.a_few(images.names, "train", recipe.batch_size))
+    if options.holdout:
+        rehearsal.num_images["train"] = len(split_holdout(images, options.holdout)[0])
+    return few
 
 
 def _say_what_next(options: PretrainOptions, fabric: Fabric) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from PIL import Image
 
 from pretrain.data.decode import UnreadableImage
-from pretrain.data.sources import ImageList
+from pretrain.data.sources import ImageList, lost
 
 REDUCTIONS = (8, 4, 2)
 
@@ -31,7 +31,7 @@ class ReducedImage:
         try:
             self.height, self.width = images.size(index)
         except (OSError, ValueError, SyntaxError) as error:
-            raise images.lost(index, error) from None
+            raise lost(images.path(images.names[index]), error) from None
 
     def crop(self, box: tuple[int, int, int, int]) -> Image.Image:
         """Returns the box (left, top, right, bottom), with at least the crop's pixels if it has as many.
@@ -46,7 +46,7 @@ class ReducedImage:
         try:
             image = self._images.decode_reduced(self._index, reduction)
         except UnreadableImage as error:
-            raise self._images.lost(self._index, error) from None
+            raise lost(self._images.path(self._images.names[self._index]), error) from None
         across, down = self.width / image.width, self.height / image.height  # 1 for what is no JPEG
         left, right = (round(place / across) for place in box[::2])
         top, bottom = (round(place / down) for place in box[1::2])

@@ -101,14 +101,7 @@ class ImageList:
         try:
             return self.decode(index)
         except UnreadableImage as error:
-            raise self.lost(index, error) from None
-
-    def lost(self, index: int, error: Exception) -> UserError:
-        """Returns what is said of an image that could be read when the run started."""
-        path = self.path(self.names[index])
-        return UserError(
-            f"{path} could be read when the run started and cannot be now ({error}): restore it, then --resume"
-        )
+            raise lost(self.path(self.names[index]), error) from None
 
     def describe(self) -> str:
         """Returns one line: how many images, from where, read how, and what was skipped."""
@@ -280,6 +273,13 @@ def split_holdout(images: ImageList, share: float) -> tuple[ImageList, ImageList
         side = "none of" if not kept else "all of"
         raise UserError(f"--holdout {share} keeps {side} the {len(images)} images out of training: use another share")
     return images.subset(set(images.names) - kept), images.subset(kept)
+
+
+def lost(path: str | os.PathLike[str], reason: object) -> UserError:
+    """Returns what is said of an image that could be read when the run started."""
+    return UserError(
+        f"{path} could be read when the run started and cannot be now ({reason}): restore it, then --resume"
+    )
 
 
 def printable(name: str) -> str:

@@ -20,8 +20,7 @@ from pretrain.training.checkpoints import newest_checkpoint
 from pretrain.training.loader import sample_rng
 from pretrain.training.run_folder import CHECKPOINTS, CONFIG
 from splitmask_backbones.errors import UserError
-from splitmask_backbones.registry import create_encoder
-from splitmask_backbones.vit import gather_tokens, patchify
+from splitmask_backbones.vit import VisionTransformer, gather_tokens, patchify
 
 
 def load_method(run_dir: Path) -> tuple[Recipe, SplitMask]:
@@ -38,7 +37,7 @@ def load_method(run_dir: Path) -> tuple[Recipe, SplitMask]:
     if found is None or "model.head.weight" not in found[1]:
         raise UserError(f"{run_dir} holds no checkpoint of a run with inpainting: nothing to decode")
     state = {key.removeprefix("model."): value for key, value in found[1].items() if key.startswith("model.")}
-    encoder = create_encoder(recipe.model, **recipe.encoder_sizes, img_size=recipe.img_size)
+    encoder = VisionTransformer(**config["encoder"])
     tokenizer: ImageTokenizer
     if recipe.tokenizer == "dalle":
         tokenizer = DalleTokenizer(config["free"]["tokenizer_weights"])

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pretrain.recipes import titled
 from pretrain.training.metrics import read_json_lines
 from pretrain.training.run_folder import CONFIG
 from splitmask_backbones import __version__
@@ -41,9 +42,10 @@ def model_card(folder: Path, lineage: list[dict[str, str]]) -> str:
     """Returns the card as Markdown under a YAML head that the hub accepts."""
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     values, data = config["values"], config["data"]
+    title = titled(values["model"], values.get("embed_dim"), values.get("depth"))
     parts = [
         _head(values),
-        f"# {values['model']}, pre-trained with {values['method']}",
+        f"# {title}, pre-trained with {values['method']}",
         "A plain Vision Transformer, pre-trained without labels by splitmask_backbones. Trained once, evaluated on "
         "nothing: say here what you have measured with it.",
         '```python\nfrom splitmask_backbones import load_encoder\n\nencoder = load_encoder("encoder.safetensors")\n```',

@@ -42,7 +42,7 @@ def write_detection(
     content = {
         "command": "train_det",
         "config": config,
-        "--engine": "torchvision",
+        "--engine": "detectron2",
         "--weights": digest,
         "values": {name: given[name] for name in OPTIONS},
         "recipe_values": {name: value for name, value in given.items() if name not in OPTIONS},

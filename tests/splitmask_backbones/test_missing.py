@@ -33,6 +33,13 @@ def test_a_missing_path_is_told_by_where_it_ends(root, path, said):
             check(root / path, "--data")
 
 
+def test_an_empty_path_is_not_the_current_folder():
+    for check in (check_path, check_file, check_folder, check_weights):
+        for nothing in ("", "  "):
+            with pytest.raises(UserError, match=r"^--data is empty: name a file or folder$"):
+                check(nothing, "--data")
+
+
 def test_the_other_kind_is_told(root):
     with pytest.raises(UserError, match=r"^--list .*/images is not a file: it is a folder, name a file$"):
         check_file(root / "images", "--list")

@@ -181,6 +181,8 @@ def test_wrong_arguments_name_the_right_ones(arguments: dict[str, Any], message:
 def test_a_misspelt_argument_of_the_backbone_is_its_own() -> None:
     with pytest.raises(ValueError, match="did you mean 'num_extra_levels'"):
         backbone("vit_tiny", num_extra_levls=1)
+    with pytest.raises(ValueError, match="num_extra_levels=3: torchvision has names for 0 to 2"):
+        backbone("vit_tiny", num_extra_levels=3)
 
 
 @pytest.mark.parametrize("name", ["box_roi_pool", "mask_roi_pool"])

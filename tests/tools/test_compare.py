@@ -242,6 +242,7 @@ def test_the_plan_alone_writes_nothing(weights: Path) -> None:
         (["--weights", "a=nothing.pth"], "--weights a=nothing.pth: nothing.pth does not exist"),
         (["--weights", "a=lr=1/nothing.pth"], "--weights a=lr=1/nothing.pth: lr=1/nothing.pth does not exist"),
         (["--pictures", "nowhere"], "--pictures nowhere does not exist"),
+        (["--output", " "], "--output is empty: name a folder"),
     ],
 )
 def test_wrong_options_leave_nothing_behind(weights: Path, words: list[str], message: str) -> None:

@@ -188,6 +188,7 @@ def test_resume_with_other_data(finished, images, tmp_path):
         (["--tokenizer", "random_patches", "--vocab-size", "9999"], "320 patches for a codebook of 9999"),
         (["--patch-nrom", "mean"], "unknown option '--patch-nrom': did you mean '--patch-norm'"),
         (["--epochs", "3"], "--epochs and --steps exclude each other"),
+        (["--hours", "1", "--rehearse"], "--hours has no effect with --rehearse"),
         (["--batch-size", "64"], "--batch-size 64 is larger than the data set of 20 images"),
         (["--img-size", "100"], "--img-size 100 must be a multiple"),
         (["--img-size", "48"], "even number of patches"),

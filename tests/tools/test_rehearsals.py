@@ -57,6 +57,18 @@ def test_pretraining_makes_the_first_steps_of_the_run(images: Path, tmp_path: Pa
     assert refused.returncode == 2 and "--rehearse and --resume exclude each other" in refused.stderr
 
 
+def test_pretraining_counts_the_images_that_the_run_trains_on(images: Path, tmp_path: Path) -> None:
+    steps = OPTIONS.index("--steps")
+    argv = [*OPTIONS[:steps], *OPTIONS[steps + 2 :], "--data", images, "--batch-size", "4", "--epochs", "2"]
+    argv += ["--holdout", "0.4", "--monitor-every", "100"]
+    entry = rehearsed(pretrain.main, tmp_path / "out", *argv)
+    done = run_tool(pretrain.main, *argv, "--output", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    num_trained = entry["num_images"]["train"]
+    assert f"{num_trained} images, {entry['total_steps']} steps of 4" in done.stdout
+    assert num_trained < 18 and entry["total_steps"] == 2 * (num_trained // 4)
+
+
 def test_detector(tmp_path: Path) -> None:
     root = det_data.write_root(tmp_path / "data")
     argv = ["det_configs/demo.py", "--data", root, "--weights", "none", "--engine", "torchvision", "--workers", "0"]

@@ -50,6 +50,17 @@ def evaluations(folder):
     return [json.loads(line) for line in (folder / "evaluations.jsonl").read_text().splitlines()]
 
 
+def test_a_finished_run_without_its_first_image_has_nothing_to_do(data, tmp_path):
+    root = shutil.copytree(data, tmp_path / "data")
+    image = root / "images/train/0.jpg"
+    image.write_bytes(image.read_bytes()[:200])
+    args = ["--data", root, "--output", tmp_path / "run", *ARGS, "--max-bad-fraction", 0.5, "--steps", 2]
+    assert run(*args).returncode == 0
+    result = run(*args, "--resume")
+    assert result.returncode == 0, result.stderr
+    assert "nothing to do" in result.stdout
+
+
 def test_killed_after_20_of_40_and_resumed_gives_the_same_bytes(data, whole, tmp_path):
     output = tmp_path / "again"
     env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}

@@ -240,8 +240,8 @@ def _each_once(pairs: list[Pair]) -> dict[str, str]:
 
 
 def _order(label: str) -> tuple[int, str]:
-    """Numbers by value, before words."""
-    return (int(label), "") if re.fullmatch(r"\d{1,9}", label) else (10**9, label)
+    """Numbers by value, before words; 1 and 01 are two labels."""
+    return (int(label), label) if re.fullmatch(r"\d{1,9}", label) else (10**9, label)
 
 
 def _titles(labels: list[str], titles: dict[str, str]) -> list[str]:
@@ -316,11 +316,9 @@ def without_unreadable(data: LabelledData, unreadable: Sequence[str]) -> None:
 
 def report(data: LabelledData) -> dict[str, Any]:
     """Returns the contents of data_report.json."""
-    entries: dict[str, Any] = {
-        "layout": data.layout,
-        "classes": len(data.classes),
-        "images_in_both_splits": data.num_shared,
-    }
+    entries: dict[str, Any] = {"layout": data.layout, "classes": len(data.classes)}
+    if len(data.splits) > 1:
+        entries["images_in_both_splits"] = data.num_shared
     for name, split in data.splits.items():
         counts = Counter(split.labels)
         entries[name] = {

@@ -141,7 +141,8 @@ def _read_annotations(entries: list[Any], images: dict[Any, ImageRecord], split:
         image = images.get(image_id) if _is_id(image_id) else None
         label = labels.get(category) if _is_id(category) else None
         if image is None or label is None:
-            image, label = images_by_text.find(image_id), labels_by_text.find(category)
+            image = image if image is not None else images_by_text.find(image_id)
+            label = label if label is not None else labels_by_text.find(category)
             if image is None or label is None:
                 dropped.add("unknown image" if image is None else "unknown category", id)
                 continue

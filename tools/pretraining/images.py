@@ -12,7 +12,7 @@ from pretrain.data.cache_filling import filling
 from pretrain.data.cache_lock import CacheError
 from pretrain.data.check import BadImage, check_images, enforce_bad_limit
 from pretrain.data.deep_images import range_of_run
-from pretrain.data.sources import ImageList
+from pretrain.data.sources import ImageList, lost
 from pretrain.training.distributed import gather
 from pretrain.training.options import AUTO, OFF
 from pretrain.training.processes import processes
@@ -66,6 +66,8 @@ def readable_images(
             found = [BadImage(image.name, f"{image.reason} (on {socket.gethostname()})") for image in found]
     of_ranks = gather([(found, place)])
     found = _together([images for images, _ in of_ranks])
+    if found and before:
+        raise lost(source.path(found[0].name), found[0].reason)
     if fabric.is_global_zero:
         enforce_bad_limit(len(source), found, max_bad_fraction, folder.path / BAD_IMAGES, root=source.root)
     bad = fabric.broadcast(bad) | {image.name for image in found}

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pretrain.own_recipe import OWN
 from pretrain.training.options import AUTO, OFF, RunOptions
 from splitmask_backbones.errors import UserError
 from tools import monitoring
@@ -44,11 +45,16 @@ class PretrainOptions(monitoring.MonitorOptions, RunOptions):
     plan: bool = False
     hours: float | None = None
 
-    def check_plan(self, given: dict[str, Any]) -> None:
-        """Raises ValueError for options that contradict each other; `given` are the recipe values given."""
+    def check_plan(self, recipe: str, given: dict[str, Any]) -> None:
+        """Raises ValueError for options that contradict each other; `given` are the values given beside a recipe."""
         for name in ("resume", "rehearse"):
             if self.plan and getattr(self, name):
                 raise UserError(f"--plan and --{name} exclude each other: a plan is of a run that begins; omit one")
+        if self.rehearse and self.hours is not None and recipe != OWN:
+            raise UserError(
+                f"--hours has no effect with --rehearse, which says how long all steps of --recipe {recipe} take: "
+                "omit one, or use --plan"
+            )
         for name in ("position_init", "rescale_residuals"):
             if self.init is not None and given.get(name) not in (None, "normal", False):
                 option = f"--{name.replace('_', '-')} {given[name]}"

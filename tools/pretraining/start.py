@@ -53,6 +53,8 @@ def prepare_start(source: str | None, folder: RunFolder) -> tuple[Path | None, s
         if folder.is_main:
             place.unlink(missing_ok=True)  # of a start that failed
         return None, None
+    if not source.strip():
+        check_path(source, "--init")
     digest = digest_of(Path(source)) if Path(source).exists() else ""  # the conversion says that there is nothing
     with main_process_first() as is_main:
         if is_main:

@@ -21,7 +21,7 @@ from pretrain.training.options import REHEARSAL_ENCODER
 from pretrain.training.run_folder import RunFolder
 from pretrain.training.schedule import cosine, warmup_cosine
 from splitmask_backbones import save_encoder
-from tools import monitoring
+from tools import cli, monitoring
 from tools.pretraining.options import ARTEFACT, PretrainOptions
 from tools.pretraining.start import lineage_of
 
@@ -71,16 +71,19 @@ def train(
         total_steps=total_steps,
         steps_per_epoch=per_epoch,
     )
-    print(
-        f"{len(images)} images, {total_steps} steps of {recipe.batch_size} "
-        f"({total_steps / per_epoch:.1f} epochs), peak lr {recipe.peak_lr:.3g}, {recipe.encoder_title}, {fabric.device}"
+    cli.say(
+        folder,
+        f"{len(images)} images, {total_steps} steps of {recipe.batch_size} ({total_steps / per_epoch:.1f} epochs), "
+        f"peak lr {recipe.peak_lr:.3g}, {recipe.encoder_title}, {fabric.device}",
     )
     compiled = pays(recipe.compile, fabric.device, total_steps)
-    say_choice(recipe.compile, compiled)
+    if folder.is_main:
+        say_choice(recipe.compile, compiled)
     if compiled:
         compile_blocks(method)
     if cached_in(recipe, method) is not None:
-        print(f"{recipe.accumulate} micro-batches a step, matched among all of them: one forward pass more for each")
+        parts = f"{recipe.accumulate} micro-batches a step"
+        cli.say(folder, f"{parts}, matched among all of them: one forward pass more for each")
     optimizer = build_optimizer(method, recipe, fabric.device)
     loop = Loop.of(
         recipe,
@@ -192,6 +195,7 @@ def batches_of_recipe(
 
     resident = resident_pixels(views, fabric.device)
     where = "sent by the data processes" if resident is None else f"of {resident.numel() / 1e9:.1f} GB of cached images"
-    logger.info("crops are made on %s, %s", fabric.device, where)
+    if fabric.is_global_zero:
+        logger.info("crops are made on %s, %s", fabric.device, where)
     boxes = batches_of(BoxViews(views, resident is not None), loop, fabric, workers, collate)
     return lambda start: DeviceBatches(boxes(start), fabric, recipe.img_size, resident)

@@ -84,6 +84,9 @@ def _compare(got: dict[str, Any], want: dict[str, Any], apart: tuple[str, ...] =
 
 
 def _of_pretraining(config: dict[str, Any]) -> list[str]:
+    if config.get("command") == "train_cls":
+        found = _of_classification(config["values"], str(config["recipe"]))
+        return found + (["not from random init"] if config.get("--weights", "none") != "none" else [])
     if config.get("command") != "pretrain" or config.get("recipe") not in RECIPES:
         return []
     name, got = str(config["recipe"]), config["values"]
@@ -111,7 +114,9 @@ def _of_detection(run: Run) -> list[str]:
     except UserError:
         want = run.config.get("config_values", {})
     # Through JSON, tuples have become lists.
-    return _compare(got, {key: list(value) if isinstance(value, tuple) else value for key, value in want.items()})
+    found = _compare(got, {key: list(value) if isinstance(value, tuple) else value for key, value in want.items()})
+    engine = run.config.get("--engine", "detectron2")
+    return found + ([f"engine {engine} in place of detectron2"] if engine != "detectron2" else [])
 
 
 def _of_segmentation(run: Run) -> list[str]:
@@ -151,8 +156,8 @@ def _only(here: dict[str, Any], there: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(alone))
 
 
-def _of_classification(run: Run) -> list[str]:
-    return _compare(run.values, dataclasses.asdict(get_recipe(run.setting)), (*APART, "model"))
+def _of_classification(values: dict[str, Any], recipe: str) -> list[str]:
+    return _compare(values, dataclasses.asdict(get_recipe(recipe)), (*APART, "model"))
 
 
 def _of_probe(run: Run) -> list[str]:
@@ -163,7 +168,7 @@ def _of_probe(run: Run) -> list[str]:
 FINETUNING = {
     "train_det": _of_detection,
     "train_seg": _of_segmentation,
-    "train_cls": _of_classification,
+    "train_cls": lambda run: _of_classification(run.values, run.setting),
     "probe": _of_probe,
 }
 """What compares a run with its recipe, by tool."""

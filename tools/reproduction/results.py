@@ -14,13 +14,13 @@ from tools.reproduction.runs import IDENTITY, METRICS, Run, find_runs, look_at, 
 logger = logging.getLogger(__name__)
 
 UNKNOWN = "the encoder's origin is unknown: the row is that of the config's name"
+LIKE_DEIT = "the encoder's file looks as DeiT's, MAE's and MoCo v3's do: convert.py --from deit says that it is DeiT's"
 
 
 @dataclass
 class Filled:
-    """One cell with what was measured: its runs, one per seed, their values, and the deviations and notes of all."""
+    """What was measured of one cell: its runs, one per seed, their values, and the deviations and notes of all."""
 
-    cell: Cell
     runs: list[Run]
     values: list[float]
     remarks: list[str]
@@ -35,7 +35,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     runs, warnings = find_runs(folders)
     # All that a table says of a run.
     kept, more = look_at(
-        runs, lambda run: (deviations(run), notes(run), describe(run), run.data_key), lambda r: r.folder
+        runs, lambda run: (deviations(run), notes(run), describe(run), run.identity), lambda r: r.folder
     )
     for warning in warnings + more:
         logger.warning(" ".join(warning.split()))
@@ -59,9 +59,8 @@ def fill(table: Table, runs: Sequence[Run]) -> tuple[dict[tuple[str, str], Fille
             values = _values(used_once, cell.measured.metric)
             if values:
                 listed = [*remarks, *dict.fromkeys(note for run in used_once for note in notes(run))]
-                if len(used_once) < len(chosen):
-                    listed.append(f"{len(chosen) - len(used_once)} repeated with the same seed: the first counts")
-                filled[row.name, cell.column] = Filled(cell, used_once, values, listed)
+                listed += _repeated(chosen, used_once)
+                filled[row.name, cell.column] = Filled(used_once, values, listed)
                 used |= {id(run) for run in chosen}
     return filled, used
 
@@ -75,6 +74,11 @@ def _one_per_seed(runs: Sequence[Run]) -> list[Run]:
     return list(first.values())
 
 
+def _repeated(runs: Sequence[Run], used_once: Sequence[Run]) -> list[str]:
+    count = len(runs) - len(used_once)
+    return [f"{count} repeated with the same seed: the first counts"] if count else []
+
+
 def _groups(cell: Cell, runs: Sequence[Run]) -> dict[tuple[tuple[str, ...], str], list[Run]]:
     """Returns the runs of a cell; those together that differ in nothing but the seed."""
     groups: dict[tuple[tuple[str, ...], str], list[Run]] = {}
@@ -84,8 +88,15 @@ def _groups(cell: Cell, runs: Sequence[Run]) -> dict[tuple[tuple[str, ...], str]
         remarks = deviations(run, cell.measured.data if run.tool != "pretrain" else None)
         if run.origin is None:
             remarks.append(UNKNOWN)
-        groups.setdefault((tuple(remarks), run.data_key), []).append(run)
+        elif _is_bare(run.origin):
+            remarks.append(LIKE_DEIT)
+        groups.setdefault((tuple(remarks), run.identity), []).append(run)
     return groups
+
+
+def _is_bare(origin: Origin) -> bool:
+    """Returns whether an encoder comes from a file with the keys of timm's ViT and no other sign of its makers."""
+    return origin.kind == "published" and origin.method == "timm"
 
 
 SEVERAL_SCALES = "_ms"
@@ -109,6 +120,8 @@ def belongs(run: Run, measured: Measurement) -> bool:
         return False
     if origin is None:
         return run.tool in ("train_det", "train_seg")
+    if _is_bare(origin):
+        origin = dataclasses.replace(origin, method="deit")
     return run.model == model and origin == _with_defaults(measured.origin)
 
 
@@ -137,11 +150,12 @@ def others(runs: Sequence[Run], used: set[int]) -> list[Other]:
     for run in runs:
         if id(run) not in used and run.tool in METRICS:
             title = f"{run.tool} {run.setting}, {describe(run)}"
-            groups.setdefault((title, (*deviations(run), *notes(run)), run.data_key), []).append(run)
+            groups.setdefault((title, (*deviations(run), *notes(run)), run.identity), []).append(run)
     found = []
-    for (title, remarks, _), members in sorted(groups.items(), key=lambda item: item[0]):
+    for (title, remarks, _), of_all in sorted(groups.items(), key=lambda item: item[0]):
+        members = _one_per_seed(of_all)
         values = {name: _values(members, path) for name, path in METRICS[members[0].tool].items()}
-        found.append(Other(title, members, values, list(remarks)))
+        found.append(Other(title, members, values, [*remarks, *_repeated(of_all, members)]))
     return found
 
 

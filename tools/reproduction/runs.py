@@ -73,10 +73,15 @@ class Run:
         return str(self.config.get("--weights", "none"))
 
     @property
-    def data_key(self) -> str:
-        """What tells its data apart from others: the fingerprints."""
-        known = self.config.get("data", {})
-        return json.dumps({key: known.get(key) for key in ("train", "val", "fingerprint")}, sort_keys=True)
+    def identity(self) -> str:
+        """What runs that differ in nothing but the seed have in common beside their settings: data and encoder.
+
+        An encoder of a training here is what that was told, and any other its file.
+        """
+        made = self.pretraining
+        told = {name: value for name, value in made.get("values", {}).items() if name not in ("seed", "precision")}
+        encoder = [told, made.get("--init"), _data_of(made)] if made else self.encoder_digest
+        return json.dumps([_data_of(self.config), encoder], sort_keys=True)
 
     def metric(self, path: str) -> float | None:
         """Returns a value of results.json by its dotted path; of a list of layers the best; None if undefined."""
@@ -87,6 +92,12 @@ class Run:
                 return max((number for number in numbers if number is not None), default=None)
             place = place.get(part) if isinstance(place, dict) else None
         return _number(place)
+
+
+def _data_of(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns what tells the data of a run apart: the fingerprints."""
+    known = config.get("data", {})
+    return {key: known.get(key) for key in ("train", "val", "fingerprint")}
 
 
 def _number(value: Any) -> float | None:
@@ -237,17 +248,14 @@ def _origin_of(weights: Path, model: str) -> tuple[Origin | None, dict[str, Any]
     report = weights.with_name(f"{weights.name}.report.json")
     try:
         if report.exists():
-            # DeiT's files are timm's, and cannot be told apart from them.
-            family = str(_load(report).get("family")).replace("timm", "deit")
-            return Origin("published", model, family, "imagenet"), {}
+            return Origin("published", model, str(_load(report).get("family")), "imagenet"), {}
         config = _load(weights.parent / "config.json")
     except UserError:
         return None, {}
     if config.get("command") == "pretrain":
         return _pretraining_origin(config), config
     if config.get("command") == "train_cls":
-        trained = str(config.get("values", {}).get("model"))
-        return Origin("supervised", trained, "", str(config.get("recipe"))), config
+        return Origin("supervised", model, "", str(config.get("recipe"))), config
     return None, {}
 
 

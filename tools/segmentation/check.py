@@ -13,6 +13,7 @@ import numpy as np
 from pretrain.data.check import BadImage, enforce_bad_limit
 from pretrain.data.decode import UnreadableImage
 from pretrain.data.remarks import remarks
+from pretrain.data.sources import lost, printable
 from pretrain.training.cores import usable_cores
 from pretrain.training.progress import tracked
 from splitmask_backbones.errors import UserError
@@ -25,18 +26,14 @@ logger = logging.getLogger(__name__)
 
 
 def check_splits(
-    splits: dict[str, Split],
-    classes: Classes,
-    max_bad_fraction: float,
-    report: Path,
-    known: Mapping[str, Sequence[str]] | None = None,
+    splits: dict[str, Split], classes: Classes, max_bad_fraction: float, report: Path, is_resumed: bool = False
 ) -> tuple[dict[str, Split], dict[str, dict[str, Any]]]:
     """Returns the usable pairs and the counts for data_report.json, both by the splits' names.
 
     Args:
         splits: of `find_split`, by "train" and "val".
         max_bad_fraction: share of all images that may be unreadable; their pairs are left out.
-        known: images that the run which is resumed left out, by split: those are left out again, readable or not.
+        is_resumed: whether all of these images could be read when the run started.
 
     Raises:
         ValueError: an image that the run could read and that is unreadable now; a size that differs, a colour label, a
@@ -47,19 +44,11 @@ def check_splits(
         logger.warning("%s", note)
     for split in splits.values():
         for remark in remarks(split.image_list()):
-            logger.info("%s", remark)
-    if known:
-        splits = {
-            name: dataclasses.replace(split, pairs=[pair for pair in split.pairs if pair[0] not in known[name]])
-            for name, split in splits.items()
-        }
+            logger.info("%s", printable(remark))
     found = {name: _check_split(split, name, classes) for name, split in splits.items()}
     bad = [image for _, images, _ in found.values() for image in images]
-    if bad and known:
-        raise UserError(
-            f"{bad[0].name} could be read when the run started and cannot be now ({bad[0].reason}): restore it, then "
-            "--resume"
-        )
+    if bad and is_resumed:
+        raise lost(bad[0].name, bad[0].reason)
     enforce_bad_limit(sum(len(split.pairs) for split in splits.values()), bad, max_bad_fraction, report)
     for name, (split, _, counts) in found.items():
         numbers = counts.pop("numbers")
@@ -69,6 +58,14 @@ def check_splits(
             logger.warning("%s", line)
     return {name: split for name, (split, _, _) in found.items()}, {
         name: counts for name, (_, _, counts) in found.items()
+    }
+
+
+def without(splits: Mapping[str, Split], unusable: Mapping[str, Sequence[str]]) -> dict[str, Split]:
+    """Returns the splits less the pairs of the images that a run left out, by split: readable or not by now."""
+    return {
+        name: dataclasses.replace(split, pairs=[pair for pair in split.pairs if pair[0] not in unusable[name]])
+        for name, split in splits.items()
     }
 
 

@@ -26,7 +26,7 @@ from tools.finetuning.labels import labelled
 from tools.finetuning.options import FinetuneOptions
 from tools.finetuning.pictures import Pictures
 from tools.finetuning.task import Task
-from tools.segmentation.check import check_splits
+from tools.segmentation.check import check_splits, without
 from tools.segmentation.class_weights import class_weights
 from tools.segmentation.classes import Classes, find_classes
 from tools.segmentation.config import derive
@@ -141,12 +141,15 @@ class SegmentationTask(Task):
         identity |= {"classes": classes.names, "reduce_zero_label": classes.reduce_zero_label}
         before = self.previous.get("data", {})
         known = before.get("unusable", {}) if all(before.get(name) == identity[name] for name in splits) else {}
+        is_resumed = self.options.trains and bool(known)
+        if is_resumed:
+            splits = without(splits, known)
         checked: Any = (splits, {})
         if folder.is_main and not (self.options.trains and folder.finished):
             if not known:
                 warn_about_copies({name: split.image_list() for name, split in splits.items()})
             limit = self.options.max_bad_fraction
-            checked = check_splits(splits, classes, limit, self.bad_images, known if self.options.trains else None)
+            checked = check_splits(splits, classes, limit, self.bad_images, is_resumed)
         self.splits, self.counts = fabric.broadcast(checked)
         kept = {name: {image for image, _ in split.pairs} for name, split in self.splits.items()}
         left_out = {n: [image for image, _ in splits[n].pairs if image not in kept[n]] for n in splits}

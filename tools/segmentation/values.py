@@ -56,7 +56,8 @@ def doubts(name: str, found: Counter[int], classes: Classes, label_ids: tuple[in
     absent = [f"'{title}' ({value})" for title, value in zip(classes.names, values, strict=True) if not found[value]]
     ignored = Counter({value: count for value, count in found.items() if value not in values})
     if absent:
-        listed = ", ".join(absent[:NUM_SHOWN]) + (f" and {len(absent) - 5} more" if len(absent) > NUM_SHOWN else "")
+        more = len(absent) - NUM_SHOWN
+        listed = ", ".join(absent[:NUM_SHOWN]) + (f" and {more} more" if more > 0 else "")
         lines.append(f"no pixel of {listed} in {name}: the number of each class in the label files is in brackets")
     if len(absent) == len(classes.names) - 1:
         lines.append(

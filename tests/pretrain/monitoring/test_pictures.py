@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from pretrain.monitoring.pictures import average_patches, save_token_picture, unpatchify
+from splitmask_backbones import VisionTransformer, save_encoder
 from splitmask_backbones.vit import patchify
 from tools import pretrain
 
@@ -29,6 +30,9 @@ def test_picture_of_a_run(tmp_path):
         Image.fromarray(pixels).resize((80, 70)).save(tmp_path / f"images/{i}.png")
     options = ["--recipe", "tiny", "--steps", "1", "--workers", "0", "--tokenizer", "random_patches"]
     run = tmp_path / "run"
+    scales = {"img_size": 64, "embed_dim": 192, "depth": 12, "num_heads": 3, "layer_scale": 0.1}  # of no --model
+    save_encoder(VisionTransformer(**scales), tmp_path / "start.safetensors")
+    options += ["--init", str(tmp_path / "start.safetensors")]
     pretrain.main([*options, "--vocab-size", "32", "--data", str(tmp_path / "images"), "--output", str(run)])
     files = sorted((tmp_path / "images").iterdir())
     save_token_picture(run, files, tmp_path / "words.png", num_rows=2)

@@ -42,6 +42,10 @@ def test_the_hub_reads_its_head(tmp_path: Path) -> None:
     assert head["pipeline_tag"] == "image-feature-extraction"
     assert {"splitmask", "vit_tiny"} <= set(head["tags"])
     assert card.text.strip().startswith("# vit_tiny, pre-trained with splitmask")
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["values"]["depth"] = 6
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert "\n# vit_tiny (6 blocks), pre-trained with splitmask\n" in model_card(tmp_path, LINEAGE)
 
 
 def test_what_stands_in_it(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from PIL import Image
 
 from splitmask_backbones.errors import UserError
 from tests.helpers.cls_data import write_classes, write_root
-from tools.classification.data import DataOptions, find_unreadable, open_data, report, without_unreadable
+from tools.classification.data import DataOptions, _order, find_unreadable, open_data, report, without_unreadable
 
 
 def options(data: Path, **values: Any) -> DataOptions:
@@ -125,6 +126,7 @@ def test_labels_that_are_numbers_are_classes_in_their_order(tmp_path: Path) -> N
     domainnet(tmp_path)
     data = open_data(options(tmp_path))
     assert (data.labels, data.classes) == (["2", "10"], ["axe", "anvil"])
+    assert sorted({"b", "10", "1", "a", "01", "001"}, key=_order) == ["001", "01", "1", "10", "a", "b"]
 
 
 def test_a_list_and_its_val_list_may_lie_anywhere(tmp_path: Path) -> None:
@@ -162,6 +164,7 @@ def test_repeated_shared_and_absent_images_are_counted(tmp_path: Path) -> None:
     counted = report(data)
     assert counted["train"]["images_per_class"] == {"0": 1, "5": 1, "7": 1} and counted["train"]["lines_repeated"] == 1
     assert counted["val"]["classes_without_images"] == 2 and counted["images_in_both_splits"] == 1
+    assert "images_in_both_splits" not in report(replace(data, splits={"val": data.splits["val"]}))
 
 
 def test_unreadable_and_missing_images_follow_the_limit(tmp_path: Path) -> None:

@@ -248,6 +248,8 @@ def test_ids_and_names_as_text_are_matched(tmp_path: Path) -> None:
     content["images"][3]["file_name"] = "002.png"  # and so is this name
     split = read_coco(write(tmp_path, content), tmp_path)
     assert split.dropped.kinds == {"unknown image": [4, 100]}
+    content["annotations"][0] |= {"image_id": 10}  # told by the number itself, where "10" is two images
+    assert read_coco(write(tmp_path, content), tmp_path).dropped.kinds == {"unknown image": [3, 101]}
 
 
 def test_crowds_alone_and_boxes_alone_are_named(tmp_path: Path) -> None:

@@ -51,6 +51,18 @@ def test_a_list_is_checked_once_and_trusted_while_it_is_the_same(folder, tmp_pat
     assert again.names == found.names and same == data
 
 
+def test_an_image_that_a_resume_cannot_read_any_more_is_named_and_the_list_of_before_stays(folder, tmp_path) -> None:
+    source, fabric = open_source(folder), make_fabric(device="cpu")
+    run: Any = SimpleNamespace(path=tmp_path, previous=None, finished=False)
+    run.previous = {"data": readable_images(source, run, fabric, 0, 1.0)[1]}
+    before = (tmp_path / "bad_images.txt").read_bytes()
+    pixels = folder / "1.png"
+    pixels.write_bytes(b"x" * pixels.stat().st_size)
+    with pytest.raises(ValueError, match=r"/1.png could be read when the run started and cannot be now .*--resume$"):
+        readable_images(source, run, fabric, 0, 1.0, str(tmp_path / "cache"))
+    assert (tmp_path / "bad_images.txt").read_bytes() == before
+
+
 def test_a_cache_that_cannot_be_written_is_done_without(folder, tmp_path, monkeypatch, caplog) -> None:
     """A home that is read-only, a user without one: `auto` takes what there is, a folder of one's own has to work."""
     source, fabric = open_source(folder), make_fabric(device="cpu")

@@ -117,3 +117,4 @@ def test_a_missing_file_is_named(images, tmp_path) -> None:
         "it is told before the images are read, which may take hours"
     )
     assert digest_of(tmp_path) != ""
+    assert "--init is empty" in error_of(run(*words[:-1], ""))

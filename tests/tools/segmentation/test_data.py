@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.helpers.seg_data import make_data
 from tools.cli import start_log
-from tools.segmentation.check import check_splits
+from tools.segmentation.check import check_splits, without
 from tools.segmentation.class_weights import class_weights
 from tools.segmentation.classes import Classes, find_classes, make_classes
 from tools.segmentation.labels import check_values, read_label, to_indices, to_training_labels
@@ -297,12 +297,12 @@ def test_an_image_link_that_leads_nowhere_is_an_unreadable_image(tmp_path):
 def test_what_a_run_left_out_stays_out_and_what_it_read_must_be_there(tmp_path):
     make_data(tmp_path, count=4, size=(64, 64))
     splits = {"train": find_split(tmp_path, "train")}
-    found, _ = check_splits(splits, CLASSES, 0.5, tmp_path / "bad.txt", {"train": ["1.jpg"]})
+    found, _ = check_splits(without(splits, {"train": ["1.jpg"]}), CLASSES, 0.5, tmp_path / "bad.txt", is_resumed=True)
     assert [image for image, _ in found["train"].pairs] == ["0.jpg", "2.jpg", "3.jpg"]
     path = tmp_path / "images/train/2.jpg"
     path.write_bytes(path.read_bytes()[:400])
     with pytest.raises(ValueError, match=r"2\.jpg could be read when the run started and cannot be now"):
-        check_splits(splits, CLASSES, 0.5, tmp_path / "bad.txt", {"train": []})
+        check_splits(splits, CLASSES, 0.5, tmp_path / "bad.txt", is_resumed=True)
 
 
 def test_unreadable_images_of_both_splits_share_report_and_limit(tmp_path):
