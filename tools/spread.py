@@ -37,6 +37,20 @@ def csv_text(rows: Iterable[Sequence[object]]) -> str:
     return text.getvalue()
 
 
+def certainty(ours: Sequence[float], theirs: Sequence[float]) -> str:
+    """Returns what the seeds say of "our mean is no lower than theirs".
+
+    Args:
+        ours: one value per seed.
+        theirs: the same of the others, in the same order.
+    """
+    pairs = list(zip(ours, theirs, strict=False))
+    if len(pairs) < 2:
+        return "one seed, no verdict"
+    each = all(one >= other for one, other in pairs)
+    return f"with each of {len(pairs)} seeds" if each else f"in the mean of {len(pairs)} seeds, not with each"
+
+
 def least_that_equals(ours: Mapping[float, float], theirs: Mapping[float, float]) -> tuple[float, float] | None:
     """Returns how little of something we need to reach what others have with how much: (ours, theirs).
 

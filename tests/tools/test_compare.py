@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -44,13 +45,18 @@ if "--rehearse" in argv:
     entry = {"setup_seconds": 1.0, "step_seconds": 0.5, "total_steps": 10, "whole_run": {"evaluations": 2.0}}
     sys.exit(open(out + "/rehearsal/rehearsal.json", "w").write(json.dumps(entry)) and 0)
 os.makedirs(out)
-open(out + "/config.json", "w").write("{}")
+root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+train, changed = [value("--labels", None), value("--seed", None)], root + "/data.json"
+data = {"val": "v", "train": train} | (json.load(open(changed)) if os.path.exists(changed) else {})
+open(out + "/config.json", "w").write(json.dumps({"data": data}))
 best = "0.002" if trained else "0.001"
 rate = value("--lr", best)
 score = int(value("--steps", 10)) * float(value("--labels", 1)) + int(value("--seed", 0))
 score += 10 * trained - (rate != best)
 if trained and value("--seed", 0) == "1" and value("--steps", 10) == "40": score -= 20
-open(out + "/results.json", "w").write(json.dumps({"bbox": {"AP": score}, "segm": {"AP": None}}))
+results = {"bbox": {"AP": score}, "segm": {"AP": None}}
+if os.path.exists(root + "/gaps") and trained: results["warning"] = "1 key is missing"
+open(out + "/results.json", "w").write(json.dumps(results))
 """
 
 
@@ -105,9 +111,30 @@ def test_what_is_finished_is_kept_when_more_is_asked_for(weights: Path) -> None:
     commands = [line for line in lines(done) if line.startswith("$ ")]
     assert len(commands) == 6, "2 starts with 2 shares and 2 seeds, 2 of them done before, and no further rehearsal"
     assert "50 % of the labels: mine against random init: box AP +10.0 ± 0.0: ahead with each of 2 seeds" in lines(done)
-    assert "box AP: mine with 50 % of the labels reaches random init with 100 % of the labels (15.5 and 10.5)" in lines(
-        done
-    )
+    reached = "box AP: mine with 50 % of the labels reaches random init with 100 % of the labels"
+    assert f"{reached} (15.5 and 10.5, with each of 2 seeds)" in lines(done)
+
+
+@pytest.mark.parametrize("changed", ["val", "train"])
+def test_data_that_change_in_between_are_told(weights: Path, changed: str) -> None:
+    words = ["--seeds", "1", "--labels", "0.5,1"]
+    assert run(weights, *words).returncode == 0
+    output = weights.parent.parent / "out"
+    assert run(weights, *words).returncode == 0
+    (weights.parent.parent / "root/data.json").write_text(json.dumps({changed: "another"}))
+    assert run(weights, *words).returncode == 0, "nothing new is trained"
+    shutil.rmtree(output / "mine/50_percent")
+    done = run(weights, *words)
+    assert done.returncode == 2 and f"error: the {changed} images or labels have changed between" in done.stderr
+    assert done.stderr.count("\n") == 1 and "mine/50_percent" in done.stderr
+    again = run(weights, *words, "--weights", f"other={weights}")
+    assert again.returncode == 2 and "$ python" not in again.stdout, "before anything more is trained"
+
+
+def test_what_the_runs_warn_of_stands_under_the_table(weights: Path) -> None:
+    (weights.parent.parent / "root/gaps").touch()
+    told = lines(run(weights, "--seeds", "2"))
+    assert told.count("warning: mine: 1 key is missing") == 1
 
 
 def test_one_seed_has_no_verdict(weights: Path) -> None:
@@ -200,7 +227,7 @@ def test_what_more_steps_lose_is_nothing_to_reach() -> None:
     assert not any("reaches" in text for text in report.sentences(compared, found)), "with as many steps"
     found[plan.RANDOM, settings[1]][0]["box AP"] = 30.6
     told = report.sentences(compared, found)
-    assert "box AP: mine with 10 steps reaches random init with 40 steps (30.7 and 30.6)" in told
+    assert "box AP: mine with 10 steps reaches random init with 40 steps (30.7 and 30.6, one seed, no verdict)" in told
 
 
 def test_pictures_show_every_start(weights: Path, tmp_path: Path) -> None:

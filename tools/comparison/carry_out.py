@@ -61,6 +61,7 @@ def compare(comparison: Comparison, pictures: Path | None, at_once: int, device:
     values = {"tool": comparison.tool, "data": places_of(comparison.argv)}
     config: dict[str, Any] = {"command": "compare", "values": values}
     with open_plan(output, TABLE, config) as folder:
+        check_data(comparison)
         code = carry_out(executor, rehearsals(comparison))
         if code == 0:
             _check_sizes(comparison)
@@ -68,7 +69,10 @@ def compare(comparison: Comparison, pictures: Path | None, at_once: int, device:
             folder.start()
             seconds = all_seconds(comparison) / at_once
             _say([f"time: about {duration(seconds)} in all, by rehearsals"] if seconds else [])
-            code = carry_out(executor, first_jobs(comparison)) or carry_out(executor, further_jobs(comparison))
+            code = carry_out(executor, first_jobs(comparison))
+            check_data(comparison)
+            code = code or carry_out(executor, further_jobs(comparison))
+            check_data(comparison)
             if code == 2 and len(comparison.rates) > 1:
                 _say(["a rate at which a start does not train can be left out of --lr: what is finished is kept"])
         if code == 0 and pictures is not None:
@@ -107,6 +111,20 @@ def _check_sizes(comparison: Comparison) -> None:
                 "the file (such as encoder=vit_small, model.backbone.encoder=vit_small or --model vit_small), and use "
                 "another --output where runs of it have begun"
             )
+
+
+def check_data(comparison: Comparison) -> None:
+    """Raises ValueError where two runs had other images or labels: they would differ in more than their start."""
+    first: dict[tuple[object, ...], tuple[object, Path]] = {}
+    for folder, share, seed in comparison.runs():
+        data = read_object(folder / CONFIG).get("data") or {}
+        for split in (("val",), ("train", share, seed)):
+            value, other = first.setdefault(split, (data.get(split[0]), folder))
+            if value != data.get(split[0]):
+                raise UserError(
+                    f"the {split[0]} images or labels have changed between {other} and {folder}: remove the folders of "
+                    "the runs on the old ones and run the same command again, or choose another --output"
+                )
 
 
 def _state(job: Job) -> str:

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from pretrain.training.options import REHEARSAL, REHEARSAL_RECORD
-from pretrain.training.run_folder import read_object
+from pretrain.training.run_folder import CONFIG, read_object
 from tools.running.job import RESULTS, Job, copy_numbered, prediction_job, weights_digest
 from tools.running.planned import planned_values
 from tools.running.scores import read_scores
@@ -137,6 +137,15 @@ class Comparison:
         for setting in sorted(self.settings, key=lambda one: one.length):
             for start in self.starts:
                 yield setting, start
+
+    def runs(self) -> Iterator[tuple[Path, float, int]]:
+        """Yields folder, share of the labels and seed of each run that has begun."""
+        for setting, start in self.places():
+            for rate in self.rates:
+                for seed in range(self.seeds):
+                    folder = self.folder(start, setting, rate, seed)
+                    if (folder / CONFIG).exists():
+                        yield folder, setting.share, seed
 
     def scores(self, start: str, setting: Setting, rate: float | None) -> dict[int, dict[str, float]]:
         """Returns the scores of the finished runs by seed, as of `read_scores`."""

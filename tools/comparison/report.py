@@ -5,12 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
+from pretrain.training.run_folder import read_object
 from splitmask_backbones.files import write_atomically
 from tools import plots
 from tools.comparison.plan import CSV, IMAGES, PICTURES, TABLE, Comparison, Setting, shown_jobs
-from tools.running.job import drawn
+from tools.running.job import RESULTS, drawn
 from tools.running.scores import SCORES
-from tools.spread import cells, csv_text, least_that_equals, listed, mean_and_spread, shown
+from tools.spread import cells, certainty, csv_text, least_that_equals, listed, mean_and_spread, shown
 
 Found = dict[tuple[str, Setting], dict[int, dict[str, float]]]
 """By start and setting, at the start's best rate: seed -> score -> value."""
@@ -77,7 +78,19 @@ def sentences(comparison: Comparison, found: Found) -> list[str]:
                 f"{comparison.title(setting)}: {start} against {first}: {numbers}: {verdict([*by_score.values()])}"
             )
     told += [line for score in titles(comparison, found) for line in _saved(comparison, found, score)]
-    return told + _edges(comparison)
+    return told + _edges(comparison) + _warnings(comparison, found)
+
+
+def _warnings(comparison: Comparison, found: Found) -> list[str]:
+    """Returns what the runs warn of, such as weights that were not whole, once for each start."""
+    told = {}
+    for start, setting in found:
+        rate = comparison.best_rate(start, setting)
+        for seed in found[start, setting]:
+            results = read_object(comparison.folder(start, setting, rate, seed) / RESULTS)
+            if "warning" in results:
+                told[f"warning: {start}: {results['warning']}"] = None
+    return list(told)
 
 
 def _signed(differences: Sequence[float]) -> str:
@@ -104,7 +117,8 @@ def _saved(comparison: Comparison, found: Found, score: str) -> list[str]:
         pair = least_that_equals(ours, best)
         if pair is not None and pair[0] < pair[1]:
             less, more = pair
-            reached = f"({ours[less]:.1f} and {theirs[more]:.1f})"
+            sure = certainty(*(values(found, *key, score) for key in ((start, settings[less]), (first, settings[more]))))
+            reached = f"({ours[less]:.1f} and {theirs[more]:.1f}, {sure})"
             told.append(f"{where}{score}: {start} with {less:,g}{unit} reaches {first} with {more:,g}{unit} {reached}")
 
     for start in others:

@@ -1,12 +1,12 @@
 """What the study says about few labels: columns, a plot over the labels, and a sentence for each number."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
 from tools.plots import markdown_table, panels
 from tools.reproduction.study import ROWS
-from tools.spread import least_that_equals, mean_and_spread, shown
+from tools.spread import certainty, least_that_equals, mean_and_spread, shown
 
 Values = dict[str, dict[str, list[float]]]  # column -> row -> one value per seed
 Curves = dict[float, Values]
@@ -65,24 +65,28 @@ def sentences(curves: Curves) -> list[str]:
     """
     told = []
     for name in next(iter(curves.values()), {}):
-        means = {
-            row: {share: fmean(values[name][row]) for share, values in curves.items() if values[name].get(row)}
+        found = {
+            row: {share: values[name][row] for share, values in curves.items() if values[name].get(row)}
             for row in (RANDOM, FULL)
         }
-        if len(means[RANDOM]) < 2 or len(means[FULL]) < 2:
-            continue
-        told.append(f"{name}: {_compared(means[FULL], means[RANDOM])}{_falling(means[RANDOM])}")
+        if len(found[RANDOM]) > 1 and len(found[FULL]) > 1:
+            told.append(f"{name}: {_compared(found[FULL], found[RANDOM])}{_falling(_means(found[RANDOM]))}")
     return told
 
 
-def _compared(full: dict[float, float], random: dict[float, float]) -> str:
-    pair = least_that_equals(full, random)
+def _means(of_shares: Mapping[float, Sequence[float]]) -> dict[float, float]:
+    return {share: fmean(values) for share, values in of_shares.items()}
+
+
+def _compared(full: Mapping[float, Sequence[float]], random: Mapping[float, Sequence[float]]) -> str:
+    ours, theirs = _means(full), _means(random)
+    pair = least_that_equals(ours, theirs)
     if pair is None:
-        return f"SplitMask equals random init with no share of the labels ({max(full.values()):.1f} at most)"
+        return f"SplitMask equals random init with no share of the labels ({max(ours.values()):.1f} at most)"
     few, many = pair
     return (
         f"SplitMask with {100 * few:g} % of the labels equals random init with {100 * many:g} % "
-        f"({full[few]:.1f} against {random[many]:.1f})"
+        f"({ours[few]:.1f} against {theirs[many]:.1f}, {certainty(full[few], random[many])})"
     )
 
 

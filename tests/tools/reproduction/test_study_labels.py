@@ -42,9 +42,18 @@ def test_the_sentence_names_the_least_share_that_is_enough(full: dict[float, lis
     assert told.startswith(f"{NAME}: {expected}") and "but random init" not in told
 
 
+def test_the_sentence_tells_a_mean_from_what_each_seed_shows() -> None:
+    random = {0.1: [1.0, 2.0], 1.0: [5.0, 7.0]}  # mean 6
+    (told,) = study_labels.sentences(curves(random, {0.1: [6.0, 7.0], 1.0: [9.0, 9.0]}))
+    assert "with 100 % (6.5 against 6.0, with each of 2 seeds)" in told
+    (told,) = study_labels.sentences(curves(random, {0.1: [10.0, 6.0], 1.0: [9.0, 9.0]}))
+    assert "with 100 % (8.0 against 6.0, in the mean of 2 seeds, not with each)" in told
+
+
 def test_a_curve_that_falls_is_told() -> None:
     (told,) = study_labels.sentences(curves({0.1: [5.0], 0.5: [7.0], 1.0: [4.0, 6.0]}, {0.1: [6.0], 1.0: [9.0]}))
-    assert "SplitMask with 10 % of the labels equals random init with 100 % (6.0 against 5.0); but random init" in told
+    pair = "SplitMask with 10 % of the labels equals random init with 100 %"
+    assert f"{pair} (6.0 against 5.0, one seed, no verdict); but random init" in told
     assert "better with 50 % than with 100 % (7.0 and 5.0)" in told
 
 
@@ -78,7 +87,7 @@ def test_the_table_has_a_column_for_each_share(tmp_path: Path) -> None:
     assert "| camvid mIoU, random init | 2.0 ± 1.4 (2) | 6.0 (1) |" in text
     assert "| camvid mIoU, SplitMask | 7.0 (1) | 9.0 (1) |" in text
     assert "| above random init | 6.0 (1) | 3.0 (1) |" in text, "of the one seed that both have"
-    assert "- camvid mIoU: SplitMask with 10 % of the labels equals random init with 100 % (7.0 against 6.0)" in text
+    assert "- camvid mIoU: SplitMask with 10 % of the labels equals random init with 100 % (7.0 against 6.0, one seed, no verdict)" in text
     with open(tmp_path / "table.csv", newline="") as file:
         lines = {(line["row"], line["column"]): line["values"] for line in csv.DictReader(file)}
     assert lines["random", "camvid mIoU, 10 % of the labels"] == "1.0; 3.0" and lines["full", "camvid mIoU"] == "9.0"
