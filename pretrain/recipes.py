@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from pretrain.training.options import COMPILE, OFF
-from pretrain.training.recipe import ABOVE_ZERO, BELOW_ONE, CheckedRecipe, value
+from pretrain.training.recipe import ABOVE_ZERO, BELOW_ONE, CheckedRecipe, titled, value
 from splitmask_backbones.errors import UserError, check_choice
 from splitmask_backbones.registry import ENCODERS, encoder_sizes
 
@@ -51,13 +51,6 @@ UNUSED = {
     "dino": (*_TOKENS, *_SPLIT, "crop_scale_max", "strong_augment", "crops", "reduced_jpeg"),
 }
 """Values that have no effect with a method. BEiT's mask is its own: blocks, 75 of 196 patches."""
-
-
-def titled(model: str, embed_dim: int | None, depth: int | None) -> str:
-    """Returns a model's name with the sizes of one's own, see `Recipe.encoder_title`."""
-    own = [f"{embed_dim} wide"] if embed_dim is not None else []
-    own += [f"{depth} blocks"] if depth is not None else []
-    return f"{model} ({', '.join(own)})" if own else model
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ def save_encoder(
     pyramid_state: dict[str, Tensor] | None = None,
     partial: str = "",
     lineage: Sequence[dict[str, str]] = (),
+    pixel_stats: dict[str, Any] | None = None,
 ) -> None:
     """Writes the encoder's parameters and constructor arguments; an existing file is replaced at once or not at all.
 
@@ -42,6 +43,7 @@ def save_encoder(
         pyramid_state: parameters of a `SimpleFeaturePyramid` that go with it, for adapters to load.
         partial: what is missing in it; every later report warns with this sentence.
         lineage: the files that it was converted or trained from, the oldest first: name, sha256 and family of each.
+        pixel_stats: "image_mean" and "image_std" that pixels in [0, 1] had in its training; None for ImageNet's.
 
     Raises:
         ValueError: the folder does not exist.
@@ -50,6 +52,7 @@ def save_encoder(
     tensors |= {f"{PYRAMID}{name}": value.contiguous() for name, value in (pyramid_state or {}).items()}
     metadata = {"config": json.dumps(encoder.config, sort_keys=True), **({"partial": partial} if partial else {})}
     metadata |= {"lineage": json.dumps(list(lineage))} if lineage else {}
+    metadata |= {"pixel_stats": json.dumps(pixel_stats, sort_keys=True)} if pixel_stats else {}
     path = Path(path).expanduser()
     if not path.parent.is_dir():
         raise UserError(f"{path}: there is no folder {path.parent}: make it first")
@@ -75,7 +78,7 @@ class EncoderFile:
         tensors: the encoder's parameters.
         pyramid: those of a `SimpleFeaturePyramid`: of a converted ViTDet detector, else none.
         partial: what is missing in it, as a sentence; "" for nothing.
-        lineage: as of `save_encoder`.
+        lineage, pixel_stats: as of `save_encoder`.
     """
 
     config: dict[str, Any]
@@ -83,6 +86,7 @@ class EncoderFile:
     pyramid: dict[str, Tensor]
     partial: str
     lineage: list[dict[str, str]]
+    pixel_stats: dict[str, Any] | None
 
 
 def read_encoder_file(path: str | Path) -> EncoderFile:
@@ -126,16 +130,32 @@ def read_encoder_file(path: str | Path) -> EncoderFile:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(f"weights file {path} holds an unusable encoder config ({reason})") from None
     pyramid = {key.removeprefix(PYRAMID): tensors.pop(key) for key in list(tensors) if key.startswith(PYRAMID)}
-    return EncoderFile(source.config, tensors, pyramid, metadata.get("partial", ""), _lineage(metadata))
+    lineage, stats = _told(metadata, "lineage"), _told(metadata, "pixel_stats")
+    return EncoderFile(
+        source.config,
+        tensors,
+        pyramid,
+        metadata.get("partial", ""),
+        [entry for entry in lineage if isinstance(entry, dict)] if isinstance(lineage, list) else [],
+        stats if are_pixel_stats(stats) else None,
+    )
 
 
-def _lineage(metadata: dict[str, str]) -> list[dict[str, str]]:
-    """Returns what a file says of where it comes from; nothing where that cannot be read: no weight depends on it."""
+def _told(metadata: dict[str, str], name: str) -> Any:
+    """Returns what a file says beside its weights; None where that cannot be read: no weight depends on it."""
     try:
-        found = json.loads(metadata.get("lineage", "[]"))
+        return json.loads(metadata.get(name, "null"))
     except ValueError:
-        return []
-    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+        return None
+
+
+def are_pixel_stats(found: Any) -> bool:
+    """Returns whether it is mean and deviation of three channels, as of `save_encoder`."""
+    if not isinstance(found, dict) or set(found) != {"image_mean", "image_std"}:
+        return False
+    return all(
+        isinstance(v, list) and len(v) == 3 and all(isinstance(x, int | float) for x in v) for v in found.values()
+    )
 
 
 def load_encoder(path: str | Path, **overrides: Any) -> VisionTransformer:

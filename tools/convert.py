@@ -96,6 +96,7 @@ def _show(done: Any, destination: Path) -> None:
     path = destination.with_name(destination.name + ".report.json")
     proof = {name: getattr(done, name) for name in ("family", "sha256", "target", "differences", "tolerance")}
     tell(done.report, path, f"{done.report.path}: {done.family} -> {done.target}", proof)
+    sys.stdout.write("".join(f"{remark}\n" for remark in done.remarks))
     sys.stdout.write(f"wrote {destination}, report {path}\n")
 
 

@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
     predictor = load_predictor(args.run, "cpu", args.best)
     size = args.img_size or predictor.task.graph_size()
     graph = predictor.task.graph(predictor.model)
-    about = about_of(predictor.task.command, predictor.class_names, size)
+    about = about_of(predictor.task.command, predictor.class_names, size, predictor.task.prepared())
     content, compared = onnx_of(graph, predictor.model.encoder, size, about)
     write_atomically(file, content)
     proof = "its answers on two images are the model's" if compared else "like the model it finds nothing in noise"

@@ -10,8 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pretrain.recipes import titled
 from pretrain.training.metrics import read_json_lines
+from pretrain.training.recipe import titled
 from pretrain.training.run_folder import CONFIG
 from splitmask_backbones import __version__
 from splitmask_backbones.convert.names import MODEL_CARD

@@ -18,6 +18,13 @@ def value(default: Any, help: str, *, low: float = -math.inf, high: float = math
     return dataclasses.field(default=default, metadata={"help": help, "low": low, "high": high, "choices": choices})
 
 
+def titled(model: str, embed_dim: int | None, depth: int | None) -> str:
+    """Returns a model's name with the sizes of one's own, "vit_tiny (96 wide, 6 blocks)"."""
+    own = [f"{embed_dim} wide"] if embed_dim is not None else []
+    own += [f"{depth} blocks"] if depth is not None else []
+    return f"{model} ({', '.join(own)})" if own else model
+
+
 @dataclass(frozen=True)
 class CheckedRecipe:
     """What the recipes of all tools share; subclasses have `batch_size`, `epochs`, `steps` and `lr`."""

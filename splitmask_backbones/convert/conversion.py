@@ -25,6 +25,8 @@ from splitmask_backbones.files import replaced_at_once, sha256_of, write_atomica
 from splitmask_backbones.load_report import LoadReport
 from splitmask_backbones.vit import VisionTransformer
 
+ANTIALIASED = {"timm": True, "detectron2": False, "mmseg": False, "hf": False}
+"""Whether a target resizes positions with antialiasing."""
 RELATIVE_TOLERANCE = 2e-5
 """Of the largest output, in float32: twelve blocks of another summation order stay below."""
 
@@ -42,6 +44,7 @@ class Conversion:
             was incomplete and there was nothing to compare.
         tolerance: that both had to stay within.
         sha256: of the file that was read, in hexadecimal.
+        remarks: where the outputs will not be the same although the weights are.
     """
 
     family: str
@@ -51,6 +54,7 @@ class Conversion:
     differences: dict[str, float | None]
     tolerance: float
     sha256: str
+    remarks: list[str]
 
 
 @contextmanager
@@ -132,7 +136,22 @@ def convert(
     digest = sha256_of(read.path)  # which an --overwrite may replace
     entry = {"file": Path(source).name, "sha256": digest, "family": read.family}
     _write(destination, to, made, read, _lineage_of(read.path) if read.family == "splitmask" else [entry])
-    return Conversion(read.family, to, encoder, read.report, differences, tolerance, digest)
+    return Conversion(read.family, to, encoder, read.report, differences, tolerance, digest, _remarks(made.encoder, to))
+
+
+def _remarks(encoder: VisionTransformer, to: str) -> list[str]:
+    antialiased = ANTIALIASED.get(to)
+    if antialiased is None or encoder.positions == "none":
+        return []
+    sides = " x ".join(map(str, encoder.img_size))
+    if encoder.positions != "learned":
+        return [
+            f"positions: computed for each size here, {to} resizes those of {sides}: other sizes give other outputs"
+        ]
+    if antialiased == (encoder.position_resize == "antialias"):
+        return []
+    how = "with" if antialiased else "without"
+    return [f"positions: {to} resizes them {how} antialiasing, unlike here: images of other sizes than {sides} differ"]
 
 
 @contextmanager
@@ -239,7 +258,7 @@ def _write(destination: Path, to: str, made: Export, read: Source, lineage: list
     destination.parent.mkdir(parents=True, exist_ok=True)
     if to == "splitmask":
         gaps = "" if read.report.complete else f"converted with --allow-partial, {read.report.gaps()}"
-        save_encoder(made.encoder, destination, read.pyramid, gaps or read.report.partial, lineage)
+        save_encoder(made.encoder, destination, read.pyramid, gaps or read.report.partial, lineage, read.pixel_stats)
         return
     if made.graph is not None:
         write_atomically(destination, made.graph)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from splitmask_backbones.checkpoints import read_encoder_file
+from splitmask_backbones.checkpoints import are_pixel_stats, read_encoder_file
 from splitmask_backbones.convert.arguments import arguments_of, check_model, fit_prefix_positions
 from splitmask_backbones.convert.foreign import refuse_foreign
 from splitmask_backbones.convert.keys import FROM_VITDET, is_simple_pyramid, to_ours, translate
@@ -175,9 +175,12 @@ def _translated(pyramid: dict[str, Tensor], file: WeightsFile) -> dict[str, Tens
 def _own(file: WeightsFile, model: str | None, overrides: Mapping[str, Any]) -> Source:
     report = LoadReport(str(file.path))
     pyramid: dict[str, Tensor] = {}
+    stats: dict[str, Any] | None = None
     if file.run is None:
         own = read_encoder_file(file.path)
         config, state, pyramid, report.partial = own.config, own.tensors, own.pyramid, own.partial
+        stats = own.pixel_stats
+        _warn_of_pixels(file, stats)
     else:
         config, state, others = encoder_of(file.path, file.run, file.tensors)
         report.dropped |= dict.fromkeys(others, "not of the encoder")
@@ -188,7 +191,7 @@ def _own(file: WeightsFile, model: str | None, overrides: Mapping[str, Any]) -> 
     if model is not None:
         check_model(file, model, config)
     report.loaded = sorted(state)
-    return Source("splitmask", config, state, report, state, file.path, pyramid=pyramid)
+    return Source("splitmask", config, state, report, state, file.path, pixel_stats=stats, pyramid=pyramid)
 
 
 USUAL_WIDTHS = (192, 384, 512, 768, 1024)
@@ -224,6 +227,10 @@ def _warn_of_guesses(file: WeightsFile, family: str, config: dict[str, Any], tol
             "project's tools have ImageNet's: if it is v1, fine-tuning adapts, frozen features are somewhat off",
             file.path,
         )
+    _warn_of_pixels(file, stats)
+
+
+def _warn_of_pixels(file: WeightsFile, stats: dict[str, Any] | None) -> None:
     if stats is not None and stats != {"image_mean": list(IMAGENET_MEAN), "image_std": list(IMAGENET_STD)}:
         logger.warning(
             "%s was trained on pixels with mean %s and deviation %s, this project's tools normalise with ImageNet's: "
@@ -259,7 +266,5 @@ def _pixel_stats(file: WeightsFile) -> dict[str, Any] | None:
     mean, std = (found.get(f"image_{name}", found.get(name)) for name in ("mean", "std"))
     if found.get("do_normalize") is False:
         mean, std = [0.0] * 3, [1.0] * 3
-    for values in (mean, std):
-        if not isinstance(values, list) or len(values) != 3 or not all(isinstance(v, int | float) for v in values):
-            return None
-    return {"image_mean": mean, "image_std": std}
+    stats = {"image_mean": mean, "image_std": std}
+    return stats if are_pixel_stats(stats) else None

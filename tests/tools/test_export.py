@@ -70,6 +70,11 @@ def test_the_same_as_the_predictor(run: tuple[str, Path, Path]) -> None:
     assert said["command"] == tool and said["class_names"] == predictor.class_names
     height, width = said["input"]["size"]
     assert SIZES[tool] in (None, (height, width))
+    assert "value_range" not in said["input"] and ("test_crop" in said["input"]) == (tool == "train_cls")
+    predictor.task._value_range = (310, 4020)
+    deep = predictor.task.prepared()
+    predictor.task._value_range = None
+    assert deep["value_range"] == [310, 4020] and deep.get("test_crop") == said["input"].get("test_crop")
     pixels = np.random.default_rng(5).integers(0, 256, (height, width, 3), dtype=np.uint8)
     right = predictor(pixels)
     if tool == "train_cls":  # whose crop is the middle of a larger image

@@ -154,7 +154,7 @@ def test_a_share_of_the_labels_is_trained_on_and_belongs_to_the_run(inputs: Path
     code, _, err = run(*words, "0.5")
     assert code == 0, err
     report = json.loads((tmp_path / "few/data_report.json").read_text())
-    assert report["train"]["images_used"] == -(-num_images // 2) < num_images
+    assert report["train"]["images_used"] == -(-num_images // 2) < num_images == report["train"]["images_in_file"]
     assert "--labels was 0.5 and is now 1.0" in error_of(*words, "1", "--resume")
     assert "labels=2.0 must be above 0 and at most 1" in error_of(*words, "2", "--resume")
 

@@ -21,6 +21,7 @@ from splitmask_backbones.errors import UserError, nearest
 from splitmask_backbones.missing import check_path
 from tools import cli
 from tools.classification.layouts import LAYOUTS, Listing, Pair, find_layout, read_pairs
+from tools.finetuning.copies import warn_about_copies
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -348,3 +349,4 @@ def warn(data: LabelledData) -> None:
             lines.append(f"no {name} image of {len(absent)} of {len(data.classes)} classes, {absent[0]} for one")
     for line in [*data.notes, *lines]:
         logger.warning("%s", line)
+    warn_about_copies({name: split.images for name, split in data.splits.items()})

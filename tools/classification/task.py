@@ -23,7 +23,6 @@ from tools.classification.evaluate import evaluate
 from tools.classification.graph import graph_of
 from tools.classification.model import Classifier, build_classifier
 from tools.classification.recipes import DOMAINS, ClsRecipe
-from tools.finetuning.copies import warn_about_copies
 from tools.finetuning.graph import Graph
 from tools.finetuning.options import FinetuneOptions
 from tools.finetuning.pictures import Pictures
@@ -120,7 +119,6 @@ class ClassificationTask(Task):
 
     def data_report(self) -> dict[str, Any]:
         data.warn(self.images)
-        warn_about_copies({name: split.images for name, split in self.images.splits.items()})
         return data.report(self.images)
 
     @property
@@ -167,3 +165,6 @@ class ClassificationTask(Task):
 
     def graph_size(self) -> tuple[int, int]:
         return self.recipe.img_size, self.recipe.img_size
+
+    def prepared(self) -> dict[str, Any]:
+        return super().prepared() | {"test_crop": self.recipe.test_crop}

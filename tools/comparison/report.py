@@ -83,7 +83,7 @@ def sentences(comparison: Comparison, found: Found) -> list[str]:
 
 def _warnings(comparison: Comparison, found: Found) -> list[str]:
     """Returns what the runs warn of, such as weights that were not whole, once for each start."""
-    told = {}
+    told: dict[str, None] = {}  # each once, in order
     for start, setting in found:
         rate = comparison.best_rate(start, setting)
         for seed in found[start, setting]:
@@ -117,7 +117,9 @@ def _saved(comparison: Comparison, found: Found, score: str) -> list[str]:
         pair = least_that_equals(ours, best)
         if pair is not None and pair[0] < pair[1]:
             less, more = pair
-            sure = certainty(*(values(found, *key, score) for key in ((start, settings[less]), (first, settings[more]))))
+            sure = certainty(
+                *(values(found, *key, score) for key in ((start, settings[less]), (first, settings[more])))
+            )
             reached = f"({ours[less]:.1f} and {theirs[more]:.1f}, {sure})"
             told.append(f"{where}{score}: {start} with {less:,g}{unit} reaches {first} with {more:,g}{unit} {reached}")
 

@@ -27,7 +27,7 @@ class CocoSplit:
         images: in the file's order; images without usable annotations are kept.
         categories: `(id, name)` by label.
         dropped: single annotations that were left out.
-        num_annotations: in the file.
+        num_images, num_annotations: in the file.
         corrected: usable ones that said something impossible of the image, or said it in another notation.
         renamed: old and new name of images whose `file_name` was repaired.
         doubtful: usable ones whose box, mask, crowd flag and target do not fit each other (`agreement`).
@@ -38,6 +38,7 @@ class CocoSplit:
     images: list[ImageRecord]
     categories: list[tuple[int, str]]
     dropped: Flaws
+    num_images: int
     num_annotations: int
     corrected: Flaws
     renamed: list[tuple[str, str]] = field(default_factory=list)
@@ -90,7 +91,8 @@ def _read(path: Path, folder: Path, categories: Iterable[tuple[int, str]] | None
     own = _categories(content["categories"], path)
     known = own if categories is None else _same_categories(own, list(categories), path)
     images = _images(content["images"], path)
-    split = CocoSplit(path, folder, list(images.values()), known, Flaws(), len(content["annotations"]), Flaws())
+    counts = len(images), len(content["annotations"])
+    split = CocoSplit(path, folder, list(images.values()), known, Flaws(), *counts, Flaws())
     _read_annotations(content["annotations"], images, split, with_masks)
     if not has_objects(split):
         raise UserError(_nothing_usable(split, with_masks))
@@ -99,7 +101,7 @@ def _read(path: Path, folder: Path, categories: Iterable[tuple[int, str]] | None
 
 def has_objects(split: CocoSplit) -> bool:
     """Returns whether there is an object that is no crowd."""
-    return any(not instance.crowd for image in split.images for instance in image.instances)
+    return not all(image.is_empty for image in split.images)
 
 
 def _nothing_usable(split: CocoSplit, with_masks: bool) -> str:

@@ -17,7 +17,7 @@ class TrainingImages(Dataset[tuple[Tensor, Target]]):
 
     def __init__(self, split: CocoSplit, recipe: DetRecipe) -> None:
         # An image of crowds or of nothing teaches little, and its crowds would count as background.
-        self.records = [image for image in split.images if any(not i.crowd for i in image.instances)]
+        self.records = [image for image in split.images if not image.is_empty]
         self.images = split.image_list(self.records)
         self.place = training_placement(recipe)
         self.seed, self.with_masks = recipe.seed, recipe.masks

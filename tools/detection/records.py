@@ -38,6 +38,11 @@ class ImageRecord:
     width: int
     instances: list[Instance] = field(default_factory=list)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no object in it but crowds."""
+        return all(instance.crowd for instance in self.instances)
+
 
 @dataclass
 class Flaws:

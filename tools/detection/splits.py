@@ -15,7 +15,8 @@ from splitmask_backbones.missing import check_folder
 from tools.detection.annotations import NO_POLYGON
 from tools.detection.coco import CocoSplit, has_objects, read_coco
 from tools.detection.file_names import repair_file_names
-from tools.detection.records import Flaws
+from tools.detection.records import Flaws, ImageRecord
+from tools.finetuning.labels import labelled
 
 NUM_SHOWN = 5
 logger = logging.getLogger(__name__)
@@ -189,6 +190,16 @@ def check_split_images(
     return unusable
 
 
+def labelled_images(name: str, split: CocoSplit, share: float, seed: int) -> list[ImageRecord]:
+    """Returns a share of the images, as of `labelled`: of those with objects and of those without, each by itself.
+
+    Images without an object are not trained on: a share that held more of them would hold fewer labels.
+    """
+    parts = ([image for image in split.images if image.is_empty is empty] for empty in (False, True))
+    drawn = {image.id for part in parts for image in labelled(name, part, share, seed)}
+    return [image for image in split.images if image.id in drawn]
+
+
 def without(split: CocoSplit, unusable: Sequence[str]) -> None:
     """Takes images that cannot be used out of a split, in place."""
     names = set(unusable)
@@ -235,13 +246,17 @@ def warn_about(name: str, split: CocoSplit) -> None:
 
 
 def report(split: CocoSplit, unusable: Sequence[str]) -> dict[str, Any]:
-    """Returns the entry of a split in data_report.json."""
+    """Returns the entry of a split in data_report.json.
+
+    What is counted as used is of the share of the labels; what was dropped, corrected or doubtful is of the whole file.
+    """
     instances = [instance for image in split.images for instance in image.instances]
     return {
         "annotation_file": str(split.json_path),
+        "images_in_file": split.num_images,
         "images_used": len(split.images),
         "images_dropped": len(unusable),
-        "images_without_objects": sum(all(i.crowd for i in image.instances) for image in split.images),
+        "images_without_objects": sum(image.is_empty for image in split.images),
         "annotations": split.num_annotations,
         "annotations_used": len(instances),
         "annotations_dropped": _counts(split.dropped),

@@ -30,7 +30,6 @@ from tools.detection.graph import graph_of
 from tools.detection.rle import to_mask
 from tools.finetuning.copies import warn_about_copies
 from tools.finetuning.graph import Graph
-from tools.finetuning.labels import labelled
 from tools.finetuning.options import FinetuneOptions
 from tools.finetuning.pictures import Pictures
 from tools.finetuning.task import Task
@@ -91,8 +90,7 @@ class DetectionTask(Task):
         known = None if "train" in self.locations else self.categories
         self.splits = data.read_splits(self.locations, known, self.recipe.masks)
         for name, split in self.splits.items():
-            some = labelled(name, split.images, self.recipe.labels, self.recipe.seed)
-            split.images = self.used(name, some)
+            split.images = self.used(name, data.labelled_images(name, split, self.recipe.labels, self.recipe.seed))
         if folder.is_main:
             data.compare_objects(self.splits, self.recipe)
         identity: dict[str, Any] = {name: data.fingerprint(split) for name, split in self.splits.items()}

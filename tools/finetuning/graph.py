@@ -148,10 +148,16 @@ def is_same(right: Tensor, given: Tensor) -> bool:
     return bool(right.numel() == 0 or (right - given).abs().max() <= TOLERANCE * right.abs().max().clamp(min=1e-6))
 
 
-def about_of(command: str, class_names: Sequence[str], size: tuple[int, int]) -> dict[str, Any]:
-    """Returns what a graph says of itself: the tool, the classes by label, and what it takes."""
+def about_of(
+    command: str, class_names: Sequence[str], size: tuple[int, int], prepared: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns what a graph says of itself: the tool, the classes by label, and what it takes.
+
+    Args:
+        prepared: how images become what it takes, as of `Task.prepared`.
+    """
     return {
         "command": command,
         "class_names": list(class_names),
-        "input": {"size": list(size), "channels": "RGB", "range": [0, 1]},
+        "input": {"size": list(size), "channels": "RGB", "range": [0, 1], **prepared},
     }

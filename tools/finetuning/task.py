@@ -207,3 +207,7 @@ class Task(ABC):
     def graph_size(self) -> tuple[int, int]:
         """Returns `(H, W)` of the images that a graph takes unless another size is asked for."""
         raise NotImplementedError
+
+    def prepared(self) -> dict[str, Any]:
+        """Returns how images become what a graph takes: the values of deep ones that become 0 and 1."""
+        return {} if self.value_range is None else {"value_range": list(self.value_range)}

@@ -19,8 +19,10 @@ from splitmask_backbones import VisionTransformer, create_encoder, load_encoder,
 from splitmask_backbones.checkpoints import read_encoder_file
 from splitmask_backbones.convert.conversion import convert
 from splitmask_backbones.files import sha256_of
+from splitmask_backbones.position import resize_pos_embed
 
 timm = pytest.importorskip("timm", reason="the extra 'timm' is not installed")
+from timm.layers import resample_abs_pos_embed  # noqa: E402
 from timm.models.beit import Beit  # noqa: E402
 from timm.models.deit import VisionTransformerDistilled  # noqa: E402
 from timm.models.vision_transformer import VisionTransformer as TimmViT  # noqa: E402
@@ -140,6 +142,37 @@ def test_dino_at_other_sizes_as_its_code_resizes_positions(size, tmp_path):
         torch.testing.assert_close(
             encoder.get_parameter(name).grad, model.get_parameter(name).grad, atol=1e-4, rtol=1e-3
         )
+
+
+def resized_by(to, table):
+    """Returns positions `(1, 1 + 4 * 4, C)` for a grid of 2 x 7, by the code of a target's own library."""
+    if to == "timm":
+        return resample_abs_pos_embed(table, [2, 7], num_prefix_tokens=1)
+    if to == "mmseg":
+        pytest.importorskip("splitmask_backbones.mmseg")
+        from mmseg.models.backbones import VisionTransformer as MMSegViT
+
+        return MMSegViT.resize_pos_embed(table, (2, 7), (4, 4), "bicubic")
+    transformers = pytest.importorskip("transformers")
+    size = {"hidden_size": table.shape[2], "num_hidden_layers": 1, "num_attention_heads": 1, "image_size": 64}
+    model = transformers.ViTModel(transformers.ViTConfig(**size))
+    model.embeddings.position_embeddings.data = table
+    return model.embeddings.interpolate_pos_encoding(torch.zeros(1, 15, table.shape[2]), 32, 112)
+
+
+@pytest.mark.parametrize("to", ["timm", "mmseg", "hf"])
+def test_positions_that_a_target_resizes_otherwise_are_told(to, tmp_path):
+    torch.manual_seed(0)
+    for resize in ("antialias", "plain"):
+        sizes = {"img_size": 64, "embed_dim": 64, "depth": 1, "num_heads": 1, "use_class_token": True}
+        encoder = VisionTransformer(**sizes, position_resize=resize)
+        encoder.pos_embed.data.normal_()
+        ours = resize_pos_embed(encoder.pos_embed, (4, 4), (2, 7), 1, resize)
+        differs = (resized_by(to, encoder.pos_embed.data) - ours).abs().max().item() > 1e-4
+        save_encoder(encoder, tmp_path / "in.safetensors")
+        done = convert(tmp_path / "in.safetensors", tmp_path / f"{resize}{'' if to == 'hf' else '.pth'}", to=to)
+        assert bool(done.remarks) == differs
+        assert all(f"positions: {to} resizes them" in remark for remark in done.remarks)
 
 
 @pytest.mark.parametrize(("shape", "family", "resize"), [((1, 64), "dino", "plain"), ((1, 1, 64), "timm", "antialias")])

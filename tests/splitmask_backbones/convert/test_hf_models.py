@@ -210,6 +210,9 @@ def test_the_statistics_of_the_source_stay_with_the_weights(tmp_path, caplog):
     assert "pixels with mean [0.5, 0.5, 0.5] and deviation [0.5, 0.5, 0.5]" in caplog.text
     written = json.loads((tmp_path / "hf/preprocessor_config.json").read_text())
     assert (written["image_mean"], written["image_std"]) == ([0.5] * 3, [0.5] * 3)
+    convert(tmp_path / "hf", tmp_path / "e.safetensors")  # an encoder file keeps them
+    convert(tmp_path / "e.safetensors", tmp_path / "again", to="hf")
+    assert json.loads((tmp_path / "again/preprocessor_config.json").read_text())["image_mean"] == [0.5] * 3
     caplog.clear()
     convert(tmp_path / "hf", tmp_path / "again.safetensors")
     assert "pixels with mean" in caplog.text

@@ -40,7 +40,8 @@ def make_split(boxes: list[list[tuple[Any, int, bool]]], size: tuple[int, int] =
         )
         for i, listed in enumerate(boxes)
     ]
-    return CocoSplit(Path("x.json"), Path(), images, [(5, "a"), (9, "b"), (12, "never")], Flaws(), 0, Flaws())
+    categories = [(5, "a"), (9, "b"), (12, "never")]
+    return CocoSplit(Path("x.json"), Path(), images, categories, Flaws(), len(images), 0, Flaws())
 
 
 def detection(image: int, box: Any, label: int, score: float, size: tuple[int, int] = (200, 300)) -> dict[str, Any]:

@@ -12,8 +12,12 @@ import torch
 from torch._dynamo import config as dynamo
 
 from tests.helpers.det_data import write_root
+from tools.detection.coco import CocoSplit
 from tools.detection.config import OPTIONS, load_config
+from tools.detection.records import Flaws, ImageRecord, Instance
+from tools.detection.splits import labelled_images
 from tools.detection.task import DetectionTask
+from tools.finetuning.labels import labelled
 from tools.finetuning.options import FinetuneOptions
 
 
@@ -30,6 +34,24 @@ def folder(path: Path) -> Any:
 
 
 FABRIC: Any = SimpleNamespace(is_global_zero=True, broadcast=lambda value: value)
+
+
+def test_a_share_of_the_labels_is_one_of_the_images_that_teach() -> None:
+    """Of 20 images with objects and 80 with a crowd or nothing, a quarter is 5 and 20, whatever the seed."""
+    crowd, one = (Instance((0, 0, 9, 9), 0, None, 81.0, crowd) for crowd in (True, False))
+    images = [
+        ImageRecord(n, f"{n}.png", 9, 9, [crowd, one] if n % 5 == 0 else [crowd] if n % 5 == 1 else [])
+        for n in range(100)
+    ]
+    split = CocoSplit(Path("x.json"), Path(), images, [(1, "a")], Flaws(), 100, 0, Flaws())
+    for seed in range(5):
+        quarter = labelled_images("train", split, 0.25, seed)
+        assert [image.is_empty for image in quarter].count(False) == 5 and len(quarter) == 25
+        half = labelled_images("train", split, 0.5, seed)
+        assert [image for image in half if image in quarter] == quarter, "nested, in the order of the file"
+    assert labelled_images("val", split, 0.25, 0) == images == labelled_images("train", split, 1.0, 0)
+    split.images = [image for image in images if not image.is_empty]
+    assert labelled_images("train", split, 0.3, 7) == labelled("train", split.images, 0.3, 7)
 
 
 def test_recorded_values_give_the_recipe_again(tmp_path: Path) -> None:
