@@ -22,7 +22,7 @@ from pretrain.training.run_folder import read_object, write_json
 from splitmask_backbones.errors import UserError
 from tools.demo_data import make_demo_data
 from tools.detection import config as det_config
-from tools.detection.coco import CocoSplit
+from tools.detection.coco import CocoSplit, image_ids
 from tools.detection.records import ImageRecord
 from tools.detection.rle import to_mask
 from tools.detection.splits import Location, fingerprint, locate, read_splits
@@ -146,8 +146,10 @@ def open_folder(data: str, work: Path) -> DemoFolder:
         if len(split.images) <= limit:
             continue
         notes.append(f"{name}: {limit} of {len(split.images)} images, evenly chosen, so that a demo stays a demo")
-        # Images without objects would only make the demo longer.
-        candidates = [image for image in split.images if image.instances] or split.images
+        # Images without objects are not trained on, and would only make the demo longer; in val, what is found there
+        # counts against a detector.
+        with_objects = [image for image in split.images if image.instances]
+        candidates = (name == "train" and with_objects) or split.images
         step = max(1.0, len(candidates) / limit)
         split.images = [candidates[int(i * step)] for i in range(min(limit, len(candidates)))]
         path = work / f"instances_{name}.json"
@@ -159,7 +161,8 @@ def open_folder(data: str, work: Path) -> DemoFolder:
 def _write_shortened(source: Path, ids: set[Any], path: Path) -> None:
     content = json.loads(source.read_text(encoding="utf-8-sig"))
     images = [image for image in content["images"] if image["id"] in ids]
-    annotations = [a for a in content["annotations"] if isinstance(a, dict) and a.get("image_id") in ids]
+    of_images = zip(content["annotations"], image_ids(content), strict=True)
+    annotations = [annotation for annotation, image_id in of_images if image_id in ids]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"images": images, "annotations": annotations, "categories": content["categories"]})
 

@@ -120,8 +120,8 @@ def _read_annotations(entries: list[Any], images: dict[Any, ImageRecord], split:
     """Puts the usable annotations into their images, and counts the others."""
     dropped, corrected = split.dropped, split.corrected
     labels: dict[Any, int] = {id: label for label, (id, _) in enumerate(split.categories)}
-    images_by_text = _Ids(images, [image.file_name for image in images.values()])
-    labels_by_text = _Ids(labels, [name for _, name in split.categories])
+    images_by_text = Ids(images, [image.file_name for image in images.values()])
+    labels_by_text = Ids(labels, [name for _, name in split.categories])
     seen: dict[Any, Any] = {}
     for entry in entries:
         id = entry.get("id") if isinstance(entry, dict) else None
@@ -159,7 +159,7 @@ def _read_annotations(entries: list[Any], images: dict[Any, ImageRecord], split:
         image.instances.append(instance)
 
 
-class _Ids:
+class Ids:
     """Finds an entry by its id or name written otherwise: 17, 17.0 and "17" are one where no two ids become the same.
 
     Args:
@@ -182,6 +182,14 @@ class _Ids:
         if isinstance(id, float) and id.is_integer():
             id = int(id)
         return self._found.get(str(id).strip()) if _is_id(id) else None
+
+
+def image_ids(content: dict[str, Any]) -> list[Any]:
+    """Returns the id of the image of each annotation of a usable file, as `read_coco` finds it; None for none."""
+    known = {image["id"]: image["id"] for image in content["images"]}
+    by_text = Ids(known, [image["file_name"] for image in content["images"]])
+    named = [entry.get("image_id") if isinstance(entry, dict) else None for entry in content["annotations"]]
+    return [id if _is_id(id) and id in known else by_text.find(id) for id in named]
 
 
 def _is_id(value: Any) -> bool:

@@ -56,6 +56,26 @@ def test_large_folders_are_shortened_evenly(data: Path, tmp_path: Path, monkeypa
     assert "4 of 8 images" in folder.notes[0]
 
 
+def test_what_lies_in_the_images_that_are_left_stays(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Annotations that name their image otherwise, and val images without an object."""
+    shutil.copytree(data / "coco", tmp_path / "coco")
+    file = tmp_path / "coco/annotations/instances_val.json"
+    content = json.loads(file.read_text())
+    kept = [{**a, "image_id": str(a["image_id"])} for a in content["annotations"] if a["image_id"] == 3]
+    file.write_text(json.dumps(content | {"annotations": kept}))
+    monkeypatch.setattr(demo_folder, "MAX_IMAGES", {"train": 200, "val": 2})
+    before = demo_folder.read_splits(demo_folder.locate(str(tmp_path / "coco")))["val"]
+    folder = demo_folder.open_folder(str(tmp_path / "coco"), tmp_path / "work")
+    assert [image.id for image in folder.splits["val"].images] == [1, 2]
+    monkeypatch.setattr(demo_folder, "MAX_IMAGES", {"train": 200, "val": 1})
+    file.write_text(json.dumps(content | {"annotations": [{**a, "image_id": "1"} for a in kept]}))
+    folder = demo_folder.open_folder(str(tmp_path / "coco"), tmp_path / "work")
+    shortened = json.loads((tmp_path / "work/instances_val.json").read_text())
+    assert len(shortened["annotations"]) == len(kept) == len(before.images[2].instances) > 0
+
+
 def test_crowds_are_ignored_and_small_things_lie_on_top(tmp_path: Path) -> None:
     def box(x: int, y: int, side: int, label: int, crowd: bool = False) -> Instance:
         polygon = [[x, y, x + side, y, x + side, y + side, x, y + side]]
