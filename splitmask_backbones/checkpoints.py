@@ -89,6 +89,12 @@ class EncoderFile:
     pixel_stats: dict[str, Any] | None
 
 
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Returns the tensors and the metadata of a safetensors file; raises what safetensors and torch raise."""
+    with safe_open(str(path), framework="pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118 (not a dict)
+
+
 def read_encoder_file(path: str | Path) -> EncoderFile:
     """Returns what an encoder file holds.
 
@@ -97,9 +103,7 @@ def read_encoder_file(path: str | Path) -> EncoderFile:
     """
     path = check_weights(path)
     try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+        tensors, metadata = read_safetensors(path)
     except MemoryError:
         raise
     except Exception as error:  # of a damaged header: SafetensorError, but torch's errors as well

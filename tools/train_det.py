@@ -5,8 +5,9 @@ from pathlib import Path
 
 from det_configs.common.recipe import FIELDS
 from tools import cli
-from tools.detection.config import config_names, given_values, load_config
+from tools.detection.config import CONFIG_DIR, given_values, load_config
 from tools.detection.engines import ENGINES, choose_engine
+from tools.finetuning.config_file import config_names
 from tools.finetuning.options import add_options, finetune_options
 
 PLACES = ("data", "val", "train_json", "train_images", "val_json", "val_images")
@@ -21,7 +22,7 @@ def build_parser() -> cli.Parser:
         prog="tools/train_det.py",
         usage="tools/train_det.py CONFIG --data ROOT --weights FILE|none --output DIR [options] [key=value ...]",
         description=__doc__,
-        epilog=f"configs: {', '.join(config_names())}\n\nrecipe values for key=value (a config's own value "
+        epilog=f"configs: {', '.join(config_names(CONFIG_DIR))}\n\nrecipe values for key=value (a config's own value "
         f"wins over the default):\n{values}",
     )
     parser.add_argument("config", metavar="CONFIG", help="a file of det_configs/, or your own")

@@ -16,7 +16,7 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from splitmask_backbones.errors import UserError
 
-_JITTER: tuple[Callable[[Image.Image], ImageEnhance._Enhance], ...] = (
+JITTER: tuple[Callable[[Image.Image], ImageEnhance._Enhance], ...] = (
     ImageEnhance.Brightness,
     ImageEnhance.Contrast,
     ImageEnhance.Color,
@@ -183,5 +183,5 @@ def draw_jitter(rng: np.random.Generator, strength: float) -> tuple[tuple[float,
 
 def _jittered(image: Image.Image, factors: tuple[float, float, float], order: tuple[int, int, int]) -> Image.Image:
     for index in order:
-        image = _JITTER[index](image).enhance(factors[index])
+        image = JITTER[index](image).enhance(factors[index])
     return image

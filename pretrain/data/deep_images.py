@@ -11,6 +11,7 @@ import numpy as np
 from pretrain.data.decode import UnreadableImage, read_deep
 from pretrain.data.sources import ImageList
 from pretrain.data.value_range import ValueRange, range_of, to_8_bits
+from pretrain.training.evenly import evenly
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -26,10 +27,9 @@ def range_of_images(images: ImageList, given: ValueRange | None = None) -> tuple
 
     None where none of them has more than 8 bits; `given` is taken in place of what is measured.
     """
-    count = min(len(images), NUM_IMAGES)
     found: list[np.ndarray] = []
-    for number in range(count):
-        name = images.names[number * len(images) // count]
+    for index in evenly(len(images), NUM_IMAGES):
+        name = images.names[index]
         try:
             values = read_deep(images.path(name))
         except (OSError, UnreadableImage):  # counted later

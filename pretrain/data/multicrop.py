@@ -2,10 +2,10 @@
 
 import numpy as np
 import torch
-from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor
 
-from pretrain.data.augment import PretrainAugment, to_tensor
+from pretrain.data.augment import JITTER, PretrainAugment, to_tensor
 
 LOCAL_SIDE = 96 / 224
 """Side of a small crop over that of a large one."""
@@ -62,8 +62,7 @@ def change_colours(image: Image.Image, rng: np.random.Generator, blur: float, so
             if change == 3:
                 image = shift_hue(image, hue)
             else:
-                enhance = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)[change]
-                image = enhance(image).enhance(float(factors[change]))
+                image = JITTER[change](image).enhance(float(factors[change]))
     if gray:
         image = image.convert("L").convert("RGB")
     if blurred:

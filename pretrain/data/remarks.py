@@ -6,6 +6,7 @@ from PIL import Image
 
 from pretrain.data.decode import FORMATS, open_regular
 from pretrain.data.sources import ImageList
+from pretrain.training.evenly import evenly
 
 NUM_IMAGES = 64
 """Images that are looked at, evenly spread; their headers alone."""
@@ -17,13 +18,13 @@ def remarks(images: ImageList) -> list[str]:
     """Returns a line for each kind of loss, with how many of the images looked at have it and the first of them."""
     counts: Counter[str] = Counter()
     first: dict[str, str] = {}
-    looked_at = min(len(images), NUM_IMAGES)
-    for number in range(looked_at):
-        name = images.names[number * len(images) // looked_at]
+    places = evenly(len(images), NUM_IMAGES)
+    for index in places:
+        name = images.names[index]
         for kind in _of_image(images, name):
             counts[kind] += 1
             first.setdefault(kind, name)
-    return [f"{count} of {looked_at} images looked at {kind} ({first[kind]})" for kind, count in counts.items()]
+    return [f"{count} of {len(places)} images looked at {kind} ({first[kind]})" for kind, count in counts.items()]
 
 
 def _of_image(images: ImageList, name: str) -> list[str]:

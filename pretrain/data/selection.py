@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from pretrain.training.evenly import evenly
 from splitmask_backbones.errors import UserError
 
 IMAGE_FOLDER = re.compile(r"images?|imgs?|jpegimages|leftimg8bit|rgb|photos?|pictures?|inputs?", re.IGNORECASE)
@@ -177,7 +178,7 @@ def _look_like_labels(root: Path, names: Sequence[str], others: set[str], named:
         named: whether their folder is called as labels are: then only photographs are none.
     """
     shared = [name for name in names if _image_stem(name) in others or _stem(name) in others]
-    chosen = [shared[index * len(shared) // NUM_LOOKED_AT] for index in range(min(len(shared), NUM_LOOKED_AT))]
+    chosen = [shared[index] for index in evenly(len(shared), NUM_LOOKED_AT)]
     return bool(chosen) and all(_has_few_levels(root / name, named) for name in chosen)
 
 

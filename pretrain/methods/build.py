@@ -57,15 +57,14 @@ def build_encoder(recipe: Recipe, init: Path | None = None) -> VisionTransformer
     torch.manual_seed(recipe.seed)
     if init is not None:
         encoder = encoder_from(init, recipe)
-        encoder.patch_embed.requires_grad_(not recipe.freeze_patch_embed)
-        return encoder
-    extra = {"use_class_token": True, "position_resize": "plain"} if recipe.method == "dino" else {}
-    arguments = {"img_size": recipe.img_size, "drop_path_rate": recipe.drop_path, **extra}
-    encoder = create_encoder(recipe.model, **recipe.encoder_sizes, **arguments)
-    if recipe.position_init == "sincos":
-        begin_with_sincos(encoder)
-    if recipe.rescale_residuals:
-        rescale_residuals(encoder)
+    else:
+        extra = {"use_class_token": True, "position_resize": "plain"} if recipe.method == "dino" else {}
+        arguments = {"img_size": recipe.img_size, "drop_path_rate": recipe.drop_path, **extra}
+        encoder = create_encoder(recipe.model, **recipe.encoder_sizes, **arguments)
+        if recipe.position_init == "sincos":
+            begin_with_sincos(encoder)
+        if recipe.rescale_residuals:
+            rescale_residuals(encoder)
     encoder.patch_embed.requires_grad_(not recipe.freeze_patch_embed)
     return encoder
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from pretrain.data.check import check_images
 from pretrain.data.sources import EVALUATION, TRAIN, ImageList, find_images
 from pretrain.data.value_range import ValueRange
+from pretrain.training.evenly import evenly
 from splitmask_backbones.errors import UserError
 
 OPTION = "--monitor-labels"
@@ -98,5 +99,4 @@ def _find(root: Path, prefix: str) -> list[Pair]:
 
 
 def _spread(pairs: list[Pair], limit: int) -> list[Pair]:
-    count = min(limit, len(pairs))
-    return [pairs[i * len(pairs) // count] for i in range(count)]
+    return [pairs[index] for index in evenly(len(pairs), limit)]

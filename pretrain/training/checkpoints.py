@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -16,6 +16,7 @@ from pretrain.training.distributed import ending_together, gather, is_distribute
 from pretrain.training.ema import start_at
 from pretrain.training.options import NUM_CHECKPOINTS
 from pretrain.training.processes import processes
+from splitmask_backbones.checkpoints import read_safetensors
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import replaced_at_once
 
@@ -86,9 +87,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         ValueError: the file is truncated, foreign, or its checksum is wrong.
     """
     try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+        tensors, metadata = read_safetensors(path)
         if digest_of(tensors, metadata["state"]) != metadata["sha256"]:
             raise UserError(f"checkpoint {path} is damaged: its checksum is wrong")
         return json.loads(metadata["state"]), tensors

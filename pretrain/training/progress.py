@@ -75,15 +75,14 @@ class Clock:
         self._waited = 0.0
         self._start = time.monotonic()
 
-    def waiting(self) -> Clock:
-        """Returns a context whose time counts as waiting."""
-        return self
-
-    def __enter__(self) -> None:
-        self._wait_start = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        self._waited += time.monotonic() - self._wait_start
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Within it time counts as waiting."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self._waited += time.monotonic() - start
 
     @contextmanager
     def stopped(self) -> Iterator[None]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from pretrain.training.loop import Loop
 
+from pretrain.training.evenly import evenly
 from pretrain.training.measuring import STEPS, median_step, now, peak_memory
 from pretrain.training.options import REHEARSAL_RECORD
 from pretrain.training.progress import duration
@@ -51,9 +52,9 @@ class Rehearsal:
             batch_size: of the training, whose steps draw from what is left.
         """
         self.num_images[split] = len(items)
-        count = min(len(items), max(NUM_IMAGES[split], STEPS * batch_size if split == "train" else 0))
-        self.num_used[split] = count
-        return [items[index * len(items) // count] for index in range(count)]
+        few = evenly(len(items), max(NUM_IMAGES[split], STEPS * batch_size if split == "train" else 0))
+        self.num_used[split] = len(few)
+        return [items[index] for index in few]
 
     def begin_training(self) -> None:
         """Ends the set-up: the first step is about to begin."""

@@ -35,12 +35,11 @@ def arguments_of(
     """
     _check_shapes(file, state)
     weight = state["patch_embed.proj.weight"]
-    blocks = {int(match[1]) for name in state if (match := re.match(r"blocks\.(\d+)\.", name))}
     config: dict[str, Any] = {
         "patch_size": weight.shape[2],
         "in_chans": weight.shape[1],
         "embed_dim": weight.shape[0],
-        "depth": max(blocks) + 1,
+        "depth": max(_blocks(state)) + 1,
         "mlp_ratio": state["blocks.0.mlp.fc1.weight"].shape[0] / weight.shape[0],
         "qkv_bias": "blocks.0.attn.qkv.bias" in state,
         "use_class_token": "cls_token" in state and family != "vitdet",
@@ -216,8 +215,8 @@ def _windows(file: WeightsFile, state: dict[str, Tensor], overrides: dict[str, A
     return found
 
 
-def _blocks(state: dict[str, Tensor]) -> set[str]:
-    return {name.split(".")[1] for name in state if name.startswith("blocks.")}
+def _blocks(state: dict[str, Tensor]) -> set[int]:
+    return {int(match[1]) for name in state if (match := re.match(r"blocks\.(\d+)\.", name))}
 
 
 def fit_prefix_positions(state: dict[str, Tensor], config: dict[str, Any], family: str) -> bool:

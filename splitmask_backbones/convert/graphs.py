@@ -5,12 +5,12 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from splitmask_backbones.convert.hf_models import processor_for
 from splitmask_backbones.convert.libraries import need
@@ -61,6 +61,32 @@ def _normalisation(encoder: VisionTransformer, pixel_stats: Any) -> dict[str, An
     return {name: processor[name] for name in ("image_mean", "image_std") if name in processor}
 
 
+def check_onnx() -> None:
+    """Raises ValueError where a library that writes or runs ONNX is missing."""
+    for library in ("onnx", "onnxscript", "onnxruntime"):
+        need(library, "export")
+
+
+def onnx_model(module: nn.Module, images: Tensor, outputs: Sequence[str], any_batch: bool = True) -> Any:
+    """Returns the ONNX model of a module, exported by `torch.export`.
+
+    Args:
+        module: in evaluation; takes `images` and returns a tensor for each output.
+        images: at least two where `any_batch`: one would make a graph for one.
+        outputs: their names.
+        any_batch: whether the number of images stays open.
+    """
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    # The fused kernels leave strides behind that a later reshape of the trace does not take.
+    with sdpa_kernel(SDPBackend.MATH):
+        program: Any = torch.onnx.export(
+            module, (images,), dynamo=True, input_names=[INPUT], output_names=list(outputs),
+            dynamic_shapes=_dynamic() if any_batch else None, verbose=False,
+        )  # fmt: skip
+    return program.model_proto
+
+
 def _dynamic() -> tuple[dict[int, Any]]:
     return ({0: torch.export.Dim("batch", min=1)},)
 
@@ -73,18 +99,10 @@ def _exported(encoder: VisionTransformer, images: Tensor, about: str) -> tuple[b
 
 
 def _onnx(encoder: VisionTransformer, images: Tensor, about: str) -> tuple[bytes, Forward]:
-    for library in ("onnx", "onnxscript", "onnxruntime"):
-        need(library, "export")
+    check_onnx()
     import onnxruntime
-    from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    # The fused kernels leave strides behind that a later reshape of the trace does not take.
-    with sdpa_kernel(SDPBackend.MATH):
-        program: Any = torch.onnx.export(
-            encoder, (images,), dynamo=True, input_names=[INPUT], output_names=[OUTPUT], dynamic_shapes=_dynamic(),
-            verbose=False,
-        )  # fmt: skip
-    model = program.model_proto
+    model = onnx_model(encoder, images, [OUTPUT])
     if model.ByteSize() > MAX_ONNX_BYTES:
         raise UserError(
             f"--to onnx: {model.ByteSize() / 1e9:.1f} GB are more than one ONNX file holds, "

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
 from torch import Tensor, strided
 
+from splitmask_backbones.checkpoints import read_safetensors
 from splitmask_backbones.convert.roles import PATCHES, find_tensors
 from splitmask_backbones.convert.runs import file_of, run_of
 from splitmask_backbones.convert.torch_files import load_torch
@@ -111,9 +111,7 @@ def _looks_like_safetensors(path: Path) -> bool:
 
 def _read_safetensors(path: Path) -> WeightsFile:
     try:
-        with safe_open(str(path), framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-            found = WeightsFile(path, tensors, dict(file.metadata() or {}))
+        tensors, metadata = read_safetensors(path)
     except (MemoryError, KeyboardInterrupt):
         raise
     except Exception as error:  # of a damaged header: SafetensorError, but torch's errors as well
@@ -121,7 +119,7 @@ def _read_safetensors(path: Path) -> WeightsFile:
         raise UserError(f"{path} is not a readable safetensors file ({reason}): copy it again") from None
     if not tensors:
         raise UserError(f"{path} holds no tensors: name a file of weights")
-    return found
+    return WeightsFile(path, tensors, metadata)
 
 
 TIMM_FIELDS = {"pretrained_cfg", "num_features"}

@@ -16,7 +16,7 @@ HARMLESS |= {"label_names", "label_descriptions"}
 
 
 def hub_model(path: Path, config: dict[str, Any]) -> Any:
-    """Returns timm's model of a config.json, with random weights and on the meta device's shapes of its own.
+    """Returns timm's model of a config.json, with random weights, on the default device.
 
     Args:
         path: of the weights, for the message.

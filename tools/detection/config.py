@@ -8,36 +8,26 @@ from typing import Any
 
 from det_configs.common.recipe import FIELDS, DetRecipe, check_field, parse_value
 from splitmask_backbones.errors import UserError, nearest
+from tools.finetuning.config_file import config_file, config_names
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "det_configs"
 # Options that are recipe values under the same name, so that all trainers take them alike.
 OPTIONS = ("steps", "epochs", "batch_size", "img_size", "lr", "seed", "precision", "labels")
 
 
-def config_names() -> list[str]:
-    """Returns the configs that come with the project, as det_configs/NAME.py."""
-    return sorted(f"det_configs/{path.name}" for path in CONFIG_DIR.glob("*.py") if path.stem != "__init__")
-
-
 def load_config(path: str) -> DetRecipe:
     """Returns the `recipe` that a config file defines.
 
     Args:
-        path: a Python file; the name of one of the project's own is enough.
+        path: as of `config_file`.
 
     Raises:
         ValueError: no such file (with the nearest name), it fails, or it defines no `DetRecipe`.
     """
-    file = Path(path)
-    own = CONFIG_DIR / f"{file.stem}.py"
-    if not file.is_file():
-        if own.is_file() and path in (file.stem, f"det_configs/{file.stem}.py"):
-            file = own
-        else:
-            raise UserError(f"config {path} does not exist: {nearest(path, config_names())}")
+    file, names = config_file(path, CONFIG_DIR), config_names(CONFIG_DIR)
     spec = importlib.util.spec_from_file_location(f"det_config_{file.stem}", file)
     if spec is None or spec.loader is None:
-        raise UserError(f"config {path} is no Python file: {nearest(path, config_names())}")
+        raise UserError(f"config {path} is no Python file: {nearest(path, names)}")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -49,7 +39,7 @@ def load_config(path: str) -> DetRecipe:
         raise UserError(f"config {path} cannot be used ({type(error).__name__}: {error}): correct the file") from error
     recipe = getattr(module, "recipe", None)
     if not isinstance(recipe, DetRecipe):
-        raise UserError(f"config {path} defines no `recipe` of type DetRecipe: see {config_names()[0]}")
+        raise UserError(f"config {path} defines no `recipe` of type DetRecipe: see {names[0]}")
     return recipe
 
 

@@ -91,9 +91,8 @@ def _in_root(root: Path, split: str) -> Location:
         below = sorted(p.name for p in inner.iterdir() if p.is_dir() and p.name.lower().startswith(split))
         found = {f"images/{name}": place for name in below for place in _pairs(root, name, inner / name)}
         folders += [f"images/{name}" for name in below]
-    if (
-        not found and len(folders) == 1
-    ):  # train/ with instances_train2017.json: there is nothing else that it could mean
+    # train/ with instances_train2017.json: there is nothing else that it could mean.
+    if not found and len(folders) == 1:
         files = sorted((root / "annotations").glob(f"instances_{split}*.json"))
         found = {folders[0]: Location(files[0], root / folders[0])} if len(files) == 1 else {}
     best = [name for name in found if name.split("/")[-1] in (split, f"{split}2017")][:1] or list(found)

@@ -20,11 +20,7 @@ def is_recorded(folder: Path, step: int) -> bool:
 
 
 def record_evaluation(
-    folder: Path,
-    step: int,
-    results: dict[str, Any],
-    keep: Callable[[dict[str, Any]], None],
-    score: Callable[[dict[str, Any]], float],
+    folder: Path, step: int, results: dict[str, Any], keep: Callable[[], None], score: Callable[[dict[str, Any]], float]
 ) -> bool:
     """Adds a line to evaluations.jsonl; returns whether the model is the best so far, and then keeps it.
 
@@ -33,14 +29,14 @@ def record_evaluation(
 
     Args:
         step: finished steps.
-        keep: writes the model that was evaluated; called with the new line if it is the best.
+        keep: writes the model that was evaluated; called if it is the best.
         score: what lines are compared by; larger is better.
     """
     entries = [entry for entry in read_json_lines(folder / EVALUATIONS) if entry["step"] < step]
     entry = {"step": step, **strict_json(results)}
     is_best = all(score(other) < score(entry) for other in entries)
     if is_best:
-        keep(entry)
+        keep()
         write_json(folder / BEST_RESULTS, entry)
     text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in [*entries, entry])
     write_atomically(folder / EVALUATIONS, text.encode())

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from splitmask_backbones.convert.graphs import ABOUT, INPUT, check_torch, quiet, with_metadata
-from splitmask_backbones.convert.libraries import need
+from splitmask_backbones.convert.graphs import ABOUT, INPUT, check_onnx, check_torch, onnx_model, quiet, with_metadata
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.vit import VisionTransformer
 
@@ -77,12 +76,13 @@ def onnx_of(
         ValueError: a library is missing or too old, or the file's answers are others.
     """
     check_torch("onnx")
-    for library in ("onnx", "onnxscript", "onnxruntime"):
-        need(library, "export")
+    check_onnx()
     images = torch.rand(2 if graph.any_batch else 1, 3, *size, generator=torch.Generator().manual_seed(0))
     with quiet(), torch.no_grad(), of_one_size(encoder):
         graph.module(images)  # what is kept of it is a constant of the graph
-        model = (_traced if graph.varies else _exported)(graph, images)
+        model = (
+            _traced(graph, images) if graph.varies else onnx_model(graph.module, images, graph.outputs, graph.any_batch)
+        )
         file: bytes = with_metadata(model, {ABOUT: json.dumps(about, sort_keys=True)}).SerializeToString()
     return file, _check(graph, file, size)
 
@@ -98,19 +98,6 @@ def _traced(graph: Graph, images: Tensor) -> Any:
             output_names=list(graph.outputs), dynamic_axes=varying,
         )  # fmt: skip
         return onnx.load(file.name)
-
-
-def _exported(graph: Graph, images: Tensor) -> Any:
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    batch = ({0: torch.export.Dim("batch", min=1)},) if graph.any_batch else None
-    # The fused kernels leave strides behind that a later reshape of the trace does not take.
-    with sdpa_kernel(SDPBackend.MATH):
-        program: Any = torch.onnx.export(
-            graph.module, (images,), dynamo=True, input_names=[INPUT], output_names=list(graph.outputs),
-            dynamic_shapes=batch, verbose=False,
-        )  # fmt: skip
-    return program.model_proto
 
 
 def _check(graph: Graph, file: bytes, size: tuple[int, int]) -> bool:

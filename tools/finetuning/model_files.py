@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from pretrain.training.checkpoints import digest_of, newest_checkpoint
 from pretrain.training.run_folder import CHECKPOINTS
+from splitmask_backbones.checkpoints import read_safetensors
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import sha256_of, write_atomically
 from splitmask_backbones.missing import check_weights
@@ -42,9 +43,7 @@ def _remedy(path: Path) -> str:
 
 def _read_model(path: Path) -> dict[str, Tensor]:
     try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+        tensors, metadata = read_safetensors(path)
     except SafetensorError as error:
         raise UserError(f"{path} is damaged ({error}): {_remedy(path)}") from None
     expected = digest_of(tensors, "")

@@ -150,7 +150,7 @@ def _fit(
                 folder.path,
                 step,
                 results,
-                keep=lambda _: save_model(folder.path / BEST_MODEL, kept, public),
+                keep=lambda: save_model(folder.path / BEST_MODEL, kept, public),
                 score=task.score,
             )
             cli.say(folder, f"step {step}: the best so far" if best else f"step {step}: not the best")

@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 class Task(ABC):
-    """What one fine-tuning tool brings; the skeleton calls its methods in the order in which they stand here.
+    """What one fine-tuning tool brings to the skeleton in `run`.
 
     Args:
         base: its values; has `override(given)` and what the loop reads.

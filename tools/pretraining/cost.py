@@ -18,6 +18,7 @@ from pretrain.methods.build import build_optimizer, build_sample, build_views
 from pretrain.own_recipe import MEMORY_SHARE
 from pretrain.recipes import Recipe
 from pretrain.training.compilation import compile_blocks
+from pretrain.training.evenly import evenly
 from pretrain.training.measuring import memory_of_step, now, time_steps
 from pretrain.training.options import ON
 from splitmask_backbones.errors import UserError
@@ -147,18 +148,18 @@ def with_loading(step: float, loading: float, workers: int, device: str) -> floa
 
 def _items(views: Views) -> tuple[list[Any], float]:
     """Returns items of images spread over the list, and the seconds of one."""
-    count = min(len(views), NUM_ITEMS)
     items: list[Any] = []
     reasons: list[str] = []
     start = now()
-    for number in range(count):
+    places = evenly(len(views), NUM_ITEMS)
+    for index in places:
         try:
-            items.append(views[(0, number * len(views) // count, 0)])
+            items.append(views[(0, index, 0)])
         except UserError as error:  # unreadable: the check of the images says so
             reasons.append(str(error))
             continue
         if now() - start > ITEM_SECONDS:
             break
     if not items:
-        raise UserError(f"--data: none of the {count} images looked at can be used, the first one: {reasons[0]}")
+        raise UserError(f"--data: none of the {len(places)} images looked at can be used, the first one: {reasons[0]}")
     return items, (now() - start) / len(items)

@@ -16,6 +16,7 @@ import torch
 
 from pretrain.data.decode import UnreadableImage
 from pretrain.data.sources import ImageList
+from pretrain.training.evenly import evenly
 from pretrain.training.processes import processes
 from splitmask_backbones.errors import UserError
 
@@ -61,18 +62,17 @@ def sizes_of(images: ImageList) -> Sizes:
     Raises:
         ValueError: none of them can be read.
     """
-    count = min(len(images), NUM_SIZES)
+    places = evenly(len(images), NUM_SIZES)
     found, reasons = [], []
-    for number in range(count):
-        index = number * len(images) // count
+    for index in places:
         try:
             found.append(images.size(index))
         except (OSError, ValueError, SyntaxError, UnreadableImage) as error:  # the check of the images counts them
             reasons.append(f"{images.names[index]}: {' '.join(str(error).split())[:300]}")
     if not found:
         raise UserError(
-            f"--data: none of the {count} images looked at can be read, the first one {reasons[0]}: repair them or "
-            "choose others"
+            f"--data: none of the {len(places)} images looked at can be read, the first one {reasons[0]}: repair them "
+            "or choose others"
         )
     short = [min(size) for size in found]
     area = statistics.fmean(height * width for height, width in found)
@@ -89,9 +89,8 @@ def warn_of_unreadable(images: ImageList, max_bad_fraction: float, seconds: floa
         max_bad_fraction: that share.
         seconds: after which no further image is read.
     """
-    count, end, bad, looked = min(len(images), NUM_DECODED), time.monotonic() + seconds, [], 0
-    for number in range(count):
-        index = number * len(images) // count
+    end, bad, looked = time.monotonic() + seconds, [], 0
+    for index in evenly(len(images), NUM_DECODED):
         try:
             images.check(index)
         except (UnreadableImage, OSError) as error:

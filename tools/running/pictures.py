@@ -10,14 +10,13 @@ def choose_pictures(folder: Path, count: int) -> list[Path]:
     Fewer where there are fewer; none of a folder that is empty or not there.
     """
     from pretrain.data.sources import ImageList, find_images
+    from pretrain.training.evenly import evenly
 
     images = ImageList(
         folder, find_images(folder, "--pictures")[0] if folder.is_dir() and any(folder.iterdir()) else []
     )
-    count = min(count, len(images))
-    places = [number * len(images) // count for number in range(count)]
     chosen = []
-    for start, end in pairwise([*places, len(images)]):
+    for start, end in pairwise([*evenly(len(images), count), len(images)]):
         readable = (images.path(images.names[index]) for index in range(start, end) if images.is_readable(index))
         chosen += [file for file in [next(readable, None)] if file is not None]
     return chosen

@@ -8,6 +8,7 @@ from typing import Any
 
 from splitmask_backbones.errors import UserError, check_choice, nearest
 from splitmask_backbones.registry import ENCODERS
+from tools.finetuning.config_file import config_file
 from tools.segmentation.class_weights import CLASS_WEIGHTS
 from tools.segmentation.layout import make_layout
 
@@ -27,16 +28,8 @@ FRAMEWORK = ("custom_imports", "default_scope", "norm_cfg", "runner_type")
 
 
 def config_path(name: str) -> Path:
-    """Returns the file for `CONFIG`: a path, or a file of seg_configs/ with or without its folder. Free of torch.
-
-    Raises:
-        ValueError: no such file, with the nearest of seg_configs/.
-    """
-    for path in (Path(name), CONFIG_FOLDER.parent / name, CONFIG_FOLDER / name, CONFIG_FOLDER / f"{name}.py"):
-        if path.is_file():
-            return path
-    known = [f"seg_configs/{path.name}" for path in CONFIG_FOLDER.glob("*.py")]
-    raise UserError(f"config {name} does not exist: {nearest(name, known)}")
+    """Returns the file for `CONFIG`, as of `config_file`. Free of torch."""
+    return config_file(name, CONFIG_FOLDER)
 
 
 def load_config(path: Path) -> dict[str, Any]:

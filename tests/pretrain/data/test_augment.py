@@ -132,7 +132,7 @@ def test_three_augment_takes_each_of_the_three(monkeypatch):
     """Without jitter, each result is exactly one of grey-scale, solarisation and blur, about as often."""
     from PIL import ImageFilter, ImageOps
 
-    monkeypatch.setattr("pretrain.data.augment._JITTER", [_Keep] * 3)
+    monkeypatch.setattr("pretrain.data.augment.JITTER", [_Keep] * 3)
     image = photo()
     grey = image.convert("L").convert("RGB").tobytes()
     solarised = ImageOps.solarize(image, 128).tobytes()
