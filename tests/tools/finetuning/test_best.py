@@ -16,7 +16,7 @@ def test_the_best_evaluation_is_kept_and_a_resume_takes_back_later_ones(tmp_path
         nn.init.constant_(model.weight, step)
         path = tmp_path / "best.safetensors"
         return record_evaluation(
-            tmp_path, step, {"AP": ap}, lambda _: save_model(path, model, {}), score=lambda entry: entry["AP"]
+            tmp_path, step, {"AP": ap}, lambda: save_model(path, model, {}), score=lambda entry: entry["AP"]
         )
 
     def kept():
