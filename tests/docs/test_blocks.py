@@ -42,7 +42,7 @@ def targets() -> set[str]:
 
 def commands_of(code: str) -> list[list[str]]:
     lines = code.replace("\\\n", " ").splitlines()
-    return [shlex.split(line, comments=True) for line in lines if line.strip()]
+    return [argv for line in lines if (argv := shlex.split(line, comments=True))]
 
 
 def without_prefix(argv: list[str]) -> list[str]:

@@ -37,7 +37,7 @@ def test_its_cells_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "mine").mkdir(parents=True)
     torch.manual_seed(0)
-    save_encoder(create_encoder("vit_tiny", img_size=64, depth=2), tmp_path / "runs" / "mine" / "encoder.safetensors")
+    save_encoder(create_encoder("vit_tiny", img_size=64, depth=4), tmp_path / "runs" / "mine" / "encoder.safetensors")
     det_data.write_split(tmp_path / "MY_IMAGES", "pictures", det_data.coco_json(1))
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for number, cell in enumerate(code_cells(path)):
