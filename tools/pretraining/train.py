@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from pretrain.training.options import REHEARSAL_ENCODER
 from pretrain.training.run_folder import RunFolder
 from pretrain.training.schedule import cosine, warmup_cosine
 from splitmask_backbones import save_encoder
+from splitmask_backbones.registry import named_sizes
 from tools import cli, monitoring
 from tools.pretraining.options import ARTEFACT, PretrainOptions
 from tools.pretraining.start import lineage_of
@@ -117,9 +118,19 @@ def train(
         write_model_card(folder.path, lineage_of(init))
         save_encoder(method.encoder, folder.path / ARTEFACT, lineage=lineage_of(init))
         print(f"wrote {folder.path / ARTEFACT}")
+        print(how_to_name(method.encoder.config))
         monitoring.draw(folder.path)
         for advice in monitoring.advise(folder.path, recipe.branch_jitter, recipe.qk_limit):
             logger.warning(advice)
+
+
+def how_to_name(config: Mapping[str, Any]) -> str:
+    """Returns what the fine-tuning tools have to be told of an encoder where their config has another one."""
+    sizes = named_sizes(config)
+    if sizes is None:
+        return "no config of the fine-tuning tools has its patch size and heads: use it in Python"
+    det, seg = (" ".join(f"{own}{name}={size}" for name, size in sizes.items()) for own in ("", "model.backbone."))
+    return f"to fine-tune it with a config of another encoder add {det} (train_det) or {seg} (train_seg)"
 
 
 def length_of(recipe: Recipe, images: ImageList, rehearsal: Rehearsal | None) -> tuple[int, int]:
