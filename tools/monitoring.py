@@ -146,10 +146,11 @@ def draw(run_dir: Path) -> None:
         save_curves(panels, run_dir / "monitor.png")
 
 
-def advise(run_dir: Path, branch_jitter: float, qk_limit: float | None) -> list[str]:
+def advise(run_dir: Path, branch_jitter: float, match_weight: float, qk_limit: float | None) -> list[str]:
     """Returns what the last look of a run shows to be wrong, with the remedy, a line each.
 
-    Where the run had `branch_jitter`, its matching could not go by colours, and is not compared with them.
+    Where the run had `branch_jitter`, its matching could not go by colours, and is not compared with them; nor where it
+    had no matching.
     """
     from pretrain.training.metrics import read_json_lines
 
@@ -163,7 +164,7 @@ def advise(run_dir: Path, branch_jitter: float, qk_limit: float | None) -> list[
             "with another --patch-norm or --base-lr"
         )
     matched, colors = last.get("train_match_rank1"), last.get("train_color_rank1")
-    if not branch_jitter and matched and colors and matched < LITTLE_MORE * colors:
+    if match_weight and not branch_jitter and matched and colors and matched < LITTLE_MORE * colors:
         found.append(
             f"matching finds {matched:.0%} of the crops, and their colours alone would find {colors:.0%}: it may have "
             "learned little else. Try --branch-jitter 0.4 or a smaller --match-weight"

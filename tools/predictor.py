@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
-from pretrain.data.decode import UnreadableImage, read_image, to_rgb
+from pretrain.data.decode import UnreadableImage, read_image, to_rgb, turn_of
 from pretrain.training.distributed import PRECISIONS, check_device
 from pretrain.training.run_folder import CONFIG, read_object
 from splitmask_backbones.errors import UserError
@@ -79,7 +79,11 @@ class Predictor:
             except UnreadableImage as error:
                 raise UserError(f"{image} cannot be read: {error}") from None
         try:
-            return to_rgb(ImageOps.exif_transpose(_pictured(image)), value_range)
+            pictured = _pictured(image)
+            pictured.load()
+            turn = turn_of(pictured)
+            rgb = to_rgb(pictured, value_range)  # before it is turned: the copy loses the tags that say what is white
+            return rgb if turn is None else rgb.transpose(turn)
         except OSError as error:  # Pillow decodes a file that it has opened here
             raise UserError(f"{image!r} cannot be read: {error}") from None
 

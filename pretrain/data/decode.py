@@ -159,12 +159,15 @@ def _load(file: IO[bytes], reduction: int = 1) -> tuple[Image.Image, Image.Trans
         image.load()
     if kind in ("JPEG", "MPO") and _jpeg_ends_in_zeros(file):
         raise UnreadableImage("truncated: the file ends in zeros and has no end-of-image marker")
-    # Read after load(): PIL turns TIFFs itself while it decodes them and then drops the tag.
+    return image, turn_of(image)
+
+
+def turn_of(image: Image.Image) -> Image.Transpose | None:
+    """Returns how a decoded image is turned upright; before load() it would be that of TIFFs which PIL turns itself."""
     try:
-        transpose = _TRANSPOSE.get(image.getexif().get(_ORIENTATION_TAG, 1))
+        return _TRANSPOSE.get(image.getexif().get(_ORIENTATION_TAG, 1))
     except Exception:  # damaged EXIF data: the pixels are good all the same
-        transpose = None
-    return image, transpose
+        return None
 
 
 def to_rgb(image: Image.Image, value_range: ValueRange | None = None) -> Image.Image:

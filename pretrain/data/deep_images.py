@@ -11,7 +11,6 @@ import numpy as np
 from pretrain.data.decode import UnreadableImage, read_deep
 from pretrain.data.sources import ImageList
 from pretrain.data.value_range import ValueRange, range_of, to_8_bits
-from pretrain.training.evenly import evenly
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -19,7 +18,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 NUM_IMAGES, NUM_VALUES = 64, 20_000
-"""Images of a data set whose values are looked at, evenly spread, and values of each."""
+"""Images of a data set whose values are looked at, and values of each, both drawn: every n-th could be one channel of
+several, or one column of all."""
 
 
 def range_of_images(images: ImageList, given: ValueRange | None = None) -> tuple[ValueRange, int, int] | None:
@@ -28,14 +28,15 @@ def range_of_images(images: ImageList, given: ValueRange | None = None) -> tuple
     None where none of them has more than 8 bits; `given` is taken in place of what is measured.
     """
     found: list[np.ndarray] = []
-    for index in evenly(len(images), NUM_IMAGES):
+    rng = np.random.default_rng(0)
+    for index in sorted(rng.permutation(len(images))[:NUM_IMAGES]):
         name = images.names[index]
         try:
             values = read_deep(images.path(name))
         except (OSError, UnreadableImage):  # counted later
             continue
         if values is not None and values.size:
-            found.append(values[:: -(-values.size // NUM_VALUES)])
+            found.append(values if values.size <= NUM_VALUES else values[rng.integers(0, values.size, NUM_VALUES)])
     if not found:
         return None
     together = np.concatenate(found)

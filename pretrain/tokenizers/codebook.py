@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 _IMAGENET = IMAGENET_MEAN, IMAGENET_STD
 _AT_ONCE = 1 << 16  # patches
+_FLAT = 1e-5
+"""What rounding may leave of a patch in float32, over its norm; one grey level in one pixel is 4e-3 of [0, 1]."""
 
 
 def normalize_patches(patches: Tensor, kind: str, num_channels: int = 3) -> Tensor:
@@ -43,9 +45,13 @@ def normalize_patches(patches: Tensor, kind: str, num_channels: int = 3) -> Tens
         mean, std = (torch.cat([patches.new_full((size,), value) for value in values]) for values in _IMAGENET)
         patches, kind = patches * std + mean, "mean"
     if kind == "mean":
-        return patches - patches.mean(dim=-1, keepdim=True)
-    by_channel = patches.unflatten(-1, (num_channels, -1))
-    return (by_channel - by_channel.mean(dim=-1, keepdim=True)).flatten(-2)
+        rest = patches - patches.mean(dim=-1, keepdim=True)
+    else:
+        by_channel = patches.unflatten(-1, (num_channels, -1))
+        rest = (by_channel - by_channel.mean(dim=-1, keepdim=True)).flatten(-2)
+    # What rounding leaves of a flat patch would become a direction.
+    flat = rest.norm(dim=-1, keepdim=True) <= _FLAT * (1 + patches.norm(dim=-1, keepdim=True))
+    return rest.masked_fill(flat, 0.0)
 
 
 class ImageTokenizer(Protocol):
@@ -145,8 +151,11 @@ def random_patches(vocab_size: int, num_images: int, patches_per_image: int, sam
         ValueError: fewer patches than V, both named.
     """
     _check_enough("random_patches", vocab_size, num_images, patches_per_image)
-    per_image = -(-vocab_size // num_images)
-    return sample(min(num_images, vocab_size), per_image)[:vocab_size]
+    per_image, images = -(-vocab_size // num_images), min(num_images, vocab_size)
+    drawn = sample(images, per_image)
+    # A patch of every image before a second one of any.
+    kept = torch.arange(len(drawn)).view(images, per_image).T.flatten()[:vocab_size]
+    return drawn[kept.sort().values]
 
 
 def kmeans_codebook(
@@ -201,7 +210,7 @@ def kmeans_codebook(
             patches.shape[1],
             vocab_size,
             niter=1,
-            seed=seed,
+            seed=seed % 2**31,  # a C int
             spherical=True,
             min_points_per_centroid=1,
             max_points_per_centroid=2**31 - 1,

@@ -6,6 +6,7 @@ import math
 import os
 from pathlib import Path
 
+from pretrain.training.control_groups import group_folders
 from pretrain.training.processes import processes
 from pretrain.training.shortage import free_shared_memory
 
@@ -30,15 +31,17 @@ def cpu_quota(root: Path) -> float | None:
     Args:
         root: where control groups are mounted; in a container its own group's files lie there.
     """
-    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
-        try:
-            words = " ".join((root / name).read_text(encoding="ascii") for name in files).split()
-            quota, period = float(words[0]), float(words[1])
-        except (OSError, ValueError, IndexError):  # not there, or "max"
-            continue
-        if quota > 0 and period > 0:
-            return quota / period
-    return None
+    found = []
+    for controller, files in (("", ("cpu.max",)), ("cpu", ("cpu.cfs_quota_us", "cpu.cfs_period_us"))):
+        for group in group_folders(root / controller, controller):
+            try:
+                words = " ".join((group / name).read_text(encoding="ascii") for name in files).split()
+                quota, period = float(words[0]), float(words[1])
+            except (OSError, ValueError, IndexError):  # not there, or "max"
+                continue
+            if quota > 0 and period > 0:
+                found.append(quota / period)
+    return min(found, default=None)
 
 
 def auto_workers() -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -173,6 +173,7 @@ def fit(
     monitor: Callable[[], dict[str, float | None]] | None = None,
     cached: Coupling | None = None,
     static: bool = False,
+    more_follows: bool = False,
 ) -> None:
     """Trains `method` in place from the folder's newest checkpoint, or from the start, to `loop.end`.
 
@@ -200,6 +201,8 @@ def fit(
             called in the main process alone, before the state is saved: a resume finds each line it needs.
         cached: as of `train_step`.
         static: steps are made by `StaticStep`, as a CUDA graph on a GPU.
+        more_follows: whether something long follows the last step, such as an evaluation: a signal that comes until
+            its state is saved ends the run before that.
 
     Raises:
         ValueError: the loss or gradient is not finite (the step is not made, earlier checkpoints stay).
@@ -251,6 +254,12 @@ def fit(
             with clock.waiting():
                 batch = fabric.to_device(next(data))
             yield batch
+
+    def stop_at(step: int, number: int) -> NoReturn:
+        if progress:
+            progress.note(f"stopped and saved at step {step} of {loop.end}: --resume goes on from here")
+        fabric.barrier()  # torchrun ends all processes when one is gone: not while another saves
+        raise SystemExit(128 + number)
 
     with ExitStack() as stack:
         if log:
@@ -312,8 +321,8 @@ def fit(
             if evaluates:
                 evaluate_at_once(done)
             if stop_signal and done < loop.end:
-                if progress:
-                    progress.note(f"stopped and saved at step {done} of {loop.end}: --resume goes on from here")
-                fabric.barrier()  # torchrun ends all processes when one is gone: not while another saves
-                raise SystemExit(128 + stop_signal)
+                stop_at(done, stop_signal)
+        received = [number for number in gather([stop.received]) if number is not None] if more_follows else []
+        if received:
+            stop_at(loop.end, received[0])
     fabric.barrier()

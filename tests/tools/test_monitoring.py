@@ -62,12 +62,15 @@ def test_the_bytes_are_those_without_monitoring(method, images, tmp_path):
 def test_advice_follows_the_last_look(look, said, tmp_path):
     first = {"step": 1, "train_inpaint_gain": -1.0}
     (tmp_path / "monitor.jsonl").write_text(f"{json.dumps(first)}\n{json.dumps({'step': 2, **look})}\n")
-    advice = advise(tmp_path, 0.0, None)
+    advice = advise(tmp_path, 0.0, 1.0, None)
     assert len(advice) == len(said) and all(part in line for part, line in zip(said, advice, strict=True))
-    assert advise(tmp_path, 0.4, None) == [line for line in advice if "colours" not in line]
-    assert advise(tmp_path / "nothing", 0.0, None) == []
+    assert advise(tmp_path, 0.4, 1.0, None) == [line for line in advice if "colours" not in line]
+    assert advise(tmp_path, 0.0, 0.0, None) == advise(tmp_path, 0.4, 1.0, None), (
+        "without matching there is none to advise"
+    )
+    assert advise(tmp_path / "nothing", 0.0, 1.0, None) == []
     assert [("--qk-limit 3 " in line) for line in advice] == [("entropy" in line) for line in advice]
-    assert not any("--qk-limit 3 " in line for line in advise(tmp_path, 0.0, 3.0))  # it had that
+    assert not any("--qk-limit 3 " in line for line in advise(tmp_path, 0.0, 1.0, 3.0))  # it had that
 
 
 def test_a_file_with_other_columns_is_drawn(tmp_path, monkeypatch):
@@ -84,7 +87,7 @@ def test_a_file_with_other_columns_is_drawn(tmp_path, monkeypatch):
         "train query gain": ([2], [0.3]),
         "train neighbour gain": ([2], [0.05]),
     }
-    assert advise(tmp_path, 0.0, None) == []
+    assert advise(tmp_path, 0.0, 1.0, None) == []
 
 
 def test_images_kept_out(images, tmp_path):

@@ -80,6 +80,10 @@ def test_files_pictures_and_arrays_are_one(run):
         found = predictor(same)
         assert all(np.array_equal(found[name], value) for name, value in of_file.items())
     assert predictor(upright[..., 0])  # gray
+    values = np.random.default_rng(1).integers(0, 4000, (60, 90)).astype(np.uint16)
+    Image.fromarray(values).save(pictures.parent / "deep.tif", tiffinfo={262: 0})  # white is zero
+    of_file, opened = predictor(pictures.parent / "deep.tif"), predictor(Image.open(pictures.parent / "deep.tif"))
+    assert all(np.array_equal(opened[name], value) for name, value in of_file.items())
 
 
 def test_what_is_no_run_or_no_image(run, tmp_path):

@@ -80,6 +80,18 @@ def test_detector(tmp_path: Path) -> None:
     assert refused.returncode == 2 and "--rehearse goes with a training" in refused.stderr
 
 
+def test_a_detector_counts_the_images_with_objects(tmp_path: Path) -> None:
+    root = det_data.write_root(tmp_path / "data")
+    file = root / "annotations/instances_train.json"
+    content = json.loads(file.read_text())
+    kept = {image["id"] for image in content["images"][:2]}
+    file.write_text(json.dumps(content | {"annotations": [a for a in content["annotations"] if a["image_id"] in kept]}))
+    argv = ["det_configs/demo.py", "--data", root, "--weights", "none", "--engine", "torchvision", "--workers", "0"]
+    argv += ["--epochs", "3", "--batch-size", "1", "--img-size", "64"]
+    entry = rehearsed(train_det.main, tmp_path / "out", *argv)
+    assert entry["num_images"]["train"] == 2 < len(content["images"]) and entry["total_steps"] == 6
+
+
 def test_segmentor(tmp_path: Path) -> None:
     pytest.importorskip("mmseg", reason="mmsegmentation is not installed")
     data = seg_data.make_data(tmp_path / "data", count=6, size=(48, 40), values=(0, 1))

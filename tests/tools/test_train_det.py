@@ -22,6 +22,7 @@ from tests.helpers.in_process import run_tool
 from tests.helpers.paths import ROOT
 from tests.helpers.runs import kill_when, strict_json
 from tools import train_det
+from tools.detection.task import DRAWN_SCORE
 
 STEPS = 6
 SMALL = [
@@ -165,6 +166,7 @@ def test_two_processes_check_the_images_once_and_share_the_work(base: Path, tmp_
     victim.write_bytes(victim.read_bytes()[:100])
     words = [*SMALL, "--data", str(tmp_path / "root"), "--output", str(tmp_path / "two"), "--weights", "none"]
     words += ["--steps", "2", "--max-bad-fraction", "0.2", "--engine", engine_of(base), "pyramid_norm=BN"]
+    words += ["--predict", str(tmp_path / "root" / "val")]
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
     result = subprocess.run(
         [*launch, "--master-port=29533", "tools/train_det.py", *words],
@@ -180,6 +182,10 @@ def test_two_processes_check_the_images_once_and_share_the_work(base: Path, tmp_
     assert len((tmp_path / "two" / "metrics.jsonl").read_text().splitlines()) == 2
     found = detections(tmp_path / "two")
     assert {image for image, *_ in found} == {10, 11, 12}  # both processes' images
+    predicted = json.loads((tmp_path / "two" / "predictions" / "predictions.json").read_text())
+    assert list(predicted) == sorted(path.name for path in (tmp_path / "root" / "val").iterdir())
+    strong = sum(entry["score"] >= DRAWN_SCORE for listed in predicted.values() for entry in listed)
+    assert f"{strong} detections of score" in result.stdout
     # Each has batch statistics of its own after a step: all detect with those that are kept.
     words = [*SMALL[:1], "--data", str(tmp_path / "root"), "--output", str(tmp_path / "two"), "--workers", "0"]
     code, _, err = run(*words, "--eval-only")

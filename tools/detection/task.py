@@ -90,7 +90,10 @@ class DetectionTask(Task):
         known = None if "train" in self.locations else self.categories
         self.splits = data.read_splits(self.locations, known, self.recipe.masks)
         for name, split in self.splits.items():
-            split.images = self.used(name, data.labelled_images(name, split, self.recipe.labels, self.recipe.seed))
+            some = data.labelled_images(name, split, self.recipe.labels, self.recipe.seed)
+            if self.rehearsal is not None and name == "train":  # which counts those that are trained on
+                some = [image for image in some if not image.is_empty]
+            split.images = self.used(name, some)
         if folder.is_main:
             data.compare_objects(self.splits, self.recipe)
         identity: dict[str, Any] = {name: data.fingerprint(split) for name, split in self.splits.items()}
@@ -190,7 +193,7 @@ class DetectionTask(Task):
                 {key: value for key, value in entry.items() if key != "image_id"} for entry in listed
             ]
             drawn += sum(entry["score"] >= DRAWN_SCORE for entry in listed)
-        return f"{drawn} detections of score {DRAWN_SCORE} or more"
+        return f"{sum(gather([drawn]))} detections of score {DRAWN_SCORE} or more"
 
     def graph(self, model: Any) -> Graph:
         if self.engine != "torchvision":

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from pretrain.training.distributed import machine_record, share_buffers
+from pretrain.training.distributed import gather, machine_record, share_buffers
 from pretrain.training.ema import averaged
 from pretrain.training.loader import check_divisible, steps_per_epoch
 from pretrain.training.loop import Loop, batches_of, fit
@@ -179,6 +179,7 @@ def _fit(
         evaluate=scalars,
         is_evaluated=lambda step: is_recorded(folder.path, step),
         after_step=[rehearsal.after_step] if rehearsal else (),
+        more_follows=True,
     )
     if rehearsal:
         _end_rehearsal(task, fabric, kept, folder, loop, recipe.eval_every)
@@ -226,7 +227,9 @@ def _predict(task: Task, model: nn.Module, folder: RunFolder, fabric: Fabric) ->
         return
     pictures = open_pictures(task.options.predict, folder.path / "predictions", task.value_range)
     shown = task.predict(fabric, model.eval(), pictures)
-    if pictures.found and fabric.world_size == 1:
+    together = {name: found for part in gather([pictures.found]) for name, found in part.items()}
+    pictures.found = {name: together[name] for name in pictures.images.names if name in together}
+    if pictures.found and folder.is_main:
         pictures.write()
     cli.say(folder, f"wrote {len(pictures.images)} pictures with {shown} to {pictures.output}")
 

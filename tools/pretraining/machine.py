@@ -16,6 +16,7 @@ import torch
 
 from pretrain.data.decode import UnreadableImage
 from pretrain.data.sources import ImageList
+from pretrain.training.control_groups import group_folders
 from pretrain.training.evenly import evenly
 from pretrain.training.processes import processes
 from splitmask_backbones.errors import UserError
@@ -109,8 +110,8 @@ def warn_of_unreadable(images: ImageList, max_bad_fraction: float, seconds: floa
         )
 
 
-_LIMITS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
-"""Limit and use of a control group, of version 2 and 1; without a limit version 1 has a number above any memory."""
+_LIMITS = (("", "memory.max", "memory.current"), ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes"))
+"""Controller, limit and use of a control group, of version 2 and 1; without a limit 1 has a number above any memory."""
 FILE_CACHE = ("inactive_file", "active_file")
 
 
@@ -126,11 +127,12 @@ def free_memory(device: torch.device, root: Path = _CGROUP) -> int:
     free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with contextlib.suppress(OSError, IndexError):
         free = int(re.findall(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())[0]) * 1024
-    for limit_file, used_file in _LIMITS:
-        with contextlib.suppress(OSError, ValueError):
-            limit, used = ((root / name).read_text().strip() for name in (limit_file, used_file))
-            used_bytes = int(used) - _file_cache((root / used_file).parent / "memory.stat")
-            free = free if limit == "max" else min(free, max(0, int(limit) - used_bytes))
+    for controller, limit_file, used_file in _LIMITS:
+        for group in group_folders(root / controller, controller):
+            with contextlib.suppress(OSError, ValueError):
+                limit, used = ((group / name).read_text().strip() for name in (limit_file, used_file))
+                used_bytes = int(used) - _file_cache(group / "memory.stat")
+                free = free if limit == "max" else min(free, max(0, int(limit) - used_bytes))
     return free // processes().local_world_size
 
 

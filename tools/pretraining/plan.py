@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pretrain import own_recipe
+from pretrain.data.cache import CachedImages
 from pretrain.data.device_views import fits_on_card
 from pretrain.data.sources import ImageList, split_holdout
 from pretrain.own_recipe import OWN, Derived, Facts
@@ -49,6 +50,7 @@ class Plan:
         cost: what was measured; None for a run that is too short for it.
         processes: of the run.
         cache: where decoded images are kept.
+        is_uncached: whether they were measured without the cache that the run will have.
     """
 
     recipe: Recipe
@@ -61,6 +63,7 @@ class Plan:
     cost: Cost | None
     processes: int
     cache: str
+    is_uncached: bool = False
 
     @property
     def disk(self) -> int:
@@ -152,9 +155,9 @@ def make_plan(
     kind = fabric.device.type
     device = f"{kind}, {os.cpu_count()} cores" if kind == "cpu" else str(fabric.device)
     free = fabric.broadcast(free_disk(options.output))
-    plan = Plan(
-        recipe, reasons, len(images), sizes, device, memory, free, cost, fabric.world_size, options.cache or OFF
-    )
+    cache = options.cache or OFF
+    uncached = cache != OFF and not isinstance(images, CachedImages)
+    plan = Plan(recipe, reasons, len(images), sizes, device, memory, free, cost, fabric.world_size, cache, uncached)
     _check(plan, options)
     return plan
 
@@ -295,6 +298,8 @@ def _needs(plan: Plan, steps: int) -> list[tuple[str, str, str]]:
         return [("time, memory", "short", why), ("disk", f"{_gb(plan.free)} free", cache)]
     cost = plan.cost
     image = f"{1e3 * cost.item_seconds:.3g} ms to read an image"
+    if plan.is_uncached:
+        image += " from its file; less once it is cached"
     used = cost.memory(plan.recipe, plan.processes)
     checkpoints = f"{NUM_CHECKPOINTS} checkpoints of {_gb(cost.checkpoint_bytes)}; {cache}"
     return [

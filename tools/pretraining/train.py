@@ -120,7 +120,7 @@ def train(
         print(f"wrote {folder.path / ARTEFACT}")
         print(how_to_name(method.encoder.config))
         monitoring.draw(folder.path)
-        for advice in monitoring.advise(folder.path, recipe.branch_jitter, recipe.qk_limit):
+        for advice in monitoring.advise(folder.path, recipe.branch_jitter, recipe.match_weight, recipe.qk_limit):
             logger.warning(advice)
 
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from mmcv.transforms import Compose
 from mmengine.dataset import pseudo_collate
@@ -269,7 +270,8 @@ class SegmentationTask(Task):
     def answer(self, fabric: Fabric, model: Any, image: Image.Image, path: str = "") -> dict[str, Any]:
         predict = MeanOfViews(model.model).test_step if self.recipe.use_tta else model.predict
         sample = predict(pseudo_collate([self._transforms({"img_path": path, "image": image})]))[0]
-        return {"labels": sample.pred_sem_seg.data[0].cpu().numpy()}
+        # A head of one map gives floats.
+        return {"labels": sample.pred_sem_seg.data[0].cpu().numpy().astype(np.int64, copy=False)}
 
     def predict(self, fabric: Fabric, model: nn.Module, pictures: Pictures) -> str:
         own = range(fabric.global_rank, len(pictures.images), fabric.world_size)

@@ -35,6 +35,19 @@ def test_one_range_for_the_data_set(tmp_path: Path) -> None:
     assert range_of_images(ImageList(tmp_path, ["x.png"])) is None
 
 
+def test_a_border_or_a_channel_does_not_stand_for_all(tmp_path: Path) -> None:
+    """The first column is dark, and every third file another channel: no every n-th value or image shows that."""
+    rng = np.random.default_rng(1)
+    for number in range(192):
+        values = rng.normal(1200 if number % 3 == 0 else 3000, 30, (50, 2000))
+        values[:, 0] = 0
+        Image.fromarray(values.astype(np.uint16)).save(tmp_path / f"{number // 3:03d}_w{number % 3}.png")
+    found = range_of_images(open_source(tmp_path))
+    assert found is not None
+    (low, high), _, count = found
+    assert 1000 < low < 1200 and 3000 < high < 3200 and count == 64
+
+
 def test_the_tool_says_and_records_it(tmp_path: Path) -> None:
     data, output = deep_folder(tmp_path / "deep"), tmp_path / "run"
     words = ["--data", data, "--output", output, *OPTIONS, "--steps", 1]

@@ -15,6 +15,7 @@ from pretrain.tokenizers.codebook import (
     random_projection,
     token_statistics,
 )
+from splitmask_backbones.imagenet_stats import IMAGENET_MEAN, IMAGENET_STD
 from splitmask_backbones.vit import patchify
 
 
@@ -60,6 +61,28 @@ def test_random_patches_come_from_different_images():
     sample, data = sampler(16)
     assert torch.equal(random_patches(40, 50, 16, sample), data[:40, 0])
     assert random_patches(120, 50, 16, sample).unique(dim=0).shape[0] == 120
+    # 75 of 50 images: one of each before a second one of any.
+    words = random_patches(75, 50, 16, sample)
+    for image in range(50):
+        from_it = sum(bool((word == data[image]).all(dim=1).any()) for word in words)
+        assert from_it == (2 if image < 25 else 1)
+
+
+@pytest.mark.parametrize("kind", ["pixel_mean", "channel_mean"])
+def test_what_rounding_leaves_of_flat_patches_is_nothing(kind):
+    mean, std = (torch.tensor(values)[:, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    greys = ((torch.linspace(0, 1, 52)[:, None, None] - mean) / std).expand(52, 3, 64).flatten(1)
+    assert not normalize_patches(greys, kind).any()
+    assert len(Tokenizer(torch.randn(8, 192), kind)(greys).unique()) == 1
+    with pytest.raises(ValueError, match="patches that are not flat: 0 patches for a codebook of 4"):
+        kmeans_codebook(4, 52, 1, lambda n, k: greys[: n * k].clone(), 1000, 2, 0, kind)
+    faint = greys + 1e-3 * torch.randn_like(greys)  # a quarter of a grey level
+    assert normalize_patches(faint, kind).norm(dim=1).min() > 1e-3
+
+
+def test_kmeans_takes_any_seed():
+    patches = torch.randn(64, 12)
+    assert len(kmeans_codebook(4, 64, 1, lambda n, k: patches.clone(), 1000, 2, 5_000_000_000, "none")) == 4
 
 
 def test_kmeans_finds_directions(monkeypatch):

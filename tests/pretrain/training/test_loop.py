@@ -1,6 +1,8 @@
 """The training loop: where a resumed state lies, evaluations that are owed, golden losses."""
 
 import json
+import os
+import signal
 
 import pytest
 import torch
@@ -233,3 +235,26 @@ def test_weight_decay_follows_its_schedule_where_there_is_one(tmp_path):
             after_step=[lambda _: seen.append({g["names"][0]: g["weight_decay"] for g in optimizer.param_groups})],
         )
     assert seen == [{"layer.bias": 0.0, "layer.weight": 0.5 + step} for step in range(3)]
+
+
+@pytest.mark.parametrize("during", ["step", "save"])
+@pytest.mark.parametrize("more_follows", [False, True])
+def test_a_signal_during_the_last_step_ends_a_run_that_would_go_on_for_long(tmp_path, more_follows, during):
+    def before_step(step):
+        if step == 5 and during == "step":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return 0.1
+
+    def after_step(done):
+        if done == 6 and during == "save":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    options = {"after_step": [after_step], "weight_decay_at": before_step, "more_follows": more_follows}
+    if more_follows:
+        with pytest.raises(SystemExit) as ended:
+            run(tmp_path, **options)
+        assert ended.value.code == 143
+    else:
+        run(tmp_path, **options)
+    assert newest_checkpoint(tmp_path / "checkpoints")[0]["step"] == 6
+    run(tmp_path, resume=True, more_follows=more_follows)

@@ -113,3 +113,11 @@ def test_values_reach_model_and_loop(tmp_path: Path) -> None:
     crops = [step for step in task.config["train_pipeline"] if step["type"] == "RandomCrop"]
     assert [step["crop_size"] for step in crops] == [(64, 64)]
     assert task.recipe.clip_grad == 0.7
+
+
+def test_labels_are_numbers_where_a_head_has_one_map() -> None:
+    found = SimpleNamespace(pred_sem_seg=SimpleNamespace(data=torch.tensor([[[0.0, 1.0]]])))
+    task: Any = SimpleNamespace(recipe=SimpleNamespace(use_tta=False), _transforms=lambda sample: sample)
+    model = SimpleNamespace(predict=lambda batch: [found])
+    labels = SegmentationTask.answer(task, make_fabric(device="cpu"), model, Image.new("RGB", (2, 1)))["labels"]
+    assert labels.dtype == np.int64 and labels.tolist() == [[0, 1]]
