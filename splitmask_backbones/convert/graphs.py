@@ -72,7 +72,7 @@ def onnx_model(module: nn.Module, images: Tensor, outputs: Sequence[str], any_ba
 
     Args:
         module: in evaluation; takes `images` and returns a tensor for each output.
-        images: at least two where `any_batch`: one would make a graph for one.
+        images: float32 `(B, C, H, W)`, at least two where `any_batch`: one would make a graph for one.
         outputs: their names.
         any_batch: whether the number of images stays open.
     """
