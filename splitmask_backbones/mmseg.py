@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from splitmask_backbones import _mmcv_stub
+from splitmask_backbones._yapf_cache import import_yapf
 from splitmask_backbones.adapters import check_whole, parameters_of, resolve_encoder
 from splitmask_backbones.errors import UserError, check_choice
 from splitmask_backbones.param_groups import param_groups
@@ -22,6 +23,7 @@ from splitmask_backbones.vit import VisionTransformer
 
 try:
     _mmcv_stub.install()  # before mmseg, which cannot be imported with mmcv-lite alone
+    import_yapf()
     import mmseg.models  # noqa: F401 (registers UPerHead and the others)
     from mmengine.logging import print_log
     from mmengine.model import BaseModule, is_model_wrapper

@@ -6,9 +6,11 @@ from torch import Tensor, cat
 from torch.nn import functional
 
 from splitmask_backbones import _mmcv_stub
+from splitmask_backbones._yapf_cache import import_yapf
 from splitmask_backbones.errors import UserError
 
 _mmcv_stub.install()  # before mmseg, which cannot be imported with mmcv-lite alone
+import_yapf()
 from mmseg.models import EncoderDecoder  # noqa: E402
 from mmseg.registry import MODELS  # noqa: E402
 

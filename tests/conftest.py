@@ -33,6 +33,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Keeps torch on one thread: sums are the same on every machine, and workers do not fight for cores."""
     import torch
 
+    from splitmask_backbones._yapf_cache import import_yapf
+
+    import_yapf()  # the workers of pytest start together
     torch.set_num_threads(1)
     for name in ("is_available", "device_count"):
         _of_torch[name] = getattr(torch.cuda, name)

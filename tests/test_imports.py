@@ -26,6 +26,7 @@ ADAPTERS = {
     "mmseg_resize",
     "mmseg_slide",
     "_mmcv_stub",
+    "_yapf_cache",
     "torchvision",
     "torchvision_masks",
     "timm",

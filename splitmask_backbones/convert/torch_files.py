@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from splitmask_backbones._yapf_cache import import_yapf
 from splitmask_backbones.errors import UserError
 
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
@@ -172,6 +173,7 @@ def harmless_types() -> list[Any]:
     types: list[Any] = [argparse.Namespace, multiarray.scalar, multiarray._reconstruct, np.dtype, np.ndarray]
     types += [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")]
     with contextlib.suppress(ImportError):
+        import_yapf()
         from mmengine.logging.history_buffer import HistoryBuffer
 
         def statistic(owner: Any, name: str) -> Any:
