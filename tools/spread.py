@@ -2,16 +2,16 @@
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 
 
-def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
+def mean_and_spread(values: Collection[float]) -> tuple[float, float | None]:
     """Returns the mean and the sample standard deviation (n - 1); the latter is None for one value."""
     return fmean(values), stdev(values) if len(values) > 1 else None
 
 
-def shown(values: Sequence[float], digits: int = 1) -> str:
+def shown(values: Collection[float], digits: int = 1) -> str:
     """Returns `mean ± spread (n)`, without a spread for one value, "-" for none."""
     if not values:
         return "-"
@@ -19,7 +19,7 @@ def shown(values: Sequence[float], digits: int = 1) -> str:
     return f"{mean:.{digits}f} (1)" if spread is None else f"{mean:.{digits}f} ± {spread:.{digits}f} ({len(values)})"
 
 
-def cells(values: Sequence[float]) -> list[object]:
+def cells(values: Collection[float]) -> list[object]:
     """Returns mean, spread and number for a CSV file, unrounded; what is undefined is empty."""
     mean, spread = mean_and_spread(values) if values else ("", None)
     return [mean, "" if spread is None else spread, len(values)]
@@ -37,16 +37,16 @@ def csv_text(rows: Iterable[Sequence[object]]) -> str:
     return text.getvalue()
 
 
-def certainty(ours: Sequence[float], theirs: Sequence[float]) -> str:
-    """Returns what the seeds say of "our mean is no lower than theirs".
+def certainty(ours: Mapping[int, float], theirs: Mapping[int, float]) -> str:
+    """Returns what the seeds that both have say of "our mean is no lower than theirs".
 
     Args:
-        ours: one value per seed.
-        theirs: the same of the others, in the same order.
+        ours: seed -> value.
+        theirs: the same of the others.
     """
-    pairs = list(zip(ours, theirs, strict=False))
+    pairs = [(value, theirs[seed]) for seed, value in ours.items() if seed in theirs]
     if len(pairs) < 2:
-        return "one seed, no verdict"
+        return "one seed, no verdict" if pairs else "no seed in common, no verdict"
     each = all(one >= other for one, other in pairs)
     return f"with each of {len(pairs)} seeds" if each else f"in the mean of {len(pairs)} seeds, not with each"
 

@@ -31,15 +31,15 @@ def read(comparison: Comparison) -> Found:
     }
 
 
-def values(found: Found, start: str, setting: Setting, score: str) -> list[float]:
-    """Returns a score of a start, seed by seed; undefined ones are left out."""
-    return [scores[score] for scores in found[start, setting].values() if score in scores]
+def values(found: Found, start: str, setting: Setting, score: str) -> dict[int, float]:
+    """Returns a score of a start, by seed; undefined ones are left out."""
+    return {seed: scores[score] for seed, scores in found[start, setting].items() if score in scores}
 
 
 def gains(found: Found, start: str, against: str, setting: Setting, score: str) -> list[float]:
     """Returns by how much a start is above another in a score, for each seed that both have."""
-    ours, theirs = found[start, setting], found[against, setting]
-    return [ours[n][score] - theirs[n][score] for n in ours if n in theirs and score in ours[n] and score in theirs[n]]
+    ours, theirs = (values(found, one, setting, score) for one in (start, against))
+    return [value - theirs[seed] for seed, value in ours.items() if seed in theirs]
 
 
 def verdict(differences: Sequence[Sequence[float]]) -> str:
@@ -103,7 +103,7 @@ def _saved(comparison: Comparison, found: Found, score: str) -> list[str]:
     first, *others = comparison.starts
     told = []
     shares, lengths = _amounts(comparison)
-    means = {key: fmean(found_values) for key in found if (found_values := values(found, *key, score))}
+    means = {key: fmean(by_seed.values()) for key in found if (by_seed := values(found, *key, score))}
 
     def equal(start: str, settings: Mapping[float, Setting], unit: str, where: str) -> None:
         ours, theirs = (
@@ -164,7 +164,7 @@ def write_table(comparison: Comparison, found: Found) -> tuple[list[str], list[l
     body = []
     for score in titles(comparison, found):
         for start in comparison.starts:
-            cells_of = [shown(values(found, start, setting, score)) for setting in settings]
+            cells_of = [shown(values(found, start, setting, score).values()) for setting in settings]
             body.append([f"{score}: {start}", *cells_of])
         for start in others:
             differences = [shown(gains(found, start, first, setting, score)) for setting in settings]
@@ -182,7 +182,7 @@ def write_table(comparison: Comparison, found: Found) -> tuple[list[str], list[l
         for score in titles(comparison, found)
         for setting in settings
         for start in comparison.starts
-        if (numbers := values(found, start, setting, score))
+        if (numbers := values(found, start, setting, score).values())
     ]
     write_atomically(comparison.output / CSV, csv_text([CSV_HEADER, *rows]).encode())
     return header, body

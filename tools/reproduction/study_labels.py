@@ -1,6 +1,6 @@
 """What the study says about few labels: columns, a plot over the labels, and a sentence for each number."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from statistics import fmean
 
@@ -8,7 +8,7 @@ from tools.plots import markdown_table, panels
 from tools.reproduction.study import ROWS
 from tools.spread import certainty, least_that_equals, mean_and_spread, shown
 
-Values = dict[str, dict[str, list[float]]]  # column -> row -> one value per seed
+Values = dict[str, dict[str, dict[int, float]]]  # column -> row -> seed -> value
 Curves = dict[float, Values]
 """By the share of the labels, ascending, up to 1.0."""
 
@@ -24,13 +24,13 @@ def column(name: str, share: float) -> str:
     return name if share == 1 else f"{name}, {100 * share:g} % of the labels"
 
 
-def measured(curves: Curves) -> Iterator[tuple[str, float, str, list[float]]]:
+def measured(curves: Curves) -> Iterator[tuple[str, float, str, Collection[float]]]:
     """Yields number, share, row and its values, where there are some."""
     for name in next(iter(curves.values()), {}):
         for share, values in curves.items():
             for row, found in values[name].items():
                 if found:
-                    yield name, share, row, found
+                    yield name, share, row, found.values()
 
 
 def section(curves: Curves, gains: Curves) -> str:
@@ -54,7 +54,7 @@ def section(curves: Curves, gains: Curves) -> str:
 
 
 def _cells(curves: Curves, name: str, row: str) -> list[str]:
-    return [shown(values.get(name, {}).get(row, [])) for values in curves.values()]
+    return [shown(values.get(name, {}).get(row, {}).values()) for values in curves.values()]
 
 
 def sentences(curves: Curves) -> list[str]:
@@ -74,11 +74,11 @@ def sentences(curves: Curves) -> list[str]:
     return told
 
 
-def _means(of_shares: Mapping[float, Sequence[float]]) -> dict[float, float]:
-    return {share: fmean(values) for share, values in of_shares.items()}
+def _means(of_shares: Mapping[float, Mapping[int, float]]) -> dict[float, float]:
+    return {share: fmean(values.values()) for share, values in of_shares.items()}
 
 
-def _compared(full: Mapping[float, Sequence[float]], random: Mapping[float, Sequence[float]]) -> str:
+def _compared(full: Mapping[float, Mapping[int, float]], random: Mapping[float, Mapping[int, float]]) -> str:
     ours, theirs = _means(full), _means(random)
     pair = least_that_equals(ours, theirs)
     if pair is None:
@@ -101,14 +101,14 @@ def _falling(random: dict[float, float]) -> str:
     )
 
 
-def save_plot(curves: Curves, path: Path) -> bool:
+def save_plot(curves: Curves, path: Path) -> None:
     """Writes a panel for each number: its mean over the labels by row, with a bar of one standard deviation.
 
-    Returns whether there was something to draw: more than one share.
+    Writes nothing for one share alone.
     """
     names = list(dict.fromkeys(name for name, share, _, _ in measured(curves) if share < 1))
     if not names:
-        return False
+        return
     with panels(path, len(names), 1.2 + 3.6 * len(names), 3.4) as (figure, axes):
         for axis, name in zip(axes, names, strict=True):
             for row in ROWS:
@@ -125,8 +125,7 @@ def save_plot(curves: Curves, path: Path) -> bool:
         handles, titles = axes[0].get_legend_handles_labels()
         figure.legend(handles, titles, frameon=False, loc="upper left", ncols=len(titles))  # over no whisker
         figure.tight_layout(rect=(0, 0, 1, 0.94))
-    return True
 
 
-def _line(curves: Curves, name: str, row: str) -> Sequence[tuple[float, list[float]]]:
-    return [(share, values[name][row]) for share, values in curves.items() if values[name].get(row)]
+def _line(curves: Curves, name: str, row: str) -> list[tuple[float, Collection[float]]]:
+    return [(share, values[name][row].values()) for share, values in curves.items() if values[name].get(row)]

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from pretrain.training.metrics import read_json_lines
@@ -14,9 +15,8 @@ from tools.reproduction.study import HEADS, PICTURES, ROWS, Study, finetuning_fo
 from tools.running.job import copy_numbered, drawn
 from tools.running.pictures import choose_pictures as study_pictures
 from tools.running.scores import is_number
-from tools.spread import cells, csv_text, listed, mean_and_spread, shown
+from tools.spread import cells, csv_text, listed, shown
 
-Values = dict[str, dict[str, list[float]]]  # column -> row -> one value per seed
 FOLDER = "pictures"
 CAPTION = "On val, in percent: mean ± standard deviation over seeds (number of seeds)."
 GAINS_CAPTION = (
@@ -52,8 +52,8 @@ def finished_shares(output: Path, asked: Sequence[float]) -> tuple[float, ...]:
     return tuple(sorted((found | {f"{100 * share:g}": share for share in asked}).values()))
 
 
-def read_values(output: Path, rows: Sequence[str], share: float = 1.0) -> Values:
-    """Returns what the finished runs of all seeds reached, seed by seed; undefined values are left out.
+def read_values(output: Path, rows: Sequence[str], share: float = 1.0) -> study_labels.Values:
+    """Returns what the finished runs of all seeds reached, by seed; undefined values are left out.
 
     Args:
         share: of the labels, that they were fine-tuned with.
@@ -61,18 +61,19 @@ def read_values(output: Path, rows: Sequence[str], share: float = 1.0) -> Values
     Raises:
         ValueError: a results.json that cannot be read.
     """
-    values: Values = {}
+    values: study_labels.Values = {}
     for data, head in HEADS.items():
         tool = finetuning_folder(output, "", data, 0, share).name
         for name, path in head.metrics:
             column = values.setdefault(f"{data} {name}", {})
             for row in rows:
-                found = [_read(file, path) for file in _files(output, row, data, tool, "results.json")]
-                column[row] = [float(v) for v in found if is_number(v)]
+                files = _by_seed(output, row, data, tool, "results.json")
+                found = {seed: _read(file, path) for seed, file in files.items()}
+                column[row] = {seed: float(value) for seed, value in found.items() if is_number(value)}
     return values
 
 
-def read_gains(output: Path, rows: Sequence[str], share: float = 1.0) -> Values:
+def read_gains(output: Path, rows: Sequence[str], share: float = 1.0) -> study_labels.Values:
     """Returns by how much the runs of each row are above those of the same seed that it is compared with.
 
     That is random init, for the longer row random init that was fine-tuned as long.
@@ -80,18 +81,12 @@ def read_gains(output: Path, rows: Sequence[str], share: float = 1.0) -> Values:
     The same labels and the same order of images: what the seeds have in common is not taken for what the rows differ
     by, as between two means.
     """
-    gains: Values = {}
-    for data, head in HEADS.items():
-        tool = finetuning_folder(output, "", data, 0, share).name
-        against = {row: ROWS[row].compared_with for row in rows}
-        files = {row: _by_seed(output, row, data, tool, "results.json") for row in {*rows, *against.values()}}
-        for name, path in head.metrics:
-            column = gains.setdefault(f"{data} {name}", {})
-            found = {row: {seed: _read(file, path) for seed, file in files[row].items()} for row in files}
-            for row in rows:
-                start = found[against[row]]
-                pairs = [(value, start[seed]) for seed, value in found[row].items() if seed in start]
-                column[row] = [a - b for a, b in pairs if all(map(is_number, (a, b)))]
+    others = {ROWS[row].compared_with for row in rows}
+    values = read_values(output, [*dict.fromkeys((*rows, *others))], share)
+    gains: study_labels.Values = {}
+    for name, column in values.items():
+        start = {row: column[ROWS[row].compared_with] for row in rows}
+        gains[name] = {row: {n: column[row][n] - start[row][n] for n in column[row] if n in start[row]} for row in rows}
     return gains
 
 
@@ -104,7 +99,7 @@ def gains_section(output: Path, rows: Sequence[str]) -> str:
     if not others:
         return ""
     header = ["above random init", *columns]
-    body = [[_compared_title(row), *(shown(gains[name][row]) for name in columns)] for row in others]
+    body = [[_compared_title(row), *(shown(gains[name][row].values()) for name in columns)] for row in others]
     return f"\n{plots.markdown_table(header, body)}\n{GAINS_CAPTION}\n"
 
 
@@ -148,7 +143,7 @@ def _used(output: Path, row: str, data: str, tool: str, name: str) -> str:
 
 
 def write_table(
-    output: Path, values: Values, rows: Sequence[str], few: study_labels.Curves | None = None
+    output: Path, values: study_labels.Values, rows: Sequence[str], few: study_labels.Curves | None = None
 ) -> tuple[list[str], list[list[str]]]:
     """Writes table.md and table.csv into `output`; returns header and rows.
 
@@ -161,7 +156,7 @@ def write_table(
     body = [
         [
             ROWS[row].title,
-            *(shown(values[column][row]) for column in values),
+            *(shown(values[column][row].values()) for column in values),
             *(_pretraining(output, data, row) for data in HEADS),
             *(_finetuning(output, data, row) for data in HEADS),
         ]
@@ -174,7 +169,7 @@ def write_table(
     if looks:
         text += f"\n{plots.markdown_table(titles, looks)}\n{LOOKS_CAPTION}\n"
     write_atomically(output / "table.md", text.encode())
-    found = [(row, column, values[column][row]) for column in values for row in rows if values[column][row]]
+    found = [(row, column, values[column][row].values()) for column in values for row in rows if values[column][row]]
     for name, share, row, numbers in study_labels.measured(few):
         if share < 1:
             found.append((row, study_labels.column(name, share), numbers))
@@ -212,16 +207,15 @@ def learned(output: Path, rows: Sequence[str]) -> tuple[list[str], list[list[str
     return header, body
 
 
-def save_points(values: Values, rows: Sequence[str], path: Path) -> None:
+def save_points(values: study_labels.Values, rows: Sequence[str], path: Path) -> None:
     """Writes one panel per column: a point per seed, a bar for the mean."""
     width, height = 1.2 + 3.6 * len(values), 1.2 + 0.45 * len(rows)
     with plots.panels(path, len(values), width, height) as (figure, axes):
         for number, (axis, (title, found)) in enumerate(zip(axes, values.items(), strict=True)):
             for place, row in enumerate(rows):
-                if found[row]:
-                    mean = mean_and_spread(found[row])[0]
-                    axis.barh(place, mean, height=0.6, color="#9ecae1")
-                    axis.plot(found[row], [place] * len(found[row]), "o", color="#08306b", markersize=4, clip_on=False)
+                if numbers := [*found[row].values()]:
+                    axis.barh(place, fmean(numbers), height=0.6, color="#9ecae1")
+                    axis.plot(numbers, [place] * len(numbers), "o", color="#08306b", markersize=4, clip_on=False)
             axis.set_yticks(range(len(rows)), [ROWS[row].title for row in rows] if number == 0 else [""] * len(rows))
             axis.set_ylim(len(rows) - 0.5, -0.5)  # the same where a row has no value
             axis.set_title(title)

@@ -289,7 +289,7 @@ def test_gains_are_those_of_the_same_seed(tmp_path: Path) -> None:
             folder.mkdir(parents=True)
             (folder / "results.json").write_text(json.dumps({"mIoU": value + share}))
     gains = study_report.read_gains(tmp_path, ("full", "beit"), 0.1)
-    assert gains["camvid mIoU"] == {"full": pytest.approx([2.0, 4.0]), "beit": []}
+    assert gains["camvid mIoU"] == {"full": pytest.approx({0: 2.0, 1: 4.0}), "beit": {}}
     text = study_report.gains_section(tmp_path, ("random", "full", "beit"))
     assert "| above random init | camvid mIoU |" in text
     assert "| SplitMask | 3.0 ± 1.4 (2) |" in text and "BEiT" not in text  # sqrt(2)
@@ -320,9 +320,9 @@ def test_table_and_pictures(data: Path, tmp_path: Path) -> None:
             (folder / "results.json").write_text(json.dumps(results))
     values = study_report.read_values(output, rows)
     assert values == {
-        "nuclei box AP": {"random": [1.0, 3.0], "full": [5.0]},
-        "nuclei mask AP": {"random": [], "full": []},
-        "camvid mIoU": {"random": [10.0, 30.0], "full": [50.0]},
+        "nuclei box AP": {"random": {0: 1.0, 1: 3.0}, "full": {0: 5.0}},
+        "nuclei mask AP": {"random": {}, "full": {}},
+        "camvid mIoU": {"random": {0: 10.0, 1: 30.0}, "full": {0: 50.0}},
     }
     study_report.write_table(output, values, rows)
     text = (output / "table.md").read_text()

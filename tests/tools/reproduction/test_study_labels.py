@@ -16,8 +16,9 @@ NAME = "nuclei mask AP"
 
 
 def curves(random: dict[float, list[float]], full: dict[float, list[float]]) -> study_labels.Curves:
+    rows = {"random": random, "full": full}
     shares = sorted({*random, *full})
-    return {share: {NAME: {"random": random.get(share, []), "full": full.get(share, [])}} for share in shares}
+    return {share: {NAME: {row: dict(enumerate(of.get(share, []))) for row, of in rows.items()}} for share in shares}
 
 
 @pytest.mark.parametrize(
@@ -48,6 +49,9 @@ def test_the_sentence_tells_a_mean_from_what_each_seed_shows() -> None:
     assert "with 100 % (6.5 against 6.0, with each of 2 seeds)" in told
     (told,) = study_labels.sentences(curves(random, {0.1: [10.0, 6.0], 1.0: [9.0, 9.0]}))
     assert "with 100 % (8.0 against 6.0, in the mean of 2 seeds, not with each)" in told
+    both = curves(random, {0.1: [6.0, 7.0], 1.0: [9.0, 9.0]})
+    both[0.1][NAME]["full"] = {1: 6.0, 2: 7.0}  # 6.0 against 7.0 with seed 1, which both have
+    assert "(6.5 against 6.0, one seed, no verdict)" in study_labels.sentences(both)[0]
 
 
 def test_a_curve_that_falls_is_told() -> None:
@@ -60,7 +64,8 @@ def test_a_curve_that_falls_is_told() -> None:
 def test_one_share_alone_says_nothing(tmp_path: Path) -> None:
     alone = curves({1.0: [1.0]}, {1.0: [2.0]})
     assert study_labels.sentences(alone) == [] and study_labels.section(alone, alone) == ""
-    assert not study_labels.save_plot(alone, tmp_path / "labels.png") and not (tmp_path / "labels.png").exists()
+    study_labels.save_plot(alone, tmp_path / "labels.png")
+    assert not (tmp_path / "labels.png").exists()
 
 
 def test_the_table_has_a_column_for_each_share(tmp_path: Path) -> None:
@@ -80,7 +85,7 @@ def test_the_table_has_a_column_for_each_share(tmp_path: Path) -> None:
     assert study_report.finished_shares(tmp_path / "third", (0.333, 1.0)) == (0.333, 1.0)
     assert study_report.finished_shares(tmp_path / "third", ()) == (pytest.approx(0.333),)
     values, few = study_report.read_values(tmp_path, rows), study_report.read_curves(tmp_path, rows, shares)
-    assert values["camvid mIoU"] == {"random": [6.0], "full": [9.0]}, "all labels alone in the first table"
+    assert values["camvid mIoU"] == {"random": {0: 6.0}, "full": {0: 9.0}}, "all labels alone in the first table"
     study_report.write_table(tmp_path, values, rows, few)
     text = (tmp_path / "table.md").read_text()
     assert "| fine-tuned on | 10 % | 100 % |" in text
@@ -93,6 +98,6 @@ def test_the_table_has_a_column_for_each_share(tmp_path: Path) -> None:
         lines = {(line["row"], line["column"]): line["values"] for line in csv.DictReader(file)}
     assert lines["random", "camvid mIoU, 10 % of the labels"] == "1.0; 3.0" and lines["full", "camvid mIoU"] == "9.0"
     assert len(lines) == 4
-    assert study_labels.save_plot(few, tmp_path / "labels.png")
+    study_labels.save_plot(few, tmp_path / "labels.png")
     with Image.open(tmp_path / "labels.png") as picture:
         assert picture.width > 200
