@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from pretrain.training.options import COMPILE, OFF
+from pretrain.training.options import COMPILE, OFF, PRECISIONS
 from pretrain.training.recipe import ABOVE_ZERO, BELOW_ONE, CheckedRecipe, titled, value
 from splitmask_backbones.errors import UserError, check_choice
 from splitmask_backbones.registry import ENCODERS, encoder_sizes
@@ -112,7 +112,7 @@ class Recipe(CheckedRecipe):
     rescale_residuals: bool = value(False, "last matrices of block l begin divided by sqrt(2 l) (beit)")
     freeze_patch_embed: bool = value(False, "the patch embedding stays as initialised (MoCo v3)")
     seed: int = value(0, "seed of everything random", low=0, high=2**62)
-    precision: str = value("32", "bf16 is mixed precision", choices=("32", "bf16"))
+    precision: str = value("32", "bf16 is mixed precision", choices=PRECISIONS)
     compile: str = value(OFF, "blocks as compiled code; auto: where the run is long enough to pay", choices=COMPILE)
     cuda_graph: bool = value(False, "record the step once and play it again: small models and batches on one GPU")
 

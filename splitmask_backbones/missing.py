@@ -5,9 +5,9 @@ import os
 from pathlib import Path
 
 from splitmask_backbones.errors import UserError
+from splitmask_backbones.run_files import CHECKPOINTS, ENCODER
 
 _NAMES_AT_MOST, _LISTED_AT_MOST = 10_000, 12
-_ENCODER, _CHECKPOINTS = "encoder.safetensors", "checkpoints"
 """What a pre-training ends with, and where it keeps what it has learned until then."""
 
 
@@ -57,7 +57,7 @@ def check_weights(path: str | os.PathLike[str], title: str = "weights file") -> 
         ValueError: it is not there, or not a file.
     """
     place = Path(path).expanduser()
-    if not place.exists() and place.name == _ENCODER and (place.parent / _CHECKPOINTS).is_dir():
+    if not place.exists() and place.name == ENCODER and (place.parent / CHECKPOINTS).is_dir():
         raise UserError(
             f"{title} {path} does not exist: the run in {place.parent} has not written it: end a pre-training with "
             f"--resume, or take what it has learned so far: python tools/convert.py {place.parent} FILE"

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pretrain.training.cores import auto_workers
-from pretrain.training.options import DEVICES, MAX_BAD_FRACTION, REHEARSAL, WORKERS
+from pretrain.training.options import DEVICES, MAX_BAD_FRACTION, PRECISIONS, WORKERS
 from pretrain.training.processes import processes
 from splitmask_backbones.errors import UserError, check_choice, nearest
+from splitmask_backbones.run_files import REHEARSAL
 from tools.remedies import describe
 
 if TYPE_CHECKING:
@@ -198,6 +199,12 @@ def add_device(
     """Adds `--device`."""
     one_of = choice("device", DEVICES)
     parser.add_argument("--device", type=one_of, default="auto", metavar="|".join(DEVICES), help=text)
+
+
+def add_precision(parser: argparse._ActionsContainer, text: str = "default 32", default: str | None = None) -> None:
+    """Adds `--precision`."""
+    one_of = choice("precision", PRECISIONS)
+    parser.add_argument("--precision", type=one_of, default=default, metavar="|".join(PRECISIONS), help=text)
 
 
 def add_deterministic(parser: argparse.ArgumentParser) -> None:

@@ -6,6 +6,7 @@ Without --data it makes its own images. What was interrupted continues; what is 
 import _path  # noqa: F401
 from pathlib import Path
 
+from splitmask_backbones.run_files import TABLE
 from tools import cli
 
 
@@ -40,7 +41,7 @@ def main(argv: list[str]) -> int:
         "seed": args.seed,
     }
     config = {"command": "demo", "values": values, "free": {"workers": args.workers}}
-    with open_plan(output, "table.md", config) as folder:
+    with open_plan(output, TABLE, config) as folder:
         data = output / "data"
         found = None if args.data is None else open_folder(args.data, data)  # a wrong one leaves nothing behind
         folder.write_config(config)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from pretrain.training.processes import processes
 from splitmask_backbones.errors import UserError
+from splitmask_backbones.run_files import ENCODER
 from tools import cli
 
 POOLS = ("mean", "class")
-PRECISIONS = ("32", "bf16")
 EPILOG = """Writes into --output: embeddings.npy, float32 (N, C); images.txt, the image of each row; neighbours.jpg, a
 few images with those that are nearest to them; config.json; bad_images.txt where images cannot be read. The vector is
 the mean of the patch tokens, or the class token, after the final norm, of the central square of an image. Which images
@@ -26,7 +26,7 @@ def build_parser() -> cli.Parser:
     parser.add_argument("--data", required=True, metavar="PATH", help=data)
     parser.add_argument("--images", metavar="ROOT", help="image folder of a COCO json")
     cli.add_selection(parser)
-    parser.add_argument("--weights", required=True, metavar="FILE", help="encoder.safetensors")
+    parser.add_argument("--weights", required=True, metavar="FILE", help=ENCODER)
     cli.add_output(parser)
     parser.add_argument("--resume", action="store_true", help="continue the run in --output")
     size = "side of the crop in pixels (default: that of the weights)"
@@ -35,9 +35,7 @@ def build_parser() -> cli.Parser:
     parser.add_argument("--test-crop", type=_share, default=1.0, metavar="F", help=crop)
     pool = "the mean of the patch tokens, or the class token (default mean)"
     parser.add_argument("--pool", type=cli.choice("pool", POOLS), default="mean", metavar="|".join(POOLS), help=pool)
-    precision = "bf16 is mixed precision (default 32)"
-    one_of = cli.choice("precision", PRECISIONS)
-    parser.add_argument("--precision", type=one_of, default="32", metavar="|".join(PRECISIONS), help=precision)
+    cli.add_precision(parser, "bf16 is mixed precision (default 32)", default="32")
     cli.add_device(parser)
     cli.add_workers(parser)
     cli.add_bad_fraction(parser)

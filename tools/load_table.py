@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LOAD_REPORT = "load_report.json"
 MOST_ROWS = 6
 """Keys of the same fate that have a row each on the screen."""
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pretrain.recipes import Recipe
 from splitmask_backbones.errors import UserError
+from splitmask_backbones.run_files import MONITOR_LOG
 from tools import cli
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def draw(run_dir: Path) -> None:
     from pretrain.training.metrics import read_json_lines
     from tools.plots import curve, save_curves
 
-    entries = read_json_lines(run_dir / "monitor.jsonl")
+    entries = read_json_lines(run_dir / MONITOR_LOG)
     panels: dict[str, Curves] = {}
     for title, names in PANELS.items():
         curves = {name.replace("_", " "): curve(entries, name) for name in names}
@@ -154,7 +155,7 @@ def advise(run_dir: Path, branch_jitter: float, match_weight: float, qk_limit: f
     """
     from pretrain.training.metrics import read_json_lines
 
-    entries = read_json_lines(run_dir / "monitor.jsonl")
+    entries = read_json_lines(run_dir / MONITOR_LOG)
     last = entries[-1] if entries else {}
     found = []
     gain = last.get("train_inpaint_gain")

@@ -18,9 +18,10 @@ import torch
 from PIL import Image
 
 from pretrain.data.decode import UnreadableImage, read_image, to_rgb, turn_of
-from pretrain.training.distributed import PRECISIONS, check_device
-from pretrain.training.run_folder import CONFIG, read_object
+from pretrain.training.distributed import FABRIC_PRECISIONS, check_device
+from pretrain.training.run_folder import read_object
 from splitmask_backbones.errors import UserError
+from splitmask_backbones.run_files import CONFIG
 from tools.finetuning.options import FinetuneOptions
 from tools.finetuning.task import Task
 from tools.finetuning.trained import load_newest, use_run
@@ -46,7 +47,7 @@ class Predictor:
         self._fabric = Fabric(
             accelerator=device,
             devices=1,
-            precision=PRECISIONS[task.recipe.precision],  # type: ignore[arg-type]
+            precision=FABRIC_PRECISIONS[task.recipe.precision],  # type: ignore[arg-type]
             plugins=[LightningEnvironment()],  # one process, whatever a cluster's variables say
         )
         self.source = load_newest(task, self.model, task.options.output, self._fabric)

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from pretrain.own_recipe import HOURS, OWN
 from pretrain.recipes import RECIPES, Recipe, get_recipe
-from pretrain.training.options import OFF, REHEARSAL_RECORD
+from pretrain.training.options import OFF
+from splitmask_backbones.run_files import CHECKPOINTS, CONFIG, ENCODER, REHEARSAL_RECORD
 from tools import cli, monitoring
-from tools.pretraining.options import ARTEFACT, KEPT, PretrainOptions
+from tools.pretraining.options import KEPT, PretrainOptions
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -83,7 +84,7 @@ def main(argv: list[str]) -> int:
     from pretrain.training.signals import StopSignals
 
     rehearsal = Rehearsal() if options.rehearse else None
-    artefact = REHEARSAL_RECORD if rehearsal else ARTEFACT
+    artefact = REHEARSAL_RECORD if rehearsal else ENCODER
     with ExitStack() as stack:
         stack.enter_context(StopSignals())
         # A plan leaves no trace in the output folder.
@@ -146,7 +147,7 @@ def main(argv: list[str]) -> int:
         steps = length_of(recipe, trained, rehearsal)[0]
         folder.write_config(config_of(args.recipe, recipe, options, data, fabric, init, digest, planned, steps))
         if folder.finished:
-            cli.say(folder, f"{folder.path / ARTEFACT} is finished: nothing to do")
+            cli.say(folder, f"{folder.path / ENCODER} is finished: nothing to do")
             return 0
         train(recipe, images, folder, options, fabric, rehearsal, init)
     return 0
@@ -167,9 +168,8 @@ def _a_few(images: ImageList, rehearsal: Rehearsal, recipe: Recipe, options: Pre
 
 
 def _say_what_next(options: PretrainOptions, fabric: Fabric) -> int:
-    from pretrain.training.run_folder import CHECKPOINTS, CONFIG
 
-    held = [name for name in (CONFIG, CHECKPOINTS, ARTEFACT) if (options.output / name).exists()]
+    held = [name for name in (CONFIG, CHECKPOINTS, ENCODER) if (options.output / name).exists()]
     if fabric.is_global_zero:
         if held:
             print(f"a plan: nothing was written. {options.output} holds a run ({held[0]}): choose another --output")

@@ -13,7 +13,6 @@ from tools.reproduction.paper import find_table, tables
 STUDY = "small"
 STUDY_TITLE = "nuclei and CamVid: SplitMask against BEiT, DINO and random init"
 SIZES = ("cpu", "gpu")
-PRECISIONS = ("32", "bf16")
 TOOLS = ("pretrain", "train_det", "train_seg", "train_cls", "probe")
 EPILOG = """The same command goes on after an interruption (Ctrl-C, SIGTERM, kill -9, a failed job): what is finished
 is skipped, what was begun continues. Each job writes what it says to DIR/logs/, the table goes to DIR/table.md.
@@ -52,8 +51,7 @@ def build_parser() -> cli.Parser:
     jobs = "jobs at once (default 1; of the study the cores, on a GPU 3)"
     parser.add_argument("--jobs", type=cli.positive_int, metavar="N", help=jobs)
     parser.add_argument("--weights", action="append", default=[], metavar="NAME=FILE", help="files that you have")
-    precision = "of every training (default bf16; of the study's CPU size where the CPU computes in it)"
-    parser.add_argument("--precision", type=cli.choice("precision", PRECISIONS), metavar="32|bf16", help=precision)
+    cli.add_precision(parser, "of every training (default bf16; of the study's CPU size where the CPU computes in it)")
     table = parser.add_argument_group("tables of the paper")
     table.add_argument("--gpus", type=cli.positive_int, metavar="N", help="processes of torchrun (default 1)")
     tflops = "what one GPU reaches, as tools/benchmark.py measures it"

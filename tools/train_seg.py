@@ -53,8 +53,7 @@ def build_parser() -> cli.Parser:
         metavar="F",
         help="peak lr of the last layer; default: the config's, scaled with --batch-size",
     )
-    one_of = cli.choice("precision", ("32", "bf16"))
-    recipe.add_argument("--precision", type=one_of, metavar="32|bf16", help="default 32")
+    cli.add_precision(recipe)
     return parser
 
 

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from pretrain.training.options import PRECISIONS
 from pretrain.training.recipe import ABOVE_ZERO, CheckedRecipe, parse_field, value
 from pretrain.training.schedule import warmup_cosine, warmup_step
 from splitmask_backbones.errors import UserError, nearest
@@ -81,7 +82,7 @@ class DetRecipe(CheckedRecipe):
     warmup_fraction: float = value(0.002, "share of the steps that warm up linearly", low=0, high=1)
     ema: float | None = value(None, "decay of the average of weights that is evaluated and kept", low=0, high=1)
     eval_every: int | None = value(None, "steps between evaluations; the best detector is kept", low=1)
-    precision: str = value("32", "bf16 is mixed precision", choices=("32", "bf16"))
+    precision: str = value("32", "bf16 is mixed precision", choices=PRECISIONS)
     seed: int = value(0, "seed of everything random", low=0, high=2**62)
 
     def __post_init__(self) -> None:

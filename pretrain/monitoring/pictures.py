@@ -18,8 +18,8 @@ from pretrain.tokenizers.codebook import ImageTokenizer, Tokenizer
 from pretrain.tokenizers.dalle import DalleTokenizer
 from pretrain.training.checkpoints import newest_checkpoint
 from pretrain.training.loader import sample_rng
-from pretrain.training.run_folder import CHECKPOINTS, CONFIG
 from splitmask_backbones.errors import UserError
+from splitmask_backbones.run_files import CHECKPOINTS, CONFIG
 from splitmask_backbones.vit import VisionTransformer, gather_tokens, patchify
 
 

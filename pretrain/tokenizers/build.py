@@ -25,6 +25,7 @@ from pretrain.tokenizers.dalle import DalleTokenizer
 from pretrain.training.loader import sample_rng
 from pretrain.training.run_folder import write_json
 from splitmask_backbones.files import write_atomically
+from splitmask_backbones.run_files import TOKENIZER
 from splitmask_backbones.vit import patchify
 
 logger = logging.getLogger(__name__)
@@ -106,7 +107,7 @@ def measure_tokenizer(token_ids: Tensor, tokenizer: ImageTokenizer, recipe: Reci
     """Writes how `sample_token_ids` use the codebook to `folder/tokenizer.json`, and logs it."""
     found = token_statistics(token_ids, tokenizer.vocab_size)
     head = {"tokenizer": recipe.tokenizer, "patch_norm": recipe.patch_norm, "vocab_size": tokenizer.vocab_size}
-    write_json(folder / "tokenizer.json", {**head, **asdict(found)})
+    write_json(folder / TOKENIZER, {**head, **asdict(found)})
     logger.info(
         f"tokenizer {recipe.tokenizer}, patch_norm {recipe.patch_norm}: {found.words_used} of {tokenizer.vocab_size} "
         f"token ids used on {found.num_patches} patches, entropy {found.entropy_bits:.1f} bits, most frequent one "

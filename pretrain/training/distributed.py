@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pretrain.training.options import DEVICES
+from pretrain.training.options import DEVICES, PRECISIONS
 from pretrain.training.processes import drop_empty_variables, processes
 from splitmask_backbones.errors import UserError, check_choice
 
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}
+FABRIC_PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}
+"""Lightning's names of `PRECISIONS`."""
 _FAILED = "splitmask_failed"
 _SAID_AFTER_SECONDS = 15.0
 _LEAVING_SECONDS = 5.0
@@ -46,7 +47,7 @@ def make_fabric(
     """Returns a launched Fabric: one process, or all of torchrun's with DDP (gloo on CPUs).
 
     Args:
-        precision: "32" or "bf16" (mixed: weights and optimizer stay in float32).
+        precision: of `PRECISIONS`.
         device: of `DEVICES`; "auto" is a GPU where there is one.
         find_unused_parameters: for models of which a step may leave parameters without a gradient.
         deterministic: on a GPU, algorithms that make the same bytes each time, and none that do not; a CPU's always do.
@@ -81,7 +82,7 @@ def make_fabric(
         devices=local,
         num_nodes=own.world_size // local,
         strategy=ddp if own.world_size > 1 else "auto",
-        precision=PRECISIONS[precision],  # type: ignore[arg-type]
+        precision=FABRIC_PRECISIONS[precision],  # type: ignore[arg-type]
         # Named, so that Fabric does not look for SLURM's variables and others itself.
         plugins=[TorchElasticEnvironment() if own.world_size > 1 else LightningEnvironment()],
     )

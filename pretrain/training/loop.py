@@ -19,11 +19,12 @@ from pretrain.training.measuring import STEPS
 from pretrain.training.metrics import MetricsLog
 from pretrain.training.options import RunOptions
 from pretrain.training.progress import Clock, ProgressLine, shown
-from pretrain.training.run_folder import CHECKPOINTS, RunFolder
+from pretrain.training.run_folder import RunFolder
 from pretrain.training.schedule import set_lr
 from pretrain.training.signals import StopSignals
 from pretrain.training.static_step import StaticStep
 from pretrain.training.step import Coupling, step_seed, train_step
+from splitmask_backbones.run_files import CHECKPOINTS
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -6,8 +6,8 @@ from typing import Any
 
 from pretrain.training.run_folder import strict_json
 from splitmask_backbones.files import write_atomically
+from splitmask_backbones.run_files import METRICS_LOG, MONITOR_LOG
 
-METRICS, MONITOR = "metrics.jsonl", "monitor.jsonl"
 PLACE = ("step", "epoch", "images")
 """How far a run is: what every line of these files begins with."""
 
@@ -48,8 +48,8 @@ class MetricsLog:
     def __init__(self, folder: Path, start_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._metrics = JsonLines(folder / METRICS, start_step)
-        self._monitor_path, self._start_step = folder / MONITOR, start_step
+        self._metrics = JsonLines(folder / METRICS_LOG, start_step)
+        self._monitor_path, self._start_step = folder / MONITOR_LOG, start_step
         self._monitor = JsonLines(self._monitor_path, start_step) if self._monitor_path.exists() else None
         self._writer = SummaryWriter(str(folder), purge_step=start_step + 1 if start_step else None)
 

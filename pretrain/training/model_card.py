@@ -12,10 +12,10 @@ from typing import Any
 
 from pretrain.training.metrics import read_json_lines
 from pretrain.training.recipe import titled
-from pretrain.training.run_folder import CONFIG
 from splitmask_backbones import __version__
 from splitmask_backbones.convert.names import MODEL_CARD
 from splitmask_backbones.files import write_atomically
+from splitmask_backbones.run_files import CONFIG, METRICS_LOG, MONITOR_LOG, TOKENIZER
 
 ROWS = 10
 """Steps of the curve, at most."""
@@ -120,21 +120,21 @@ def _lineage(lineage: list[dict[str, str]]) -> str:
 
 
 def _curves(folder: Path) -> str:
-    entries = read_json_lines(folder / "metrics.jsonl")
+    entries = read_json_lines(folder / METRICS_LOG)
     if not entries:
         return "No step was logged."
     places = sorted({round(i * (len(entries) - 1) / max(1, ROWS - 1)) for i in range(ROWS)})
     columns = [name for name in COLUMNS if any(entries[place].get(name) is not None for place in places)]
     rows = [f"| {' | '.join(columns)} |", f"| {' | '.join('---:' for _ in columns)} |"]
     rows += [f"| {' | '.join(_cell(entries[place].get(name)) for name in columns)} |" for place in places]
-    looks = read_json_lines(folder / "monitor.jsonl")
+    looks = read_json_lines(folder / MONITOR_LOG)
     if looks:
         rows += ["", "The monitor's last look:", "", _table({k: v for k, v in looks[-1].items() if v is not None})]
     return "\n".join(rows)
 
 
 def _codebook(folder: Path) -> str:
-    path = folder / "tokenizer.json"
+    path = folder / TOKENIZER
     if not path.exists():
         return "None: the method predicts no token ids."
     return _table(json.loads(path.read_text(encoding="utf-8")))

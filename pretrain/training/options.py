@@ -13,13 +13,10 @@ WORKERS = AUTO
 MAX_BAD_FRACTION = 0.01
 """Defaults of the command line."""
 
-REHEARSAL = "rehearsal"
-"""Folder below a run's own in which it is rehearsed."""
-REHEARSAL_RECORD, REHEARSAL_ENCODER = "rehearsal.json", "rehearsal.safetensors"
-"""What a rehearsal ends with, and the encoder that it leaves for the rehearsals that need one."""
-
 DEVICES = (AUTO, "cpu", "cuda")
 COMPILE = (AUTO, ON, OFF)
+PRECISIONS = ("32", "bf16")
+"""float32, and mixed precision with weights and optimizer in float32."""
 
 NUM_CHECKPOINTS = 2
 """Checkpoints that a run keeps, the newest ones."""

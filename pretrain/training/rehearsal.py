@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 from pretrain.training.evenly import evenly
 from pretrain.training.measuring import STEPS, median_step, now, peak_memory
-from pretrain.training.options import REHEARSAL_RECORD
 from pretrain.training.progress import duration
-from pretrain.training.run_folder import CHECKPOINTS, RunFolder, write_json
+from pretrain.training.run_folder import RunFolder, write_json
+from splitmask_backbones.run_files import CHECKPOINTS, REHEARSAL_RECORD
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

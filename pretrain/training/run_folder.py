@@ -13,10 +13,10 @@ import weakref
 from pathlib import Path
 from typing import Any
 
-from pretrain.training.options import REHEARSAL_RECORD
 from pretrain.training.processes import processes
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import write_atomically
+from splitmask_backbones.run_files import BAD_IMAGES, CHECKPOINTS, CONFIG, LOCK, REHEARSAL_RECORD
 
 logger = logging.getLogger(__name__)
 
@@ -27,10 +27,6 @@ _OF_THE_BYTES = {
     "compiled": "compiled or not",
 }
 """What is free to change and yet rounds or draws otherwise, and how it is told."""
-CONFIG = "config.json"
-LOCK = ".lock"
-CHECKPOINTS = "checkpoints"
-BAD_IMAGES = "bad_images.txt"
 _TEMPORARY = re.compile(r"\.tmp\w{6}|\..+\.tmp")
 """What a save that was killed leaves beside its target: safetensors' own files, and those of this project."""
 

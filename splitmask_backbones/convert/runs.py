@@ -7,17 +7,17 @@ from typing import Any
 from torch import Tensor
 
 from splitmask_backbones.errors import UserError
+from splitmask_backbones.run_files import BEST_MODEL, CONFIG, ENCODER
 from splitmask_backbones.vit import check_arguments
 
 FINISHED = (
     "model.safetensors",
     "pytorch_model.bin",
-    "encoder.safetensors",
+    ENCODER,
     "detector.safetensors",
     "segmentor.safetensors",
     "classifier.safetensors",
 )
-BEST = "best.safetensors"
 FIRST = "encoder.patch_embed.proj.weight"
 PREFERRED = ("average.", "model.teacher")
 """What an encoder's names start with where a checkpoint holds several: the one that the finished run ends with."""
@@ -42,9 +42,9 @@ def file_of(folder: Path, step: int | None, best: bool) -> Path:
         kept = ", ".join(str(_step_of(path)) for path in checkpoints) or "none"
         raise UserError(f"{folder} holds no checkpoint of step {step}: there are {kept}")
     if best:
-        if (folder / BEST).is_file():
-            return folder / BEST
-        raise UserError(f"{folder} keeps no best weights ({BEST}): train with eval_every=N, or omit --best")
+        if (folder / BEST_MODEL).is_file():
+            return folder / BEST_MODEL
+        raise UserError(f"{folder} keeps no best weights ({BEST_MODEL}): train with eval_every=N, or omit --best")
     for candidate in (*(folder / name for name in FINISHED), *reversed(checkpoints)):
         if candidate.is_file():
             return candidate
@@ -67,9 +67,9 @@ def run_of(path: Path, metadata: dict[str, str]) -> dict[str, Any] | None:
         config = json.loads(metadata.get("config", "{}"))
         if isinstance(config, dict) and "command" in config:
             return config
-        if not config and (path.parent.name == "checkpoints" or path.name == BEST):
+        if not config and (path.parent.name == "checkpoints" or path.name == BEST_MODEL):
             folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
             if isinstance(config, dict) and "command" in config:
                 return config
     except (OSError, ValueError, TypeError, RecursionError):

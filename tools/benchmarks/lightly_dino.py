@@ -19,12 +19,11 @@ if not __package__:  # a script: its folder has a pretrain.py too; as tools/_pat
 from pretrain.own_recipe import OWN
 from pretrain.recipes import Recipe, get_recipe
 from splitmask_backbones.errors import UserError
+from splitmask_backbones.run_files import ENCODER
 from tools import cli
-from tools.running.job import ENCODER
 
 NAMED = ("model", "embed_dim", "depth", "img_size", "local_crops", "epochs", "steps", "batch_size", "precision", "seed")
 """The values of a recipe that decide here."""
-PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}
 
 
 def build_parser() -> cli.Parser:
@@ -89,6 +88,7 @@ def arguments(recipe: Recipe, num_images: int) -> dict[str, Any]:
     import timm
 
     from pretrain.data.multicrop import local_size
+    from pretrain.training.distributed import FABRIC_PRECISIONS
     from pretrain.training.loader import steps_per_epoch
 
     sizes, side = recipe.encoder_sizes, recipe.img_size
@@ -103,7 +103,7 @@ def arguments(recipe: Recipe, num_images: int) -> dict[str, Any]:
         "method": "dino",
         "epochs": -(-steps // per_epoch),
         "batch_size": recipe.batch_size,
-        "precision": PRECISIONS[recipe.precision],
+        "precision": FABRIC_PRECISIONS[recipe.precision],
         "seed": recipe.seed,
         "devices": 1,
         "transform_args": {

@@ -26,8 +26,8 @@ from pretrain.recipes import Recipe
 from pretrain.training.loop import Loop
 from pretrain.training.options import RunOptions
 from pretrain.training.run_folder import RunFolder
+from splitmask_backbones.run_files import ENCODER
 from tools.benchmarks.steps import BareStep
-from tools.pretraining.options import ARTEFACT
 from tools.pretraining.train import batches_of_recipe, fit_recipe
 
 
@@ -125,7 +125,7 @@ def trained_per_second(
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="benchmark")))
         stack.enter_context(redirect_stdout(io.StringIO()))  # its lines would stand between the tables
-        folder = stack.enter_context(RunFolder.open(place / "run", resume=False, artefact=ARTEFACT))
+        folder = stack.enter_context(RunFolder.open(place / "run", resume=False, artefact=ENCODER))
         fit_recipe(recipe, step.method, step.optimizer(), loop, batches, folder, fabric, after_step=[mark])
     return steps * recipe.batch_size / (times[1] - times[0])
 

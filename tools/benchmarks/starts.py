@@ -16,6 +16,7 @@ from PIL import Image
 from pretrain.data.sources import open_source
 from pretrain.training.options import OFF
 from pretrain.training.run_folder import RunFolder
+from splitmask_backbones.run_files import ENCODER
 from tools.pretraining.images import readable_images
 
 COCO = 118_287
@@ -51,10 +52,7 @@ def start_seconds(count: int, place: Path, workers: int, fabric: Fabric) -> dict
         for kind in ("first start", "resume", "another run"):
             start = time.perf_counter()
             nothing = contextlib.redirect_stdout(io.StringIO())
-            with (
-                nothing,
-                RunFolder.open(output / kind.split()[0], resume=False, artefact="encoder.safetensors") as folder,
-            ):
+            with nothing, RunFolder.open(output / kind.split()[0], resume=False, artefact=ENCODER) as folder:
                 if kind == "resume":
                     folder.previous = {"data": known}
                 source = open_source(str(data))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pretrain.training.options import PRECISIONS
 from pretrain.training.recipe import ABOVE_ZERO, CheckedRecipe, value
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.registry import ENCODERS
@@ -30,7 +31,7 @@ class ProbeRecipe(CheckedRecipe):
     lr: float = value(1e-3, "peak learning rate of AdamW; follows --batch-size linearly unless given", low=ABOVE_ZERO)
     weight_decay: float = value(0.0, "of the linear probes", low=0)
     seed: int = value(0, "seed of everything random", low=0, high=2**62)
-    precision: str = value("32", "of the features; bf16 is mixed precision", choices=("32", "bf16"))
+    precision: str = value("32", "of the features; bf16 is mixed precision", choices=PRECISIONS)
 
     def __post_init__(self) -> None:
         """Raises ValueError for a value that cannot work, naming option and remedy."""

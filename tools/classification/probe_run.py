@@ -18,14 +18,15 @@ from pretrain.training.loader import steps_per_epoch
 from pretrain.training.loop import Loop, fit
 from pretrain.training.measuring import STEPS
 from pretrain.training.optimizer import adamw
-from pretrain.training.options import REHEARSAL_RECORD, RunOptions
+from pretrain.training.options import RunOptions
 from pretrain.training.rehearsal import Rehearsal
-from pretrain.training.run_folder import BAD_IMAGES, RunFolder, write_json
+from pretrain.training.run_folder import RunFolder, write_json
 from pretrain.training.schedule import warmup_cosine
 from pretrain.training.signals import StopSignals
 from splitmask_backbones.adapters import resolve_encoder
 from splitmask_backbones.param_groups import param_groups
 from splitmask_backbones.registry import encoder_name
+from splitmask_backbones.run_files import BAD_IMAGES, DATA_REPORT, LOAD_REPORT, REHEARSAL_RECORD, RESULTS
 from splitmask_backbones.vit import VisionTransformer
 from tools import cli
 from tools.classification import data
@@ -33,10 +34,9 @@ from tools.classification.evaluate import Counts
 from tools.classification.linear_probe import LinearProbes, feature_batches, statistics
 from tools.classification.probe_recipe import ProbeRecipe
 from tools.finetuning.model_files import weights_digest
-from tools.finetuning.run import REPORT, RESULTS
 from tools.frozen.center_crop import CenterCrop
 from tools.frozen.features import extract, means_of_maps
-from tools.load_table import LOAD_REPORT, mark, tell
+from tools.load_table import mark, tell
 from tools.plots import Curves, save_curves
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def probe(options: ProbeOptions, recipe: ProbeRecipe, given: dict[str, Any]) -> 
             cli.say(folder, f"{folder.path / RESULTS} is finished: nothing to do")
             return
         data.warn(images)
-        write_json(folder.path / REPORT, data.report(images))
+        write_json(folder.path / DATA_REPORT, data.report(images))
         if encoder.load_report is not None:
             tell(encoder.load_report, folder.path / LOAD_REPORT)
         measurement = _Measurement(fabric, encoder, images, recipe, folder, options.workers, rehearsal)

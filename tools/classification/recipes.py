@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from pretrain.training.options import PRECISIONS
 from pretrain.training.recipe import ABOVE_ZERO, CheckedRecipe, value
 from pretrain.training.schedule import warmup_cosine
 from splitmask_backbones.errors import UserError, check_choice
@@ -54,7 +55,7 @@ class ClsRecipe(CheckedRecipe):
     ema: float | None = value(None, "decay of the average of weights that is evaluated and kept", low=0, high=1)
     eval_every: int = value(0, "steps between evaluations, the best model is kept; 0 for none", low=0)
     seed: int = value(0, "seed of everything random", low=0, high=2**62)
-    precision: str = value("32", "bf16 is mixed precision", choices=("32", "bf16"))
+    precision: str = value("32", "bf16 is mixed precision", choices=PRECISIONS)
 
     def __post_init__(self) -> None:
         """Raises ValueError for a value that cannot work, naming option and remedy."""

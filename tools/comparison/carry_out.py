@@ -7,16 +7,16 @@ from typing import Any
 
 from pretrain.training.cores import usable_cores
 from pretrain.training.progress import duration
-from pretrain.training.run_folder import CONFIG, read_object
+from pretrain.training.run_folder import read_object
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.missing import check_folder
+from splitmask_backbones.run_files import CONFIG, TABLE
 from tools.comparison import report
 from tools.comparison.inputs import places_of
 from tools.comparison.plan import (
     NUM_PICTURES,
     PICTURES,
     SOURCE,
-    TABLE,
     Comparison,
     all_seconds,
     begun_runs,

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.missing import check_weights
-from tools.comparison.plan import CSV, LABELS, NONE, PICTURES, RANDOM, REHEARSALS, TABLE, as_folder
+from splitmask_backbones.run_files import CONFIG, ENCODER, TABLE, TABLE_CSV
+from tools.comparison.plan import LABELS, NONE, PICTURES, RANDOM, REHEARSALS, as_folder
 from tools.running.executor import LOGS, RECORD
-from tools.running.job import ENCODER
 
 OWN = ("--resume", "--rehearse", "--eval-only", "--predict", "--best", "--seed", "--epochs", "--output")
 """Options of the tools that a comparison sets itself, or that would make its runs something else."""
@@ -23,7 +23,7 @@ OWN_VALUES = {
 }
 """The same as `key=value`, and what says it here."""
 PLACES = ("--data", "--val", "--train-json", "--train-images", "--val-json", "--val-images", "--train-list")
-_RESERVED = {as_folder(RANDOM), REHEARSALS, PICTURES, LOGS, RECORD, TABLE, CSV, "config.json"}
+_RESERVED = {as_folder(RANDOM), REHEARSALS, PICTURES, LOGS, RECORD, TABLE, TABLE_CSV, CONFIG}
 
 
 def read_starts(given: Sequence[str]) -> dict[str, str]:

@@ -6,16 +6,16 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from pretrain.training.options import REHEARSAL, REHEARSAL_RECORD
-from pretrain.training.run_folder import CONFIG, read_object
-from tools.running.job import RESULTS, Job, copy_numbered, prediction_job, weights_digest
+from pretrain.training.run_folder import read_object
+from splitmask_backbones.run_files import CONFIG, REHEARSAL, REHEARSAL_RECORD, RESULTS
+from tools.running.job import Job, copy_numbered, prediction_job, weights_digest
 from tools.running.planned import planned_values
 from tools.running.scores import read_scores
 
 RANDOM = "random init"
 NONE = "none"
 """What the fine-tuning tools call it on the command line."""
-TABLE, CSV, PICTURES, IMAGES, SOURCE = "table.md", "table.csv", "pictures", "images", "source.txt"
+PICTURES, IMAGES, SOURCE = "pictures", "images", "source.txt"
 REHEARSALS = "rehearsals"
 NUM_PICTURES = 6
 DRAWS = LABELS = ("train_det", "train_seg")

@@ -7,9 +7,10 @@ from statistics import fmean
 
 from pretrain.training.run_folder import read_object
 from splitmask_backbones.files import write_atomically
+from splitmask_backbones.run_files import RESULTS, TABLE, TABLE_CSV
 from tools import plots
-from tools.comparison.plan import CSV, IMAGES, PICTURES, TABLE, Comparison, Setting, shown_jobs
-from tools.running.job import RESULTS, drawn
+from tools.comparison.plan import IMAGES, PICTURES, Comparison, Setting, shown_jobs
+from tools.running.job import drawn
 from tools.running.scores import SCORES
 from tools.spread import cells, certainty, csv_text, least_that_equals, listed, mean_and_spread, shown
 
@@ -184,7 +185,7 @@ def write_table(comparison: Comparison, found: Found) -> tuple[list[str], list[l
         for start in comparison.starts
         if (numbers := values(found, start, setting, score).values())
     ]
-    write_atomically(comparison.output / CSV, csv_text([CSV_HEADER, *rows]).encode())
+    write_atomically(comparison.output / TABLE_CSV, csv_text([CSV_HEADER, *rows]).encode())
     return header, body
 
 

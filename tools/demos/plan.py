@@ -11,9 +11,10 @@ from typing import Any
 from pretrain.training.metrics import read_json_lines
 from pretrain.training.run_folder import read_object
 from splitmask_backbones.files import write_atomically
+from splitmask_backbones.run_files import ENCODER, METRICS_LOG, RESULTS, TABLE
 from tools import plots
 from tools.demos.inputs import Inputs
-from tools.running.job import ENCODER, RESULTS, Job, copy_numbered, drawn, prediction_job
+from tools.running.job import Job, copy_numbered, drawn, prediction_job
 
 STARTS = {"none": "random init", "splitmask": "SplitMask"}
 HEADS = ("det", "seg")
@@ -69,7 +70,7 @@ def save_pictures(output: Path, token_images: Sequence[Path]) -> None:
     pictures = output / "pictures"
     pictures.mkdir(exist_ok=True)
     files = sorted((output / "data" / "pictures").iterdir())
-    before = read_json_lines(output / "pretrain" / "metrics.jsonl")
+    before = read_json_lines(output / "pretrain" / METRICS_LOG)
     names = {"inpaint": "loss_inpaint", "match": "loss_match"}
     panels = {
         "pre-training: losses": {label: plots.curve(before, name) for label, name in names.items()},
@@ -81,7 +82,7 @@ def save_pictures(output: Path, token_images: Sequence[Path]) -> None:
             continue
         columns = {"image": files} | {name: drawn(run, files) for name, run in runs.items()}
         plots.save_grid(columns, pictures / f"{title}.png")
-        metrics = {name: read_json_lines(run / "metrics.jsonl") for name, run in runs.items()}
+        metrics = {name: read_json_lines(run / METRICS_LOG) for name, run in runs.items()}
         panels[f"{model}: loss"] = {name: plots.curve(entries, "loss") for name, entries in metrics.items()}
     plots.save_curves(panels, pictures / "loss_curves.png")
     from pretrain.monitoring.pictures import save_token_picture  # torch
@@ -108,7 +109,7 @@ def write_table(output: Path, seconds: Callable[[str], float], note: str | None,
         rows.append([name, *cells, f"{before:.0f}", f"{after:.0f}"])
     caption = f"val, in percent. {_gains(scores)}{known}" + ("" if note is None else f" {note[0].upper()}{note[1:]}.")
     text = plots.markdown_table(HEADER, rows) + f"\n{caption}\n"
-    write_atomically(output / "table.md", text.encode("utf-8"))
+    write_atomically(output / TABLE, text.encode("utf-8"))
     plots.print_table("random init against SplitMask", caption, HEADER, rows)
     sys.stdout.write(f"table: {output / 'table.md'}\npictures: {output / 'pictures'}\n")
 

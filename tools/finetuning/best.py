@@ -10,7 +10,6 @@ from pretrain.training.run_folder import strict_json, write_json
 from splitmask_backbones.files import write_atomically
 
 EVALUATIONS = "evaluations.jsonl"
-BEST_MODEL = "best.safetensors"
 BEST_RESULTS = "best.json"
 
 

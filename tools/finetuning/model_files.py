@@ -9,12 +9,11 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from pretrain.training.checkpoints import digest_of, newest_checkpoint
-from pretrain.training.run_folder import CHECKPOINTS
 from splitmask_backbones.checkpoints import read_safetensors
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import sha256_of, write_atomically
 from splitmask_backbones.missing import check_weights
-from tools.finetuning.best import BEST_MODEL
+from splitmask_backbones.run_files import BEST_MODEL, CHECKPOINTS
 
 
 def weights_digest(weights: Path | None) -> str:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.training.options import RunOptions
-from pretrain.training.run_folder import CONFIG
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.missing import check_path, check_weights
+from splitmask_backbones.run_files import CONFIG
 from tools import cli
 
 

@@ -17,26 +17,23 @@ from pretrain.training.distributed import gather, machine_record, share_buffers
 from pretrain.training.ema import averaged
 from pretrain.training.loader import check_divisible, steps_per_epoch
 from pretrain.training.loop import Loop, batches_of, fit
-from pretrain.training.options import REHEARSAL_RECORD
 from pretrain.training.run_folder import RunFolder, check_command, flatten, read_object, write_json
 from pretrain.training.signals import StopSignals
 from splitmask_backbones.checkpoints import save_encoder
 from splitmask_backbones.errors import UserError
+from splitmask_backbones.run_files import BEST_MODEL, DATA_REPORT, ENCODER, LOAD_REPORT, REHEARSAL_RECORD, RESULTS
 from tools import cli
-from tools.finetuning.best import BEST_MODEL, is_recorded, record_evaluation
+from tools.finetuning.best import is_recorded, record_evaluation
 from tools.finetuning.model_files import save_model, weights_digest
 from tools.finetuning.options import FinetuneOptions
 from tools.finetuning.pictures import open_pictures
 from tools.finetuning.task import Task
 from tools.finetuning.trained import load_newest, recorded, use_run
-from tools.load_table import LOAD_REPORT, mark, name_new_parts, tell
+from tools.load_table import mark, name_new_parts, tell
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-RESULTS = "results.json"
-REPORT = "data_report.json"
-ENCODER = "encoder.safetensors"
 SPLITS = ("train", "val")
 
 
@@ -119,7 +116,7 @@ def _report(task: Task, folder: RunFolder) -> None:
     """Writes data_report.json, or replaces the entries of the splits that were read."""
     if not folder.is_main:
         return
-    path = folder.path / REPORT
+    path = folder.path / DATA_REPORT
     write_json(path, read_object(path) | task.data_report())
 
 

@@ -17,9 +17,10 @@ from pretrain.data.value_range import ValueRange
 from pretrain.training.distributed import make_fabric
 from pretrain.training.optimizer import adamw
 from pretrain.training.rehearsal import Rehearsal
-from pretrain.training.run_folder import BAD_IMAGES, RunFolder
+from pretrain.training.run_folder import RunFolder
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.param_groups import param_groups
+from splitmask_backbones.run_files import BAD_IMAGES
 from tools.finetuning.options import FinetuneOptions
 from tools.finetuning.pictures import Pictures
 

@@ -16,7 +16,8 @@ from pretrain.data.sources import ImageList, lost
 from pretrain.training.distributed import gather
 from pretrain.training.options import AUTO, OFF
 from pretrain.training.processes import processes
-from pretrain.training.run_folder import BAD_IMAGES, RunFolder
+from pretrain.training.run_folder import RunFolder
+from splitmask_backbones.run_files import BAD_IMAGES
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

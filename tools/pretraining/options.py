@@ -10,7 +10,6 @@ from pretrain.training.options import AUTO, OFF, RunOptions
 from splitmask_backbones.errors import UserError
 from tools import monitoring
 
-ARTEFACT = "encoder.safetensors"
 KEPT = ("init", "tokenizer_weights", "include", "exclude", *monitoring.OPTIONS)
 """Options beside the recipe's that a resume keeps where they are omitted."""
 FREE = ("data", "cache", "workers", "save_every", "log_every", "max_bad_fraction", *KEPT)

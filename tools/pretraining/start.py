@@ -15,9 +15,7 @@ from splitmask_backbones.convert import convert
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import sha256_of
 from splitmask_backbones.missing import check_path
-
-INIT = "init.safetensors"
-"""The encoder that a run began with; a resume needs no other file."""
+from splitmask_backbones.run_files import INIT
 
 logger = logging.getLogger(__name__)
 

@@ -8,6 +8,7 @@ from pretrain.training.progress import duration
 from pretrain.training.shortage import free_disk
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import write_atomically
+from splitmask_backbones.run_files import TABLE, TABLE_CSV
 from tools import plots
 from tools.reproduction import cost, render, study_labels, study_report
 from tools.reproduction.paper import tables
@@ -85,8 +86,8 @@ def _write_tables(output: Path, asked: Table) -> None:
         folders = ", ".join(str(run.folder) for run in other.runs)
         _say([f"no row of a table: {other.title} ({'; '.join(other.remarks) or 'complete'}): {folders}"])
     filled = [(table, cells) for table, cells in filled if cells or table.name == asked.name]
-    write_atomically(output / "table.md", render.markdown(filled, []).encode())
-    write_atomically(output / "table.csv", render.comma_separated(filled, []).encode())
+    write_atomically(output / TABLE, render.markdown(filled, []).encode())
+    write_atomically(output / TABLE_CSV, render.comma_separated(filled, []).encode())
     shown = [(table, cells) for table, cells in filled if table.name == asked.name]
     if sys.stdout.isatty():
         render.show(shown, [])
@@ -151,7 +152,7 @@ def _report(study: Study) -> None:
         width = 1 + len(values)
         plots.print_table("the small study", study_report.CAPTION, header[:width], [line[:width] for line in body])
     else:
-        sys.stdout.write((output / "table.md").read_text(encoding="utf-8"))
+        sys.stdout.write((output / TABLE).read_text(encoding="utf-8"))
     _say([f"table: {output / 'table.md'}, pictures: {output / study_report.FOLDER}"])
 
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from splitmask_backbones.errors import UserError, check_choice
 from splitmask_backbones.registry import ENCODERS
+from splitmask_backbones.run_files import ENCODER, RESULTS
 from tools.reproduction.cost import BYTES, encoder_parameters, finetuning_cost, pretraining_cost
 from tools.reproduction.paper import tables
 from tools.reproduction.paper.schema import Measurement, Origin, Row
 from tools.reproduction.sets import Places, write_list
-from tools.running.job import ENCODER, RESULTS, Job
+from tools.running.job import Job
 
 DALLE = "dalle"
 FOLDERS = {"train_det": "det", "train_seg": "seg", "train_cls": "cls", "probe": "probe"}

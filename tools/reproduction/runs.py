@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pretrain.recipes import RECIPES
-from pretrain.training.metrics import METRICS as METRICS_FILE
 from pretrain.training.metrics import read_json_lines
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import sha256_of
 from splitmask_backbones.registry import encoder_name
+from splitmask_backbones.run_files import CONFIG, DATA_REPORT, ENCODER, LOAD_REPORT, METRICS_LOG, RESULTS
 from tools.reproduction.paper.schema import Origin
 
 T = TypeVar("T")
@@ -115,7 +115,7 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"RUNS_DIR {folder} is not a folder: name a folder that holds runs of the tools")
-        for path in sorted(folder.rglob("config.json")):
+        for path in sorted(folder.rglob(CONFIG)):
             configs.setdefault(path.resolve(), path)  # folders may overlap
     found, warnings = look_at(list(configs.values()), _read, lambda path: path.parent)
     runs = [run for _, run in found if run is not None]
@@ -178,14 +178,14 @@ def _read(path: Path) -> Run | None:
     for key in ("values", "encoder"):
         if not isinstance(config.get(key), dict):
             raise UserError(f"config.json has no '{key}'")
-    run = Run(folder, tool, _setting(tool, config), config, _load(folder / "results.json"), {})
+    run = Run(folder, tool, _setting(tool, config), config, _load(folder / RESULTS), {})
     missing = [path for path in METRICS[tool].values() if run.metric(path) is None]
     if missing and (tool != "probe" or len(missing) == len(METRICS[tool])):
         raise UserError(f"results.json has no number for {' or '.join(missing)}")
-    if (folder / "data_report.json").exists():
-        run.report = _load(folder / "data_report.json")
-    if (folder / "load_report.json").exists():
-        run.load_complete = bool(_load(folder / "load_report.json").get("complete", True))
+    if (folder / DATA_REPORT).exists():
+        run.report = _load(folder / DATA_REPORT)
+    if (folder / LOAD_REPORT).exists():
+        run.load_complete = bool(_load(folder / LOAD_REPORT).get("complete", True))
     return run
 
 
@@ -206,7 +206,7 @@ def _setting(tool: str, config: dict[str, Any]) -> str:
 def _read_pretraining(folder: Path, config: dict[str, Any]) -> Run:
     if not isinstance(config.get("values"), dict) or config.get("recipe") not in RECIPES:
         raise UserError("config.json names no recipe that is known here")
-    if not (folder / "encoder.safetensors").exists():
+    if not (folder / ENCODER).exists():
         raise UserError("encoder.safetensors is missing (unfinished or failed)")
     return Run(folder, "pretrain", str(config["recipe"]), config, {"hours": _hours(folder)}, {})
 
@@ -215,7 +215,7 @@ def _hours(folder: Path) -> float | None:
     """Returns the hours of training that metrics.jsonl adds up to, waiting for data included."""
     seconds, before = 0.0, 0
     try:
-        for entry in read_json_lines(folder / METRICS_FILE):
+        for entry in read_json_lines(folder / METRICS_LOG):
             seconds += (entry["images"] - before) / entry["images_per_second"]
             before = entry["images"]
     except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
@@ -226,7 +226,7 @@ def _hours(folder: Path) -> float | None:
 def _tracer(runs: Sequence[Run]) -> Callable[[Run], None]:
     """Returns what fills in the origin of a run; files are told apart by their digest, wherever they lie now."""
     digest_of = cache(sha256_of)
-    candidates = [run.folder / "encoder.safetensors" for run in runs]
+    candidates = [run.folder / ENCODER for run in runs]
 
     def trace(run: Run) -> None:
         if run.tool == "pretrain":
@@ -249,7 +249,7 @@ def _origin_of(weights: Path, model: str) -> tuple[Origin | None, dict[str, Any]
     try:
         if report.exists():
             return Origin("published", model, str(_load(report).get("family")), "imagenet"), {}
-        config = _load(weights.parent / "config.json")
+        config = _load(weights.parent / CONFIG)
     except UserError:
         return None, {}
     if config.get("command") == "pretrain":

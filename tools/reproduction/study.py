@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.recipes import get_recipe
+from splitmask_backbones.run_files import ENCODER, RESULTS
 from tools.reproduction.cost import pretraining_operations
-from tools.running.job import ENCODER, RESULTS, Job, prediction_job
+from tools.running.job import Job, prediction_job
 from tools.running.planned import planned_recipe
 from tools.running.scores import SCORES
 

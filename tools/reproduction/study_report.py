@@ -1,7 +1,7 @@
 """The study's table and pictures from its finished runs."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 from pretrain.training.metrics import read_json_lines
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import write_atomically
+from splitmask_backbones.run_files import CONFIG, MONITOR_LOG, RESULTS, TABLE, TABLE_CSV
 from tools import plots
 from tools.reproduction import study_labels
 from tools.reproduction.study import HEADS, PICTURES, ROWS, Study, finetuning_folder, run_folder
@@ -67,7 +68,7 @@ def read_values(output: Path, rows: Sequence[str], share: float = 1.0) -> study_
         for name, path in head.metrics:
             column = values.setdefault(f"{data} {name}", {})
             for row in rows:
-                files = _by_seed(output, row, data, tool, "results.json")
+                files = _by_seed(output, row, data, tool, RESULTS)
                 found = {seed: _read(file, path) for seed, file in files.items()}
                 column[row] = {seed: float(value) for seed, value in found.items() if is_number(value)}
     return values
@@ -138,7 +139,7 @@ def _read(file: Path, path: str) -> Any:
 
 def _used(output: Path, row: str, data: str, tool: str, name: str) -> str:
     """Returns a value of a row's runs of a tool, "-" without runs: it may be of another budget than today's."""
-    files = _files(output, row, data, tool, "config.json")
+    files = _files(output, row, data, tool, CONFIG)
     return " or ".join(map(str, sorted({_read(file, f"values.{name}") for file in files}))) or "-"
 
 
@@ -168,13 +169,15 @@ def write_table(
     titles, looks = learned(output, rows)
     if looks:
         text += f"\n{plots.markdown_table(titles, looks)}\n{LOOKS_CAPTION}\n"
-    write_atomically(output / "table.md", text.encode())
-    found = [(row, column, values[column][row].values()) for column in values for row in rows if values[column][row]]
+    write_atomically(output / TABLE, text.encode())
+    found: list[tuple[str, str, Collection[float]]] = [
+        (row, column, by_seed.values()) for column in values for row in rows if (by_seed := values[column][row])
+    ]
     for name, share, row, numbers in study_labels.measured(few):
         if share < 1:
             found.append((row, study_labels.column(name, share), numbers))
     lines = [[row, column, *cells(numbers), listed(numbers)] for row, column, numbers in found]
-    write_atomically(output / "table.csv", csv_text([CSV_HEADER, *lines]).encode())
+    write_atomically(output / TABLE_CSV, csv_text([CSV_HEADER, *lines]).encode())
     return header, body
 
 
@@ -200,7 +203,7 @@ def learned(output: Path, rows: Sequence[str]) -> tuple[list[str], list[list[str
             continue
         cells = []
         for data in HEADS:
-            files = _files(output, row, data, "pretrain", "monitor.jsonl")
+            files = _files(output, row, data, "pretrain", MONITOR_LOG)
             looks = [entries[-1] for file in files if (entries := read_json_lines(file))]
             cells += [shown([look[name] for look in looks if look.get(name) is not None], 2) for name in LOOKS]
         body.append([ROWS[row].title, *cells])

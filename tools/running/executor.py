@@ -12,9 +12,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from pretrain.training.run_folder import CONFIG, LOCK, RunFolder, read_object, write_json
+from pretrain.training.run_folder import RunFolder, read_object, write_json
 from splitmask_backbones.errors import UserError
-from tools.running.job import ENCODER, WITHOUT_DEVICE, Job
+from splitmask_backbones.run_files import CONFIG, ENCODER, LOCK
+from tools.running.job import WITHOUT_DEVICE, Job
 from tools.running.output import Output
 from tools.running.progress import Progress
 

@@ -9,11 +9,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from pretrain.training.run_folder import CONFIG, flatten
+from pretrain.training.run_folder import flatten
 from splitmask_backbones.files import sha256_of, write_atomically
+from splitmask_backbones.run_files import CONFIG, METRICS_LOG
 from tools.running.planned import planned_values
 
-ENCODER, RESULTS = "encoder.safetensors", "results.json"
 """What a pre-training and a fine-tuning end with."""
 # Options that do not change the result: paths, and how the work is done.
 FREE = {"--data", "--images", "--weights", "--tokenizer-weights", "--train-list"}
@@ -138,7 +138,7 @@ def _digest(path: str, mtime_ns: int) -> str:
 def last_step(folder: Path) -> int | None:
     """Returns the newest step in a run's metrics.jsonl, None before the first."""
     try:
-        with open(folder / "metrics.jsonl", "rb") as file:
+        with open(folder / METRICS_LOG, "rb") as file:
             file.seek(0, 2)
             file.seek(max(0, file.tell() - 4096))
             lines = file.read().splitlines()

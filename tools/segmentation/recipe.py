@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pretrain.training.options import PRECISIONS
 from pretrain.training.schedule import warmup_poly
 from splitmask_backbones.errors import UserError, check_choice
 from tools.segmentation.config import check_config, gives_lr, load_config, override, scale_lr
@@ -73,7 +74,7 @@ class SegRecipe:
             scale_lr(config, batch_size)
         config["use_tta"] = config["use_tta"] or bool(given.get("tta"))
         precision = given.get("precision") or self.precision
-        check_choice("precision", precision, ("32", "bf16"), "--precision")
+        check_choice("precision", precision, PRECISIONS, "--precision")
         check_config(config)
         return replace(self, config=config, precision=precision)
 

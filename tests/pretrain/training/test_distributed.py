@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from pretrain.training.distributed import make_fabric
-from pretrain.training.metrics import METRICS
+from splitmask_backbones.run_files import METRICS_LOG
 from tests.helpers.paths import ROOT
 from tests.helpers.pretrain_tool import run
 
@@ -205,14 +205,14 @@ def test_the_tool_under_torchrun_with_a_cache_and_resumed(tmp_path):
     tool = [ROOT / "tools/pretrain.py", *words, "--workers", 0, "--cache", tmp_path / "cache", "--output", output]
     call(*TORCHRUN, "--master-port=29539", *tool)
     assert list((tmp_path / "cache").iterdir())
-    one, two = ([json.loads(line) for line in (tmp_path / name / METRICS).open()] for name in ("one", "two"))
+    one, two = ([json.loads(line) for line in (tmp_path / name / METRICS_LOG).open()] for name in ("one", "two"))
     assert [entry["loss"] for entry in two] == pytest.approx([entry["loss"] for entry in one], rel=2e-4)
     weights = load_file(output / "encoder.safetensors")
     (output / "encoder.safetensors").unlink()
     (output / "checkpoints/step_00000004.safetensors").write_bytes(b"junk")
     said = call(*TORCHRUN, "--master-port=29540", *tool, "--resume")
     assert said.count("the one before it is used") == 1
-    assert [json.loads(line)["loss"] for line in (output / METRICS).open()] == [entry["loss"] for entry in two]
+    assert [json.loads(line)["loss"] for line in (output / METRICS_LOG).open()] == [entry["loss"] for entry in two]
     again = load_file(output / "encoder.safetensors")
     assert again.keys() == weights.keys() and all(torch.equal(again[name], value) for name, value in weights.items())
 

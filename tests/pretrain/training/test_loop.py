@@ -11,8 +11,9 @@ from pretrain.training.checkpoints import newest_checkpoint, save_checkpoint
 from pretrain.training.distributed import make_fabric
 from pretrain.training.ema import averaged
 from pretrain.training.loop import Loop, fit
-from pretrain.training.run_folder import CHECKPOINTS, RunFolder
+from pretrain.training.run_folder import RunFolder
 from splitmask_backbones.param_groups import param_groups
+from splitmask_backbones.run_files import CHECKPOINTS
 from tests.helpers.toy import Toy, batches
 
 

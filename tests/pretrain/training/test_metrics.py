@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from pretrain.training.metrics import METRICS, MONITOR, JsonLines, MetricsLog
+from pretrain.training.metrics import JsonLines, MetricsLog
+from splitmask_backbones.run_files import METRICS_LOG, MONITOR_LOG
 
 
 def lines(path):
@@ -12,7 +13,7 @@ def lines(path):
 
 
 def test_what_came_after_the_resumed_step_is_taken_out(tmp_path):
-    path = tmp_path / METRICS
+    path = tmp_path / METRICS_LOG
     path.write_text('{"step": 2}\n{"step": 4}\n{"step": 6}\n{"step": 8, "los')
     file = JsonLines(path, start_step=4)
     file.write({"step": 5, "loss": float("nan")})
@@ -27,8 +28,8 @@ def test_a_log_writes_files_and_events(tmp_path):
     log.write_monitor({"step": 1, "epoch": 0.5, "images": 8, "effective_rank": 3.0})
     log.scalars("val", {"mIoU": 40.0, "undefined": None}, 1)
     log.close()
-    assert lines(tmp_path / METRICS) == [{"step": 1, "epoch": 0.5, "images": 8, "loss": 2.0, "lr": None}]
-    assert lines(tmp_path / MONITOR)[0]["effective_rank"] == 3.0
+    assert lines(tmp_path / METRICS_LOG) == [{"step": 1, "epoch": 0.5, "images": 8, "loss": 2.0, "lr": None}]
+    assert lines(tmp_path / MONITOR_LOG)[0]["effective_rank"] == 3.0
     events = accumulator.EventAccumulator(str(tmp_path))
     events.Reload()
     found = {tag: events.Scalars(tag)[0].value for tag in events.Tags()["scalars"]}

@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from pretrain.training.run_folder import BAD_IMAGES, RunFolder, write_json
+from pretrain.training.run_folder import RunFolder, write_json
+from splitmask_backbones.run_files import BAD_IMAGES
 
 ARTEFACT = "encoder.safetensors"
 

@@ -16,9 +16,10 @@ from torch.utils.data import Dataset
 
 from pretrain.training.run_folder import RunFolder
 from splitmask_backbones.errors import UserError
+from splitmask_backbones.run_files import RESULTS
 from tools.finetuning import trained
 from tools.finetuning.options import FinetuneOptions
-from tools.finetuning.run import RESULTS, run
+from tools.finetuning.run import run
 from tools.finetuning.task import Task
 from tools.finetuning.trained import load_newest, use_run
 

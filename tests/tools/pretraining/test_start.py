@@ -11,8 +11,9 @@ import torch
 from splitmask_backbones import VisionTransformer, create_encoder, load_encoder, save_encoder
 from splitmask_backbones.checkpoints import read_encoder_file
 from splitmask_backbones.files import sha256_of
+from splitmask_backbones.run_files import INIT
 from tests.helpers.pretrain_tool import OPTIONS, error_of, run
-from tools.pretraining.start import INIT, digest_of
+from tools.pretraining.start import digest_of
 
 ONE_STEP = [*OPTIONS, "--steps", "1", "--lr", "1e-12"]
 

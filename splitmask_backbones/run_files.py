@@ -1,0 +1,32 @@
+"""Names of what the tools leave in `--output`, each once."""
+
+CONFIG = "config.json"
+"""What the run was told, and what decides about a resume."""
+CHECKPOINTS = "checkpoints"
+"""Folder of the newest ones."""
+LOCK = ".lock"
+BAD_IMAGES = "bad_images.txt"
+METRICS_LOG = "metrics.jsonl"
+MONITOR_LOG = "monitor.jsonl"
+
+ENCODER = "encoder.safetensors"
+"""With it a pre-training is finished."""
+INIT = "init.safetensors"
+"""The encoder that a pre-training began with; a resume needs no other file."""
+TOKENIZER = "tokenizer.json"
+
+RESULTS = "results.json"
+"""With it a fine-tuning is finished."""
+BEST_MODEL = "best.safetensors"
+DATA_REPORT = "data_report.json"
+LOAD_REPORT = "load_report.json"
+
+REHEARSAL = "rehearsal"
+"""Folder below a run's own in which it is rehearsed."""
+REHEARSAL_RECORD = "rehearsal.json"
+"""With it a rehearsal is finished."""
+REHEARSAL_ENCODER = "rehearsal.safetensors"
+"""The encoder that a rehearsal leaves for those that need one."""
+
+TABLE = "table.md"
+TABLE_CSV = "table.csv"
