@@ -308,7 +308,7 @@ def _require_arguments(own: dict[str, Any], trained: dict[str, Any] | None) -> N
     other = {
         name: value
         for name, value in (trained or {}).items()
-        if name not in _OF_TRAINING and value != own.get(name, value)
+        if name not in _OF_TRAINING and _computed(name, value) != _computed(name, own.get(name, value))
     }
     if other:
         shown = ", ".join(f"{name} {value} (here {own[name]})" for name, value in other.items())
@@ -316,6 +316,11 @@ def _require_arguments(own: dict[str, Any], trained: dict[str, Any] | None) -> N
             f"the checkpoint does not hold this backbone: its encoder has {shown}: set MODEL.SPLITMASK.ENCODER and "
             f"OVERRIDES as in its training, here OVERRIDES: {other}"
         )
+
+
+def _computed(name: str, value: Any) -> Any:
+    """Returns of an argument what decides how a trained encoder computes: a layer scale's number is where it began."""
+    return value is not None if name == "layer_scale" else value
 
 
 def _require_whole_backbone(prefix: str, incompatible: Any) -> None:

@@ -12,6 +12,9 @@ from typing import Any
 
 from splitmask_backbones.errors import UserError
 
+NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+"""What file systems without locks answer: some network and FUSE mounts."""
+
 
 @contextmanager
 def replaced_at_once(path: str | Path) -> Iterator[Path]:

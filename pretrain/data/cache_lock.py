@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from splitmask_backbones.errors import UserError
+from splitmask_backbones.files import NO_LOCKS
 
 logger = logging.getLogger(__name__)
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 ELSEWHERE = "name another folder (--cache DIR), or use --cache off"
 
 
@@ -28,7 +28,7 @@ def refusals_told(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _NO_LOCKS:
+        if error.errno in NO_LOCKS:
             why, remedy = f"its file system has no locks ({error.strerror})", ELSEWHERE
         else:
             why, remedy = str(error), f"free some room, {ELSEWHERE}" if error.errno in _FULL else ELSEWHERE

@@ -11,49 +11,39 @@ from splitmask_backbones.errors import UserError, check_choice
 
 MASK_KINDS = ("block", "uniform")
 
+MIN_PATCHES, MAX_PATCHES = 16, 75
+"""Of a block, in BEiT's code."""
+MIN_ASPECT = 0.3
+"""Smallest height / width of a block, there."""
 
-def block_mask(
-    grid_size: tuple[int, int],
-    num_masked: int,
-    rng: np.random.Generator,
-    min_patches: int = 16,
-    max_patches: int = 75,
-    min_aspect: float = 0.3,
-) -> np.ndarray:
+
+def block_mask(grid_size: tuple[int, int], num_masked: int, rng: np.random.Generator) -> np.ndarray:
     """Returns a block mask with exactly ``num_masked`` masked patches, bool (H, W).
 
-    BEiT Algorithm 1 as its code has it: blocks of ``min_patches`` to ``max_patches`` patches and aspect ratio
-    ``min_aspect`` to ``1 / min_aspect``, placed until the count is reached, never more than are left, ten tries a
+    BEiT Algorithm 1 as its code has it: blocks of at least 16 patches that newly mask at most 75, of an aspect
+    ratio from 0.3 to 1 / 0.3, placed until the count is reached, never more than are left, ten tries a
     block. That sampler stops short of its count when ten tries fail. Ours: the missing patches are then grown onto the
     mask, those with the most masked neighbours first, so that blocks get larger and no specks appear. On grids too
-    small for two blocks of ``min_patches``, blocks may be smaller (half of ``num_masked``).
+    small for two blocks of 16 patches, blocks may be smaller (half of ``num_masked``).
 
     Args:
         grid_size: (H, W) in patches.
         num_masked: masked patches, in [0, H * W].
         rng: source of all randomness.
-        min_patches: fewest patches of a block.
-        max_patches: most patches that one block may newly mask.
-        min_aspect: smallest height / width of a block, in (0, 1].
 
     Raises:
-        UserError: ``num_masked`` outside the grid, or ``min_patches > max_patches``.
+        UserError: ``num_masked`` outside the grid.
     """
     height, width = grid_size
     if not 0 <= num_masked <= height * width:
         raise UserError(
             f"num_masked must be in 0..{height * width} on a grid of {height} x {width} patches, got {num_masked}"
         )
-    if not 1 <= min_patches <= max_patches or not 0 < min_aspect <= 1:
-        raise UserError(
-            f"blocks need 1 <= min_patches <= max_patches and 0 < min_aspect <= 1, "
-            f"got {min_patches}, {max_patches}, {min_aspect}"
-        )
-    min_patches = min(min_patches, max(1, num_masked // 2))
+    min_patches = min(MIN_PATCHES, max(1, num_masked // 2))
     mask = np.zeros((height, width), dtype=bool)
     missing = num_masked
     while missing > 0:
-        added = _add_block(mask, min_patches, min(missing, max_patches), min_aspect, rng)
+        added = _add_block(mask, min_patches, min(missing, MAX_PATCHES), rng)
         if added == 0:
             break
         missing -= added
@@ -62,10 +52,10 @@ def block_mask(
     return mask
 
 
-def _add_block(mask: np.ndarray, min_patches: int, most: int, min_aspect: float, rng: np.random.Generator) -> int:
+def _add_block(mask: np.ndarray, min_patches: int, most: int, rng: np.random.Generator) -> int:
     """Masks one block that adds 1 to ``most`` patches, in place; returns how many, 0 after ten failed tries."""
     height, width = mask.shape
-    log_aspect = math.log(min_aspect)
+    log_aspect = math.log(MIN_ASPECT)
     for _ in range(10):
         u, v, y, x = rng.random(4).tolist()  # one call instead of four: half of the time of a mask
         area = min_patches + (most - min_patches) * u
@@ -94,7 +84,7 @@ def _grow(mask: np.ndarray, most: int, rng: np.random.Generator) -> int:
     return len(chosen)
 
 
-BEIT_SHARE = 75 / 196
+BEIT_SHARE = MAX_PATCHES / 196
 """Share of the patches that BEiT masks."""
 
 

@@ -25,8 +25,8 @@ _FLAT = 1e-5
 """What rounding may leave of a patch in float32, over its norm; one grey level in one pixel is 4e-3 of [0, 1]."""
 
 
-def normalize_patches(patches: Tensor, kind: str, num_channels: int = 3) -> Tensor:
-    """Returns patches with their mean removed or not: `(..., num_channels * p * p)`, colour first.
+def normalize_patches(patches: Tensor, kind: str) -> Tensor:
+    """Returns patches with their mean removed or not: `(..., 3 * p * p)`, colour first.
 
     Args:
         patches: of ImageNet-normalised pixels.
@@ -34,7 +34,6 @@ def normalize_patches(patches: Tensor, kind: str, num_channels: int = 3) -> Tens
             "channel_mean" the mean of each channel (brightness and colour). With "mean" gray images keep an offset
             between the channels, each of which has a mean and a std of its own in ImageNet's normalisation: it gives
             all flat gray patches one token id (58 % of nuclei), where "pixel_mean" leaves what varies within them.
-        num_channels: colours.
     """
     check_choice("patch_norm", kind, PATCH_NORMS)
     if kind == "none":
@@ -47,7 +46,7 @@ def normalize_patches(patches: Tensor, kind: str, num_channels: int = 3) -> Tens
     if kind == "mean":
         rest = patches - patches.mean(dim=-1, keepdim=True)
     else:
-        by_channel = patches.unflatten(-1, (num_channels, -1))
+        by_channel = patches.unflatten(-1, (3, -1))
         rest = (by_channel - by_channel.mean(dim=-1, keepdim=True)).flatten(-2)
     # What rounding leaves of a flat patch would become a direction.
     flat = rest.norm(dim=-1, keepdim=True) <= _FLAT * (1 + patches.norm(dim=-1, keepdim=True))

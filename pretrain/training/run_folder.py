@@ -15,7 +15,7 @@ from typing import Any
 
 from pretrain.training.processes import processes
 from splitmask_backbones.errors import UserError
-from splitmask_backbones.files import write_atomically
+from splitmask_backbones.files import NO_LOCKS, write_atomically
 from splitmask_backbones.run_files import BAD_IMAGES, CHECKPOINTS, CONFIG, LOCK, REHEARSAL_RECORD
 
 logger = logging.getLogger(__name__)
@@ -30,8 +30,6 @@ _OF_THE_BYTES = {
 _TEMPORARY = re.compile(r"\.tmp\w{6}|\..+\.tmp")
 """What a save that was killed leaves beside its target: safetensors' own files, and those of this project."""
 
-_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
-"""What file systems without locks answer: some network and FUSE mounts."""
 _held: weakref.WeakValueDictionary[tuple[int, int], RunFolder] = weakref.WeakValueDictionary()
 """Folders that this process has locked, by device and inode: the system's lock holds off other processes alone."""
 
@@ -172,7 +170,7 @@ class RunFolder:
         try:
             fcntl.lockf(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno not in _NO_LOCKS:
+            if error.errno not in NO_LOCKS:
                 self._lock_file.close()
                 self._lock_file = None
                 what = "is in use by another process: wait for it"

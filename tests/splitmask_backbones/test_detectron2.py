@@ -155,6 +155,18 @@ def test_a_whole_detector_is_left_to_the_checkpointer_and_has_to_fit(encoder_fil
         DetectionCheckpointer(model).load(str(tmp_path / "nothing.pth"))
 
 
+def test_where_a_layer_scale_began_is_no_difference(tmp_path):
+    """Its number is the factor that training begins with; whether there are factors decides what is computed."""
+    began = build_model(stock(MASK_RCNN, "", img_size=64, **SMALL, layer_scale=1e-4))
+    DetectionCheckpointer(began, str(tmp_path)).save("model_final")
+    other = build_model(stock(MASK_RCNN, "", img_size=64, **SMALL, layer_scale=0.1))
+    DetectionCheckpointer(other).load(str(tmp_path / "model_final.pth"))
+    assert all(torch.equal(a, b) for a, b in zip(other.parameters(), began.parameters(), strict=True))
+    without = build_model(stock(MASK_RCNN, "", img_size=64, **SMALL))
+    with pytest.raises(UserError, match=r"its encoder has layer_scale 0.0001 \(here None\)"):
+        DetectionCheckpointer(without).load(str(tmp_path / "model_final.pth"))
+
+
 @pytest.mark.parametrize(
     "told", [{"position_resize": "plain"}, {"num_heads": 2}, {"window_size": 2, "window_block_indexes": [0]}]
 )

@@ -63,7 +63,7 @@ def verdict(differences: Sequence[Sequence[float]]) -> str:
 def titles(comparison: Comparison, found: Found) -> list[str]:
     """Returns the scores that a run has: a detector of boxes alone has no mask AP."""
     names = {name for runs in found.values() for scores in runs.values() for name in scores}
-    return [title for title, _ in SCORES[comparison.tool] if title in names]
+    return [title for title in SCORES[comparison.tool] if title in names]
 
 
 def sentences(comparison: Comparison, found: Found) -> list[str]:

@@ -6,20 +6,20 @@ Its pictures and its table, once they are finished.
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from pretrain.training.metrics import read_json_lines
-from pretrain.training.run_folder import read_object
+from pretrain.training.run_folder import flatten, read_object
 from splitmask_backbones.files import write_atomically
 from splitmask_backbones.run_files import ENCODER, METRICS_LOG, RESULTS, TABLE
 from tools import plots
 from tools.demos.inputs import Inputs
 from tools.running.job import Job, copy_numbered, drawn, prediction_job
+from tools.running.scores import SCORES
 
 STARTS = {"none": "random init", "splitmask": "SplitMask"}
-HEADS = ("det", "seg")
-HEADER = ("encoder", "box AP", "mask AP", "mIoU", "pre-training s", "fine-tuning s")
-SCORES = {"box AP": ("det", "bbox", "AP"), "mask AP": ("det", "segm", "AP"), "mIoU": ("seg", "mIoU")}
+HEADS = {"det": "train_det", "seg": "train_seg"}
+TITLES = {title: (head, name) for head, tool in HEADS.items() for title, name in SCORES[tool].items()}
+HEADER = ("encoder", *TITLES, "pre-training s", "fine-tuning s")
 KNOWN = (
     "Seeds 0, 1 and 2 (docs/study/demo.md): random init box AP 47.2 ± 1.6, mask AP 52.7 ± 1.7, mIoU 68.5 ± 0.5; "
     "SplitMask box AP 56.2 ± 2.5, mask AP 60.7 ± 2.1, mIoU 77.0 ± 0.8."
@@ -99,11 +99,16 @@ def write_table(output: Path, seconds: Callable[[str], float], note: str | None,
         note: why there is no segmentation.
         known: by how much seeds differ, as far as it is known.
     """
-    results = {start: {head: read_object(output / f"{head}_{start}" / RESULTS) for head in HEADS} for start in STARTS}
-    scores = {start: {name: _score(results[start], path) for name, path in SCORES.items()} for start in STARTS}
+    results = {
+        start: {head: flatten(read_object(output / f"{head}_{start}" / RESULTS)) for head in HEADS} for start in STARTS
+    }
+    scores = {
+        start: {title: found[head].get(name) for title, (head, name) in TITLES.items()}
+        for start, found in results.items()
+    }
     rows = []
     for start, name in STARTS.items():
-        cells = [plots.show(value) if results[start][SCORES[key][0]] else "-" for key, value in scores[start].items()]
+        cells = [plots.show(value) if results[start][TITLES[key][0]] else "-" for key, value in scores[start].items()]
         before = seconds("pretrain") if start == "splitmask" else 0.0
         after = sum(seconds(f"{head}_{start}") for head in HEADS)
         rows.append([name, *cells, f"{before:.0f}", f"{after:.0f}"])
@@ -112,13 +117,6 @@ def write_table(output: Path, seconds: Callable[[str], float], note: str | None,
     write_atomically(output / TABLE, text.encode("utf-8"))
     plots.print_table("random init against SplitMask", caption, HEADER, rows)
     sys.stdout.write(f"table: {output / 'table.md'}\npictures: {output / 'pictures'}\n")
-
-
-def _score(results: dict[str, Any], path: tuple[str, ...]) -> float | None:
-    found: Any = results
-    for key in path:
-        found = found.get(key) if found else None
-    return found
 
 
 def _gains(scores: dict[str, dict[str, float | None]]) -> str:

@@ -1,7 +1,6 @@
 """Finished runs below some folders: what each was told, what came out, and where its encoder comes from."""
 
 import json
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,16 +15,12 @@ from splitmask_backbones.files import sha256_of
 from splitmask_backbones.registry import encoder_name
 from splitmask_backbones.run_files import CONFIG, DATA_REPORT, ENCODER, LOAD_REPORT, METRICS_LOG, RESULTS
 from tools.reproduction.paper.schema import Origin
+from tools.running.scores import SCORES, is_number
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-METRICS = {
-    "train_det": {"box AP": "bbox.AP", "mask AP": "segm.AP"},
-    "train_seg": {"mIoU": "mIoU"},
-    "train_cls": {"top-1": "top1"},
-    "probe": {"best kNN": "layers.knn", "best linear": "layers.linear"},
-}
+METRICS = SCORES | {"probe": {"best kNN": "layers.knn", "best linear": "layers.linear"}}
 """Tools whose runs are rows, and the numbers that must be there (of a probe one): title -> path in results.json."""
 IDENTITY = ("tokenizer", "inpaint_weight", "match_weight")
 """Recipe values that make a pre-training another row; all others are deviations."""
@@ -101,8 +96,7 @@ def _data_of(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _number(value: Any) -> float | None:
-    usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if usable else None
+    return float(value) if is_number(value) else None
 
 
 def find_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:

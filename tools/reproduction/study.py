@@ -17,7 +17,6 @@ from splitmask_backbones.run_files import ENCODER, RESULTS
 from tools.reproduction.cost import pretraining_operations
 from tools.running.job import Job, prediction_job
 from tools.running.planned import planned_recipe
-from tools.running.scores import SCORES
 
 PICTURES = 4
 PRETRAIN_DISK = 190e6  # bytes of a pre-training of ViT-Ti, measured
@@ -41,7 +40,6 @@ class Head:
     tool: str
     config: tuple[str, ...]
     disk: float
-    metrics: tuple[tuple[str, str], ...]
     pictures: str
     encoder: str = ""
     lr: str = "lr"
@@ -50,14 +48,11 @@ class Head:
 
 
 HEADS = {
-    "nuclei": Head(
-        "train_det", ("det_configs/nuclei_tiny.py", "--engine", "torchvision"), 240e6, SCORES["train_det"], "val"
-    ),
+    "nuclei": Head("train_det", ("det_configs/nuclei_tiny.py", "--engine", "torchvision"), 240e6, "val"),
     "camvid": Head(
         "train_seg",
         ("seg_configs/camvid_tiny.py",),
         160e6,
-        SCORES["train_seg"],
         "images/val",
         "model.backbone.",
         "optim_wrapper.optimizer.lr",

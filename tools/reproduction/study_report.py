@@ -15,7 +15,7 @@ from tools.reproduction import study_labels
 from tools.reproduction.study import HEADS, PICTURES, ROWS, Study, finetuning_folder, run_folder
 from tools.running.job import copy_numbered, drawn
 from tools.running.pictures import choose_pictures as study_pictures
-from tools.running.scores import is_number
+from tools.running.scores import SCORES, is_number
 from tools.spread import cells, csv_text, listed, shown
 
 FOLDER = "pictures"
@@ -65,7 +65,7 @@ def read_values(output: Path, rows: Sequence[str], share: float = 1.0) -> study_
     values: study_labels.Values = {}
     for data, head in HEADS.items():
         tool = finetuning_folder(output, "", data, 0, share).name
-        for name, path in head.metrics:
+        for name, path in SCORES[head.tool].items():
             column = values.setdefault(f"{data} {name}", {})
             for row in rows:
                 files = _by_seed(output, row, data, tool, RESULTS)

@@ -9,11 +9,11 @@ from pretrain.training.run_folder import flatten
 from splitmask_backbones.errors import UserError
 
 SCORES = {
-    "train_det": (("box AP", "bbox.AP"), ("mask AP", "segm.AP")),
-    "train_seg": (("mIoU", "mIoU"),),
-    "train_cls": (("top-1", "top1"),),
+    "train_det": {"box AP": "bbox.AP", "mask AP": "segm.AP"},
+    "train_seg": {"mIoU": "mIoU"},
+    "train_cls": {"top-1": "top1"},
 }
-"""By tool: title, and dotted name in its results.json, in percent."""
+"""Tool -> title -> dotted name in its results.json; in percent."""
 
 
 def read_scores(tool: str, file: Path) -> dict[str, float]:
@@ -26,9 +26,9 @@ def read_scores(tool: str, file: Path) -> dict[str, float]:
         found = flatten(json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, AttributeError) as error:
         raise UserError(f"{file} is damaged ({error}): remove its folder, and run the same command again") from None
-    return {title: float(found[name]) for title, name in SCORES[tool] if is_number(found.get(name))}
+    return {title: float(found[name]) for title, name in SCORES[tool].items() if is_number(found.get(name))}
 
 
 def is_number(value: Any) -> bool:
     """Returns whether a value is a finite number: AP and mIoU of nothing are undefined."""
-    return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from mmengine.dataset import pseudo_collate
 from mmseg.evaluation import IoUMetric
-from mmseg.registry import METRICS
 
 from pretrain.training.distributed import any_algorithm, gather
 from tools.segmentation.dataset import SegPairs
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-@METRICS.register_module()
 class ClassIoU(IoUMetric):
     """mmseg's IoU, unrounded and with the value of each class.
 

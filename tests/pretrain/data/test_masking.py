@@ -210,8 +210,6 @@ def test_unusable_settings_are_named(arguments, message):
 def test_block_mask_refuses_impossible_counts():
     with pytest.raises(UserError, match=r"0\.\.196"):
         block_mask((14, 14), 197, np.random.default_rng(0))
-    with pytest.raises(UserError, match="min_patches"):
-        block_mask((14, 14), 98, np.random.default_rng(0), min_patches=80)
 
 
 def test_a_mask_costs_less_than_decoding():
