@@ -1,7 +1,7 @@
 """The one error type for wrong user input, and the sentence that proposes the nearest right name."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class UserError(ValueError):
@@ -14,10 +14,16 @@ class UserError(ValueError):
         super().__init__(" ".join(message.splitlines()))
 
 
+def first_few(items: Sequence[object], most: int = 3) -> str:
+    """Returns ``a, b, c and 4 more``: the first items, and how many follow."""
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(map(str, items[:most])) + more
+
+
 def nearest(name: object, choices: Iterable[str]) -> str:
     """Returns ``did you mean 'x'? `` for the choice most like ``name``, followed by all choices when they are few.
 
-    Always names one choice (the most similar one, however far off), so that a user never meets a dead end.
+    Names one choice (the most similar one, however far off) where there is any, so that a user meets no dead end.
     """
     names = sorted(str(choice) for choice in choices)
     if not names:

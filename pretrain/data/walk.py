@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from splitmask_backbones.errors import UserError
+from splitmask_backbones.errors import UserError, first_few
 
 MAX_LISTED = 8
 
@@ -58,8 +58,7 @@ def walk(root: Path, wanted: Callable[[str], bool], option: str = "--data") -> t
 
 
 def _listed(names: list[str], title: str = "") -> str:
-    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
-    return f" ({title}{', '.join(names[:MAX_LISTED])}{more})" if names else ""
+    return f" ({title}{first_few(names, MAX_LISTED)})" if names else ""
 
 
 def _mode(path: str) -> int:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from pretrain.training.run_folder import read_object
 from splitmask_backbones.run_files import CONFIG, REHEARSAL, REHEARSAL_RECORD, RESULTS
-from tools.running.job import Job, copy_numbered, prediction_job, weights_digest
+from tools.running.job import Job, weights_digest
+from tools.running.pictures import copy_numbered, prediction_job
 from tools.running.planned import planned_values
 from tools.running.scores import read_scores
 

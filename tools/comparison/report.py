@@ -10,7 +10,7 @@ from splitmask_backbones.files import write_atomically
 from splitmask_backbones.run_files import RESULTS, TABLE, TABLE_CSV
 from tools import plots
 from tools.comparison.plan import IMAGES, PICTURES, Comparison, Setting, shown_jobs
-from tools.running.job import drawn
+from tools.running.pictures import drawn
 from tools.running.scores import SCORES
 from tools.spread import cells, certainty, csv_text, least_that_equals, listed, mean_and_spread, shown
 

@@ -13,7 +13,8 @@ from splitmask_backbones.files import write_atomically
 from splitmask_backbones.run_files import ENCODER, METRICS_LOG, RESULTS, TABLE
 from tools import plots
 from tools.demos.inputs import Inputs
-from tools.running.job import Job, copy_numbered, drawn, prediction_job
+from tools.running.job import Job
+from tools.running.pictures import copy_numbered, drawn, prediction_job
 from tools.running.scores import SCORES
 
 STARTS = {"none": "random init", "splitmask": "SplitMask"}

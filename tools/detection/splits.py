@@ -10,7 +10,7 @@ from typing import Any
 
 from det_configs.common.recipe import DetRecipe
 from pretrain.data.sources import ImageList
-from splitmask_backbones.errors import UserError
+from splitmask_backbones.errors import UserError, first_few
 from splitmask_backbones.missing import check_folder
 from tools.detection.annotations import NO_POLYGON
 from tools.detection.coco import CocoSplit, has_objects, read_coco
@@ -234,8 +234,7 @@ def warn_about(name: str, split: CocoSplit) -> None:
     seen = {instance.label for image in split.images for instance in image.instances if not instance.crowd}
     absent = [title for label, (_, title) in enumerate(split.categories) if label not in seen]
     if absent:
-        listed = ", ".join(absent[:NUM_SHOWN]) + (f" and {len(absent) - NUM_SHOWN} more" if absent[NUM_SHOWN:] else "")
-        logger.warning("%s: no object of %s", name, listed)
+        logger.warning("%s: no object of %s", name, first_few(absent, NUM_SHOWN))
     twice = sorted(file for file, count in Counter(image.file_name for image in split.images).items() if count > 1)
     if twice:
         logger.warning(

@@ -16,13 +16,13 @@ from pretrain.tokenizers.build import TOKENIZER_FILE
 from pretrain.training.compilation import compile_blocks, pays, say_choice
 from pretrain.training.loader import steps_per_epoch
 from pretrain.training.loop import Loop, batches_of, fit
-from pretrain.training.model_card import write_model_card
 from pretrain.training.run_folder import RunFolder
 from pretrain.training.schedule import cosine, warmup_cosine
 from splitmask_backbones import save_encoder
 from splitmask_backbones.registry import named_sizes
 from splitmask_backbones.run_files import ENCODER, REHEARSAL_ENCODER
 from tools import cli, monitoring
+from tools.pretraining.model_card import write_model_card
 from tools.pretraining.options import PretrainOptions
 from tools.pretraining.start import lineage_of
 
@@ -115,8 +115,9 @@ def train(
             rehearsal.write(folder, entry)
     elif fabric.is_global_zero:
         # The card first: a run whose encoder is there is finished, and a resume leaves it alone.
-        write_model_card(folder.path, lineage_of(init))
-        save_encoder(method.encoder, folder.path / ENCODER, lineage=lineage_of(init))
+        lineage = lineage_of(init)
+        write_model_card(folder.path, lineage)
+        save_encoder(method.encoder, folder.path / ENCODER, lineage=lineage)
         print(f"wrote {folder.path / ENCODER}")
         print(how_to_name(method.encoder.config))
         monitoring.draw(folder.path)

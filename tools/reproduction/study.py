@@ -15,7 +15,8 @@ from typing import Any
 from pretrain.recipes import get_recipe
 from splitmask_backbones.run_files import ENCODER, RESULTS
 from tools.reproduction.cost import pretraining_operations
-from tools.running.job import Job, prediction_job
+from tools.running.job import Job
+from tools.running.pictures import prediction_job
 from tools.running.planned import planned_recipe
 
 PICTURES = 4

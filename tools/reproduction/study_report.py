@@ -13,8 +13,8 @@ from splitmask_backbones.run_files import CONFIG, MONITOR_LOG, RESULTS, TABLE, T
 from tools import plots
 from tools.reproduction import study_labels
 from tools.reproduction.study import HEADS, PICTURES, ROWS, Study, finetuning_folder, run_folder
-from tools.running.job import copy_numbered, drawn
 from tools.running.pictures import choose_pictures as study_pictures
+from tools.running.pictures import copy_numbered, drawn
 from tools.running.scores import SCORES, is_number
 from tools.spread import cells, csv_text, listed, shown
 

@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any
 
 from pretrain.training.run_folder import RunFolder, read_object, write_json
-from splitmask_backbones.errors import UserError
+from splitmask_backbones.errors import UserError, first_few
 from splitmask_backbones.run_files import CONFIG, ENCODER, LOCK
 from tools.running.job import WITHOUT_DEVICE, Job
 from tools.running.output import Output
@@ -117,9 +117,8 @@ class Executor:
                 continue
             if len(finished) < len(waiting):
                 folders = [str(other.folder) for other in finished]
-                more = f" and {len(folders) - 3} more" if len(folders) > 3 else ""
                 raise UserError(
-                    f"{', '.join(folders[:3])}{more}: finished, but from what {job.folder} held before, which is to "
+                    f"{first_few(folders)}: finished, but from what {job.folder} held before, which is to "
                     f"be made anew: restore its {ENCODER}, or remove these folders as well"
                 )
             spared.add(job.name)

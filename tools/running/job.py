@@ -1,8 +1,7 @@
-"""One command of a plan, what it leaves, and what it waits for; pictures that finished runs draw on. Free of torch."""
+"""One command of a plan, what it leaves, and what it waits for. Free of torch."""
 
 import json
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -10,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.training.run_folder import flatten
-from splitmask_backbones.files import sha256_of, write_atomically
+from splitmask_backbones.files import sha256_of
 from splitmask_backbones.run_files import CONFIG, METRICS_LOG
 from tools.running.planned import planned_values
 
-"""What a pre-training and a fine-tuning end with."""
 # Options that do not change the result: paths, and how the work is done.
 FREE = {"--data", "--images", "--weights", "--tokenizer-weights", "--train-list"}
 FREE |= {"--cache", "--workers", "--save-every", "--log-every", "--monitor-every"}
@@ -150,27 +148,3 @@ def last_step(folder: Path) -> int | None:
         except (ValueError, KeyError, TypeError):
             continue
     return None
-
-
-def copy_numbered(sources: Sequence[Path], folder: Path) -> list[Path]:
-    """Returns copies in `folder`, named 0.jpg, 1.png, ...: names may come with folders and repeat. Old ones stay."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / f"{number}{source.suffix.lower()}" for number, source in enumerate(sources)]
-    for source, file in zip(sources, files, strict=True):
-        if not file.exists():
-            write_atomically(file, source.read_bytes())
-    return files
-
-
-def prediction_job(training: str, tool: str, argv: tuple[str, ...], run: Path, pictures: Path, count: int) -> Job:
-    """Returns the job that draws what the finished job `training` with the folder `run` predicts for numbered pictures.
-
-    The last of the `count` pictures ends it. `argv` begins with the config.
-    """
-    argv, artefact = (*argv, "--predict", str(pictures)), f"predictions/{count - 1}.*"
-    return Job(f"{training}/predict", tool, argv, run, artefact, (training,), resumable=False, seconds=15.0)
-
-
-def drawn(run: Path, pictures: Sequence[Path]) -> list[Path]:
-    """Returns the drawings of numbered pictures in the folder of a run."""
-    return [next((run / "predictions").glob(f"{picture.stem}.*")) for picture in pictures]

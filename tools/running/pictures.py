@@ -1,7 +1,11 @@
-"""Which images of a folder are looked at: some that can be read, spread evenly over it. Free of torch."""
+"""The images of a folder that are looked at, spread evenly over it, and what a run draws for them. Free of torch."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+
+from splitmask_backbones.files import write_atomically
+from tools.running.job import Job
 
 
 def choose_pictures(folder: Path, count: int) -> list[Path]:
@@ -20,3 +24,27 @@ def choose_pictures(folder: Path, count: int) -> list[Path]:
         readable = (images.path(images.names[index]) for index in range(start, end) if images.is_readable(index))
         chosen += [file for file in [next(readable, None)] if file is not None]
     return chosen
+
+
+def copy_numbered(sources: Sequence[Path], folder: Path) -> list[Path]:
+    """Returns copies in `folder`, named 0.jpg, 1.png, ...: names may come with folders and repeat. Old ones stay."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / f"{number}{source.suffix.lower()}" for number, source in enumerate(sources)]
+    for source, file in zip(sources, files, strict=True):
+        if not file.exists():
+            write_atomically(file, source.read_bytes())
+    return files
+
+
+def prediction_job(training: str, tool: str, argv: tuple[str, ...], run: Path, pictures: Path, count: int) -> Job:
+    """Returns the job that draws what the finished job `training` with the folder `run` predicts for numbered pictures.
+
+    The last of the `count` pictures ends it. `argv` begins with the config.
+    """
+    argv, artefact = (*argv, "--predict", str(pictures)), f"predictions/{count - 1}.*"
+    return Job(f"{training}/predict", tool, argv, run, artefact, (training,), resumable=False, seconds=15.0)
+
+
+def drawn(run: Path, pictures: Sequence[Path]) -> list[Path]:
+    """Returns the drawings of numbered pictures in the folder of a run."""
+    return [next((run / "predictions").glob(f"{picture.stem}.*")) for picture in pictures]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from splitmask_backbones.errors import UserError
+from splitmask_backbones.errors import UserError, first_few
 
 IGNORE = 255
 
@@ -75,8 +75,7 @@ def check_values(path: str | os.PathLike[str], values: np.ndarray, num_classes: 
     first, last = (0, num_classes) if reduce_zero_label else (0, num_classes - 1)
     wrong = values[((values < first) | (values > last)) & (values != IGNORE)]
     if wrong.size:
-        numbers = [int(value) for value in np.unique(values)]
-        listed = ", ".join(map(str, numbers[:8])) + (f" and {len(numbers) - 8} more" if len(numbers) > 8 else "")
+        listed = first_few([int(value) for value in np.unique(values)], 8)
         raise UserError(
             f"label file {path} holds the value {int(wrong[0])} ({wrong.size} pixels), outside the "
             f"{num_classes} classes ({first}..{last}, {IGNORE} = ignore): correct the file, name all classes with "

@@ -10,7 +10,7 @@ from pretrain.data.lists import read_lines
 from pretrain.data.sources import SUFFIXES, ImageList
 from pretrain.data.value_range import ValueRange
 from pretrain.data.walk import walk
-from splitmask_backbones.errors import UserError, check_choice
+from splitmask_backbones.errors import UserError, check_choice, first_few
 from splitmask_backbones.missing import check_path
 
 SPLITS = {"train": ("train", "training"), "val": ("val", "validation", "valid")}
@@ -148,7 +148,7 @@ def find_split(root: Path, split: str, layout: Layout | None = None) -> Split:
         if absent:
             raise UserError(
                 f"{len(absent)} names in {root / _fill(layout.names, split)} have no image in {image_dir}: "
-                f"{_shown(absent)}: add the files, or take the names out"
+                f"{first_few(absent, NUM_LISTED)}: add the files, or take the names out"
             )
         images = {name: images[name] for name in listed}
         labels = {name: file for name, file in labels.items() if name in images}
@@ -171,14 +171,9 @@ def _require_partners(
             raise UserError(what)
         if lonely:
             raise UserError(
-                f"{len(lonely)} files in {folder} have no {kind} in {other_folder}{seen}: {_shown(lonely)}: "
-                "add the files, or remove their partners"
+                f"{len(lonely)} files in {folder} have no {kind} in {other_folder}{seen}: "
+                f"{first_few(lonely, NUM_LISTED)}: add the files, or remove their partners"
             )
-
-
-def _shown(names: list[str]) -> str:
-    more = f" and {len(names) - NUM_LISTED} more" if len(names) > NUM_LISTED else ""
-    return ", ".join(names[:NUM_LISTED]) + more
 
 
 def _first(layout: Layout) -> str:

@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from splitmask_backbones.errors import UserError
+from splitmask_backbones.errors import UserError, first_few
 from tools.segmentation.classes import Classes
 from tools.segmentation.labels import IGNORE
 
@@ -56,9 +56,10 @@ def doubts(name: str, found: Counter[int], classes: Classes, label_ids: tuple[in
     absent = [f"'{title}' ({value})" for title, value in zip(classes.names, values, strict=True) if not found[value]]
     ignored = Counter({value: count for value, count in found.items() if value not in values})
     if absent:
-        more = len(absent) - NUM_SHOWN
-        listed = ", ".join(absent[:NUM_SHOWN]) + (f" and {more} more" if more > 0 else "")
-        lines.append(f"no pixel of {listed} in {name}: the number of each class in the label files is in brackets")
+        lines.append(
+            f"no pixel of {first_few(absent, NUM_SHOWN)} in {name}: "
+            "the number of each class in the label files is in brackets"
+        )
     if len(absent) == len(classes.names) - 1:
         lines.append(
             f"one class alone has a pixel in {name} (the files hold {_shown_values(found)}): there is nothing to tell "
@@ -81,8 +82,7 @@ def _ids_of(found: Counter[int]) -> str:
 
 def _shown_values(found: Counter[int]) -> str:
     total = max(1, found.total())
-    shown = [f"{value} ({100 * count / total:.3g} %)" for value, count in found.most_common(NUM_SHOWN)]
-    return ", ".join(shown) + (f" and {len(found) - NUM_SHOWN} more" if len(found) > NUM_SHOWN else "")
+    return first_few([f"{value} ({100 * count / total:.3g} %)" for value, count in found.most_common()], NUM_SHOWN)
 
 
 def ignored_values(found: Counter[int], classes: Classes, label_ids: tuple[int, ...]) -> dict[str, Any]:

@@ -8,7 +8,8 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from tools.running.job import Job, copy_numbered, drawn, prediction_job
+from tools.running.job import Job
+from tools.running.pictures import copy_numbered, drawn, prediction_job
 
 
 def test_what_decides_the_result_is_told_apart(tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 
-from pretrain.training.model_card import model_card, write_model_card
 from splitmask_backbones import create_encoder, save_encoder
 from splitmask_backbones.convert import convert
 from tests.helpers.in_process import run_tool
 from tools import pretrain
+from tools.pretraining.model_card import model_card, write_model_card
 
 LINEAGE = [{"file": "deit.pth", "sha256": "ab12", "family": "deit"}]
 
