@@ -1,4 +1,6 @@
-"""The mean and standard deviation that pixels are normalised with, in one place; imports nothing.
+"""The mean and standard deviation that pixels are normalised with; imports nothing.
+
+mmseg's configs repeat them in levels of 0 to 255, as a file that is read alone has to.
 
 ImageNet's channel statistics, which the published ViTs of DeiT, DINO, MAE and BEiT v2 expect (BEiT v1 and timm's
 "inception" variants have 0.5 for both); detectors that use our encoder have to normalise with the same numbers.

@@ -8,6 +8,7 @@ from torch.nn import functional
 from splitmask_backbones import _mmcv_stub
 from splitmask_backbones._yapf_cache import import_yapf
 from splitmask_backbones.errors import UserError
+from splitmask_backbones.pyramid import STRIDES
 
 _mmcv_stub.install()  # before mmseg, which cannot be imported with mmcv-lite alone
 import_yapf()
@@ -15,7 +16,7 @@ from mmseg.models import EncoderDecoder  # noqa: E402
 from mmseg.registry import MODELS  # noqa: E402
 
 WINDOW_BATCH = 8
-COARSEST = 32
+COARSEST = STRIDES[-1]
 """Stride of the coarsest map in pixels."""
 
 

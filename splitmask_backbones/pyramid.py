@@ -102,12 +102,12 @@ class Pyramid(nn.Module):
         super().__init__()
         check_choice("finest_stride", str(finest_stride), map(str, STRIDES))
         # A patch size that is not a power of two (14, say) is first resized to stride 16.
-        self.base_stride = patch_size if patch_size in (4, 8, 16, 32) else 16
+        self.base_stride = patch_size if patch_size in STRIDES else 16
         self.patch_size = patch_size
         self.out_channels = out_channels
         self.num_extra_levels = num_extra_levels
         self.first = STRIDES.index(finest_stride)
-        self.strides = tuple(4 * 2**i for i in range(self.first, len(STRIDES) + num_extra_levels))
+        self.strides = tuple(STRIDES[0] * 2**i for i in range(self.first, len(STRIDES) + num_extra_levels))
         self._build(embed_dim, norm)
 
     def _build(self, embed_dim: int, norm: str) -> None:
@@ -125,10 +125,10 @@ class Pyramid(nn.Module):
         """
         if self.patch_size == self.base_stride:
             return x
-        more = -(-self.base_stride // self.patch_size)  # enough that the last cell is made
+        more = cells(self.base_stride, self.patch_size)  # enough that the last cell is made
         if self.patch_size > self.base_stride:
             # Where the result had as many cells as there are patches, torch would copy them and leave the scale aside.
-            enough = -(-self.base_stride // (self.patch_size - self.base_stride))
+            enough = cells(self.base_stride, self.patch_size - self.base_stride)
             more = max(more, enough - min(x.shape[-2:]))
         x = torch.cat([x, x[..., -1:, :].expand(-1, -1, more, -1)], dim=-2)
         x = torch.cat([x, x[..., -1:].expand(-1, -1, -1, more)], dim=-1)

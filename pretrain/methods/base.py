@@ -8,14 +8,14 @@ METRICS = ("loss", "loss_inpaint", "loss_match", "token_accuracy")
 """What every method logs; null where it has no such loss."""
 
 
-class Coupled:
+class CachedGradient:
     """What one micro-batch has to know of the others of its step (gradient caching).
 
     Neither a dict nor a dataclass: with bf16, Fabric casts every float that it finds in what a model is called with.
 
     Attributes:
         value: 0-dim, the loss that compares all images of the step.
-        gradient: `(R, C)`, its gradient by what `Method.describe` returns of this micro-batch.
+        gradient: `(R, C)`, its gradient by what `Method.represent` returns of this micro-batch.
     """
 
     def __init__(self, value: Tensor, gradient: Tensor) -> None:
@@ -28,12 +28,12 @@ class Method(nn.Module):
     Attributes:
         encoder: the result.
         metric_names: entries of what `forward` returns that are logged.
-        couples: whether its loss compares images with each other, so that a micro-batch has to know the others.
+        compares_images: whether its loss compares images with each other, so that a micro-batch has to know the others.
     """
 
     encoder: VisionTransformer
     metric_names: tuple[str, ...] = METRICS
-    couples: bool = False
+    compares_images: bool = False
 
     @property
     def trained_encoder(self) -> VisionTransformer:
@@ -43,7 +43,7 @@ class Method(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Returns named 0-dim tensors; `loss` is minimised.
 
-        A method that `couples` takes a `Coupled` as well.
+        A method that `compares_images` takes a `CachedGradient` as well.
         """
         raise NotImplementedError
 
@@ -51,12 +51,12 @@ class Method(nn.Module):
         """Returns what a monitor looks at, by the names that `Monitor` knows; changes nothing."""
         raise NotImplementedError
 
-    def describe(self, batch: dict[str, Tensor]) -> Tensor:
+    def represent(self, batch: dict[str, Tensor]) -> Tensor:
         """Returns `(R, C)` float32 of a micro-batch, what the loss compares across the images of a step."""
         raise NotImplementedError
 
-    def couple(self, described: list[Tensor]) -> list[Coupled]:
-        """Returns the part of each micro-batch in what `describe` has returned of all of this process."""
+    def cache_gradients(self, representations: list[Tensor]) -> list[CachedGradient]:
+        """Returns the part of each micro-batch in what `represent` has returned of all of this process."""
         raise NotImplementedError
 
     def before_step(self) -> None:

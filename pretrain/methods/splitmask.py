@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.data.pixel_norm import PixelNorm
-from pretrain.methods.base import Coupled, Method
+from pretrain.methods.base import CachedGradient, Method
 from pretrain.methods.branch_colors import colors, jitter_colors
 from pretrain.methods.losses import TokenHead, info_nce, token_accuracy
 from pretrain.methods.swaps import fixed_cycle, swap_contents
@@ -105,7 +105,7 @@ class SplitMask(Method):
         )
         self.inpaint_weight, self.match_weight, self.temperature = inpaint_weight, match_weight, temperature
         self.branch_jitter = branch_jitter if match_weight else 0.0
-        self.couples = match_weight > 0
+        self.compares_images = match_weight > 0
         self.tokenizer: ImageTokenizer | None = None
         self.head: TokenHead | None = None
         if inpaint_weight:
@@ -171,27 +171,27 @@ class SplitMask(Method):
             branches = jitter_colors(branches, self.branch_jitter)
         return image, ids, self.decode(branches, ids)
 
-    def describe(self, batch: dict[str, Tensor]) -> Tensor:
+    def represent(self, batch: dict[str, Tensor]) -> Tensor:
         """Returns the descriptors `(2B, C)` of both branches, A first."""
         return self._decoded(batch)[2].mean(dim=1).float()
 
-    def couple(self, described: list[Tensor]) -> list[Coupled]:
+    def cache_gradients(self, representations: list[Tensor]) -> list[CachedGradient]:
         """Returns loss and gradients of matching among all images of the step, over all processes."""
-        leaves = [descriptors.detach().requires_grad_() for descriptors in described]
+        leaves = [descriptors.detach().requires_grad_() for descriptors in representations]
         with torch.enable_grad():
             a, b = (torch.cat(part) for part in zip(*(leaf.chunk(2) for leaf in leaves), strict=True))
             loss = info_nce(a, b, self.temperature)
             loss.backward()
         # Each micro-batch's loss counts as one of their mean.
         gradients = (len(leaves) * leaf.grad for leaf in leaves if leaf.grad is not None)
-        return [Coupled(loss.detach(), gradient) for gradient in gradients]
+        return [CachedGradient(loss.detach(), gradient) for gradient in gradients]
 
-    def forward(self, batch: dict[str, Tensor], coupled: Coupled | None = None) -> dict[str, Tensor]:
+    def forward(self, batch: dict[str, Tensor], cached: CachedGradient | None = None) -> dict[str, Tensor]:
         """Returns `loss`, and of `loss_inpaint`, `loss_match`, `token_accuracy` those that are switched on.
 
         Args:
             batch: `image` uint8 `(B, 3, H, W)`; `ids_a`, `ids_b` int64 `(B, K)`, disjoint row-major patch indices.
-            coupled: of `couple`; `loss_match` then is that of all images of the step, and its gradient by the
+            cached: of `cache_gradients`; `loss_match` then is that of all images of the step, and its gradient by the
                 descriptors of this batch is given. Without, the batch is all there is (over all processes).
         """
         image, ids, decoded = self._decoded(batch)
@@ -203,12 +203,12 @@ class SplitMask(Method):
             loss = loss + self.inpaint_weight * metrics["loss_inpaint"]
         if self.match_weight:
             descriptors = decoded.mean(dim=1)
-            if coupled is None:
+            if cached is None:
                 descriptor_a, descriptor_b = descriptors.chunk(2)
                 metrics["loss_match"] = info_nce(descriptor_a, descriptor_b, self.temperature)
             else:
                 with torch.autocast(image.device.type, enabled=False):
-                    towards = (descriptors.float() * coupled.gradient).sum()
-                    metrics["loss_match"] = coupled.value + towards - towards.detach()
+                    towards = (descriptors.float() * cached.gradient).sum()
+                    metrics["loss_match"] = cached.value + towards - towards.detach()
             loss = loss + self.match_weight * metrics["loss_match"]
         return {"loss": loss, **metrics}

@@ -23,7 +23,7 @@ from pretrain.training.run_folder import RunFolder
 from pretrain.training.schedule import set_lr
 from pretrain.training.signals import StopSignals
 from pretrain.training.static_step import StaticStep
-from pretrain.training.step import Coupling, step_seed, train_step
+from pretrain.training.step import GradCached, step_seed, train_step
 from splitmask_backbones.run_files import CHECKPOINTS
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def fit(
     after_step: Sequence[Callable[[int], None]] = (),
     weight_decay_at: Callable[[int], float] | None = None,
     monitor: Callable[[], dict[str, float | None]] | None = None,
-    cached: Coupling | None = None,
+    grad_cache: GradCached | None = None,
     static: bool = False,
     more_follows: bool = False,
 ) -> None:
@@ -200,7 +200,7 @@ def fit(
         weight_decay_at: weight decay for a step (0-based) of the groups that have one.
         monitor: returns what goes into monitor.jsonl after steps `loop.monitor_every` apart and after the last;
             called in the main process alone, before the state is saved: a resume finds each line it needs.
-        cached: as of `train_step`.
+        grad_cache: as of `train_step`.
         static: steps are made by `StaticStep`, as a CUDA graph on a GPU.
         more_follows: whether something long follows the last step, such as an evaluation: a signal that comes until
             its state is saved ends the run before that.
@@ -221,7 +221,7 @@ def fit(
     if static:
         make_step = StaticStep(fabric, model, optimizer, **clip)
     else:
-        more: Any = {"accumulate": loop.accumulate, "cached": cached, **clip}
+        more: Any = {"accumulate": loop.accumulate, "grad_cache": grad_cache, **clip}
         ordinary: Callable[..., dict[str, Tensor]] = train_step
         make_step = partial(ordinary, fabric, model, wrapped_optimizer, **more)
     method.train()

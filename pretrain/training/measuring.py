@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.training.static_step import StaticStep
-from pretrain.training.step import Coupling, train_step
+from pretrain.training.step import GradCached, train_step
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -89,7 +89,7 @@ def time_steps(
     method: nn.Module,
     optimizer: torch.optim.Optimizer,
     batch: Any,
-    cached: Coupling | None = None,
+    grad_cache: GradCached | None = None,
     static: bool = False,
 ) -> float:
     """Returns the seconds of a step with one micro-batch on the device; moves the method's weights.
@@ -99,13 +99,13 @@ def time_steps(
         method: as of `fit`.
         optimizer: of its parameters.
         batch: used for every step.
-        cached: as of `train_step`.
+        grad_cache: as of `train_step`.
         static: as of `fit`.
     """
     model, wrapped = fabric.setup(method, optimizer)
     method.train()
     batches = itertools.repeat(fabric.to_device(batch))
-    make_step: Callable[..., Any] = partial(train_step, fabric, model, wrapped, clip_grad=3.0, cached=cached)  # type: ignore[arg-type]
+    make_step: Callable[..., Any] = partial(train_step, fabric, model, wrapped, clip_grad=3.0, grad_cache=grad_cache)  # type: ignore[arg-type]
     if static:
         make_step = StaticStep(fabric, model, optimizer, clip_grad=3.0)
     laps = [now()]

@@ -20,13 +20,13 @@ def step_seed(seed: int, step: int, rank: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()[:7], "big")
 
 
-class Coupling(Protocol):
+class GradCached(Protocol):
     """What gradient caching asks of a method, see `pretrain.methods.base.Method`."""
 
-    def describe(self, batch: Any) -> Tensor:
+    def represent(self, batch: Any) -> Tensor:
         """Returns what the loss compares across the images of a step."""
 
-    def couple(self, described: list[Tensor]) -> list[Any]:
+    def cache_gradients(self, representations: list[Tensor]) -> list[Any]:
         """Returns what `model` is called with beside each micro-batch."""
 
 
@@ -57,7 +57,7 @@ def train_step(
     clip_grad: float | None = None,
     clip_per_parameter: bool = False,
     approve: Callable[[Tensor, Tensor], None] | None = None,
-    cached: Coupling | None = None,
+    grad_cache: GradCached | None = None,
 ) -> dict[str, Tensor]:
     """Makes one optimizer step; returns the mean of the model's named values and `grad_norm`: 0-dim, float32.
 
@@ -72,16 +72,16 @@ def train_step(
         clip_grad: largest gradient norm, or None.
         clip_per_parameter: whether that is the norm of each parameter's gradient; `grad_norm` is that of all.
         approve: called with loss and gradient norm before the weights move; what it raises leaves them as they were.
-        cached: `model` as it was before Fabric wrapped it, whose loss compares the images of the step: gradients are
-            those of one batch (gradient caching), at the price of one more forward pass.
+        grad_cache: `model` as it was before Fabric wrapped it, whose loss compares the images of the step: gradients
+            are those of one batch (gradient caching), at the price of one more forward pass.
     """
     values: dict[str, Tensor] = {}
     parts: Iterator[tuple[Any, ...]] = ((next(batches),) for _ in range(accumulate))
     seed = torch.initial_seed()
-    if cached is not None:
-        parts = iter(_coupled(fabric, cached, [next(batches) for _ in range(accumulate)], seed))
+    if grad_cache is not None:
+        parts = iter(_with_gradients(fabric, grad_cache, [next(batches) for _ in range(accumulate)], seed))
     for micro, part in enumerate(parts):
-        if cached is not None:
+        if grad_cache is not None:
             torch.manual_seed(seed + micro)
         with fabric.no_backward_sync(model, enabled=micro < accumulate - 1):  # type: ignore[arg-type]
             found = model(*part)
@@ -98,15 +98,15 @@ def train_step(
 
 
 @torch.no_grad()
-def _coupled(fabric: Fabric, method: Coupling, batches: list[Any], seed: int) -> list[tuple[Any, Any]]:
+def _with_gradients(fabric: Fabric, method: GradCached, batches: list[Any], seed: int) -> list[tuple[Any, Any]]:
     """Returns the micro-batches, each with what it has to know of the others (Gao et al. 2021, GradCache, Sec. 3.2).
 
     Descriptors of all of them first, without a graph; the loss that compares them, and its gradients by them. What is
     random in a forward pass is drawn from `seed` + its number, and so again where the gradients are made.
     """
-    described = []
+    representations = []
     with fabric.autocast():
         for number, batch in enumerate(batches):
             torch.manual_seed(seed + number)
-            described.append(method.describe(batch))
-    return list(zip(batches, method.couple(described), strict=True))
+            representations.append(method.represent(batch))
+    return list(zip(batches, method.cache_gradients(representations), strict=True))

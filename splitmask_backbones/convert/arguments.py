@@ -14,6 +14,7 @@ from splitmask_backbones.convert.read import WeightsFile
 from splitmask_backbones.errors import UserError, check_choice
 from splitmask_backbones.registry import ENCODERS, encoder_name
 from splitmask_backbones.relative_bias import num_rows
+from splitmask_backbones.vit import cells
 
 logger = logging.getLogger(__name__)
 
@@ -227,7 +228,7 @@ def fit_prefix_positions(state: dict[str, Tensor], config: dict[str, Any], famil
     if "pos_embed" not in state:
         return False
     patch, (height, width) = config["patch_size"], config["img_size"]
-    patches = -(-height // patch) * -(-width // patch)
+    patches = cells(height, patch) * cells(width, patch)
     table = state["pos_embed"]
     given = table.shape[1] - patches
     wanted = int(config["use_class_token"]) + config["num_registers"]

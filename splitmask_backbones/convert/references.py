@@ -13,7 +13,7 @@ from splitmask_backbones.convert.libraries import need
 from splitmask_backbones.convert.timm_hub import hub_loaded, hub_model
 from splitmask_backbones.convert.vitdet import vitdet_map
 from splitmask_backbones.errors import UserError
-from splitmask_backbones.vit import VisionTransformer
+from splitmask_backbones.vit import VisionTransformer, cells
 
 Forward = Callable[[Tensor], Tensor]
 TOKENS, MAP = "tokens", "map"
@@ -131,5 +131,5 @@ def _timm_of(source: Source) -> Forward:
         kwargs["no_embed_class"] = True
     elif "pos_embed" in tensors and config["use_class_token"]:
         patch, (height, width) = config["patch_size"], config["img_size"]
-        kwargs["no_embed_class"] = tensors["pos_embed"].shape[1] == -(-height // patch) * -(-width // patch)
+        kwargs["no_embed_class"] = tensors["pos_embed"].shape[1] == cells(height, patch) * cells(width, patch)
     return loaded(timm_vit(config, **kwargs), tensors).forward_features

@@ -82,10 +82,12 @@ def make_step(name: str, accumulate: int, mode: FakeTensorMode) -> None:
             no_backward_sync=lambda model, enabled: nullcontext(), autocast=nullcontext, backward=torch.Tensor.backward
         )
         optimizer = torch.optim.AdamW(param_groups(method, 1e-3, 0.05), foreach=True)
-        cached: Any = method if accumulate > 1 and method.couples else None
+        grad_cache: Any = method if accumulate > 1 and method.compares_images else None
         batches = iter([batch] * accumulate)
         clip: Any = {"clip_grad": 3.0, "clip_per_parameter": name == "dino"}
-        values = train_step(fabric, method.train(), optimizer, batches, accumulate=accumulate, cached=cached, **clip)
+        values = train_step(
+            fabric, method.train(), optimizer, batches, accumulate=accumulate, grad_cache=grad_cache, **clip
+        )
         method.before_step()
         method.after_step(1)
         assert {value.device.type for value in values.values()} == {CARD}, values

@@ -21,7 +21,7 @@ from pretrain.training.loader import sample_rng
 from pretrain.training.options import OFF, ON
 from pretrain.training.static_step import StaticStep
 from pretrain.training.step import train_step
-from tools.pretraining.train import after_each_step, cached_in
+from tools.pretraining.train import after_each_step, grad_cached
 
 Batch = dict[str, Tensor]
 Step = Callable[[Batch], Any]
@@ -68,7 +68,7 @@ class BareStep:
         if self.recipe.cuda_graph:
             self._make = StaticStep(fabric, model, optimizer, **clip)
         else:
-            more: Any = {"accumulate": self.recipe.accumulate, "cached": cached_in(self.recipe, method), **clip}
+            more: Any = {"accumulate": self.recipe.accumulate, "grad_cache": grad_cached(self.recipe, method), **clip}
             ordinary: Callable[..., Any] = train_step
             self._make = partial(ordinary, fabric, model, wrapped, **more)
         self._after = after_each_step(self.recipe, method)

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from splitmask_backbones.convert.graphs import ABOUT, INPUT, check_onnx, check_torch, onnx_model, quiet, with_metadata
 from splitmask_backbones.errors import UserError
-from splitmask_backbones.vit import VisionTransformer
+from splitmask_backbones.vit import VisionTransformer, cells
 
 OPSET = 17
 """Of a traced graph: the oldest with LayerNormalization; RoIAlign is as old as 16."""
@@ -111,7 +111,7 @@ def _check(graph: Graph, file: bytes, size: tuple[int, int]) -> bool:
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     generator, found = torch.Generator().manual_seed(1), False
     for _ in range(CHECKS):
-        noise = torch.rand(1, 3, -(-size[0] // 16), -(-size[1] // 16), generator=generator)
+        noise = torch.rand(1, 3, cells(size[0], 16), cells(size[1], 16), generator=generator)
         image = functional.interpolate(noise, size=size, mode="bilinear")
         with torch.no_grad():
             expected = graph.module(image)

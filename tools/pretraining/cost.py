@@ -22,7 +22,7 @@ from pretrain.training.evenly import evenly
 from pretrain.training.measuring import memory_of_step, now, time_steps
 from pretrain.training.options import ON
 from splitmask_backbones.errors import UserError
-from tools.pretraining.train import cached_in
+from tools.pretraining.train import grad_cached
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -106,7 +106,7 @@ def measure(
         timed = micro if fabric.device.type == "cuda" else min(micro, NUM_ON_CPU)
         # Two at least: a single image has none to be matched against.
         timed = max(timed, min(2, recipe.batch_size))
-        cached = cached_in(recipe, method)
+        cached = grad_cached(recipe, method)
         if recipe.compile == ON:
             compile_blocks(method)
         optimizer = build_optimizer(method, recipe, fabric.device)

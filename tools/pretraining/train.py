@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from pretrain.methods.base import Method
     from pretrain.training.rehearsal import Rehearsal
-    from pretrain.training.step import Coupling
+    from pretrain.training.step import GradCached
 
 logger = logging.getLogger("tools.pretrain")
 
@@ -82,7 +82,7 @@ def train(
         say_choice(recipe.compile, compiled)
     if compiled:
         compile_blocks(method)
-    if cached_in(recipe, method) is not None:
+    if grad_cached(recipe, method) is not None:
         parts = f"{recipe.accumulate} micro-batches a step"
         cli.say(folder, f"{parts}, matched among all of them: one forward pass more for each")
     optimizer = build_optimizer(method, recipe, fabric.device)
@@ -140,9 +140,9 @@ def length_of(recipe: Recipe, images: ImageList, rehearsal: Rehearsal | None) ->
     return recipe.total_steps(per_epoch), per_epoch
 
 
-def cached_in(recipe: Recipe, method: Method) -> Coupling | None:
+def grad_cached(recipe: Recipe, method: Method) -> GradCached | None:
     """Returns the method where its steps cache gradients, as `train_step` takes it."""
-    return method if recipe.accumulate > 1 and recipe.grad_cache and method.couples else None
+    return method if recipe.accumulate > 1 and recipe.grad_cache and method.compares_images else None
 
 
 def after_each_step(recipe: Recipe, method: Method) -> list[Callable[[int], None]]:
@@ -192,7 +192,7 @@ def fit_recipe(
         after_step=[*after_each_step(recipe, method), *after_step],
         weight_decay_at=None if end is None else lambda step: cosine(step, total_steps, recipe.weight_decay, end),
         monitor=monitor,
-        cached=cached_in(recipe, method),
+        grad_cache=grad_cached(recipe, method),
         static=recipe.cuda_graph,
     )
 

@@ -209,7 +209,7 @@ def test_micro_batches(cached):
             parts = [{name: value[i : i + 2] for name, value in make_batch(4).items()} for i in (0, 2)]
             torch.manual_seed(step)
             cache = method if cached else None
-            made = train_step(fabric, model, wrapped, iter(parts), accumulate=2, clip_grad=3.0, cached=cache)
+            made = train_step(fabric, model, wrapped, iter(parts), accumulate=2, clip_grad=3.0, grad_cache=cache)
             values.append({name: value.item() for name, value in made.items()})
         found.append((values, method.state_dict()))
         assert not has_failed(method)

@@ -64,8 +64,8 @@ parts = ({name: value[i : i + size] for name, value in own.items()} for i in ran
 gradients = {}
 def keep(loss, grad_norm):
     gradients.update({name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None})
-cached = method if accumulate > 1 else None
-values = train_step(fabric, model, wrapped, parts, accumulate=accumulate, approve=keep, cached=cached)
+grad_cache = method if accumulate > 1 else None
+values = train_step(fabric, model, wrapped, parts, accumulate=accumulate, approve=keep, grad_cache=grad_cache)
 losses = torch.stack([values["loss_inpaint"], values["loss_match"]])
 losses = fabric.all_reduce(losses, reduce_op="mean")
 torch.save([losses, gradients], f"{sys.argv[2]}_{fabric.global_rank}.pt")

@@ -101,7 +101,7 @@ def split_step(accumulate, cached, weights=(1.0, 1.0), precision="32", jitter=0.
     data = iter(halves(splitmask.make_batch(8), accumulate))
     torch.manual_seed(5)
     values = train_step(
-        fabric, model, wrapped, data, accumulate=accumulate, approve=keep, cached=method if cached else None
+        fabric, model, wrapped, data, accumulate=accumulate, approve=keep, grad_cache=method if cached else None
     )
     return values, gradients
 

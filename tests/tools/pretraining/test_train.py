@@ -35,7 +35,7 @@ def test_the_schedule_warms_up_and_ends_at_the_recipes_share(fitted: dict[str, A
     assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert rates[4:] == sorted(rates[4:], reverse=True)
     assert rates[-1] == pytest.approx(0.1, abs=0.02)
-    assert (fitted["loop"].total_steps, fitted["weight_decay_at"], fitted["cached"]) == (20, None, None)
+    assert (fitted["loop"].total_steps, fitted["weight_decay_at"], fitted["grad_cache"]) == (20, None, None)
 
 
 def test_what_the_fine_tuning_tools_have_to_be_told() -> None:
@@ -50,11 +50,11 @@ def test_what_the_fine_tuning_tools_have_to_be_told() -> None:
 
 def test_micro_batches_are_matched_together_unless_told_otherwise(fitted: dict[str, Any], tmp_path: Path) -> None:
     run(tmp_path, "--accumulate", "2")
-    assert fitted["cached"] is fitted["method"]
+    assert fitted["grad_cache"] is fitted["method"]
     other = tmp_path / "plain"
     other.mkdir()
     run(other, "--accumulate", "2", "--grad-cache", "false")
-    assert fitted["cached"] is None
+    assert fitted["grad_cache"] is None
 
 
 def test_the_run_ends_with_encoder_and_card(fitted: dict[str, Any], tmp_path: Path) -> None:
