@@ -132,7 +132,7 @@ def choose_img_size(facts: Facts) -> tuple[int, str]:
 
 
 def choose_batch_size(facts: Facts) -> tuple[int, str]:
-    """Returns a power of two (a multiple of the processes), with a few steps in every epoch."""
+    """Returns the largest power of two with a few steps in every epoch, lowered to a multiple of the processes."""
     largest, why = (BATCH_SIZE_CPU, "a CPU's") if facts.device == "cpu" else (BATCH_SIZE, "the paper's")
     by_images = max(2, facts.num_images // STEPS_PER_EPOCH)
     if by_images < largest:

@@ -28,7 +28,7 @@ NUM_IMAGES = {"train": 512, "val": 4}
 
 
 class Rehearsal:
-    """Times one rehearsal from where it is made: each method counts the time since the one before.
+    """Times one rehearsal from where it is made; each call from `begin_training` on counts the time since the last one.
 
     Attributes:
         num_images: images of each split of the whole run.

@@ -24,7 +24,6 @@ from pretrain.training.step import train_step
 from tools.pretraining.train import after_each_step, grad_cached
 
 Batch = dict[str, Tensor]
-Step = Callable[[Batch], Any]
 
 
 @dataclass(frozen=True)

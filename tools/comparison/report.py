@@ -157,8 +157,8 @@ def _amounts(comparison: Comparison) -> tuple[list[float], list[int | None]]:
     return sorted(shares), sorted({one.steps for one in comparison.settings}, key=lambda steps: steps or 0)
 
 
-def write_table(comparison: Comparison, found: Found) -> tuple[list[str], list[list[str]]]:
-    """Writes table.md and table.csv; returns header and rows."""
+def write_table(comparison: Comparison, found: Found) -> None:
+    """Writes table.md and table.csv."""
     first, *others = comparison.starts
     settings = sorted(comparison.settings)
     header = [comparison.tool, *map(comparison.title, settings)]
@@ -186,7 +186,6 @@ def write_table(comparison: Comparison, found: Found) -> tuple[list[str], list[l
         if (numbers := values(found, start, setting, score).values())
     ]
     write_atomically(comparison.output / TABLE_CSV, csv_text([CSV_HEADER, *rows]).encode())
-    return header, body
 
 
 def save_plot(comparison: Comparison, found: Found) -> Path | None:
