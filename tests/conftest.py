@@ -40,7 +40,8 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in ("is_available", "device_count"):
         _of_torch[name] = getattr(torch.cuda, name)
         _of_torch[name]()  # with all GPUs in sight: the first answer is the driver's for good
-    _show_gpus(False)
+    if not config.getoption("numprocesses", None):  # what starts workers hides nothing from them
+        _show_gpus(False)
 
 
 def _show_gpus(shown: bool) -> None:

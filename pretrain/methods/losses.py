@@ -44,7 +44,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 if grad_x is None or grad_weight is None or grad_bias is None:
                     continue
                 grad = logits.sub_(log_norm).exp_()  # softmax, in place
-                grad.scatter_add_(1, target[rows, None], grad.new_full((grad.shape[0], 1), -1.0))
+                grad[torch.arange(len(grad), device=x.device), target[rows]] -= 1
                 grad /= x.shape[0]
                 grad_bias += grad.sum(dim=0)
                 grad = grad.to(x.dtype)

@@ -67,6 +67,8 @@ def make_fabric(
     check_device(device)
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning_fabric")
+    # The new names of TF32's switches are not to be mixed with the old ones, which torch 2.8 knows.
+    warnings.filterwarnings("ignore", message="Please use the new API settings")
     local = own.local_world_size
     num_gpus = 0 if device == "cpu" else torch.cuda.device_count()
     if 0 < num_gpus < local:
@@ -139,6 +141,7 @@ def use_deterministic(on: bool) -> None:
     """Lets torch take deterministic algorithms only, or whatever is fastest; an operation without one is an error."""
     if on:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read where cuBLAS is first used
+    torch.backends.cudnn.deterministic = on
     # Not as a mere warning: attention takes its deterministic backward pass only where it has to.
     torch.use_deterministic_algorithms(on)
     # Nothing here reads what it has not written.

@@ -19,6 +19,8 @@ pytestmark = pytest.mark.gpu
 
 DEVICE = "cuda"
 STEPS = ("--steps", "6")
+SECONDS = 900.0
+"""Of a run at most: what is compiled for a card first, such as a deterministic RoIAlign, takes minutes."""
 PRECISION = {
     "pretrain": ["--precision", "bf16"],
     "train_cls": ["--precision", "bf16"],
@@ -35,7 +37,7 @@ def words(tool: str, data: Path, output: Path, *more: object) -> list[str]:
 
 def finished(line: list[str]) -> str:
     process = start(line)
-    stdout, stderr = process.communicate(timeout=300)
+    stdout, stderr = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, stdout + stderr
     return stderr
 
@@ -46,7 +48,7 @@ def killed_and_resumed(tool: str, tmp_path: Path, *more: object) -> tuple[Path, 
     stderr = finished(words(tool, data, tmp_path / "whole", *longer))
     assert "--compile:" not in stderr and "--cuda-graph:" not in stderr, "it went on without what was asked for"
     run = tmp_path / "run"
-    kill_when(start(words(tool, data, run, *longer)), run, "checkpoints/step_*.safetensors")
+    kill_when(start(words(tool, data, run, *longer)), run, "checkpoints/step_*.safetensors", SECONDS)
     assert not (run / f"{WEIGHTS[tool]}.safetensors").exists()
     finished(words(tool, data, run, *longer, "--resume"))
     assert strict_json(run / "config.json")["free"]["device"] == DEVICE
@@ -61,6 +63,8 @@ def killed_and_resumed(tool: str, tmp_path: Path, *more: object) -> tuple[Path, 
         ("pretrain", ["--deterministic", "--crops", "device"]),
         ("pretrain", ["--deterministic", "--cuda-graph", "true", "--drop-path", "0.2"]),
         ("pretrain", ["--deterministic", "--cuda-graph", "true", "--qk-limit", "0.5"]),
+        ("pretrain", ["--deterministic", "--cuda-graph", "true", "--precision", "bf16"]),
+        ("pretrain", ["--deterministic", "--compile", "on"]),
         ("pretrain", ["--deterministic", "--accumulate", "2"]),
         ("train_det", ["--deterministic"]),
         ("train_cls", ["--deterministic"]),
@@ -101,15 +105,14 @@ def test_bf16_learns_about_what_float32_does(tool: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", ["splitmask", "beit"])
 def test_a_monitor_looks_on_the_gpu(method: str, tmp_path: Path) -> None:
     data = make_inputs("pretrain", tmp_path / "data")
-    more = ["--precision", "bf16", "--method", method]
+    more = ["--precision", "bf16", "--method", method, "--deterministic"]
     finished(words("pretrain", data, tmp_path / "run", *more, "--monitor-every", "3"))
     finished(words("pretrain", data, tmp_path / "blind", *more))
     seen: list[dict[str, Any]] = [json.loads(x) for x in (tmp_path / "run/monitor.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in seen] == [3, 6]
     assert all(entry["targets_entropy_bits"] > 0 for entry in seen)
-    states = [load_file(tmp_path / name / "encoder.safetensors") for name in ("run", "blind")]
-    for name, value in states[0].items():
-        torch.testing.assert_close(states[1][name], value, rtol=1e-2, atol=1e-3, msg=name)
+    run, blind = ((tmp_path / name / "encoder.safetensors").read_bytes() for name in ("run", "blind"))
+    assert run == blind, "a look changes nothing"
 
 
 @pytest.mark.parametrize("tool", FINETUNINGS)

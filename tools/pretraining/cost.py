@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -89,45 +90,59 @@ def measure(
     """
     devices = [fabric.device] if fabric.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
-        views = build_views(recipe, images, recipe.encoder_sizes["patch_size"])
-        items, item_seconds = _items(views)
-        method = build_sample(recipe, options.tokenizer_weights, init).to(fabric.device).train()
-
-        def batch_of(count: int) -> Any:
-            return default_collate([items[number % len(items)] for number in range(count)])
-
-        def forward(count: int) -> Any:
-            with fabric.autocast():
-                return method(fabric.to_device(batch_of(count)))
-
-        fixed, per_image = fabric.broadcast(memory_of_step(method, forward, fabric.world_size))
-        recipe = dataclasses.replace(recipe, accumulate=fabric.broadcast(split(fixed, per_image)))
-        micro = recipe.batch_size // (fabric.world_size * recipe.accumulate)
-        timed = micro if fabric.device.type == "cuda" else min(micro, NUM_ON_CPU)
-        # Two at least: a single image has none to be matched against.
-        timed = max(timed, min(2, recipe.batch_size))
-        cached = grad_cached(recipe, method)
-        if recipe.compile == ON:
-            compile_blocks(method)
-        optimizer = build_optimizer(method, recipe, fabric.device)
-        seconds = time_steps(fabric, method, optimizer, batch_of(timed), cached, recipe.cuda_graph)
-        seconds *= micro / timed * recipe.accumulate
-        local = recipe.batch_size // fabric.world_size
-        seconds = with_loading(seconds, local * item_seconds, options.workers, fabric.device.type)
-        cost = Cost(
-            step_seconds=seconds,
-            item_seconds=item_seconds,
-            fixed_bytes=fixed,
-            bytes_per_image=per_image,
-            item_bytes=len(pickle.dumps(items[0])),
-            checkpoint_bytes=sum(t.nbytes for t in method.state_dict().values())
-            + 2 * sum(p.nbytes for p in method.parameters() if p.requires_grad),
-        )
+        found = _measured(recipe, images, options, fabric, init, split)
     if recipe.compile == ON:  # else the run's own graphs would be those of shapes that vary, and a resume's would not
         torch._dynamo.reset()
     if devices:
+        gc.collect()  # a compiled model holds itself, and so its part of the card
         torch.cuda.empty_cache()
-    return fabric.broadcast((recipe, cost))
+    return fabric.broadcast(found)
+
+
+def _measured(
+    recipe: Recipe,
+    images: ImageList,
+    options: PretrainOptions,
+    fabric: Fabric,
+    init: Path | None,
+    split: Callable[[float, float], int],
+) -> tuple[Recipe, Cost]:
+    """Returns what `measure` does, of this process; the model that it makes is gone afterwards."""
+    views = build_views(recipe, images, recipe.encoder_sizes["patch_size"])
+    items, item_seconds = _items(views)
+    method = build_sample(recipe, options.tokenizer_weights, init).to(fabric.device).train()
+
+    def batch_of(count: int) -> Any:
+        return default_collate([items[number % len(items)] for number in range(count)])
+
+    def forward(count: int) -> Any:
+        with fabric.autocast():
+            return method(fabric.to_device(batch_of(count)))
+
+    fixed, per_image = fabric.broadcast(memory_of_step(method, forward, fabric.world_size))
+    recipe = dataclasses.replace(recipe, accumulate=fabric.broadcast(split(fixed, per_image)))
+    micro = recipe.batch_size // (fabric.world_size * recipe.accumulate)
+    timed = micro if fabric.device.type == "cuda" else min(micro, NUM_ON_CPU)
+    # Two at least: a single image has none to be matched against.
+    timed = max(timed, min(2, recipe.batch_size))
+    cached = grad_cached(recipe, method)
+    if recipe.compile == ON:
+        compile_blocks(method)
+    optimizer = build_optimizer(method, recipe, fabric.device)
+    seconds = time_steps(fabric, method, optimizer, batch_of(timed), cached, recipe.cuda_graph)
+    seconds *= micro / timed * recipe.accumulate
+    local = recipe.batch_size // fabric.world_size
+    seconds = with_loading(seconds, local * item_seconds, options.workers, fabric.device.type)
+    cost = Cost(
+        step_seconds=seconds,
+        item_seconds=item_seconds,
+        fixed_bytes=fixed,
+        bytes_per_image=per_image,
+        item_bytes=len(pickle.dumps(items[0])),
+        checkpoint_bytes=sum(t.nbytes for t in method.state_dict().values())
+        + 2 * sum(p.nbytes for p in method.parameters() if p.requires_grad),
+    )
+    return recipe, cost
 
 
 def with_loading(step: float, loading: float, workers: int, device: str) -> float:

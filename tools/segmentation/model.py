@@ -41,16 +41,20 @@ class ClassWeightedCrossEntropy(nn.Module):
         loss_name: its name in the log; mmseg sums what starts with "loss".
     """
 
+    _weights: Tensor
+
     def __init__(self, class_weight: Sequence[float], loss_weight: float = 1.0, loss_name: str = "loss_ce") -> None:
         super().__init__()
         self.class_weight, self.loss_weight, self.loss_name = list(class_weight), loss_weight, loss_name
+        # On the device with the model: a copy in each step would wait for all that the device has yet to do.
+        self.register_buffer("_weights", torch.tensor(self.class_weight), persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor, weight: Tensor | None = None, ignore_index: int = 255) -> Tensor:
         """Returns the loss of float `(B, classes, H, W)` and int64 `(B, H, W)`; 0 where every pixel is ignored.
 
         `weight`, float `(B, H, W)`, comes from mmseg's pixel samplers.
         """
-        class_weight = logits.new_tensor(self.class_weight)
+        class_weight = self._weights.to(logits.dtype)
         loss = functional.cross_entropy(logits, labels, class_weight, ignore_index=ignore_index, reduction="none")
         labelled = labels != ignore_index
         total = (class_weight[labels.where(labelled, 0)] * labelled).sum()

@@ -75,7 +75,7 @@ class OnAnotherDevice:
 @pytest.mark.filterwarnings("ignore:for layer")
 @pytest.mark.parametrize("device", ["meta", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_a_resumed_state_lies_where_the_parameters_lie(device, tmp_path):
-    run(tmp_path / "run", steps=2, average=averaged(Toy(), 0.9))
+    run(tmp_path / "run", steps=2, fabric=make_fabric(device="cpu"), average=averaged(Toy(), 0.9))
     method = Toy()
     average = averaged(method, 0.9, torch.device(device))
     method, optimizer = run(tmp_path / "run", steps=2, resume=True, fabric=OnAnotherDevice(device), average=average)
