@@ -141,6 +141,7 @@ def use_deterministic(on: bool) -> None:
     """Lets torch take deterministic algorithms only, or whatever is fastest; an operation without one is an error."""
     if on:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read where cuBLAS is first used
+    # By itself too: `any_algorithm` is not meant for convolutions.
     torch.backends.cudnn.deterministic = on
     # Not as a mere warning: attention takes its deterministic backward pass only where it has to.
     torch.use_deterministic_algorithms(on)
