@@ -1,7 +1,6 @@
 """Converts ViT weights between projects; both models must give the same output before anything is written."""
 
 import _path  # noqa: F401
-import ast
 import os
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from splitmask_backbones.convert import FAMILIES, TARGETS
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.registry import ENCODERS
+from splitmask_backbones.values import parse_value
 from tools import cli
 
 EXAMPLES = """examples:
@@ -76,12 +76,7 @@ def _parse(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise UserError(f"--set {text} is not key=value: write for example --set window_size=14")
-    if value.lower() in ("true", "false"):
-        return key, value.lower() == "true"
-    try:
-        parsed = ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return key, value
+    parsed = parse_value(key, value)
     # One block is a list of one, as `0,1` is a list of two.
     return key, (parsed,) if key == "window_block_indexes" and isinstance(parsed, int) else parsed
 

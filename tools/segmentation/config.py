@@ -1,6 +1,5 @@
 """A config file, `key=value` overrides and options to one plain dictionary; what derives from it is derived last."""
 
-import ast
 import copy
 import difflib
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from splitmask_backbones.errors import UserError, check_choice, nearest
 from splitmask_backbones.registry import ENCODERS
+from splitmask_backbones.values import parse_value
 from tools.finetuning.config_file import config_file
 from tools.segmentation.class_weights import CLASS_WEIGHTS
 from tools.segmentation.layout import make_layout
@@ -84,7 +84,7 @@ def override(config: dict[str, Any], texts: list[str]) -> None:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise UserError(f"'{text}' is no key=value: write for example optim_wrapper.optimizer.lr=1e-4")
-        _set(config, key.strip(), _parse(value.strip()))
+        _set(config, key.strip(), parse_value(key.strip(), value.strip()))
 
 
 def scale_lr(config: dict[str, Any], before: int) -> None:
@@ -100,16 +100,6 @@ LR_KEY = "optim_wrapper.optimizer.lr"
 def gives_lr(texts: list[str]) -> bool:
     """Returns whether `key=value` texts hold the lr, so that the linear rule does not apply."""
     return any(text.partition("=")[0].strip() == LR_KEY for text in texts)
-
-
-def _parse(text: str) -> Any:
-    words = {"true": True, "false": False, "none": None, "null": None}
-    if text.lower() in words:
-        return words[text.lower()]
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
 
 
 def _set(config: dict[str, Any], key: str, value: Any) -> None:
