@@ -41,7 +41,7 @@ NOT_FOR = {
     "methods": {"monitoring"},
     # tools: the three tasks do not know each other, and what they share knows none of them
     **{task: TASKS - {task} for task in TASKS},
-    **dict.fromkeys(("finetuning", "frozen", "load_table", "plots", "shards"), TASKS),
+    **dict.fromkeys(("finetuning", "frozen", "common"), TASKS),
 }
 
 

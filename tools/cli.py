@@ -24,7 +24,7 @@ from pretrain.training.options import DEVICES, MAX_BAD_FRACTION, PRECISIONS, WOR
 from pretrain.training.processes import processes
 from splitmask_backbones.errors import UserError, check_choice, nearest
 from splitmask_backbones.run_files import REHEARSAL
-from tools.remedies import describe
+from tools.common.remedies import describe
 
 if TYPE_CHECKING:
     from pretrain.training.run_folder import RunFolder

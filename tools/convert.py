@@ -83,7 +83,7 @@ def _parse(text: str) -> tuple[str, Any]:
 
 def _show(done: Any, destination: Path) -> None:
     """Prints differences and report, and writes both as JSON beside the destination."""
-    from tools.load_table import tell
+    from tools.common.load_table import tell
 
     for side, difference in done.differences.items():
         shown = "not compared" if difference is None else f"largest difference {difference:.2g}"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pretrain.data.sources import ImageList
     from pretrain.methods.base import Method
     from pretrain.monitoring.monitor import Monitor
-    from tools.plots import Curves
+    from tools.common.plots import Curves
 
 NUM_IMAGES = 256
 LITTLE_MORE = 2.0
@@ -135,7 +135,7 @@ def prepare(
 def draw(run_dir: Path) -> None:
     """Writes monitor.png beside the monitor.jsonl of a run, where there is one."""
     from pretrain.training.metrics import read_json_lines
-    from tools.plots import curve, save_curves
+    from tools.common.plots import curve, save_curves
 
     entries = read_json_lines(run_dir / MONITOR_LOG)
     panels: dict[str, Curves] = {}

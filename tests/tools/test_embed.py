@@ -95,8 +95,8 @@ def test_pools() -> None:
 
 
 def test_a_killed_run_goes_on(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tools.common.shards import Prepared
     from tools.frozen import center_crop, features
-    from tools.shards import Prepared
 
     for module in (center_crop, features):
         monkeypatch.setattr(module, "TEST_BATCH", 2)

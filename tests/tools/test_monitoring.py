@@ -76,7 +76,7 @@ def test_advice_follows_the_last_look(look, said, tmp_path):
 def test_a_file_with_other_columns_is_drawn(tmp_path, monkeypatch):
     """Its lines have another gain than today's: their other numbers are drawn, and today's from where they begin."""
     panels = {}
-    monkeypatch.setattr("tools.plots.save_curves", lambda found, path: panels.update(found))
+    monkeypatch.setattr("tools.common.plots.save_curves", lambda found, path: panels.update(found))
     old = {"step": 1, "train_inpaint_gain": 0.1, "train_position_gain": 0.0}
     new = {"step": 2, "train_inpaint_gain": 0.2, "train_query_gain": 0.3, "train_neighbour_gain": 0.05}
     (tmp_path / "monitor.jsonl").write_text(f"{json.dumps(old)}\n{json.dumps(new)}\n")

@@ -186,8 +186,8 @@ def test_chosen_layers_give_the_same_numbers(base: Path, tmp_path: Path) -> None
 
 
 def test_a_killed_probe_goes_on_with_its_features(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tools.common.shards import Prepared
     from tools.frozen import center_crop, features
-    from tools.shards import Prepared
 
     for module in (center_crop, features):
         monkeypatch.setattr(module, "TEST_BATCH", 4)

@@ -18,7 +18,7 @@ from splitmask_backbones.errors import UserError
 from splitmask_backbones.registry import ENCODERS
 from tools.benchmarks import in_turns
 from tools.benchmarks.memory import free_memory, peak_of
-from tools.plots import print_table
+from tools.common.plots import print_table
 
 WINDOW_SIZE = 14
 WINDOW_BLOCKS = {12: (0, 1, 3, 4, 6, 7, 9, 10), 24: tuple(i for i in range(24) if i % 6 != 5)}

@@ -25,7 +25,7 @@ from tools.benchmarks.loading import SOURCES, images_of, images_per_second, make
 from tools.benchmarks.memory import free_memory, peak_of
 from tools.benchmarks.starts import COCO, start_seconds
 from tools.benchmarks.steps import BareStep, Batch, make_steps, random_batch
-from tools.plots import print_table
+from tools.common.plots import print_table
 
 PRODUCT_SIZE = {"cpu": 2048, "cuda": 8192}
 """Sides of the square matrices that are multiplied."""

@@ -33,11 +33,11 @@ from tools.classification import data
 from tools.classification.evaluate import Counts
 from tools.classification.linear_probe import LinearProbes, feature_batches, statistics
 from tools.classification.probe_recipe import ProbeRecipe
+from tools.common.load_table import mark, tell
+from tools.common.plots import Curves, save_curves
 from tools.finetuning.model_files import weights_digest
 from tools.frozen.center_crop import CenterCrop
 from tools.frozen.features import extract, means_of_maps
-from tools.load_table import mark, tell
-from tools.plots import Curves, save_curves
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -8,11 +8,11 @@ from statistics import fmean
 from pretrain.training.run_folder import read_object
 from splitmask_backbones.files import write_atomically
 from splitmask_backbones.run_files import RESULTS, TABLE, TABLE_CSV
-from tools import plots
+from tools.common import plots
+from tools.common.spread import cells, certainty, csv_text, least_that_equals, listed, mean_and_spread, shown
 from tools.comparison.plan import IMAGES, PICTURES, Comparison, Setting, shown_jobs
 from tools.running.pictures import drawn
 from tools.running.scores import SCORES
-from tools.spread import cells, certainty, csv_text, least_that_equals, listed, mean_and_spread, shown
 
 Found = dict[tuple[str, Setting], dict[int, dict[str, float]]]
 """By start and setting, at the start's best rate: seed -> score -> value."""

@@ -11,7 +11,7 @@ from pretrain.training.metrics import read_json_lines
 from pretrain.training.run_folder import flatten, read_object
 from splitmask_backbones.files import write_atomically
 from splitmask_backbones.run_files import ENCODER, METRICS_LOG, RESULTS, TABLE
-from tools import plots
+from tools.common import plots
 from tools.demos.inputs import Inputs
 from tools.running.job import Job
 from tools.running.pictures import copy_numbered, drawn, prediction_job

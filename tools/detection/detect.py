@@ -11,8 +11,8 @@ from torch import Tensor
 from det_configs.common.recipe import DetRecipe
 from pretrain.data.sources import ImageList
 from pretrain.training.distributed import any_algorithm
+from tools.common.shards import Prepared, shard_of
 from tools.detection.dataset import prepare
-from tools.shards import Prepared, shard_of
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

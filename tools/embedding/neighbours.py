@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pretrain.data.sources import ImageList
-from tools.plots import save_grid
+from tools.common.plots import save_grid
 
 QUERIES, NEIGHBOURS = 8, 5
 """Rows and further columns of the picture."""

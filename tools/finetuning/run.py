@@ -23,13 +23,13 @@ from splitmask_backbones.checkpoints import save_encoder
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.run_files import BEST_MODEL, DATA_REPORT, ENCODER, LOAD_REPORT, REHEARSAL_RECORD, RESULTS
 from tools import cli
+from tools.common.load_table import mark, name_new_parts, tell
 from tools.finetuning.best import is_recorded, record_evaluation
 from tools.finetuning.model_files import save_model, weights_digest
 from tools.finetuning.options import FinetuneOptions
 from tools.finetuning.pictures import open_pictures
 from tools.finetuning.task import Task
 from tools.finetuning.trained import load_newest, recorded, use_run
-from tools.load_table import mark, name_new_parts, tell
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

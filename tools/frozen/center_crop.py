@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pretrain.data.augment import to_tensor
 from pretrain.data.sources import ImageList
-from tools.shards import Prepared, shard_of
+from tools.common.shards import Prepared, shard_of
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -9,7 +9,7 @@ from pretrain.training.shortage import free_disk
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import write_atomically
 from splitmask_backbones.run_files import TABLE, TABLE_CSV
-from tools import plots
+from tools.common import plots
 from tools.reproduction import cost, render, study_labels, study_report
 from tools.reproduction.paper import tables
 from tools.reproduction.paper.schema import Row, Table

@@ -13,7 +13,7 @@ from pretrain.training.progress import duration
 from pretrain.training.run_folder import read_object
 from splitmask_backbones.files import write_atomically
 from splitmask_backbones.run_files import REHEARSAL, REHEARSAL_ENCODER, REHEARSAL_RECORD
-from tools import plots
+from tools.common import plots
 from tools.reproduction.plan import Planner
 from tools.running.executor import Executor, JobError, open_plan
 from tools.running.job import Job

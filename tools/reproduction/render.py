@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-from tools.plots import markdown_table
+from tools.common.plots import markdown_table
+from tools.common.spread import cells, csv_text, listed, shown
 from tools.reproduction.paper.schema import Table
 from tools.reproduction.results import Filled, Other
 from tools.reproduction.runs import Run
-from tools.spread import cells, csv_text, listed, shown
 
 Cells = Mapping[tuple[str, str], Filled]
 HEADER = (

@@ -4,9 +4,9 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from statistics import fmean
 
-from tools.plots import markdown_table, panels
+from tools.common.plots import markdown_table, panels
+from tools.common.spread import certainty, least_that_equals, mean_and_spread, shown
 from tools.reproduction.study import ROWS
-from tools.spread import certainty, least_that_equals, mean_and_spread, shown
 
 Values = dict[str, dict[str, dict[int, float]]]  # column -> row -> seed -> value
 Curves = dict[float, Values]

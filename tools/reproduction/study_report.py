@@ -10,13 +10,13 @@ from pretrain.training.metrics import read_json_lines
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import write_atomically
 from splitmask_backbones.run_files import CONFIG, MONITOR_LOG, RESULTS, TABLE, TABLE_CSV
-from tools import plots
+from tools.common import plots
+from tools.common.spread import cells, csv_text, listed, shown
 from tools.reproduction import study_labels
 from tools.reproduction.study import HEADS, PICTURES, ROWS, Study, finetuning_folder, run_folder
 from tools.running.pictures import choose_pictures as study_pictures
 from tools.running.pictures import copy_numbered, drawn
 from tools.running.scores import SCORES, is_number
-from tools.spread import cells, csv_text, listed, shown
 
 FOLDER = "pictures"
 CAPTION = "On val, in percent: mean ± standard deviation over seeds (number of seeds)."

@@ -9,10 +9,10 @@ from mmengine.dataset import pseudo_collate
 from mmseg.evaluation import IoUMetric
 
 from pretrain.training.distributed import any_algorithm, gather
+from tools.common.shards import shard_of
 from tools.segmentation.dataset import SegPairs
 from tools.segmentation.model import Segmentor
 from tools.segmentation.tta import MeanOfViews
-from tools.shards import shard_of
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -15,7 +15,7 @@ from pretrain.recipes import get_recipe
 from pretrain.training.metrics import read_json_lines
 from tests.helpers.paths import ROOT
 from tests.helpers.plans import check
-from tools import plots
+from tools.common import plots
 from tools.demo_data import DemoData, make_demo_data
 from tools.demos import plan as report
 from tools.demos.inputs import Inputs, open_folder, own_inputs

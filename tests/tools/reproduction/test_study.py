@@ -12,6 +12,7 @@ from PIL import Image
 from pretrain.recipes import METHOD_VALUES, get_recipe
 from splitmask_backbones.errors import UserError
 from tests.helpers.plans import check
+from tools.common.spread import mean_and_spread, shown
 from tools.reproduction import study_report
 from tools.reproduction.study import (
     ABLATION,
@@ -32,7 +33,6 @@ from tools.reproduction.study import (
 )
 from tools.running.executor import Executor
 from tools.running.planned import planned_recipe
-from tools.spread import mean_and_spread, shown
 
 
 @pytest.fixture

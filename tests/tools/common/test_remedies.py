@@ -1,4 +1,4 @@
-"""tools/remedies.py: errors of the system come with the path and what to do about them."""
+"""tools/common/remedies.py: errors of the system come with the path and what to do about them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import errno
 import pytest
 
 from splitmask_backbones.errors import UserError
-from tools.remedies import describe
+from tools.common.remedies import describe
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from splitmask_backbones import create_encoder, load_encoder, save_encoder
 from splitmask_backbones.load_report import LoadReport
 from splitmask_backbones.pyramid import build_pyramid
 from tools import cli
-from tools.load_table import mark, name_new_parts, shortened, tell
+from tools.common.load_table import mark, name_new_parts, shortened, tell
 
 
 def detector(encoder):
