@@ -8,7 +8,7 @@ those of every other framework; this file translates names, shapes, pixels and c
 import functools
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +226,11 @@ def build_splitmask_vit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> SplitM
         raise UserError(
             f"MODEL.WEIGHTS {weights} is a pickle of another backbone: name an encoder.safetensors, a detector's "
             'checkpoint, or "" for random initialisation'
+        )
+    if not isinstance(chosen["OVERRIDES"], Mapping):
+        raise UserError(
+            f"MODEL.SPLITMASK.OVERRIDES must be a CfgNode of arguments, got {chosen['OVERRIDES']!r}: set them one by "
+            "one, as in cfg.MODEL.SPLITMASK.OVERRIDES.depth = 4"
         )
     return SplitMaskViTBackbone(
         encoder=chosen["ENCODER"] or None,

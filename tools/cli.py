@@ -11,12 +11,14 @@ import io
 import logging
 import os
 import re
+import signal
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pretrain.training.cores import auto_workers
@@ -373,6 +375,8 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that the screen cannot show is no error
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminated)  # of a run, `StopSignals` takes it over
     code: Any = EXIT_USER_ERROR
     try:
         code = code_of(main, sys.argv[1:])
@@ -383,6 +387,10 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
         if code:
             threading.Thread(target=_leave, args=(code,), daemon=True).start()
     raise SystemExit(code)
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def _leave(code: int) -> None:

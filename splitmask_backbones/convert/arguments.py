@@ -155,6 +155,12 @@ def _img_size(
         for count in (class_token + config["num_registers"], class_token, 0):
             side = math.isqrt(max(rows - count, 0))
             if side and side * side == rows - count:
+                if count < class_token and not config["num_registers"]:
+                    logger.warning(
+                        "%s: its %d positions are taken for %d x %d patches, the class token having none (DeiT III); "
+                        "if they are %d x %d patches and the class token, add --set img_size=%d,%d",
+                        *(file.path, rows, side, side, side - 1, side + 1, (side - 1) * patch, (side + 1) * patch),
+                    )
                 return [side * patch, side * patch]
         raise UserError(
             f"{file.path}: {rows} positions are not a square grid, so its height and width cannot be told: "

@@ -240,6 +240,15 @@ def test_keys_of_the_added_node_reach_the_backbone(encoder_file):
     assert list(fewer.output_shape()) == ["p3", "p4", "p5"] == list(fewer(torch.randn(1, 3, 64, 64)))
 
 
+def test_overrides_of_another_kind_are_named():
+    cfg = stock(MASK_RCNN, "")
+    cfg.MODEL.SPLITMASK.OVERRIDES = ["depth", 4]
+    with pytest.raises(
+        UserError, match=r"OVERRIDES must be a CfgNode of arguments, got \['depth', 4\].*OVERRIDES.depth = 4"
+    ):
+        build_model(cfg)
+
+
 def test_defaults_hold_without_the_added_node(encoder_file):
     cfg = get_cfg()
     cfg.MODEL.BACKBONE.NAME = "build_splitmask_vit_backbone"

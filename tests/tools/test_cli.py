@@ -120,6 +120,7 @@ def test_one_error_line(error, text, capsys):
         ("raise ValueError('x')", 2),
         ("raise KeyboardInterrupt", 130),
         ("raise SystemExit(143)", 143),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGTERM)", 143),
     ],
 )
 def test_exit_codes(body, code):

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
@@ -19,6 +20,7 @@ from mmengine.runner import Runner
 import tools.segmentation.model  # noqa: F401 (registers backbone, optimizer constructor and loss)
 from pretrain.data.deep_images import range_of_images
 from pretrain.training.processes import processes
+from splitmask_backbones.convert.torch_files import harmless_types
 from splitmask_backbones.errors import UserError
 from tools.segmentation.check import count_classes
 from tools.segmentation.class_weights import class_weights
@@ -40,6 +42,27 @@ class SplitMaskRunner(Runner):
             cfg[key] = value if key in ("model", "optim_wrapper") else _completed(cfg.get(key), value)
         _keep_range(cfg)
         return super().from_cfg(cfg)
+
+    def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
+        """Returns the checkpoint after its weights are loaded; a resume reads it here too.
+
+        mmengine 0.10 gives `torch.load` its log as well, which torch 2.6 and later refuse to read.
+        """
+        with torch.serialization.safe_globals(harmless_types()):
+            return super().load_checkpoint(filename, *args, **kwargs)
+
+
+_from_cfg = Runner.from_cfg.__func__  # type: ignore[attr-defined]
+
+
+def _from_cfg_of_its_type(cls: type[Runner], cfg: Any) -> Runner:
+    """Gives a config that names `SplitMaskRunner` to it: mmseg's tools/test.py asks `Runner`, whatever it says."""
+    if cls is Runner and cfg.get("runner_type") == SplitMaskRunner.__name__:
+        return SplitMaskRunner.from_cfg(cfg)
+    return _from_cfg(cls, cfg)
+
+
+Runner.from_cfg = classmethod(_from_cfg_of_its_type)  # type: ignore[assignment]
 
 
 def _completed(given: Any, derived: Any) -> Any:

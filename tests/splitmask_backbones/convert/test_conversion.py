@@ -257,12 +257,23 @@ def test_guesses_are_said(tmp_path, caplog):
     assert "the student is taken" in caplog.text
 
 
-def test_a_class_token_without_position_is_said(tmp_path):
+def test_a_class_token_without_position_is_said(tmp_path, caplog):
     model = plain(no_embed_class=True)
     torch.save(model.state_dict(), tmp_path / "in.pth")
     done = convert(tmp_path / "in.pth", tmp_path / "out.safetensors")
     assert "4 x 4 patches alone" in done.report.expected_missing["positions of tokens"]
+    assert "if they are 3 x 5 patches and the class token, add --set img_size=48,80" in caplog.text
     images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(done.encoder(images), model.forward_features(images), atol=1e-5, rtol=1e-5)
+
+
+def test_a_grid_that_only_looks_square_is_told_by_its_size(tmp_path):
+    """Of 3 x 5 patches and the class token, as many as 4 x 4."""
+    model = shaken(TimmViT(**{**SIZES, "img_size": (48, 80)}, class_token=True, num_classes=0))
+    torch.save(model.state_dict(), tmp_path / "in.pth")
+    done = convert(tmp_path / "in.pth", tmp_path / "out.safetensors", overrides={"img_size": (48, 80)})
+    images = torch.randn(1, 3, 48, 80)
     with torch.no_grad():
         torch.testing.assert_close(done.encoder(images), model.forward_features(images), atol=1e-5, rtol=1e-5)
 

@@ -1,4 +1,4 @@
-"""The configs in mmseg's own tools/train.py: its runner, two iterations, an evaluation."""
+"""The configs in mmseg's own tools: its runner, two iterations, an evaluation, a resume, and tools/test.py."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.optim import OptimWrapper
 from mmengine.registry import PARAM_SCHEDULERS
+from mmengine.runner import Runner
 from PIL import Image
 
 from splitmask_backbones.pyramid import ResampledTaps
@@ -55,19 +56,37 @@ def data(tmp_path: Path) -> Path:
     return root
 
 
-def test_mmsegs_train_py_runs_a_delta_file(data: Path, tmp_path: Path) -> None:
-    tool = Path(mmseg.__file__).parent / ".mim" / "tools" / "train.py"
-    words = [str(tool), "seg_configs/demo.py", "--work-dir", str(tmp_path / "work"), "--cfg-options"]
+def of_mmseg(tool: str, *words: str) -> str:
+    script = Path(mmseg.__file__).parent / ".mim" / "tools" / tool
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        [sys.executable, *words, f"data_root={data}", *TINY],
+        [sys.executable, str(script), "seg_configs/demo.py", *words],
         cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    said = done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_mmsegs_train_py_and_test_py_run_a_delta_file(data: Path, tmp_path: Path) -> None:
+    options = ["--work-dir", str(tmp_path / "work"), "--cfg-options", f"data_root={data}", *TINY]
+    said = of_mmseg("train.py", *options)
     assert re.search(r"Iter\(train\) \[2/2\].* loss: [0-9.]+", said), said[-3000:]
-    assert re.search(r"Iter\(val\) \[4/4\].* mIoU: [0-9.]+", said), said[-3000:]
+    assert (found := re.search(r"Iter\(val\) \[4/4\].* mIoU: ([0-9.]+)", said)), said[-3000:]
     assert (tmp_path / "work" / "iter_2.pth").exists()
+    said = of_mmseg("test.py", str(tmp_path / "work" / "iter_2.pth"), *options)
+    assert f"mIoU: {found[1]} " in said, "the weights are those that were trained"
+    said = of_mmseg("train.py", "--resume", *options, "steps=3")
+    assert "resumed epoch: 0, iter: 2" in said and "Iter(train) [3/3]" in said
+
+
+def test_a_plain_runner_leaves_its_own_configs_alone(data: Path, tmp_path: Path) -> None:
+    config = Config.fromfile(str(ROOT / "seg_configs" / "demo.py"))
+    options = dict(text.split("=") for text in TINY if text.startswith("model."))
+    config.merge_from_dict({key: int(value) for key, value in options.items()} | {"work_dir": str(tmp_path / "work")})
+    config.merge_from_dict({"data_root": str(data), "img_size": 64, "steps": 2, "batch_size": 2})
+    assert type(Runner.from_cfg(config)) is SplitMaskRunner
+    plain = Config({"model": config.model, "default_scope": "mmseg", "work_dir": str(tmp_path / "plain")})
+    assert type(Runner.from_cfg(plain)) is Runner
 
 
 def test_the_runner_builds_and_trains_a_row_of_the_ade20k_table(data: Path, tmp_path: Path) -> None:
