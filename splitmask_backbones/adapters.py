@@ -94,7 +94,7 @@ def resolve_encoder(
                 named = f" ({', '.join(f'{key}={size}' for key, size in names.items())})" if names else ""
                 raise UserError(
                     f"weights file {weights} has {key} {config[key]}, encoder '{encoder}' has {expected}: "
-                    f"name the encoder of the file{named}, or omit the name"
+                    f"name the encoder of the file{named}, or take that of the file with encoder=none"
                 )
     norm_maps = config.get("norm_maps", False)
     return load_encoder(weights, **_for_maps(pyramid, overrides.get("depth", config["depth"]), overrides, norm_maps))

@@ -127,7 +127,7 @@ def lazy_model(
         )
     return L(meta_arch.GeneralizedRCNN)(
         backbone=L(SplitMaskViTBackbone)(
-            encoder=recipe.encoder,
+            encoder=recipe.encoder or (None if encoder_config is None else "vit_small"),  # whose sizes all are given
             weights=weights,
             pyramid=recipe.pyramid,
             out_channels=channels,

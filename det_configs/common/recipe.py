@@ -18,7 +18,9 @@ class DetRecipe(CheckedRecipe):
     """Every value that decides what fine-tuning computes; by default SplitMask's COCO protocol (Swin's values)."""
 
     # model
-    encoder: str = value("vit_small", "encoder, must be that of --weights", choices=tuple(ENCODERS))
+    encoder: str | None = value(
+        "vit_small", "encoder, must be that of --weights; none takes that of the file", choices=tuple(ENCODERS)
+    )
     embed_dim: int | None = value(None, "its width from random init, in place of its own", low=1)
     depth: int | None = value(None, "its blocks from random init, in place of its own", low=1)
     pyramid: str = value("simple", "feature pyramid", choices=("simple", "tapped"))
@@ -127,8 +129,9 @@ class DetRecipe(CheckedRecipe):
     def encoder_arguments(self) -> dict[str, Any]:
         """Returns the keyword arguments of `VisionTransformer` that this recipe decides."""
         arguments: dict[str, Any] = {"img_size": self.img_size, "drop_path_rate": self.drop_path}
-        arguments |= {"embed_dim": self.embed_dim} if self.embed_dim is not None else {}
-        arguments |= {"depth": self.depth} if self.depth is not None else {}
+        if self.encoder is not None:
+            arguments |= {"embed_dim": self.embed_dim} if self.embed_dim is not None else {}
+            arguments |= {"depth": self.depth} if self.depth is not None else {}
         if self.positions is not None:
             arguments["positions"] = self.positions
         if self.grad_checkpointing:

@@ -88,7 +88,7 @@ def parse_field(field: dataclasses.Field[Any], text: str) -> Any:
         ValueError: text of another type.
     """
     kind = str(field.type)
-    if text.lower() == "none" and kind.endswith("| None"):
+    if text.lower() == "none" and kind.endswith("| None") and "none" not in (field.metadata.get("choices") or ()):
         return None
     try:
         if kind.startswith("tuple"):

@@ -86,7 +86,8 @@ def test_steps_and_epochs_replace_each_other() -> None:
     ("name", "text", "expected"),
     [
         ("lr", "1e-3", 1e-3),
-        ("positions", "none", None),
+        ("positions", "none", "none"),
+        ("encoder", "none", None),
         ("positions", "fourier", "fourier"),
         ("clip_grad", "none", None),
         ("grad_checkpointing", "yes", True),
@@ -186,6 +187,9 @@ def test_an_encoder_of_ones_own_width_and_depth(tmp_path: Path) -> None:
         assert (encoder.depth, encoder.out_indices) == (depth, (depth - 1,))
     with pytest.raises(ValueError, match=r"depth 5.*\(encoder=vit_tiny, embed_dim=96, depth=5\)"):
         resolve_encoder(recipe.encoder, tmp_path / "other", **recipe.encoder_arguments())
+    # Without a name it is the file's, whatever sizes the config has.
+    unnamed = dataclasses.replace(recipe, encoder=None)
+    assert resolve_encoder(unnamed.encoder, tmp_path / "other", **unnamed.encoder_arguments()).depth == 5
 
 
 def test_a_file_whose_maps_are_normed_stays_as_it_is(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,6 @@ from pretrain.training.loop import Loop, batches_of, fit
 from pretrain.training.run_folder import RunFolder
 from pretrain.training.schedule import cosine, warmup_cosine
 from splitmask_backbones import save_encoder
-from splitmask_backbones.registry import named_sizes
 from splitmask_backbones.run_files import ENCODER, REHEARSAL_ENCODER
 from tools import cli, monitoring
 from tools.pretraining.model_card import write_model_card
@@ -35,6 +34,11 @@ if TYPE_CHECKING:
     from pretrain.training.step import GradCached
 
 logger = logging.getLogger("tools.pretrain")
+
+TO_FINE_TUNE = (
+    "to fine-tune it with a config of another encoder add encoder=none (train_det) or model.backbone.encoder=none "
+    "(train_seg)"
+)
 
 
 def train(
@@ -119,19 +123,10 @@ def train(
         write_model_card(folder.path, lineage)
         save_encoder(method.encoder, folder.path / ENCODER, lineage=lineage)
         print(f"wrote {folder.path / ENCODER}")
-        print(how_to_name(method.encoder.config))
+        print(TO_FINE_TUNE)
         monitoring.draw(folder.path)
         for advice in monitoring.advise(folder.path, recipe.branch_jitter, recipe.match_weight, recipe.qk_limit):
             logger.warning(advice)
-
-
-def how_to_name(config: Mapping[str, Any]) -> str:
-    """Returns what the fine-tuning tools have to be told of an encoder where their config has another one."""
-    sizes = named_sizes(config)
-    if sizes is None:
-        return "no config of the fine-tuning tools has its patch size and heads: use it in Python"
-    det, seg = (" ".join(f"{own}{name}={size}" for name, size in sizes.items()) for own in ("", "model.backbone."))
-    return f"to fine-tune it with a config of another encoder add {det} (train_det) or {seg} (train_seg)"
 
 
 def length_of(recipe: Recipe, images: ImageList, rehearsal: Rehearsal | None) -> tuple[int, int]:

@@ -122,7 +122,8 @@ def config_errors() -> Iterator[None]:
         yield
     except UserError as error:
         if "name the encoder of the file" in str(error):
-            raise UserError(re.sub(r"\((encoder=[^)]*)\)", _of_the_backbone, str(error))) from None
+            text = re.sub(r"\((encoder=[^)]*)\)", _of_the_backbone, str(error))
+            raise UserError(text.replace("with encoder=none", "with model.backbone.encoder=none")) from None
         raise
     except (TypeError, KeyError, AssertionError, AttributeError) as error:
         text = " ".join(str(error).split())[:300]
