@@ -16,7 +16,7 @@ from typing import Any
 from pretrain.training.processes import processes
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import NO_LOCKS, write_atomically
-from splitmask_backbones.run_files import BAD_IMAGES, CHECKPOINTS, CONFIG, LOCK, REHEARSAL_RECORD
+from splitmask_backbones.run_files import BAD_IMAGES, CHECKPOINTS, CONFIG, LOCK, METRICS_LOG, REHEARSAL_RECORD, RESULTS
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +141,10 @@ class RunFolder:
             if anew:
                 folder._check_rehearsal()
                 folder._clear()
-        holds = [name for name in (CONFIG, CHECKPOINTS, artefact) if (path / name).exists()]
+        names = dict.fromkeys((CONFIG, CHECKPOINTS, METRICS_LOG, RESULTS, artefact))
+        holds = [name for name in names if (path / name).exists()]
+        if METRICS_LOG in holds and not (path / METRICS_LOG).stat().st_size:
+            holds.remove(METRICS_LOG)  # of a start that failed
         if not resume and holds and folder.is_main:
             folder.close()
             raise UserError(

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from pretrain.training.run_folder import RunFolder, write_json
-from splitmask_backbones.run_files import BAD_IMAGES
+from splitmask_backbones.run_files import BAD_IMAGES, METRICS_LOG, RESULTS
 
 ARTEFACT = "encoder.safetensors"
 
@@ -37,11 +37,17 @@ def test_another_run_is_refused(tmp_path):
         open_folder(tmp_path)
 
 
-def test_a_finished_file_alone_is_refused_too(tmp_path):
-    (tmp_path / ARTEFACT).write_bytes(b"x")
+@pytest.mark.parametrize("name", [ARTEFACT, RESULTS, METRICS_LOG])
+def test_a_file_of_another_run_alone_is_refused_too(name, tmp_path):
+    (tmp_path / name).write_bytes(b"x")
     with pytest.raises(ValueError, match="holds another run"):
         open_folder(tmp_path)
-    assert (tmp_path / ARTEFACT).read_bytes() == b"x"
+    assert (tmp_path / name).read_bytes() == b"x"
+
+
+def test_an_empty_log_of_a_start_that_failed_is_no_run(tmp_path):
+    (tmp_path / METRICS_LOG).touch()
+    open_folder(tmp_path).close()
 
 
 def test_nothing_to_resume(tmp_path):
