@@ -117,7 +117,7 @@ def write_table(output: Path, seconds: Callable[[str], float], note: str | None,
     text = plots.markdown_table(HEADER, rows) + f"\n{caption}\n"
     write_atomically(output / TABLE, text.encode("utf-8"))
     plots.print_table("random init against SplitMask", caption, HEADER, rows)
-    sys.stdout.write(f"table: {output / 'table.md'}\npictures: {output / 'pictures'}\n")
+    sys.stdout.write(f"table: {output / TABLE}\npictures: {output / 'pictures'}\n")
 
 
 def _gains(scores: dict[str, dict[str, float | None]]) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import gc
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,6 +71,19 @@ def needed_memory(recipe: Recipe, processes: int, fixed: float, per_image: float
     return (fixed + micro * per_image) / MEMORY_SHARE
 
 
+@contextmanager
+def leaving_nothing(device: torch.device, compiled: bool) -> Iterator[None]:
+    """Gives back what `measure` takes within: random numbers, compiled graphs, and the device's memory."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        yield
+    if compiled:  # else the run's own graphs would be those of shapes that vary, and a resume's would not
+        torch._dynamo.reset()
+    if devices:
+        gc.collect()  # a compiled model holds itself, and so its part of the card
+        torch.cuda.empty_cache()
+
+
 def measure(
     recipe: Recipe,
     images: ImageList,
@@ -80,6 +94,8 @@ def measure(
 ) -> tuple[Recipe, Cost]:
     """Returns the recipe with the micro-batches that fit, and what it takes; to be called in all processes.
 
+    Within `leaving_nothing`, so that the run begins as without it.
+
     Args:
         recipe: all values.
         images: of the run; unreadable ones are passed by.
@@ -88,26 +104,6 @@ def measure(
         init: as of `build_encoder`.
         split: from the fixed bytes and those per image to `accumulate`, or raises: the same in all processes.
     """
-    devices = [fabric.device] if fabric.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        found = _measured(recipe, images, options, fabric, init, split)
-    if recipe.compile == ON:  # else the run's own graphs would be those of shapes that vary, and a resume's would not
-        torch._dynamo.reset()
-    if devices:
-        gc.collect()  # a compiled model holds itself, and so its part of the card
-        torch.cuda.empty_cache()
-    return fabric.broadcast(found)
-
-
-def _measured(
-    recipe: Recipe,
-    images: ImageList,
-    options: PretrainOptions,
-    fabric: Fabric,
-    init: Path | None,
-    split: Callable[[float, float], int],
-) -> tuple[Recipe, Cost]:
-    """Returns what `measure` does, of this process; the model that it makes is gone afterwards."""
     views = build_views(recipe, images, recipe.encoder_sizes["patch_size"])
     items, item_seconds = _items(views)
     method = build_sample(recipe, options.tokenizer_weights, init).to(fabric.device).train()
@@ -142,7 +138,7 @@ def _measured(
         checkpoint_bytes=sum(t.nbytes for t in method.state_dict().values())
         + 2 * sum(p.nbytes for p in method.parameters() if p.requires_grad),
     )
-    return recipe, cost
+    return fabric.broadcast((recipe, cost))
 
 
 def with_loading(step: float, loading: float, workers: int, device: str) -> float:

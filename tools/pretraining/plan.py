@@ -23,7 +23,7 @@ from pretrain.training.workers import prefetch_that_fits
 from splitmask_backbones.checkpoints import read_encoder_file
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.registry import encoder_name
-from tools.pretraining.cost import MEASURED_FROM, Cost, measure, needed_memory
+from tools.pretraining.cost import MEASURED_FROM, Cost, leaving_nothing, measure, needed_memory
 from tools.pretraining.machine import Sizes, free_memory, sizes_of, warn_of_unreadable
 
 if TYPE_CHECKING:
@@ -136,7 +136,8 @@ def make_plan(
         compiled = pays(recipe.compile, fabric.device, 0 if is_bounded else recipe.total_steps(per_epoch))
         for compiles in (compiled, True):
             as_it_runs = dataclasses.replace(whole, compile=ON if compiles else OFF)
-            recipe, cost = measure(as_it_runs, images, options, fabric, init, split)
+            with leaving_nothing(fabric.device, compiles):
+                recipe, cost = measure(as_it_runs, images, options, fabric, init, split)
             recipe = dataclasses.replace(recipe, compile=whole.compile)
             if is_bounded:
                 recipe, cost, why = _with_length(
