@@ -54,7 +54,8 @@ def resolve_encoder(
 
     Raises:
         ValueError: neither encoder nor weights, a name that contradicts the file, unknown names or keys, a ready
-            module together with weights, or with arguments that contradict it.
+            module together with weights, or with arguments that contradict it, or `final_norm=True` without a norm on
+            the maps.
     """
     check_choice("pyramid", pyramid, PYRAMIDS)
     check_arguments(overrides, own)
@@ -62,6 +63,7 @@ def resolve_encoder(
         if weights is not None:
             raise UserError("a ready encoder takes no weights: give one of the two, load_encoder(path, ...) has both")
         if overrides:
+            _check_norm(overrides, encoder.norm_maps)
             encoder = with_overrides(encoder, **overrides)
         wanted = _for_maps(pyramid, encoder.depth, {}, encoder.norm_maps)
         fits = "out_indices" in overrides or pyramid == "simple" or len(encoder.out_indices) == 4
@@ -112,7 +114,16 @@ def check_whole(missing: Iterable[str], unexpected: Iterable[str], misshapen: It
         raise UserError(f"the checkpoint does not hold this backbone ({counts}; the first is {first}): {remedy}")
 
 
+def _check_norm(overrides: dict[str, Any], norm_maps: bool) -> None:
+    if overrides.get("final_norm") and not overrides.get("norm_maps", norm_maps):
+        raise UserError(
+            "final_norm=True: no map passes through the final norm, which would stay without a gradient: "
+            "leave it out, or add norm_maps=True"
+        )
+
+
 def _for_maps(pyramid: str, depth: int, overrides: dict[str, Any], norm_maps: bool = False) -> dict[str, Any]:
+    _check_norm(overrides, norm_maps)
     out_indices = (depth - 1,) if pyramid == "simple" else tap_indices(depth)
     derived: dict[str, Any] = {"out_indices": out_indices}
     if not overrides.get("norm_maps", norm_maps):

@@ -24,7 +24,7 @@ from splitmask_backbones.errors import UserError
 from splitmask_backbones.run_files import CONFIG
 from tools.finetuning.options import FinetuneOptions
 from tools.finetuning.task import Task
-from tools.finetuning.trained import load_newest, use_run
+from tools.finetuning.trained import load_newest, use_run, whole_config
 
 
 class Predictor:
@@ -133,7 +133,9 @@ def load_predictor(output: str | Path, device: str = "auto", best: bool = False)
         best=best,
         trains=False,
     )
-    return Predictor(_task_of(config, options), config, device)
+    with whole_config(folder, str(config.get("command"))):
+        task = _task_of(config, options)
+    return Predictor(task, config, device)
 
 
 def _task_of(config: dict[str, Any], options: FinetuneOptions) -> Task:

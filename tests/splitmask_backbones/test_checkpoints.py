@@ -169,6 +169,10 @@ def test_adapters_let_the_file_decide(path):
     tapped = resolve_encoder("vit_tiny", pyramid="tapped")
     assert tapped.out_indices == (3, 5, 7, 11)
     assert resolve_encoder("vit_tiny", norm_maps=True).config["final_norm"] is True
+    for named in ({"encoder": "vit_tiny"}, {"weights": path}, {"encoder": encoder}):
+        with pytest.raises(ValueError, match="final_norm=True: no map passes through the final norm"):
+            resolve_encoder(**named, final_norm=True)
+    assert resolve_encoder("vit_tiny", final_norm=True, norm_maps=True).config["final_norm"] is True
 
 
 def test_a_ready_encoder_shares_its_parameters_with_the_adapters(encoder):

@@ -1,6 +1,7 @@
 """A trained run in Python: what `--predict` draws and writes, image by image."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -108,3 +109,18 @@ def test_what_is_no_run_or_no_image(run, tmp_path):
         load_predictor(output, best=True)
     with pytest.raises(ValueError, match="device"):
         load_predictor(output, device="gpu")
+
+
+def test_a_config_with_an_entry_missing_is_told(run, tmp_path):
+    tool, output, _ = run
+    copied = shutil.copytree(output, tmp_path / "run")
+    config = json.loads((copied / "config.json").read_text())
+    told = set()
+    for name in config:
+        (copied / "config.json").write_text(json.dumps({key: value for key, value in config.items() if key != name}))
+        try:
+            load_predictor(copied)
+        except ValueError as error:
+            assert f"{copied} does not hold what a run of tools/{tool}.py records" in str(error) or name == "command"
+            told.add(name)
+    assert told >= {"command", "encoder", "recipe" if tool == "train_cls" else "config"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +24,18 @@ def recorded(task: Task, config: dict[str, Any]) -> Any:
     Raises:
         ValueError: it does not hold them.
     """
-    try:
+    with whole_config(task.options.output, task.command):
         return task.recorded(config)
+
+
+@contextmanager
+def whole_config(folder: Path, command: str) -> Iterator[None]:
+    """Raises ValueError where what is read in this context is missing in the config.json of a tool's run."""
+    try:
+        yield
     except (KeyError, TypeError) as error:
         raise UserError(
-            f"config.json in {task.options.output} does not hold what a run of tools/{task.command}.py records "
+            f"config.json in {folder} does not hold what a run of tools/{command}.py records "
             f"({type(error).__name__}: {error}): it was edited, or made by another version: train anew"
         ) from None
 
@@ -41,7 +50,9 @@ def use_run(task: Task, config: dict[str, Any]) -> nn.Module:
         raise UserError(f"--output {task.options.output} holds no run of tools/{task.command}.py: choose its folder")
     task.previous = config
     task.recipe = recorded(task, config).override(task.given)
-    return task.build(None, config["encoder"])
+    with whole_config(task.options.output, task.command):
+        encoder, _ = config["encoder"], config["data"]  # the task reads the classes there
+    return task.build(None, encoder)
 
 
 def load_newest(task: Task, model: nn.Module, folder: Path, fabric: Fabric) -> str:
