@@ -244,7 +244,7 @@ def add_bad_fraction(group: argparse._ActionsContainer) -> None:
         help=f"largest share of images that are missing or unreadable (default {MAX_BAD_FRACTION})",
     )
     text = "largest image that is read, in pixels (default 89478485, Pillow's limit); each data process takes about 11 "
-    text += "bytes a pixel, and tiles of a mosaic are mostly better"
+    text += "bytes a pixel; a mosaic is better cut into tiles"
     group.add_argument("--max-pixels", type=_max_pixels, metavar="N", help=text)
 
 
@@ -285,6 +285,8 @@ def add_values(parser: argparse.ArgumentParser, recipe: type, names: Collection[
         if names is not None and field.name not in names:
             continue
         choices, kind = field.metadata["choices"], str(field.type)
+        if kind.startswith("bool"):
+            choices = ("true", "false")
         parse = types[kind.removesuffix(" | None")]
         group.add_argument(
             f"--{field.name.replace('_', '-')}",
@@ -303,8 +305,8 @@ def _or_none(parse: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def _shown(default: Any) -> str:
-    if default is None:
-        return "none"
+    if default is None or isinstance(default, bool):
+        return str(default).lower()
     return f"{default:.3g}" if isinstance(default, float) else str(default)
 
 

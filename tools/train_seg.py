@@ -11,14 +11,15 @@ from tools.finetuning.options import add_options, finetune_options
 from tools.segmentation.config import config_path
 from tools.segmentation.layout import check_root
 
-TYPES = {
-    "steps": cli.positive_int,
-    "batch_size": cli.positive_int,
-    "img_size": cli.positive_int,
-    "seed": cli.non_negative_int,
-    "labels": cli.positive_float,
+VALUES = {
+    "steps": (cli.positive_int, "N", "steps of the whole run"),
+    "batch_size": (cli.positive_int, "N", "images per step over all processes and micro-batches"),
+    "img_size": (cli.positive_int, "N", "pixels of the square crop"),
+    "seed": (cli.non_negative_int, "N", "seed of everything random"),
+    "labels": (cli.positive_float, "F", "share of the training images that is used, drawn by seed"),
+    "lr": (cli.positive_float, "F", "peak learning rate of the last layer; the config's is scaled with --batch-size"),
 }
-GIVEN = (*TYPES, "overrides", "save_every", "log_every", "lr", "precision", "tta")
+GIVEN = (*VALUES, "overrides", "save_every", "log_every", "precision", "tta")
 EXAMPLES = """examples:
   python tools/train_seg.py seg_configs/camvid_tiny.py --data CAMVID --weights encoder.safetensors --output DIR
   python tools/train_seg.py seg_configs/camvid_tiny.py --data CAMVID --output DIR --eval-only
@@ -44,15 +45,10 @@ def build_parser() -> cli.Parser:
     parser.add_argument(
         "--tta", action="store_true", help="evaluate and predict at several scales, each flipped too (the config's tta)"
     )
-    recipe = parser.add_argument_group("config values as options (they win over config and key=value)")
-    for name, kind in TYPES.items():
-        recipe.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="N", help="default: the config's")
-    recipe.add_argument(
-        "--lr",
-        type=cli.positive_float,
-        metavar="F",
-        help="peak lr of the last layer; default: the config's, scaled with --batch-size",
-    )
+    about = "config values as options (they win over config and key=value; the config's where they are omitted)"
+    recipe = parser.add_argument_group(about)
+    for name, (kind, metavar, text) in VALUES.items():
+        recipe.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=metavar, help=text)
     cli.add_precision(recipe)
     return parser
 

@@ -45,6 +45,18 @@ def test_none_takes_a_recipes_value_away_and_is_no_option_that_is_missing():
         tool.parse_args(["--seed", "none"])
 
 
+def test_a_switch_of_a_recipe_says_its_two_words():
+    tool = cli.Parser(prog="tool")
+    cli.add_values(tool, Recipe)
+    words = " ".join(tool.format_help().split())
+    assert "--strong-augment true|false" in words
+    assert (
+        f"(default {'true' if Recipe().freeze_patch_embed else 'false'})"
+        in words.partition("--freeze-patch-embed true|false ")[2]
+    )
+    assert cli.given_values(tool.parse_args(["--strong-augment", "true"]), Recipe) == {"strong_augment": True}
+
+
 @pytest.mark.parametrize(
     ("name", "best"),
     [
