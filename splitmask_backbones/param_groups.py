@@ -7,7 +7,15 @@ from torch import nn
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.vit import VisionTransformer
 
-NO_DECAY_NAMES = ("pos_embed", "cls_token", "reg_token", "rel_pos_h", "rel_pos_w", "relative_position_bias_table")
+NO_DECAY_NAMES = (
+    "pos_embed",
+    "cls_token",
+    "reg_token",
+    "rel_pos_h",
+    "rel_pos_w",
+    "relative_position_bias_table",
+    "bias",  # mostly 1-D; that of linear probes has a row for each layer
+)
 
 
 def find_encoder(model: nn.Module) -> tuple[str, VisionTransformer] | None:
@@ -50,7 +58,7 @@ def layer_of(name: str, depth: int) -> int:
 
 
 def decays(name: str, ndim: int) -> bool:
-    """Returns whether a parameter is weight-decayed: not when 1-D, a position, a prefix token or a relative table."""
+    """Returns whether a parameter is weight-decayed: not when 1-D, nor of `NO_DECAY_NAMES`."""
     return ndim > 1 and name.rsplit(".", 1)[-1] not in NO_DECAY_NAMES
 
 

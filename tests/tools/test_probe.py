@@ -108,6 +108,11 @@ def test_linear_probes_reach_the_full_batch_optimum() -> None:
         assert float(probes.accuracy(features, labels)[layer]) == pytest.approx(float(right))
 
 
+def test_biases_are_not_decayed() -> None:
+    groups = param_groups(LinearProbes(torch.zeros(2, 5), torch.ones(2, 5), 3), 1e-3, 0.1)
+    assert {name: group["weight_decay"] for group in groups for name in group["names"]} == {"weight": 0.1, "bias": 0.0}
+
+
 def test_separable_features_are_separated_and_noise_is_not() -> None:
     features, labels = blobs(spread=0.2)
     noise, blob = train(features, labels, 200, 30).accuracy(features, labels).tolist()

@@ -21,14 +21,18 @@ from tests.helpers.runs import kill_when, strict_json
 
 pytest.importorskip("timm", reason="the extra 'classification' is not installed")
 
+from pretrain.data.sources import open_source
+from pretrain.training.distributed import make_fabric
 from pretrain.training.global_generators import global_generators
 from splitmask_backbones import create_encoder, load_encoder, save_encoder
 from splitmask_backbones.param_groups import param_groups
 from splitmask_backbones.registry import encoder_name
 from tests.helpers.cls_data import write_root
-from tools.classification.evaluate import Counts
+from tools.classification.data import LabelledImages
+from tools.classification.evaluate import Counts, evaluate
 from tools.classification.model import HEAD_STD, Classifier, build_classifier
 from tools.classification.recipes import get_recipe
+from tools.frozen.center_crop import CenterCrop
 from tools.train_cls import main
 
 STEPS = 6
@@ -280,6 +284,17 @@ def test_counts_against_hand_counted_ones() -> None:
     results = counts.results(list("abcdefg"))
     assert (results["top1"], results["top5"], results["num_images"], results["loss"]) == (50.0, 75.0, 4, 2.0)
     assert results["per_class"] == {"a": 100.0, "b": None, "c": None, "d": None, "e": 0.0, "f": 0.0, "g": None}
+
+
+def test_evaluation_is_in_float32_whatever_the_training_computes_in(base: Path) -> None:
+    images = open_source(base / "root/val")
+    split = LabelledImages(images, [i % 3 for i in range(len(images))])
+    classifier, names = tiny_classifier().eval(), list("abcde")
+    torch.nn.init.normal_(classifier.head.weight)
+    of_each = [
+        evaluate(make_fabric(kind), classifier, split, names, CenterCrop(32, 0.875), 0) for kind in ("32", "bf16")
+    ]
+    assert of_each[0] == of_each[1]
 
 
 def test_an_encoder_of_no_known_size_has_no_name(tmp_path: Path) -> None:

@@ -112,7 +112,8 @@ RECIPES: dict[str, tuple[str, ClsRecipe]] = {
     "clipart": ("DomainNet Clipart, 345 classes", ClsRecipe(**_TINY_SETS)),
     "painting": ("DomainNet Painting, 345 classes", ClsRecipe(**_TINY_SETS)),
     "sketch": ("DomainNet Sketch, 345 classes", ClsRecipe(**_TINY_SETS)),
-    # The paper gives the accuracy (ViT-S 81.5, ViT-B 83.6) without settings. Ours: BEiT's for ViT-B.
+    # The paper gives the accuracy (ViT-S 81.5, ViT-B 83.6) without settings. Ours: BEiT's for ViT-B, but for its random
+    # erasing.
     "imagenet": ("ImageNet fine-tuning", ClsRecipe(lr=4e-3, layer_decay=0.65, epochs=100, warmup_fraction=20 / 100)),
     "imagenet_10percent": ("supervised on the balanced 10 % of ImageNet", ClsRecipe(**_SUPERVISED, epochs=3_000)),
     "imagenet_1percent": ("supervised on the balanced 1 % of ImageNet", ClsRecipe(**_SUPERVISED, epochs=30_000)),

@@ -142,8 +142,7 @@ class ClassificationTask(Task):
 
     @torch.no_grad()
     def answer(self, fabric: Fabric, model: Any, image: Image.Image, path: str = "") -> dict[str, Any]:
-        with fabric.autocast():
-            scores = model.predict(fabric.to_device(self._crop(image)[None])).softmax(dim=1)[0]
+        scores = model.predict(fabric.to_device(self._crop(image)[None])).softmax(dim=1)[0]
         return {"scores": scores.cpu().numpy()}
 
     @torch.no_grad()
@@ -151,8 +150,7 @@ class ClassificationTask(Task):
         assert isinstance(model, Classifier)
         images = pictures.images
         for indices, crops in center_batches(fabric, images, self._crop, self.options.workers, "predict"):
-            with fabric.autocast():
-                best = model.predict(crops).softmax(dim=1).topk(min(NUM_SHOWN, len(self.classes)), dim=1)
+            best = model.predict(crops).softmax(dim=1).topk(min(NUM_SHOWN, len(self.classes)), dim=1)
             rows = (rows.tolist() for rows in (indices, best.values, best.indices))
             for index, scores, labels in zip(*rows, strict=True):
                 listed = [{"class": self.classes[i], "score": score} for i, score in zip(labels, scores, strict=True)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor, nn
 
 from det_configs.nuclei_tiny import recipe
@@ -23,13 +24,14 @@ class Remembering(nn.Module):
         if len(self.seen) == self.fails_at:
             raise RuntimeError("out of memory")
         self.seen.append((tuple(image.shape), self.training))
+        assert not torch.is_autocast_enabled("cpu")  # in float32, whatever the training computes in
         return {"size": size}
 
 
 def run(detector: Remembering, image_folder) -> list[tuple[int, dict[str, Any]]]:
     images = open_source(image_folder)
     sizes = [(10 + i, 20 + i) for i in range(len(images))]
-    return list(detect_all(make_fabric("32"), detector, images, sizes, recipe, workers=0))
+    return list(detect_all(make_fabric("bf16"), detector, images, sizes, recipe, workers=0))
 
 
 def test_every_image_once_at_its_own_size(image_folder) -> None:
