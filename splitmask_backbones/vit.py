@@ -557,19 +557,32 @@ class VisionTransformer(nn.Module):
         Returns:
             One `(B, C, ceil(H / p), ceil(W / p))` for each of `out_indices`.
         """
+        grid_size = self.grid_of(*x.shape[-2:])
+        layers = [tokens[:, self.num_prefix_tokens :] for tokens in self.forward_layers(x, norm_maps)]
+        # (B, N, C) -> (B, C, H, W)
+        return [tokens.transpose(1, 2).reshape(x.shape[0], -1, *grid_size).contiguous() for tokens in layers]
+
+    def forward_layers(self, x: Tensor, norm_maps: bool | None = None) -> list[Tensor]:
+        """Returns the outputs of the blocks in `out_indices` as tokens: those of `forward_maps`, prefix tokens first.
+
+        Args:
+            x: `(B, in_chans, H, W)`, any H and W.
+            norm_maps: whether they are taken after the final norm; by default the constructor's choice.
+
+        Returns:
+            One `(B, num_prefix_tokens + N, C)` for each of `out_indices`.
+        """
         with_norm = self.norm_maps if norm_maps is None else norm_maps
         if with_norm and isinstance(self.norm, nn.Identity):
             raise UserError("norm_maps=True needs an encoder built with final_norm=True")
         x, grid_size = self.embed(x)
-        maps = []
+        layers = []
         biases = self._biases(grid_size)
         for i, block in enumerate(self.blocks[: self.out_indices[-1] + 1]):
             x = self._run_block(block, x, grid_size, biases[i])
             if i in self.out_indices:
-                tokens = (self.norm(x) if with_norm else x)[:, self.num_prefix_tokens :]
-                # (B, N, C) -> (B, C, H, W)
-                maps.append(tokens.transpose(1, 2).reshape(x.shape[0], -1, *grid_size).contiguous())
-        return maps
+                layers.append(self.norm(x) if with_norm else x)
+        return layers
 
 
 ARGUMENTS = tuple(inspect.signature(VisionTransformer).parameters)

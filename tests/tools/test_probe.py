@@ -25,6 +25,8 @@ pytest.importorskip("timm", reason="the extra 'classification' is not installed"
 import shutil
 from types import SimpleNamespace
 
+import timm
+
 from pretrain.data.decode import read_image
 from pretrain.data.pixel_norm import PixelNorm
 from pretrain.monitoring import knn
@@ -181,6 +183,26 @@ def test_features_are_the_means_of_the_maps_before_the_norm(base: Path) -> None:
         assert np.abs(features[index, 2] - tokens[0].mean(0).numpy()).max() > 0.01
 
 
+def test_the_class_token_after_the_norm_is_probed_where_asked(base: Path, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    timm_vit = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=3, num_classes=0).eval()
+    torch.nn.init.normal_(timm_vit.norm.weight)
+    encoder = create_encoder("vit_tiny", img_size=32, depth=3, use_class_token=True)
+    encoder.load_state_dict(timm_vit.state_dict())
+    save_encoder(encoder, tmp_path / "encoder.safetensors")
+    words = [*words_of(base, tmp_path / "out"), "--weights", str(tmp_path / "encoder.safetensors"), "--pool", "token"]
+    assert main([*words, "--linear", "false", "--keep-features"]) == 0
+    names = sorted(path.relative_to(base / "root").as_posix() for path in (base / "root/val").rglob("*.png"))
+    crop = CenterCrop(32, 0.875)(read_image(base / "root" / names[7]))
+    with torch.no_grad():
+        found = timm_vit.forward_intermediates(
+            PixelNorm()(crop[None]), norm=True, return_prefix_tokens=True, output_fmt="NLC", intermediates_only=True
+        )
+    expected = [prefix[0, 0].numpy() for _, prefix in found]
+    features = np.load(tmp_path / "out/features/val.npy")
+    np.testing.assert_allclose(features[7], expected, rtol=1e-3, atol=1e-4)
+
+
 def test_chosen_layers_give_the_same_numbers(base: Path, tmp_path: Path) -> None:
     words = [*words_of(base, tmp_path / "some"), "--layers", "2,0", "--linear", "false", "--knn", "5"]
     assert main(words) == 0
@@ -248,6 +270,8 @@ def test_random_initialisation_and_a_stopped_training(base: Path, tmp_path: Path
         (["--layers", "3"], "the encoder has blocks 0 to 2"),
         (["--layers", "a"], "must be all, or numbers"),
         (["--knn", "0", "--linear", "no"], "nothing to measure"),
+        (["--pool", "token"], "the encoder has no class token"),
+        (["--pool", "max"], "choose from mean, token"),
         (["--knnn", "0"], "did you mean '--knn'"),
         (["--weights", "gone.safetensors"], "gone.safetensors does not exist"),
         (["--model", "vit_base"], "vit_base"),

@@ -11,6 +11,7 @@ from splitmask_backbones.registry import ENCODERS
 
 MIN_STEPS = 1000
 """Steps of the linear probes where `--epochs` of few images would make fewer."""
+POOLS = ("mean", "token")
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,9 @@ class ProbeRecipe(CheckedRecipe):
 
     model: str = value("vit_small", "encoder of --weights none; a weights file decides itself", choices=tuple(ENCODERS))
     layers: str = value("all", "blocks to probe, from 0, with commas between, or all")
+    pool: str = value(
+        "mean", "of the patch tokens; or the class token after the final norm, as DINO and DeiT use it", choices=POOLS
+    )
     img_size: int = value(0, "side of the center crop in pixels; 0 for that of the weights", low=0, high=4096)
     test_crop: float = value(0.875, "side of the center crop over the resized short side", low=0.01, high=1)
     knn: int = value(20, "nearest neighbours that vote; 0 for no kNN", low=0)

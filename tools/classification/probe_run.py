@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pretrain.data.deep_images import range_of_run
 from pretrain.monitoring.knn import knn_votes
@@ -24,6 +25,7 @@ from pretrain.training.run_folder import RunFolder, write_json
 from pretrain.training.schedule import warmup_cosine
 from pretrain.training.signals import StopSignals
 from splitmask_backbones.adapters import resolve_encoder
+from splitmask_backbones.errors import UserError
 from splitmask_backbones.param_groups import param_groups
 from splitmask_backbones.registry import encoder_name
 from splitmask_backbones.run_files import BAD_IMAGES, DATA_REPORT, LOAD_REPORT, REHEARSAL_RECORD, RESULTS
@@ -126,12 +128,22 @@ def probe(options: ProbeOptions, recipe: ProbeRecipe, given: dict[str, Any]) -> 
 
 def _encoder(recipe: ProbeRecipe, weights: Path | None, model: str | None) -> VisionTransformer:
     torch.manual_seed(recipe.seed)
-    overrides: dict[str, Any] = {"final_norm": False, "norm_maps": False}
+    takes_token = recipe.pool == "token"
+    overrides: dict[str, Any] = {"norm_maps": takes_token}
     if recipe.img_size:
         overrides["img_size"] = recipe.img_size
     encoder = resolve_encoder(recipe.model if weights is None else model, weights, **overrides)
+    if takes_token and encoder.cls_token is None:
+        raise UserError("--pool token: the encoder has no class token: use --pool mean")
     encoder.out_indices = recipe.indices(encoder.depth)
     return encoder.eval().requires_grad_(False)
+
+
+def _pooled(encoder: VisionTransformer, crops: Tensor, pool: str) -> Tensor:
+    """Returns one feature a layer, float32 `(B, layers, C)`."""
+    if pool == "token":
+        return torch.stack([tokens[:, 0].float() for tokens in encoder.forward_layers(crops)], dim=1)
+    return means_of_maps(encoder.forward_maps(crops))
 
 
 class _Measurement:
@@ -162,7 +174,7 @@ class _Measurement:
         self.features = {
             name: extract(
                 fabric,
-                lambda crops: means_of_maps(encoder.forward_maps(crops, norm_maps=False)),
+                lambda crops: _pooled(encoder, crops, recipe.pool),
                 shape,
                 split.images,
                 crop,
