@@ -78,6 +78,10 @@ def resolve_encoder(
             made.norm = nn.Identity()
             made.config |= {"final_norm": False}
         return made
+    if isinstance(encoder, nn.Module):
+        raise UserError(
+            f"encoder: a {type(encoder).__name__} is no VisionTransformer: give the one in it, and wrap the whole model"
+        )
     if encoder is not None:
         check_choice("encoder", encoder, ENCODERS)
     if weights is None:

@@ -38,7 +38,7 @@ def save_encoder(
     """Writes the encoder's parameters and constructor arguments; an existing file is replaced at once or not at all.
 
     Args:
-        encoder: any `VisionTransformer`.
+        encoder: any `VisionTransformer`, also in the wrapper of `torch.compile` or of data parallelism.
         path: a `.safetensors` file; the folder must exist.
         pyramid_state: parameters of a `SimpleFeaturePyramid` that go with it, for adapters to load.
         partial: what is missing in it; every later report warns with this sentence.
@@ -46,8 +46,11 @@ def save_encoder(
         pixel_stats: "image_mean" and "image_std" that pixels in [0, 1] had in its training; None for ImageNet's.
 
     Raises:
-        ValueError: the folder does not exist.
+        ValueError: the folder does not exist, or the encoder has other parameters than its constructor makes, so that
+            `load_encoder` could not read the file.
     """
+    encoder = _unwrapped(encoder)
+    _check_own(encoder)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
     tensors |= {f"{PYRAMID}{name}": value.contiguous() for name, value in (pyramid_state or {}).items()}
     metadata = {"config": json.dumps(encoder.config, sort_keys=True), **({"partial": partial} if partial else {})}
@@ -57,6 +60,30 @@ def save_encoder(
     if not path.parent.is_dir():
         raise UserError(f"{path}: there is no folder {path.parent}: make it first")
     write_atomically(path, _in_order(save(tensors, metadata=metadata)))
+
+
+def _unwrapped(encoder: Any) -> VisionTransformer:
+    """Returns the encoder itself: wrappers put their own name in front of each parameter's."""
+    inner = encoder
+    while isinstance(inner, torch.nn.Module) and not isinstance(inner, VisionTransformer):
+        inner = getattr(inner, "_orig_mod", getattr(inner, "module", None))
+    if not isinstance(inner, VisionTransformer):
+        raise UserError(f"a {type(encoder).__name__} is no VisionTransformer: name the encoder in it (model.encoder)")
+    return inner
+
+
+def _check_own(encoder: VisionTransformer) -> None:
+    with torch.device("meta"):
+        made = VisionTransformer(**encoder.config).state_dict()
+    own = encoder.state_dict()
+    wrong = [
+        name for name in {**made, **own} if name not in own or name not in made or own[name].shape != made[name].shape
+    ]
+    if wrong:
+        raise UserError(
+            f"the encoder has other parameters than its constructor makes ({len(wrong)}; the first is {wrong[0]}): "
+            "take off what was added to it, or save its state_dict()"
+        )
 
 
 def _in_order(content: bytes) -> bytes:

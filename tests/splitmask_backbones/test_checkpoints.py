@@ -1,11 +1,14 @@
 """Encoder files: strict, safe, and every change named."""
 
+import copy
 import json
 import re
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
+from torch.nn.utils import prune
 
 from splitmask_backbones import VisionTransformer, load_encoder, save_encoder
 from splitmask_backbones.adapters import resolve_encoder
@@ -153,6 +156,34 @@ def test_old_file_survives_a_failed_write(encoder, path, monkeypatch):
         save_encoder(encoder, path)
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_an_encoder_in_a_wrapper_is_saved_as_itself(encoder, tmp_path):
+    save_encoder(encoder, tmp_path / "plain.safetensors")
+    for name, wrapper in (("compiled", torch.compile), ("parallel", nn.DataParallel)):
+        save_encoder(wrapper(encoder), tmp_path / f"{name}.safetensors")
+        assert (tmp_path / f"{name}.safetensors").read_bytes() == (tmp_path / "plain.safetensors").read_bytes()
+        with pytest.raises(ValueError, match="is no VisionTransformer: give the one in it"):
+            resolve_encoder(wrapper(encoder))
+    with pytest.raises(ValueError, match="a Linear is no VisionTransformer"):
+        save_encoder(nn.Linear(2, 2), tmp_path / "other.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "first"),
+    [
+        (lambda e: setattr(e, "head", nn.Linear(32, 2)), "head.weight"),
+        (lambda e: setattr(e, "norm", nn.Identity()), "norm.weight"),
+        (lambda e: setattr(e, "blocks", e.blocks[:1]), "blocks.1."),
+        (lambda e: prune.l1_unstructured(e.blocks[0].mlp.fc1, "weight", 0.5), "blocks.0.mlp.fc1.weight"),
+    ],
+)
+def test_what_could_not_be_loaded_again_is_not_saved(encoder, tmp_path, change, first):
+    changed = copy.deepcopy(encoder)
+    change(changed)
+    with pytest.raises(ValueError, match=f"than its constructor makes .*the first is {first}"):
+        save_encoder(changed, tmp_path / "encoder.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 def test_adapters_let_the_file_decide(path):
