@@ -8,8 +8,8 @@ from pretrain.training.processes import processes
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.run_files import ENCODER
 from tools import cli
+from tools.frozen import POOLS
 
-POOLS = ("mean", "class")
 EPILOG = """Writes into --output: embeddings.npy, float32 (N, C); images.txt, the image of each row; neighbours.jpg, a
 few images with those that are nearest to them; config.json; bad_images.txt where images cannot be read. The vector is
 the mean of the patch tokens, or the class token, after the final norm, of the central square of an image. Which images

@@ -190,7 +190,7 @@ def test_the_class_token_after_the_norm_is_probed_where_asked(base: Path, tmp_pa
     encoder = create_encoder("vit_tiny", img_size=32, depth=3, use_class_token=True)
     encoder.load_state_dict(timm_vit.state_dict())
     save_encoder(encoder, tmp_path / "encoder.safetensors")
-    words = [*words_of(base, tmp_path / "out"), "--weights", str(tmp_path / "encoder.safetensors"), "--pool", "token"]
+    words = [*words_of(base, tmp_path / "out"), "--weights", str(tmp_path / "encoder.safetensors"), "--pool", "class"]
     assert main([*words, "--linear", "false", "--keep-features"]) == 0
     names = sorted(path.relative_to(base / "root").as_posix() for path in (base / "root/val").rglob("*.png"))
     crop = CenterCrop(32, 0.875)(read_image(base / "root" / names[7]))
@@ -270,8 +270,8 @@ def test_random_initialisation_and_a_stopped_training(base: Path, tmp_path: Path
         (["--layers", "3"], "the encoder has blocks 0 to 2"),
         (["--layers", "a"], "must be all, or numbers"),
         (["--knn", "0", "--linear", "no"], "nothing to measure"),
-        (["--pool", "token"], "the encoder has no class token"),
-        (["--pool", "max"], "choose from mean, token"),
+        (["--pool", "class"], "the encoder has no class token"),
+        (["--pool", "max"], "choose from class, mean"),
         (["--knnn", "0"], "did you mean '--knn'"),
         (["--weights", "gone.safetensors"], "gone.safetensors does not exist"),
         (["--model", "vit_base"], "vit_base"),

@@ -8,10 +8,10 @@ from pretrain.training.options import PRECISIONS
 from pretrain.training.recipe import ABOVE_ZERO, CheckedRecipe, value
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.registry import ENCODERS
+from tools.frozen import POOLS
 
 MIN_STEPS = 1000
 """Steps of the linear probes where `--epochs` of few images would make fewer."""
-POOLS = ("mean", "token")
 
 
 @dataclass(frozen=True)

@@ -128,20 +128,20 @@ def probe(options: ProbeOptions, recipe: ProbeRecipe, given: dict[str, Any]) -> 
 
 def _encoder(recipe: ProbeRecipe, weights: Path | None, model: str | None) -> VisionTransformer:
     torch.manual_seed(recipe.seed)
-    takes_token = recipe.pool == "token"
+    takes_token = recipe.pool == "class"
     overrides: dict[str, Any] = {"norm_maps": takes_token}
     if recipe.img_size:
         overrides["img_size"] = recipe.img_size
     encoder = resolve_encoder(recipe.model if weights is None else model, weights, **overrides)
     if takes_token and encoder.cls_token is None:
-        raise UserError("--pool token: the encoder has no class token: use --pool mean")
+        raise UserError("--pool class: the encoder has no class token: use --pool mean")
     encoder.out_indices = recipe.indices(encoder.depth)
     return encoder.eval().requires_grad_(False)
 
 
 def _pooled(encoder: VisionTransformer, crops: Tensor, pool: str) -> Tensor:
     """Returns one feature a layer, float32 `(B, layers, C)`."""
-    if pool == "token":
+    if pool == "class":
         return torch.stack([tokens[:, 0].float() for tokens in encoder.forward_layers(crops)], dim=1)
     return means_of_maps(encoder.forward_maps(crops))
 
