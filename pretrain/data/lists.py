@@ -52,10 +52,10 @@ def _load(path: Path) -> object:
 
 
 def read_lines(path: Path, option: str = "") -> list[tuple[int, str]]:
-    """Returns number (from 1) and text of the lines of a file that are neither blank nor comments (`#`).
+    """Returns number (from 1) and text of the lines of a file that are neither blank nor comments.
 
-    A byte-order mark, Windows line ends and spaces within a line do no harm. Bytes that are not UTF-8 are names of an
-    older system: kept as they are.
+    Comments begin with `#`, unless they name a file beside the list. A byte-order mark, Windows line ends and spaces
+    within a line do no harm. Bytes that are not UTF-8 are names of an older system: kept as they are.
 
     Args:
         option: that names the file, in front of what is said.
@@ -72,10 +72,14 @@ def read_lines(path: Path, option: str = "") -> list[tuple[int, str]]:
         raise UserError(f"{what} is neither an image folder nor a UTF-8 text list: it needs one image a line")
     text = raw.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
     lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1)]
-    lines = [(number, line) for number, line in lines if line and not line.startswith("#")]
+    lines = [(number, line) for number, line in lines if line and not _is_comment(line, path.parent)]
     if not lines:
         raise UserError(f"{what} names no image (it is empty): write one a line")
     return lines
+
+
+def _is_comment(line: str, folder: Path) -> bool:
+    return line.startswith("#") and not os.path.lexists(os.path.join(folder, line))
 
 
 def read_text_list(path: Path) -> tuple[Path, list[str], tuple[str, ...]]:

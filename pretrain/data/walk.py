@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from pretrain.training.run_folder import read_object
 from splitmask_backbones.errors import UserError, first_few
+from splitmask_backbones.run_files import CONFIG
 
 MAX_LISTED = 8
 
@@ -15,7 +17,8 @@ def walk(root: Path, wanted: Callable[[str], bool], option: str = "--data") -> t
     """Returns the sorted names of the wanted files below ``root``, and notes on what was skipped.
 
     Hidden files and folders are skipped (macOS' ``._x.jpg``, ``.ipynb_checkpoints`` and thumbnail caches are not the
-    user's), linked folders are not followed (they may form loops). Links to files are taken, also broken ones: those
+    user's), and so are folders of runs of this project, which hold drawings of the images: an `--output` within the
+    images. Linked folders are not followed (they may form loops). Links to files are taken, also broken ones: those
     count as unreadable later.
 
     Args:
@@ -27,7 +30,9 @@ def walk(root: Path, wanted: Callable[[str], bool], option: str = "--data") -> t
     """
     names: list[str] = []
     skipped = {"hidden entries": 0, "linked folders": 0, "entries that are not regular files": 0, "other files": 0}
+    skipped |= {"folders of runs": 0}
     links: list[str] = []
+    runs: list[str] = []
     suffixes: Counter[str] = Counter()
     stack = [""]
     while stack:
@@ -36,6 +41,10 @@ def walk(root: Path, wanted: Callable[[str], bool], option: str = "--data") -> t
             entries = list(os.scandir(os.path.join(root, prefix)))
         except OSError as error:
             raise UserError(f"{option}: the folder {root / prefix} cannot be read: {error.strerror}") from error
+        if prefix and "command" in read_object(root / prefix / CONFIG):
+            skipped["folders of runs"] += 1
+            runs.append(prefix.rstrip("/"))
+            continue
         for entry in entries:
             if entry.name.startswith("."):
                 skipped["hidden entries"] += 1
@@ -52,7 +61,7 @@ def walk(root: Path, wanted: Callable[[str], bool], option: str = "--data") -> t
             else:
                 skipped["entries that are not regular files"] += 1
     others = _listed(sorted(set(suffixes) - {""}), "suffixes found: ")
-    listed = {"linked folders": _listed(sorted(links)), "other files": others}
+    listed = {"linked folders": _listed(sorted(links)), "other files": others, "folders of runs": _listed(sorted(runs))}
     notes = (f"{count} {what} skipped{listed.get(what, '')}" for what, count in skipped.items() if count)
     return sorted(names), tuple(notes)
 

@@ -9,11 +9,11 @@ from tests.helpers.image_files import touch
 
 
 def test_text_list(tmp_path):
-    touch(tmp_path, "b.jpg", "sub/a.jpg", "ä.jpg")
-    text = f"\ufeff# my images\r\nb.jpg\r\n\r\n  sub/a.jpg  \r\n{tmp_path}/ä.jpg\r\n./b.jpg"
+    touch(tmp_path, "b.jpg", "sub/a.jpg", "ä.jpg", "#1.jpg")
+    text = f"\ufeff# my images\r\n#1.jpg\r\nb.jpg\r\n\r\n  sub/a.jpg  \r\n{tmp_path}/ä.jpg\r\n./b.jpg"
     (tmp_path / "list.txt").write_bytes(text.encode())
     source = open_source(tmp_path / "list.txt")
-    assert source.names == ["b.jpg", "sub/a.jpg", "ä.jpg"]
+    assert source.names == ["#1.jpg", "b.jpg", "sub/a.jpg", "ä.jpg"]
     assert source.root == tmp_path
     assert "1 repeated lines skipped" in source.describe()
 

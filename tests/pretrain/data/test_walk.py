@@ -31,3 +31,18 @@ def test_many_are_counted(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_read_names_the_option(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"--predict: the folder .*none.* cannot be read"):
         walk(tmp_path / "none", lambda name: True, "--predict")
+
+
+def test_folders_of_runs_are_no_images(tmp_path):
+    """An `--output` within the images: its drawings were trained on, and `--resume` found more images than before."""
+    for name in ("a.png", "out/monitor.png", "out/predictions/a.png", "other/b.png", "odd/c.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "out/config.json").write_text('{"command": "pretrain"}')
+    (tmp_path / "other/config.json").write_text('{"classes": []}')
+    (tmp_path / "odd/config.json").write_text("no json")
+    assert walk(tmp_path, lambda name: name.endswith(".png")) == (
+        ["a.png", "odd/c.png", "other/b.png"],
+        ("2 other files skipped (suffixes found: .json)", "1 folders of runs skipped (out)"),
+    )
+    assert walk(tmp_path / "out", lambda name: name.endswith(".png"))[0] == ["monitor.png", "predictions/a.png"]
