@@ -238,6 +238,12 @@ def _same_categories(own: list[tuple[int, str]], given: list[tuple[int, str]], p
                 f"{path}: category {id} is '{name}', in the training annotations it is '{names[id]}': "
                 "both files need the same categories"
             )
+        others = [known for known, title in given if title == name]
+        if id not in names and others:
+            raise UserError(
+                f"{path}: category '{name}' has id {id}, in the training annotations it has {others[0]}: "
+                "both files need the same ids"
+            )
     return given
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from det_configs.common.recipe import DetRecipe
 from pretrain.data.sources import ImageList
 from splitmask_backbones.errors import UserError, first_few
@@ -178,8 +180,7 @@ def check_split_images(
         path = every[index]
         size = None if path in bad else images.size(index)
         if size is not None and size != (image.height, image.width):
-            reason = f"is {size[1]}x{size[0]} pixels, its annotations say {image.width}x{image.height}"
-            bad[path] = BadImage(path, reason)
+            bad[path] = BadImage(path, _other_size(Path(path), size, image))
     in_order = [bad[path] for path in dict.fromkeys(every) if path in bad]
     enforce_bad_limit(len(every), in_order, max_fraction, report_path)
     unusable = {
@@ -187,6 +188,17 @@ def check_split_images(
         for name, split in splits.items()
     }
     return unusable
+
+
+def _other_size(path: Path, size: tuple[int, int], annotated: ImageRecord) -> str:
+    """Returns the reason why an image of a size `(H, W)` cannot be used."""
+    reason = f"is {size[1]}x{size[0]} pixels, its annotations say {annotated.width}x{annotated.height}"
+    if size != (annotated.width, annotated.height):
+        return reason
+    with Image.open(path) as image:
+        if image.size == (annotated.width, annotated.height):
+            return f"{reason}: its EXIF data turn it: take them away if its annotations are of the pixels as stored"
+    return f"{reason}: height and width of its entry are exchanged"
 
 
 def labelled_images(name: str, split: CocoSplit, share: float, seed: int) -> list[ImageRecord]:

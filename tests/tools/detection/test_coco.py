@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 from splitmask_backbones.errors import UserError
@@ -210,6 +211,9 @@ def test_validation_must_have_the_training_categories(tmp_path: Path) -> None:
     path = write(tmp_path, coco_json())
     with pytest.raises(UserError, match="category 3 is 'cat', in the training annotations it is 'tiger'"):
         read_coco(path, tmp_path, [(3, "tiger"), (7, "dog")])
+    with pytest.raises(UserError, match="category 'dog' has id 7, in the training annotations it has 1007"):
+        read_coco(path, tmp_path, [(3, "cat"), (1007, "dog")])
+    read_coco(path, tmp_path, [(3, "cat"), (7, "dog"), (8, "dog")])  # a name may be there twice
     split = read_coco(path, tmp_path, [(3, "cat")])
     assert set(split.dropped.kinds) == {"unknown category"}
 
@@ -367,3 +371,19 @@ def test_images_missing_or_of_another_size_follow_the_limit(tmp_path: Path, caps
         splits.check_split_images(read, 0.01, tmp_path / "bad.txt", workers=0)
     splits.without(read["train"], unusable["train"])
     assert [image.file_name for image in read["train"].images] == [f"00{i}.png" for i in (0, 2, 3, 4, 5)]
+
+
+def test_images_that_exif_turns_and_exchanged_sides_are_told(tmp_path: Path) -> None:
+    root = write_root(tmp_path / "root")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(root / "train" / "000.png") as image:
+        image.save(root / "train" / "000.png", exif=exif)
+    content = json.loads((root / "annotations" / "instances_val.json").read_text())
+    content["images"][0] |= {"width": 48, "height": 64}
+    (root / "annotations" / "instances_val.json").write_text(json.dumps(content))
+    read = splits.read_splits(splits.locate(str(root)))
+    splits.check_split_images(read, 0.5, tmp_path / "bad.txt", workers=0)
+    listed = (tmp_path / "bad.txt").read_text()
+    assert "is 48x64 pixels, its annotations say 64x48: its EXIF data turn it: take them away if its" in listed
+    assert "is 64x48 pixels, its annotations say 48x64: height and width of its entry are exchanged" in listed
