@@ -5,6 +5,7 @@ The models are timm's own VisionTransformer, with everything it can do; `checkpo
     timm.create_model("vit_small_patch16_splitmask", checkpoint_path="encoder.safetensors", num_classes=10)
 """
 
+import logging
 import math
 from collections.abc import Callable
 from functools import partial
@@ -21,6 +22,8 @@ try:
     from timm.models.vision_transformer import VisionTransformer
 except ImportError as error:
     raise ImportError(f"splitmask_backbones.timm needs timm, and {error}: install the extra 'timm'") from error
+
+logger = logging.getLogger(__name__)
 
 
 def _create(encoder: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
@@ -77,10 +80,18 @@ def _fit_encoder_file(module: Any, state: dict[str, Tensor], prefix: str, *_: An
         if name.startswith(("head.", "fc_norm.")):
             state.setdefault(f"{prefix}{name}", value)
     table = state.get(f"{prefix}pos_embed")
-    if table is not None and "pos_embed" in own and table.shape != own["pos_embed"].shape:
+    if table is not None and "pos_embed" in own:
         prefix_tokens = 0 if module.no_embed_class else module.num_prefix_tokens
         side = math.isqrt(table.shape[1] - prefix_tokens)
-        if side * side == table.shape[1] - prefix_tokens and table.shape[2] == own["pos_embed"].shape[2]:
+        rows, columns = module.patch_embed.grid_size
+        if table.shape == own["pos_embed"].shape:
+            if rows != columns and side * side == rows * columns:  # a state dict does not hold the grid
+                logger.warning(
+                    "pos_embed has %d positions, those of this model's %d x %d patches: were they a square's, use "
+                    "splitmask_backbones.load_encoder",
+                    rows * columns, rows, columns,
+                )  # fmt: skip
+        elif side * side == table.shape[1] - prefix_tokens and table.shape[2] == own["pos_embed"].shape[2]:
             state[f"{prefix}pos_embed"] = resize_pos_embed(
                 table, (side, side), tuple(module.patch_embed.grid_size), prefix_tokens, "antialias"
             )

@@ -10,7 +10,8 @@ from splitmask_backbones.errors import UserError
 from tools import cli
 
 EPILOG = """A graph takes `images`, float32 (B, 3, H, W), RGB in [0, 1], of one size: resize (and pad, right and below)
-images to it as the evaluation does. It gives
+images to it. Padding is seen as image: only of images that fill the size are the answers those of the evaluation, so
+export a file for each shape that you have. It gives
   of a detector     boxes (N, 4) x1, y1, x2, y2 in pixels of the image, labels (N,) from 0, scores (N,), and masks
                     (N, 28, 28), the shares of the mask in its box; one image at a time. Its size is by default
                     that of images in landscape: others are fitted into it smaller than the evaluation has them

@@ -52,6 +52,15 @@ def test_another_image_size_resizes_as_load_encoder(file):
         )
 
 
+def test_as_many_positions_of_a_rectangle_are_told(file, caplog):
+    """64 x 64 and 32 x 128 pixels have 16 patches each: whose a table of 16 is, a state dict does not say."""
+    made = timm.create_model("vit_tiny_patch16_splitmask", checkpoint_path=str(file), img_size=64, num_classes=0)
+    assert "positions" not in caplog.text
+    long = timm.create_model("vit_tiny_patch16_splitmask", img_size=(32, 128), num_classes=0)
+    long.load_state_dict(made.state_dict())
+    assert "16 positions, those of this model's 2 x 8 patches: were they a square's" in caplog.text
+
+
 def test_what_does_not_fit_is_an_error(file, tmp_path):
     with pytest.raises(ValueError, match="12 blocks of width 192, the model 12 of width 384: create vit_tiny_patch16"):
         timm.create_model("vit_small_patch16_splitmask", checkpoint_path=str(file), img_size=64)

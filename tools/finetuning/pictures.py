@@ -2,6 +2,7 @@
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,12 +35,11 @@ class Pictures:
     found: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._stems = Counter(map(_stem, self.images.names))
+        self._targets = _targets(self.images.names)
 
     def save(self, index: int, drawn: Image.Image) -> None:
-        """Writes the drawing of a picture, `NAME.png`; the old suffix stays where two would fall together."""
-        name = self.images.names[index]
-        target = self.output / f"{_stem(name) if self._stems[_stem(name)] == 1 else name}.png"
+        """Writes the drawing of a picture."""
+        target = self.output / self._targets[self.images.names[index]]
         target.parent.mkdir(parents=True, exist_ok=True)
         drawn.save(target)
 
@@ -48,8 +48,11 @@ class Pictures:
         write_json(self.output / "predictions.json", self.found)
 
 
-def _stem(name: str) -> str:
-    return str(Path(name).with_suffix(""))
+def _targets(names: Sequence[str]) -> dict[str, str]:
+    """Returns the drawing's name of each picture: `NAME.png`; the old suffix stays where two would fall together."""
+    stems = {name: str(Path(name).with_suffix("")) for name in names}
+    taken = Counter([*stems.values(), *names])  # beside a.jpg and a.png there may be an a.jpg.jpg
+    return {name: f"{stem if taken[stem] == 1 else name}.png" for name, stem in stems.items()}
 
 
 def open_pictures(path: Path, output: Path, value_range: ValueRange | None = None) -> Pictures:
