@@ -30,6 +30,7 @@ import timm
 from pretrain.data.decode import read_image
 from pretrain.data.pixel_norm import PixelNorm
 from pretrain.monitoring import knn
+from pretrain.training.distributed import make_fabric
 from splitmask_backbones import create_encoder, load_encoder, save_encoder
 from splitmask_backbones.param_groups import param_groups
 from tests.helpers.cls_data import write_root
@@ -108,6 +109,40 @@ def test_linear_probes_reach_the_full_batch_optimum() -> None:
         assert float(F.cross_entropy(logits, labels).detach()) == pytest.approx(best, abs=2e-3)
         right = (logits.argmax(1) == labels).double().mean()
         assert float(probes.accuracy(features, labels)[layer]) == pytest.approx(float(right))
+
+
+def measurement(features: Any, labels: Any, **values: Any) -> Any:
+    made = object.__new__(probe_run._Measurement)
+    made.recipe, made.fabric, made.num_classes = ProbeRecipe(**values), make_fabric(), 2
+    made.features, made.labels, made.rehearsal, made.folder = features, labels, None, None
+    return made
+
+
+def test_k_and_temperature_decide_who_votes() -> None:
+    """The nearest neighbour is of class 0, three of the five nearest are of class 1."""
+    angles = np.array([0.1, 0.2, 0.3, 0.35, 0.4], np.float32)
+    known = np.stack([np.cos(angles), np.sin(angles)], 1)[:, None]
+    features = {"train": known, "val": np.array([[[1, 0]]], np.float32)}
+    labels = {"train": torch.tensor([0, 0, 1, 1, 1]), "val": torch.tensor([0])}
+    top1 = [measurement(features, labels, knn=k, temperature=t).knn(0) for k, t in ((1, 1.0), (5, 1.0), (5, 0.001))]
+    assert top1 == [100.0, 0.0, 100.0]
+
+
+def test_linear_probes_follow_their_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted: dict[str, Any] = {}
+    monkeypatch.setattr(
+        probe_run, "fit", lambda fabric, probes, optimizer, **how: fitted.update(how, optimizer=optimizer)
+    )
+    features, labels = blobs(spread=1.0)
+    both = {"train": features, "val": features}, {"train": labels, "val": labels}
+    measurement(*both, steps=40, epochs=None, lr=0.5, weight_decay=0.3, seed=3, batch_size=8).linear()
+    assert [fitted["lr_at"](step) for step in (0, 20, 40)] == pytest.approx([1.0, 0.5, 0.0], abs=0.05)
+    groups = {name: group for group in fitted["optimizer"].param_groups for name in group["names"]}
+    assert {name: (group["lr"], group["weight_decay"]) for name, group in groups.items()} == {
+        "weight": (0.5, 0.3),
+        "bias": (0.5, 0.0),
+    }
+    assert (fitted["loop"].total_steps, fitted["loop"].batch_size, fitted["loop"].seed) == (40, 8, 3)
 
 
 def test_biases_are_not_decayed() -> None:

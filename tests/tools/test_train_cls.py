@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from safetensors.torch import load_file
 
 from tests.helpers.paths import ROOT
 from tests.helpers.runs import kill_when, strict_json
@@ -150,6 +151,16 @@ def test_resume_of_a_finished_run_changes_nothing_and_other_values_are_named(bas
     assert "has --recipe tiny and not small" in error_of(*words, "--resume", "--recipe", "small")
     assert "holds another run" in error_of(*words)
     assert snapshot(base / "done") == before
+
+
+def test_the_encoder_of_an_average_is_the_average(base: Path, tmp_path: Path) -> None:
+    assert main([*words_of(base, tmp_path / "run"), "--ema", "0.5"]) == 0
+    encoder, classifier, trained = (
+        load_file(tmp_path / "run" / name)
+        for name in ("encoder.safetensors", "classifier.safetensors", f"checkpoints/step_{STEPS:08d}.safetensors")
+    )
+    assert all(torch.equal(value, classifier[f"encoder.{name}"]) for name, value in encoder.items())
+    assert not torch.equal(encoder["pos_embed"], trained["model.encoder.pos_embed"])
 
 
 def test_evaluation_alone_gives_the_same_numbers(base: Path, tmp_path: Path) -> None:

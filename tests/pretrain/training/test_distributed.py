@@ -76,7 +76,7 @@ import sys, torch
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from pretrain.training.checkpoints import path_of, restore_newest, save_checkpoint
-from pretrain.training.distributed import ending_together, make_fabric
+from pretrain.training.distributed import agree, ending_together, make_fabric
 fabric = make_fabric(device="cpu")
 rank = fabric.global_rank
 place = Path(sys.argv[2])
@@ -98,7 +98,14 @@ for case, damaged in cases.items():
         found[case] = [restore_newest(folder, model, optimizer, None), model.weight.detach().tolist()]
     except ValueError as error:
         found[case] = str(error)
-torch.save(found, place / f"{rank}.pt")
+agreed = []
+for loss, grad_norm, received in ((1, 1, None), (1, 1, 15), (float("nan"), 1, None), (1, float("inf"), None)):
+    own = (loss, grad_norm, received) if rank == 1 else (1, 1, None)  # what the other process does not see
+    try:
+        agreed.append(agree(torch.tensor(float(own[0])), torch.tensor(float(own[1])), own[2], 3))
+    except ValueError as error:
+        agreed.append(str(error))
+torch.save([found, agreed], place / f"{rank}.pt")
 """
 
 END = """
@@ -221,7 +228,9 @@ def test_all_resume_from_what_the_main_process_finds_or_none_does(tmp_path):
     (tmp_path / "script.py").write_text(RESUME)
     call(*TORCHRUN, "--master-port=29537", tmp_path / "script.py", ROOT, tmp_path)
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
-    for found in ranks:
+    for found, agreed in ranks:
+        assert agreed[:2] == [0, 15], "a signal that one process has received"
+        assert all("the loss is not finite at step 4" in said for said in agreed[2:])
         assert found["same"] == [4, [[4.0, 4.0]]] and found["none"] == [0, [[7.0, 7.0]]]
         assert found["newest"] == [2, [[2.0, 2.0]]], "the other one's is whole, and does not count"
         assert "rank 1 cannot read what rank 0 resumes from" in found["late"] and "--resume once" in found["late"]

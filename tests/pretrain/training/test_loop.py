@@ -3,14 +3,17 @@
 import json
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from pretrain.training import loop as loop_module
 from pretrain.training.checkpoints import newest_checkpoint, save_checkpoint
 from pretrain.training.distributed import make_fabric
 from pretrain.training.ema import averaged
 from pretrain.training.loop import Loop, fit
+from pretrain.training.measuring import STEPS
 from pretrain.training.run_folder import RunFolder
 from splitmask_backbones.param_groups import param_groups
 from splitmask_backbones.run_files import CHECKPOINTS
@@ -19,7 +22,7 @@ from tests.helpers.toy import Toy, batches
 
 def run(path, *, steps=6, resume=False, **kwargs):
     method = Toy()
-    optimizer = torch.optim.AdamW(method.parameters(), lr=0.1, fused=False)
+    optimizer = torch.optim.AdamW(kwargs.pop("groups", Toy.parameters)(method), lr=0.1, fused=False)
     loop = {"save_every": 2, "log_every": 1, **kwargs.pop("loop", {})}
     with RunFolder.open(path, resume=resume, artefact="done") as folder:
         folder.write_config({"values": {}})
@@ -46,6 +49,42 @@ def test_golden_losses(tmp_path):
     run(tmp_path / "run", steps=10)
     expected = [1.503929, 0.645432, 1.806558, 0.823586, 3.074718, 3.528111, 1.67948, 2.028469, 0.773511, 2.122746]
     assert losses(tmp_path / "run") == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_recipes_values_are_the_loops():
+    recipe = SimpleNamespace(batch_size=24, clip_grad=0.7, accumulate=3, seed=5)
+    options = SimpleNamespace(save_every=11, log_every=13, rehearse=False)
+    expected = Loop(
+        total_steps=100, batch_size=24, steps_per_epoch=7, clip_grad=0.7, clip_per_parameter=True, accumulate=3,
+        save_every=11, log_every=13, eval_every=None, monitor_every=4, seed=5, stop_after=None,
+    )  # fmt: skip
+    made = Loop.of(recipe, options, 100, 7, clip_per_parameter=True, eval_every=0, monitor_every=4)
+    assert made == expected
+    recipe.clip_grad, options.rehearse = 0.0, True
+    made = Loop.of(recipe, options, 100, 7)
+    assert (made.clip_grad, made.clip_per_parameter, made.end) == (None, False, STEPS)
+
+
+def test_each_step_of_each_process_has_a_seed_of_its_own(tmp_path, monkeypatch):
+    """The same seeds in all processes would draw the same drop path for all images of a step."""
+    asked = []
+    monkeypatch.setattr(loop_module, "step_seed", lambda *which: asked.append(which) or 1)
+    run(tmp_path / "run", steps=3, loop={"seed": 7})
+    assert asked == [(7, 0, 0), (7, 1, 0), (7, 2, 0)]
+    asked.clear()
+    fabric = make_fabric()
+    monkeypatch.setattr(type(fabric), "global_rank", 1)
+    run(tmp_path / "other", steps=2, loop={"seed": 7}, fabric=fabric)
+    assert asked == [(7, 0, 1), (7, 1, 1)]
+
+
+def test_the_lr_that_is_logged_is_that_of_the_last_layer(tmp_path):
+    def groups(method):
+        return [{"params": [method.layer.weight], "lr": 0.1}, {"params": [method.layer.bias], "lr": 0.025}]
+
+    run(tmp_path / "run", steps=2, groups=groups)
+    logged = [json.loads(line)["lr"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert logged == pytest.approx([0.1, 0.1 * 0.9])
 
 
 def test_stopped_and_resumed_equals_whole(tmp_path):

@@ -45,6 +45,10 @@ def test_recorded_values_give_the_recipe_again(tmp_path: Path) -> None:
     assert task.score({"top1": 12.5}) == 12.5
 
 
+def test_an_image_comes_as_often_as_the_recipe_says(tmp_path: Path) -> None:
+    assert [make(tmp_path, repeats=repeats).repeats() for repeats in (1, 3)] == [1, 3]
+
+
 def test_bars_are_as_long_as_the_scores() -> None:
     listed = [{"class": "red", "score": 1.0}, {"class": "blue", "score": 0.25}]
     drawn = np.asarray(draw(Image.new("RGB", (180, 100), "black"), listed)).astype(int)

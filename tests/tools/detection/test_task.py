@@ -7,12 +7,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch._dynamo import config as dynamo
 
 from tests.helpers.det_data import write_root
-from tools.detection.coco import CocoSplit
+from tools.detection import task as task_module
+from tools.detection.coco import CocoSplit, read_coco
 from tools.detection.config import OPTIONS, load_config
 from tools.detection.records import Flaws, ImageRecord, Instance
 from tools.detection.splits import labelled_images
@@ -52,6 +54,31 @@ def test_a_share_of_the_labels_is_one_of_the_images_that_teach() -> None:
     assert labelled_images("val", split, 0.25, 0) == images == labelled_images("train", split, 1.0, 0)
     split.images = [image for image in images if not image.is_empty]
     assert labelled_images("train", split, 0.3, 7) == labelled("train", split.images, 0.3, 7)
+
+
+def test_as_many_detections_count_as_the_recipe_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """COCO's own limit is 100: of 150 objects found in one image it would let 100 count."""
+    boxes = [(20.0 * (n % 15), 20.0 * (n // 15), 20.0 * (n % 15) + 9, 20.0 * (n // 15) + 9) for n in range(150)]
+    (tmp_path / "instances.json").write_text(
+        json.dumps(
+            {
+                "images": [{"id": 1, "file_name": "a.png", "height": 300, "width": 300}],
+                "categories": [{"id": 1, "name": "a"}],
+                "annotations": [
+                    {"id": n + 1, "image_id": 1, "category_id": 1, "bbox": [x, y, 9, 9], "area": 81, "iscrowd": 0}
+                    for n, (x, y, *_) in enumerate(boxes)
+                ],
+            }
+        )
+    )
+    found = {"boxes": np.array(boxes), "labels": np.zeros(150, int), "scores": np.ones(150), "masks": None}
+    monkeypatch.setattr(task_module, "detect_all", lambda *given: [(0, found)])
+    ap = {}
+    for limit in (200, 100):
+        task = make(tmp_path, tmp_path, masks=False, detections_per_image=limit)
+        task.splits = {"val": read_coco(tmp_path / "instances.json", tmp_path, with_masks=False)}
+        ap[limit] = task.measure(FABRIC, torch.nn.Identity(), folder(tmp_path), final=True)["bbox"]["AP"]
+    assert ap == {200: pytest.approx(100.0), 100: pytest.approx(100 * 67 / 101)}
 
 
 def test_recorded_values_give_the_recipe_again(tmp_path: Path) -> None:

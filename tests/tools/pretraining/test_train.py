@@ -36,6 +36,19 @@ def test_the_schedule_warms_up_and_ends_at_the_recipes_share(fitted: dict[str, A
     assert rates[4:] == sorted(rates[4:], reverse=True)
     assert rates[-1] == pytest.approx(0.1, abs=0.02)
     assert (fitted["loop"].total_steps, fitted["weight_decay_at"], fitted["grad_cache"]) == (20, None, None)
+    assert not fitted["loop"].clip_per_parameter
+
+
+def test_dinos_weight_decay_grows_and_its_gradients_are_clipped_one_by_one(
+    fitted: dict[str, Any], tmp_path: Path
+) -> None:
+    pytest.importorskip("lightly", reason="the extra 'dino' is not installed")
+    run(tmp_path, "--method", "dino", "--steps", "20")
+    assert [fitted["weight_decay_at"](step) for step in (0, 10, 20)] == pytest.approx([0.04, 0.22, 0.4])
+    assert fitted["loop"].clip_per_parameter
+    (tmp_path / "other").mkdir()
+    run(tmp_path / "other", "--method", "dino", "--clip-per-parameter", "false")
+    assert not fitted["loop"].clip_per_parameter
 
 
 def test_what_the_fine_tuning_tools_have_to_be_told() -> None:
@@ -46,7 +59,7 @@ def test_what_the_fine_tuning_tools_have_to_be_told() -> None:
 
 def test_micro_batches_are_matched_together_unless_told_otherwise(fitted: dict[str, Any], tmp_path: Path) -> None:
     run(tmp_path, "--accumulate", "2")
-    assert fitted["grad_cache"] is fitted["method"]
+    assert fitted["grad_cache"] is fitted["method"] and fitted["loop"].accumulate == 2
     other = tmp_path / "plain"
     other.mkdir()
     run(other, "--accumulate", "2", "--grad-cache", "false")
