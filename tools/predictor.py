@@ -96,7 +96,7 @@ def _pictured(image: Any) -> Image.Image:
         ValueError: it is not.
     """
     made = image if isinstance(image, Image.Image) else None
-    if isinstance(image, np.ndarray) and image.size:
+    if isinstance(image, np.ndarray) and image.size and (image.ndim == 2 or image.shape[2:] == (3,)):
         with suppress(TypeError):  # of Pillow, for shapes and types that it does not know
             made = Image.fromarray(image)
     if made is None or not (made.width and made.height):

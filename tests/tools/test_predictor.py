@@ -100,7 +100,7 @@ def test_what_is_no_run_or_no_image(run, tmp_path):
     for cut in (path, Image.open(path)):  # Pillow has read the header alone
         with pytest.raises(ValueError, match="cannot be read: .*truncated"):
             predictor(cut)
-    for nothing in (None, b"bytes", np.zeros((0, 4, 3), np.uint8)):
+    for nothing in (None, b"bytes", np.zeros((0, 4, 3), np.uint8), np.zeros((4, 4, 4), np.uint8)):
         with pytest.raises(ValueError, match="is no image: give a file"):
             predictor(nothing)
     with pytest.raises(ValueError, match="holds no run of tools/train_det.py"):
