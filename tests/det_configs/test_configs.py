@@ -107,6 +107,14 @@ def test_parts_of_the_paper_that_are_choices(engine: str) -> None:
         assert (detector.encoder.pos_proj is not None) == ("positions" in values)
 
 
+@pytest.mark.parametrize(("name", "norms"), [("coco_vitdet_mask_vit_small", 4), ("coco_3x_vit_small_random", 0)])
+def test_vitdets_heads_alone_have_norms(name: str, norms: int) -> None:
+    with torch.device("meta"):
+        heads = build_detector("torchvision", load_config(name), 80).model.roi_heads
+    for head in (heads.box_head, heads.mask_head):
+        assert sum(isinstance(module, LayerNorm2d) for module in head.modules()) == norms
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_vitdet_evaluates_in_the_square_that_it_was_trained_on(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = load_config("coco_vitdet_mask_vit_small").override({**SMALL, "window_size": 4})

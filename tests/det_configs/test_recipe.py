@@ -141,6 +141,12 @@ def test_lr_factor_is_the_published_schedule() -> None:
     assert drops == [2700, 3300] and factors[-1] == pytest.approx(0.01)  # epochs 27 and 33 of 36
 
 
+def test_a_cosine_ends_where_it_is_told() -> None:
+    recipe = DetRecipe(schedule="cosine", end_lr_factor=0.1, warmup_fraction=0.0)
+    factors = [recipe.lr_factor(step, 100) for step in (0, 50, 100)]
+    assert factors == pytest.approx([1.0, 0.55, 0.1])
+
+
 def test_engines(monkeypatch: pytest.MonkeyPatch) -> None:
     from tools.detection import engines
 

@@ -32,6 +32,13 @@ def test_tokens_are_the_encoders(file):
         assert create(file, num_classes=0)(images).shape == (2, 192)
 
 
+def test_without_a_head_a_model_gives_the_mean_of_the_tokens(file):
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        found, expected = create(file, num_classes=0)(images), load_encoder(file)(images).mean(1)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
 def test_features_only(file):
     images = torch.randn(1, 3, 64, 64)
     model = create(file, features_only=True, out_indices=(3, 7))

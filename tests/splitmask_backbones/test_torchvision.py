@@ -201,3 +201,19 @@ def test_boxes_are_pooled_where_they_lie_at_the_level_of_their_size(name: str) -
     levels = (4 + (sides / 224).log2()).floor().clamp(2, 5)
     assert pooled[:, 2].tolist() == (2**levels).tolist() and len(set(levels.tolist())) == 4
     torch.testing.assert_close(pooled[:, :2], (boxes[:, :2] + boxes[:, 2:]) / 2, atol=1.0, rtol=0)
+
+
+@pytest.mark.parametrize(("name", "bins"), [("box_roi_pool", 7), ("mask_roi_pool", 14)])
+def test_a_bin_is_the_mean_of_two_points_each_way(name: str, bins: int) -> None:
+    """Bins of 4 x 4 cells: their points are 1 and 3 cells in, where nothing is interpolated."""
+    model: Any = mask_rcnn("vit_tiny", num_classes=2, **TINY, **HEADS)
+    maps = {level: torch.zeros(1, 2, 256 // 2**i, 256 // 2**i) for i, level in enumerate("0123")}
+    squares = torch.arange(256.0) ** 2
+    maps["0"][0, 0], maps["0"][0, 1] = squares, squares[:, None]
+    box = 4 * torch.tensor([[7.0, 2.0, 7.0 + 4 * bins, 2.0 + 4 * bins]])
+    pool = getattr(model.roi_heads, name)
+    pool.map_levels = lambda boxes: torch.zeros(1, dtype=torch.int64)  # however large they are
+    columns, rows = pool(maps, [box], [(1024, 1024)])[0]
+    for found, first in ((columns[0], 7), (rows[:, 0], 2)):
+        expected = [((first + 4 * i + 1) ** 2 + (first + 4 * i + 3) ** 2) / 2 for i in range(bins)]
+        assert found.tolist() == expected

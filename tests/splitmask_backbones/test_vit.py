@@ -303,6 +303,9 @@ def test_init_is_beits():
     for parameter in (encoder.blocks[0].attn.qkv.weight, encoder.pos_embed, encoder.patch_embed.proj.weight):
         assert parameter.std().item() == pytest.approx(0.02, rel=0.03)
     assert encoder.blocks[0].mlp.fc1.bias.abs().sum() == 0
+    with_tokens = create_encoder("vit_small", depth=1, use_class_token=True, num_registers=4)
+    for tokens in (with_tokens.cls_token[0], with_tokens.reg_token[0]):
+        assert tokens.std(dim=1).tolist() == pytest.approx([0.02] * len(tokens), rel=0.15)  # 384 numbers each
 
 
 def test_sizes_of_the_named_encoders():

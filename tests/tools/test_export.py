@@ -95,10 +95,9 @@ def test_the_same_as_the_predictor(run: tuple[str, Path, Path]) -> None:
         assert found["masks"].shape == (len(kept), 28, 28)
 
 
+@pytest.mark.parametrize("run", ["train_cls"], indirect=True)
 def test_a_classifier_takes_any_batch(run: tuple[str, Path, Path]) -> None:
-    tool, _, file = run
-    if tool != "train_cls":
-        return
+    _, _, file = run
     import onnxruntime
 
     size = about(file)["input"]["size"]
@@ -123,20 +122,18 @@ def test_files_are_kept_and_names_are_checked(run: tuple[str, Path, Path], tmp_p
     assert not (tmp_path / "model.onnx").exists()
 
 
+@pytest.mark.parametrize("run", ["train_det"], indirect=True)
 def test_a_run_of_detectron2_is_exported_by_detectron2(run: tuple[str, Path, Path]) -> None:
-    tool, output, _ = run
-    if tool != "train_det":
-        return
+    _, output, _ = run
     task: Any = load_predictor(output, device="cpu").task
     task.engine = "detectron2"
     with pytest.raises(ValueError, match="whose export is detectron2's own"):
         task.graph(None)
 
 
+@pytest.mark.parametrize("run", ["train_seg"], indirect=True)
 def test_a_segmentor_of_whole_images_asks_for_their_size(run: tuple[str, Path, Path], tmp_path: Path) -> None:
-    tool, output, _ = run
-    if tool != "train_seg":
-        return
+    _, output, _ = run
     done = run_tool(export.main, output, tmp_path / "model.onnx")
     assert done.returncode == 2 and done.stderr.startswith("error: --img-size H,W is needed: the run evaluates whole")
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from pretrain.data import multicrop
 from pretrain.data.multicrop import MultiCrop, change_colours, shift_hue
@@ -33,6 +33,36 @@ def test_colours_change_as_often_as_they_should():
     gray = np.mean([(item == item[..., :1]).all() for item in plain])
     assert same == pytest.approx(0.2 * 0.8, abs=0.06)  # neither jitter nor gray
     assert gray == pytest.approx(0.2, abs=0.06)
+
+
+def colours_of_dino(image, rng, blur, solarise):
+    """DINO's colours by Pillow: brightness and contrast 0.4, saturation 0.2, hue 0.1, gray, blur of 0.1 to 2 pixels."""
+    jitter, gray, blurred, solarised = [rng.random() < share for share in (0.8, 0.2, blur, solarise)]
+    order = rng.permutation(4)
+    factors = [rng.uniform(low, high) for low, high in ((0.6, 1.4), (0.6, 1.4), (0.8, 1.2))]
+    turn, radius = round(255 * rng.uniform(-0.1, 0.1)), rng.uniform(0.1, 2)
+    for change in order if jitter else ():
+        if change < 3:
+            kind = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)[change]
+            image = kind(image).enhance(factors[change])
+        else:
+            hue, saturation, value = image.convert("HSV").split()
+            hue = hue.point([(level + turn) % 256 for level in range(256)])
+            image = Image.merge("HSV", (hue, saturation, value)).convert("RGB")
+    image = ImageOps.grayscale(image).convert("RGB") if gray else image
+    image = image.filter(ImageFilter.GaussianBlur(radius)) if blurred else image
+    return ImageOps.solarize(image) if solarised else image  # what is 128 or brighter is inverted
+
+
+@pytest.mark.parametrize(("blur", "solarise"), [(1.0, 0.0), (0.0, 1.0), (0.1, 0.2)])
+def test_colours_are_dinos(blur, solarise):
+    noise = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)  # the faintest blur shows
+    crop, changed = Image.fromarray(noise), 0
+    for seed in range(60):
+        found = change_colours(crop, np.random.default_rng(seed), blur, solarise)
+        assert found.tobytes() == colours_of_dino(crop, np.random.default_rng(seed), blur, solarise).tobytes(), seed
+        changed += found.tobytes() != colours_of_dino(crop, np.random.default_rng(seed), 0.0, 0.0).tobytes()
+    assert changed == 60 if 1.0 in (blur, solarise) else 7 <= changed <= 27  # 0.28 of them
 
 
 def test_hue_turns_red_towards_yellow():

@@ -11,6 +11,7 @@ from pretrain.data.sources import open_source, split_holdout
 from pretrain.methods.build import build_method, build_views
 from pretrain.methods.swaps import fixed_cycle
 from pretrain.monitoring import monitor as monitor_module
+from pretrain.monitoring.attention import attention_entropy
 from pretrain.monitoring.labelled import open_labelled
 from pretrain.monitoring.monitor import Monitor, color_rank1, effective_rank, fixed_batches, match_rank1, whole_image
 from pretrain.recipes import get_recipe
@@ -150,6 +151,48 @@ def test_numbers_equal_those_of_the_losses(method, image_folder, tmp_path):
         built.encoder.norm = torch.nn.Identity()
         features = built.encoder(built.normalize(whole)).mean(1)
     assert seen["effective_rank"] == pytest.approx(effective_rank(features), rel=1e-4)
+
+
+@pytest.mark.parametrize("method", ["splitmask", "beit"])
+def test_batches_count_by_their_images(method, image_folder, tmp_path, monkeypatch):
+    """Seven images as four and three: the loss is that of all in one pass."""
+    images = open_source(image_folder)
+    built, monitor, recipe = build(method, images, tmp_path)
+    (batch,) = fixed_batches(build_views(recipe, images, 16), 7, 0)
+    with torch.no_grad():
+        built.head.weight.mul_(100)  # images differ
+
+        def loss(part):
+            return built.eval()({name: value[part] for name, value in batch.items()})["loss_inpaint"].item()
+
+        expected, halves = loss(slice(7)), (loss(slice(4)) + loss(slice(4, 7))) / 2
+    monkeypatch.setattr(monitor_module, "BATCH", 4)
+    assert monitor()["train_loss_inpaint"] == pytest.approx(expected, rel=1e-5)
+    assert halves != pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("narrow", [0, 5])
+def test_attention_entropy_is_that_of_the_block_with_the_least(narrow, image_folder, tmp_path):
+    images = open_source(image_folder)
+    built, monitor, _ = build("beit", images, tmp_path)
+    encoder = built.encoder.eval()
+    of_blocks = []
+    with torch.no_grad():
+        encoder.blocks[narrow].attn.qkv.weight.mul_(30)
+        whole = torch.stack([whole_image(64, images.read(i * 12 // 7), None)["image"] for i in range(7)])
+        tokens, _ = encoder.embed(built.normalize(whole))
+        for block in encoder.blocks:
+            of_blocks.append(attention_entropy(block.attn, block.norm1(tokens)).item())
+            tokens = block(tokens)
+    assert monitor()["attention_entropy"] == pytest.approx(of_blocks[narrow], rel=1e-4)
+    assert min(of_blocks[:narrow] + of_blocks[narrow + 1 :]) > of_blocks[narrow] + 0.1
+
+
+def test_no_run_trains_on_the_fixed_crops(image_folder):
+    views = build_views(get_recipe("tiny"), open_source(image_folder), 16)
+    (batch,) = fixed_batches(views, 7, 0)
+    for image, index in zip(batch["image"], (i * 12 // 7 for i in range(7)), strict=True):
+        assert not any(torch.equal(image, views[epoch, index, 0]["image"]) for epoch in range(21))
 
 
 def test_dino_is_seen_as_its_loss_states_it(image_folder, tmp_path):

@@ -85,6 +85,15 @@ def test_kmeans_takes_any_seed():
     assert len(kmeans_codebook(4, 64, 1, lambda n, k: patches.clone(), 1000, 2, 5_000_000_000, "none")) == 4
 
 
+def test_a_centroid_is_the_mean_of_unit_vectors():
+    """Three patches along one axis and one thirty times as bright along another."""
+    patches = torch.zeros(4, 12)
+    patches[:3, 0], patches[3, 1] = 1, 30
+    word = kmeans_codebook(1, 4, 1, lambda n, k: patches.clone(), 1000, 2, 0, "none")[0]
+    expected = torch.tensor([3.0, 1.0] + 10 * [0.0]) / 10**0.5
+    torch.testing.assert_close(torch.nn.functional.normalize(word, dim=0), expected)
+
+
 def test_kmeans_finds_directions(monkeypatch):
     torch.manual_seed(0)
     centres = torch.nn.functional.normalize(torch.randn(6, 12), dim=1)

@@ -9,6 +9,7 @@ import torch
 
 from det_configs.common.recipe import DetRecipe
 from pretrain.data.pixel_norm import PixelNorm
+from splitmask_backbones.pyramid import LayerNorm2d
 from tests.helpers.pixels import seen_by
 from tools.detection.engines import build_detector
 from tools.detection.targets import Target
@@ -42,6 +43,16 @@ OTHERS: dict[str, Any] = {
     "detections_per_image": 17,
 }
 """All different from each other and from the defaults."""
+HEADS: dict[str, Any] = {
+    "out_channels": 20,
+    "rpn_convs": 2,
+    "box_head": "4conv1fc",
+    "box_head_width": 18,
+    "mask_head_convs": 3,
+    "mask_head_width": 19,
+    "mask_head_norm": "LN",
+}
+"""As OTHERS: all different from each other and from the defaults."""
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -56,8 +67,14 @@ def test_the_encoder_sees_the_pixels_of_its_pre_training(engine: str) -> None:
         torch.testing.assert_close(seen_by(detector.encoder, call), expected, atol=1e-4, rtol=0)
 
 
+def layers(module: torch.nn.Module) -> list[tuple[str, int]]:
+    """Returns the kinds of a head's layers with weights, in order, and what they give out."""
+    found = [item for item in module.modules() if isinstance(item, torch.nn.Conv2d | torch.nn.Linear | LayerNorm2d)]
+    return [(type(item).__name__, len(item.weight)) for item in found]
+
+
 def test_values_reach_torchvisions_parts() -> None:
-    model = build_detector("torchvision", SMALL.override(OTHERS), 2).model
+    model = build_detector("torchvision", SMALL.override(OTHERS | HEADS), 2).model
     rpn, heads = model.rpn, model.roi_heads
     assert [size for (size,) in rpn.anchor_generator.sizes] == list(OTHERS["anchor_sizes"])
     assert set(rpn.anchor_generator.aspect_ratios) == {OTHERS["aspect_ratios"]}
@@ -66,6 +83,14 @@ def test_values_reach_torchvisions_parts() -> None:
     assert rpn.fg_bg_sampler.batch_size_per_image == 15
     assert (heads.fg_bg_sampler.batch_size_per_image, heads.fg_bg_sampler.positive_fraction) == (16, 0.4)
     assert (heads.score_thresh, heads.nms_thresh, heads.detections_per_img) == (0.11, 0.66, 17)
+    conv, norm = ("Conv2d", 20), ("LayerNorm2d", 20)
+    assert layers(rpn.head.conv) == [conv] * 2
+    assert layers(heads.box_head) == [conv, norm] * 4 + [("Linear", 18)]
+    assert layers(heads.mask_head) == [("Conv2d", 19), ("LayerNorm2d", 19)] * 3
+    two_layers = build_detector("torchvision", SMALL, 2).model
+    assert layers(two_layers.rpn.head.conv) == [("Conv2d", 8)]
+    assert layers(two_layers.roi_heads.box_head) == [("Linear", 8)] * 2
+    assert layers(two_layers.roi_heads.mask_head) == [("Conv2d", 8)]
 
 
 @pytest.mark.detectron2

@@ -49,6 +49,12 @@ def test_a_float_given_as_a_whole_number_stays_a_float() -> None:
     assert recorded(recipe).override({"overrides": ["schedule.warmup_fraction=0.0"]}).values() == recipe.values()
 
 
+@pytest.mark.parametrize(("power", "expected"), [("1", 0.5), ("2", 0.25)])
+def test_the_lr_falls_with_the_schedules_power(power: str, expected: float) -> None:
+    recipe = demo().override({"overrides": [f"schedule.power={power}", "schedule.warmup_fraction=0"]})
+    assert recipe.lr_factor(50, 100) == pytest.approx(expected)
+
+
 @pytest.mark.parametrize(
     ("loss", "match"),
     [({"type": "DiceLoss"}, "loss_decode is DiceLoss"), ({"type": "CrossEntropyLoss", "use_sigmoid": True}, "softmax")],
