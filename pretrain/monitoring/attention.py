@@ -35,7 +35,9 @@ def attention_entropy(attention: Attention, x: Tensor, bias: Tensor | None = Non
 
 @contextmanager
 def watched(blocks: Iterable[Any]) -> Iterator[list[list[Tensor]]]:
-    """Yields a list for each block, to which every pass within adds the `attention_entropy` of its batch.
+    """Yields a list for each block, to which every pass within adds the `attention_entropy` of its batch `(B,)`.
+
+    Once for each image (or window), so that a last batch of a few counts as the few that it is.
 
     That of a block with decomposed relative positions stays empty.
     """
@@ -48,7 +50,7 @@ def watched(blocks: Iterable[Any]) -> Iterator[list[list[Tensor]]]:
 
         def look(attention: Any, inputs: tuple[Any, ...], entropies: list[Tensor] = entropies) -> None:
             x, _, bias = inputs
-            entropies.append(attention_entropy(attention, x, bias))
+            entropies.append(attention_entropy(attention, x, bias).expand(x.shape[0]))
 
         if not block.attn.use_rel_pos:
             handles.append(block.attn.register_forward_pre_hook(look))

@@ -154,7 +154,7 @@ class Monitor:
             with watched(self.method.encoder.blocks) as entropies:
                 values["effective_rank"] = effective_rank(self._features("train"))
             # None where all blocks have decomposed relative positions, whose scores are not looked at.
-            of_blocks = [float(torch.stack(found).mean()) for found in entropies if found]
+            of_blocks = [float(torch.cat(found).mean()) for found in entropies if found]
             values["attention_entropy"] = min(of_blocks, default=None)
             if self.labelled is not None:
                 values["knn_accuracy"] = self._knn(self.labelled)
