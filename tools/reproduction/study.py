@@ -198,8 +198,8 @@ class Budget:
 
 
 PRETRAIN_STEPS = {"nuclei": 16_000, "camvid": 4_000}
-"""On nuclei twice as many bring no more, with the encoder of the CPU size. On CamVid they bring 2.3 to 4.5 mIoU: kept at
-4,000 for the six hours of the CPU size (docs/study/README.md)."""
+"""On nuclei twice as many bring no more, with the encoder of the CPU size. On CamVid they bring 2.3 to 4.5 mIoU: 4,000
+are for the six hours of the CPU size (docs/study/README.md)."""
 
 RATES = {"nuclei": (2e-3, 2e-3), "camvid": (1e-3, 2e-3)}
 """Of fine-tuning, from nothing and from an encoder: docs/study/ablation.md."""
