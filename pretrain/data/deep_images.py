@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from pretrain.data.decode import UnreadableImage, read_deep
 from pretrain.data.sources import ImageList
 from pretrain.data.value_range import ValueRange, range_of, to_8_bits
+from splitmask_backbones.errors import first_few
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -22,12 +23,32 @@ NUM_IMAGES, NUM_VALUES = 64, 20_000
 several, or one column of all."""
 
 
-def range_of_images(images: ImageList, given: ValueRange | None = None) -> tuple[ValueRange, int, int] | None:
-    """Returns the range of a data set, the grey levels that it leaves, and how many of the images looked at are deep.
+FLAT = 8
+"""Grey levels below which hardly anything is left of an image."""
 
-    None where none of them has more than 8 bits; `given` is taken in place of what is measured.
+
+class DeepRange(NamedTuple):
+    """What a range makes of the images that were looked at.
+
+    Attributes:
+        value_range: what becomes 0 and 255.
+        num_levels: grey levels that it leaves of all together.
+        num_deep: how many of the images have more than 8 bits.
+        flat: names of those of them of which fewer than `FLAT` levels are left.
     """
-    found: list[np.ndarray] = []
+
+    value_range: ValueRange
+    num_levels: int
+    num_deep: int
+    flat: list[str]
+
+
+def range_of_images(images: ImageList, given: ValueRange | None = None) -> DeepRange | None:
+    """Returns the range of a data set and what it leaves; None where no image has more than 8 bits.
+
+    `given` is taken in place of what is measured.
+    """
+    found: dict[str, np.ndarray] = {}
     rng = np.random.default_rng(0)
     for index in sorted(rng.permutation(len(images))[:NUM_IMAGES]):
         name = images.names[index]
@@ -36,13 +57,15 @@ def range_of_images(images: ImageList, given: ValueRange | None = None) -> tuple
         except (OSError, UnreadableImage):  # counted later
             continue
         if values is not None and values.size:
-            found.append(values if values.size <= NUM_VALUES else values[rng.integers(0, values.size, NUM_VALUES)])
+            found[name] = values if values.size <= NUM_VALUES else values[rng.integers(0, values.size, NUM_VALUES)]
     if not found:
         return None
-    together = np.concatenate(found)
-    value_range = given or range_of(together)
-    levels = np.unique(to_8_bits(together, np.ones(together.shape, bool), value_range))
-    return value_range, len(levels), len(found)
+    value_range = given or range_of(np.concatenate(list(found.values())))
+    levels = {
+        name: np.unique(to_8_bits(values, np.ones(values.shape, bool), value_range)) for name, values in found.items()
+    }
+    flat = [name for name, left in levels.items() if len(left) < FLAT <= len(np.unique(found[name]))]
+    return DeepRange(value_range, len(np.unique(np.concatenate(list(levels.values())))), len(found), flat)
 
 
 def choose_range(images: ImageList, given: ValueRange | None = None, remedy: str = "") -> ValueRange | None:
@@ -58,12 +81,17 @@ def choose_range(images: ImageList, given: ValueRange | None = None, remedy: str
                 "a range of %g to %g has no effect: no image looked at has one channel of more than 8 bits", *given
             )
         return given
-    measured, levels, count = found
-    low, high = given or measured
+    low, high = found.value_range
     logger.warning(
         "%d of %d images looked at have more than 8 bits: values from %g to %g become 0 to 255 (%d levels are left%s)",
-        count, min(len(images), NUM_IMAGES), low, high, levels, remedy,
+        found.num_deep, min(len(images), NUM_IMAGES), low, high, found.num_levels, remedy,
     )  # fmt: skip
+    if found.flat:
+        logger.warning(
+            "of %d of them fewer than %d levels are left (%s): one range for images of different kinds leaves some of "
+            "them black or flat: bring them to one range first",
+            len(found.flat), FLAT, first_few(found.flat, 3),
+        )  # fmt: skip
     return low, high
 
 

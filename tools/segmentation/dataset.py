@@ -94,7 +94,7 @@ class SegFolder(SegPairs):
             with suppress(UserError):  # a test may have no training images at hand
                 learned = find_split(Path(data_root), "train", make_layout(layout))
         deep = range_of_images(learned.image_list())  # as tools/train_seg.py: of the training images, for both
-        found = replace(found, value_range=None if deep is None else deep[0])
+        found = replace(found, value_range=None if deep is None else deep.value_range)
         super().__init__(found, Classes(classes, palette, reduce_zero_label), pipeline, test_mode=test_mode)
 
 

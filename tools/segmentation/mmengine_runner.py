@@ -161,7 +161,7 @@ def _keep_range(cfg: Any) -> None:
     if found is not None:
         for step in cfg.get("test_pipeline", ()):
             if step.get("type") == "SegImage":
-                step.setdefault("value_range", list(found[0]))
+                step.setdefault("value_range", list(found.value_range))
 
 
 def _loader(

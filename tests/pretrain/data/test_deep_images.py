@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pretrain.data.deep_images import range_of_images
+from pretrain.data.deep_images import choose_range, range_of_images
 from pretrain.data.sources import ImageList, open_source
 from tests.helpers.pretrain_tool import OPTIONS, error_of, run
 
@@ -26,13 +26,27 @@ def test_one_range_for_the_data_set(tmp_path: Path) -> None:
     source = open_source(deep_folder(tmp_path / "deep"))
     found = range_of_images(source)
     assert found is not None
-    (low, high), num_levels, count = found
+    (low, high), num_levels, count, flat = found
+    assert not flat
     assert low == pytest.approx(0, abs=2) and 1400 < high <= 1600 and num_levels > 250 and count == 16
     dark = ImageList(source.root, source.names, value_range=(low, high)).decode(0)
     assert np.asarray(dark).max() < 25  # by itself it would reach 255
-    assert range_of_images(source, (0, 100)) == ((0, 100), 101, 16)
+    assert range_of_images(source, (0, 100)) == ((0, 100), 101, 16, [])
     Image.new("RGB", (9, 9)).save(tmp_path / "x.png")
     assert range_of_images(ImageList(tmp_path, ["x.png"])) is None
+
+
+def test_images_of_which_one_range_leaves_nothing_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Floats in 0 to 1 and 12 bits beside 16: by the range of all, the first is black."""
+    for name, most in (("float.tif", 1.0), ("twelve.png", 4095), ("sixteen.png", 65535)):
+        values = np.linspace(0, most, 1600).reshape(40, 40)
+        Image.fromarray(values.astype(np.float32 if name == "float.tif" else np.uint16)).save(tmp_path / name)
+    Image.fromarray(np.full((9, 9), 3, np.uint16)).save(tmp_path / "constant.png")  # flat as it is
+    source = open_source(tmp_path)
+    found = range_of_images(source)
+    assert found is not None and found.flat == ["float.tif"] and found.num_deep == 4
+    choose_range(source)
+    assert "of 1 of them fewer than 8 levels are left (float.tif)" in caplog.text
 
 
 def test_a_border_or_a_channel_does_not_stand_for_all(tmp_path: Path) -> None:
@@ -44,7 +58,7 @@ def test_a_border_or_a_channel_does_not_stand_for_all(tmp_path: Path) -> None:
         Image.fromarray(values.astype(np.uint16)).save(tmp_path / f"{number // 3:03d}_w{number % 3}.png")
     found = range_of_images(open_source(tmp_path))
     assert found is not None
-    (low, high), _, count = found
+    (low, high), _, count, _ = found
     assert 1000 < low < 1200 and 3000 < high < 3200 and count == 64
 
 
