@@ -49,6 +49,8 @@ def build_parser() -> cli.Parser:
     pictures = f"draw what each start predicts for {NUM_PICTURES} of these images"
     parser.add_argument("--pictures", metavar="DIR", help=pictures)
     parser.add_argument("--jobs", type=cli.positive_int, default=1, metavar="N", help="runs at once (default 1)")
+    same_time = "fine-tune random init also for as long as each pre-training took: what else to do with that time"
+    parser.add_argument("--same-time", action="store_true", help=same_time)
     cli.add_device(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     return parser
@@ -92,7 +94,9 @@ def main(argv: list[str]) -> int:
     starts = {RANDOM: NONE, **read_starts(args.weights)}
     settings = tuple(Setting(share, steps) for share in args.labels for steps in args.steps)
     common = tuple(without_config(tool, rest, config))
-    comparison = Comparison(tool, config, common, starts, settings, tuple(args.lr), args.seeds, Path(args.output))
+    comparison = Comparison(
+        tool, config, common, starts, settings, tuple(args.lr), args.seeds, Path(args.output), args.same_time
+    )
     for job in first_jobs(comparison):
         planned_values(job.tool, job.argv)  # what the tool says of an option comes before anything runs
     pictures = None if args.pictures is None else Path(args.pictures)

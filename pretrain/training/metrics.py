@@ -23,6 +23,21 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     return entries
 
 
+def training_seconds(folder: Path) -> float | None:
+    """Returns the seconds that a run has trained by its metrics.jsonl; None where that is not known.
+
+    Waiting for data is in them; its set-up, its evaluations and the looks of its monitor are not.
+    """
+    seconds, before = 0.0, 0
+    try:
+        for entry in read_json_lines(folder / METRICS_LOG):
+            seconds += (entry["images"] - before) / entry["images_per_second"]
+            before = entry["images"]
+    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+        return None
+    return seconds if before else None
+
+
 class JsonLines:
     """A file of one strict JSON object per step; after a resume, lines past the resumed step are taken out."""
 

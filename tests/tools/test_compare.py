@@ -1,6 +1,7 @@
 """tools/compare.py: option errors, and a whole comparison of a fake tool.
 
-What it is given is read by tools/comparison/inputs.py, and carried out by tools/comparison/carry_out.py.
+What it is given is read by tools/comparison/inputs.py, and carried out by tools/comparison/carry_out.py; the runs of
+--same-time are those of tools/comparison/same_time.py, the plot is of tools/comparison/drawings.py.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
+from matplotlib.axes import Axes
 from PIL import Image
 
 from tests.helpers.in_process import run_tool
@@ -49,11 +51,15 @@ root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 train, changed = [value("--labels", None), value("--seed", None)], root + "/data.json"
 data = {"val": "v", "train": train} | (json.load(open(changed)) if os.path.exists(changed) else {})
 open(out + "/config.json", "w").write(json.dumps({"data": data}))
+steps = int(value("--steps", 10))
+for step in (steps // 2, steps):  # 2 s a step, of 4 images
+    line = json.dumps({"step": step, "images": 4 * step, "images_per_second": 2})
+    print(line, file=open(out + "/metrics.jsonl", "a"), flush=True)
 best = "0.002" if trained else "0.001"
 rate = value("--lr", best)
-score = int(value("--steps", 10)) * float(value("--labels", 1)) + int(value("--seed", 0))
+score = steps * float(value("--labels", 1)) + int(value("--seed", 0))
 score += 10 * trained - (rate != best)
-if trained and value("--seed", 0) == "1" and value("--steps", 10) == "40": score -= 20
+if trained and value("--seed", 0) == "1" and steps == 40: score -= 20
 results = {"bbox": {"AP": score}, "segm": {"AP": None}}
 if os.path.exists(root + "/gaps") and trained: results["warning"] = "1 key is missing"
 open(out + "/results.json", "w").write(json.dumps(results))
@@ -76,6 +82,13 @@ def run(weights: Path, *words: object) -> CompletedProcess[str]:
     output = weights.parent.parent / "out"
     given = ("train_det", "det_configs/demo.py", "--data", "DATA", "--weights", weights, "--output", output)
     return run_tool(compare.main, *given, *words)
+
+
+def pretrained(weights: Path, seconds: float) -> None:
+    """Makes the folder of the weights that of a pre-training which took so long."""
+    (weights.parent / "config.json").write_text(json.dumps({"command": "pretrain"}))
+    halves = [{"images": 64 * n, "images_per_second": 128 / seconds} for n in (1, 2)]
+    (weights.parent / "metrics.jsonl").write_text("".join(f"{json.dumps(half)}\n" for half in halves))
 
 
 def lines(done: CompletedProcess[str]) -> list[str]:
@@ -102,6 +115,98 @@ def test_each_start_is_compared_at_its_own_best_rate(weights: Path) -> None:
     assert [row["values"] for row in rows if row["steps"] == "10"] == ["10.0; 11.0", "20.0; 21.0"]
     with Image.open(output / "pictures" / "comparison.png") as picture:
         assert picture.width > 100
+
+
+def test_random_init_gets_the_time_of_the_pre_training(weights: Path) -> None:
+    """60 s are 30 steps of this fine-tuning, at the rate that is random init's best."""
+    pretrained(weights, 60.0)
+    words = ["--lr", "0.001,0.002", "--seeds", "2", "--steps", "10,40", "--labels", "1", "--same-time"]
+    plan_of_it = lines(run(weights, *words, "--dry-run"))
+    assert "random init also in the time of mine: 1 min 00 s longer, for each of the above" in plan_of_it
+    assert "16 runs, 2 seeds of each start; those that are known:" in plan_of_it
+    done = run(weights, *words)
+    assert done.returncode == 0, done.stderr
+    told = lines(done)
+    # 6 runs of 8 s and 6 of 23 s (3 s beside 10 or 40 steps of 0.5 s); 2 of 68 s and 2 of 83 s
+    assert "time: about 8 min 08 s in all, by rehearsals" in told
+    assert "| box AP: random init, in the time of mine | 40.5 ± 0.7 (2) | 70.5 ± 0.7 (2) |" in told
+    assert "| mine above that | -20.0 ± 0.0 (2) | -30.0 ± 14.1 (2) |" in told
+    assert "| steps: random init, in the time of mine | 40 | 70 |" in told
+    head = "mine against random init in the same time"
+    assert f"10 steps: {head} (40 steps): box AP -20.0 ± 0.0: behind with each of 2 seeds" in told
+    assert f"40 steps: {head} (70 steps): box AP -30.0 ± 14.1: behind with each of 2 seeds" in told
+    assert not any("--same-time tries" in line for line in told)
+    commands = [line for line in told if line.startswith("$ ")]
+    assert sum("--steps 40" in line and "--weights none" in line for line in commands) == 3, "two tries, two seeds: one"
+    assert sum("--steps 70" in line for line in commands) == 2
+    output = weights.parent.parent / "out"
+    rows = [
+        row for row in csv.DictReader((output / "table.csv").open()) if row["start"].endswith("in the time of mine")
+    ]
+    assert [(row["steps"], row["lr"], row["values"]) for row in rows] == [
+        ("40", "0.001", "40.0; 41.0"), ("70", "0.001", "70.0; 71.0")
+    ]  # fmt: skip
+    again = run(weights, *words)
+    assert again.returncode == 0 and "$ " not in again.stdout and "time: " not in again.stdout, "all is done"
+    pretrained(weights, 90.0)
+    assert "| steps: random init, in the time of mine | 40 | 70 |" in lines(run(weights, *words)), "settled"
+    shorter = lines(run(weights, *words[:-1]))
+    assert not any("in the time of" in line for line in shorter), "it is not asked for"
+    told = "took 1 min 30 s, as long as 45 steps of this fine-tuning: --same-time tries what they do for random init"
+    assert f"the pre-training of mine {told}" in shorter
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[list[float], list[float], list[float]]]:
+    """Returns x, y and bars of the lines that are drawn, by label."""
+    found: dict[str, tuple[list[float], list[float], list[float]]] = {}
+    errorbar = Axes.errorbar
+
+    def noted(self: Axes, x: list[float], y: list[float], bars: list[float], *, label: str, **rest: object) -> object:
+        found[label] = (x, y, bars)
+        return errorbar(self, x, y, bars, label=label, **rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Axes, "errorbar", noted)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("words", "lines"),
+    [
+        (("--steps", "10,40"), {"random init": ([10, 40], [10.5, 40.5]), "mine": ([10, 40], [20.5, 40.5])}),
+        (("--labels", "0.5,1"), {"random init": ([50, 100], [5.5, 10.5]), "mine": ([50, 100], [15.5, 20.5])}),
+        # 60 s are 30 steps: random init's line goes on to them, of one length as well.
+        (("--steps", "10", "--same-time"), {"random init": ([10, 40], [10.5, 40.5]), "mine": ([10], [20.5])}),
+        (("--labels", "0.5,1", "--steps", "10", "--same-time"), {"mine": ([50, 100], [15.5, 20.5])}),
+        (
+            ("--labels", "0.5,1", "--steps", "10,20", "--same-time"),
+            {"random init, 50 % of the labels": ([10, 20, 40, 50], [5.5, 10.5, 20.5, 25.5])},
+        ),
+    ],
+)
+def test_the_scores_are_drawn(weights: Path, drawn: dict, words: tuple[str, ...], lines: dict) -> None:
+    pretrained(weights, 60.0)
+    done = run(weights, "--seeds", "2", *words)
+    assert done.returncode == 0, done.stderr
+    for label, (x, y) in lines.items():
+        assert drawn[label][:2] == (x, y), label
+        same = [0.7071] * len(x) if y[-1] != 40.5 or label != "mine" else [0.7071, 13.435]  # of a seed and the next
+        assert drawn[label][2] == pytest.approx(same, abs=1e-3)
+
+
+def test_an_encoder_without_its_run_has_no_time(weights: Path) -> None:
+    done = run(weights, "--same-time")
+    assert done.returncode == 2 and done.stderr.startswith(
+        "error: --same-time: none of the encoders lies in the folder"
+    )
+    pretrained(weights, 60.0)
+    (weights.parent.parent / "other").mkdir()
+    other = weights.parent.parent / "other/deit.safetensors"
+    other.write_bytes(b"others")
+    done = run(weights, "--same-time", "--seeds", "1", "--steps", "10", "--weights", other)
+    assert done.returncode == 0, done.stderr
+    assert "| deit above random init | 10.0 (1) |" in lines(done)
+    assert "| mine above that | -20.0 (1) |" in lines(done) and "| deit above that |" not in done.stdout
 
 
 def test_what_is_finished_is_kept_when_more_is_asked_for(weights: Path) -> None:

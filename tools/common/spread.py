@@ -2,16 +2,19 @@
 
 import csv
 import io
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, ValuesView
 from statistics import fmean, stdev
 
+Numbers = Sequence[float] | ValuesView[float]
+"""Not a mapping: iterated, that would be its keys."""
 
-def mean_and_spread(values: Collection[float]) -> tuple[float, float | None]:
+
+def mean_and_spread(values: Numbers) -> tuple[float, float | None]:
     """Returns the mean and the sample standard deviation (n - 1); the latter is None for one value."""
     return fmean(values), stdev(values) if len(values) > 1 else None
 
 
-def shown(values: Collection[float], digits: int = 1) -> str:
+def shown(values: Numbers, digits: int = 1) -> str:
     """Returns `mean ± spread (n)`, without a spread for one value, "-" for none."""
     if not values:
         return "-"
@@ -19,7 +22,7 @@ def shown(values: Collection[float], digits: int = 1) -> str:
     return f"{mean:.{digits}f} (1)" if spread is None else f"{mean:.{digits}f} ± {spread:.{digits}f} ({len(values)})"
 
 
-def cells(values: Collection[float]) -> list[object]:
+def cells(values: Numbers) -> list[object]:
     """Returns mean, spread and number for a CSV file, unrounded; what is undefined is empty."""
     mean, spread = mean_and_spread(values) if values else ("", None)
     return [mean, "" if spread is None else spread, len(values)]

@@ -11,11 +11,12 @@ from pretrain.training.run_folder import read_object
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.missing import check_folder
 from splitmask_backbones.run_files import CONFIG, TABLE
-from tools.comparison import report
+from tools.comparison import drawings, report
 from tools.comparison.inputs import places_of
 from tools.comparison.plan import (
     NUM_PICTURES,
     PICTURES,
+    RANDOM,
     SOURCE,
     Comparison,
     all_seconds,
@@ -26,6 +27,14 @@ from tools.comparison.plan import (
     picture_jobs,
     rehearsals,
     shown_jobs,
+)
+from tools.comparison.same_time import (
+    check_same_time,
+    longer_jobs,
+    longer_runs,
+    longer_seconds,
+    pretraining_seconds,
+    settle,
 )
 from tools.running.executor import Executor, carry_out, open_plan
 from tools.running.job import Job
@@ -52,6 +61,8 @@ def compare(comparison: Comparison, pictures: Path | None, at_once: int, device:
     if pictures is not None and not files:
         raise UserError(f"--pictures {pictures}: no image there that can be read")
     _check_source(output, pictures)
+    if comparison.same_time:
+        check_same_time(comparison)
     threads = None if at_once == 1 else max(1, usable_cores() // at_once)
     executor = Executor(output, at_once, threads=threads, device=device)
     executor.check(jobs)
@@ -67,12 +78,16 @@ def compare(comparison: Comparison, pictures: Path | None, at_once: int, device:
             _check_sizes(comparison)
             folder.write_config(config)  # from here on the data are known to be good, and stay the same
             folder.start()
-            seconds = all_seconds(comparison) / at_once
+            seconds = (all_seconds(comparison) + longer_seconds(comparison)) / at_once
             _say([f"time: about {duration(seconds)} in all, by rehearsals"] if seconds else [])
             code = carry_out(executor, first_jobs(comparison))
             check_data(comparison)
             code = code or carry_out(executor, further_jobs(comparison))
             check_data(comparison)
+            if code == 0 and comparison.same_time:
+                settle(comparison)
+                code = carry_out(executor, longer_jobs(comparison))
+                check_data(comparison)
             if code == 2 and len(comparison.rates) > 1:
                 _say(["a rate at which a start does not train can be left out of --lr: what is finished is kept"])
         if code == 0 and pictures is not None:
@@ -116,7 +131,7 @@ def _check_sizes(comparison: Comparison) -> None:
 def check_data(comparison: Comparison) -> None:
     """Raises ValueError where two runs had other images or labels: they would differ in more than their start."""
     first: dict[tuple[object, ...], tuple[object, Path]] = {}
-    for folder, share, seed in comparison.runs():
+    for folder, share, seed in (*comparison.runs(), *longer_runs(comparison)):
         data = read_object(folder / CONFIG).get("data") or {}
         for split in (("val",), ("train", share, seed)):
             value, other = first.setdefault(split, (data.get(split[0]), folder))
@@ -136,11 +151,18 @@ def _told(comparison: Comparison) -> list[str]:
     seeds = f"{comparison.seeds} seed{'s' if comparison.seeds > 1 else ''} of each start"
     rates = [f"{rate:g}" for rate in comparison.rates if rate is not None]
     goes_on = ", each start goes on with the best one of seed 0" if len(rates) > 1 else ""
+    times = pretraining_seconds(comparison) if comparison.same_time else {}
+    longer = [
+        f"{RANDOM} also in the time of {start}: {duration(seconds)} longer, for each of the above"
+        for start, seconds in times.items()
+    ]
+    count = count_runs(comparison) + len(times) * len(comparison.settings) * comparison.seeds
     return [
         f"starts: {', '.join(comparison.starts)}",
         f"at: {'; '.join(map(comparison.title, comparison.settings))}",
+        *longer,
         f"learning rates: {', '.join(rates) if rates else 'that of the config'}{goes_on}",
-        f"{count_runs(comparison)} runs, {seeds}; those that are known:",
+        f"{count} runs, {seeds}; those that are known:",
     ]
 
 
@@ -148,8 +170,8 @@ def _report(comparison: Comparison, with_pictures: bool) -> None:
     """Writes table, plot and pictures, and prints the table."""
     found = report.read(comparison)
     report.write_table(comparison, found)
-    files = [comparison.output / TABLE, report.save_plot(comparison, found)]
-    files += [report.save_pictures(comparison)] if with_pictures else []
+    files = [comparison.output / TABLE, drawings.save_plot(comparison, found)]
+    files += [drawings.save_pictures(comparison)] if with_pictures else []
     written = ", ".join(str(file) for file in files if file is not None)
     _say([(comparison.output / TABLE).read_text(encoding="utf-8").rstrip("\n"), f"written: {written}"])
 

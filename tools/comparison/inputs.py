@@ -8,6 +8,7 @@ from splitmask_backbones.errors import UserError
 from splitmask_backbones.missing import check_weights
 from splitmask_backbones.run_files import CONFIG, ENCODER, TABLE, TABLE_CSV
 from tools.comparison.plan import LABELS, NONE, PICTURES, RANDOM, REHEARSALS, as_folder
+from tools.comparison.same_time import RECORD as SAME_TIME
 from tools.running.executor import LOGS, RECORD
 
 OWN = ("--resume", "--rehearse", "--eval-only", "--predict", "--best", "--seed", "--epochs", "--output")
@@ -23,7 +24,7 @@ OWN_VALUES = {
 }
 """The same as `key=value`, and what says it here."""
 PLACES = ("--data", "--val", "--train-json", "--train-images", "--val-json", "--val-images", "--train-list")
-_RESERVED = {as_folder(RANDOM), REHEARSALS, PICTURES, LOGS, RECORD, TABLE, TABLE_CSV, CONFIG}
+_RESERVED = {as_folder(RANDOM), REHEARSALS, PICTURES, LOGS, RECORD, TABLE, TABLE_CSV, CONFIG, SAME_TIME}
 
 
 def read_starts(given: Sequence[str]) -> dict[str, str]:

@@ -64,6 +64,7 @@ class Comparison:
         rates: peak learning rates that each start is tried with, None for the config's own.
         seeds: fine-tunings of each start at its best rate; which images a share of the labels holds follows them.
         output: folder of everything.
+        same_time: whether random init is also fine-tuned for the time of a start's pre-training.
     """
 
     tool: str
@@ -74,6 +75,7 @@ class Comparison:
     rates: tuple[float | None, ...]
     seeds: int
     output: Path
+    same_time: bool = False
 
     def title(self, setting: Setting) -> str:
         """Returns what tells a setting from the others, in words."""

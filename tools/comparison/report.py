@@ -1,21 +1,22 @@
-"""What a comparison found: a table, a verdict for each setting, a plot, and a grid of pictures."""
+"""What a comparison found: a table, and a verdict for each setting."""
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 
+from pretrain.training.progress import duration
 from pretrain.training.run_folder import read_object
 from splitmask_backbones.files import write_atomically
 from splitmask_backbones.run_files import RESULTS, TABLE, TABLE_CSV
 from tools.common import plots
 from tools.common.spread import cells, certainty, csv_text, least_that_equals, listed, mean_and_spread, shown
-from tools.comparison.plan import IMAGES, PICTURES, Comparison, Setting, shown_jobs
-from tools.running.pictures import drawn
+from tools.comparison.plan import RANDOM, Comparison, Setting
+from tools.comparison.same_time import equal_steps, pretraining_seconds, read_longer
 from tools.running.scores import SCORES
 
-Found = dict[tuple[str, Setting], dict[int, dict[str, float]]]
-"""By start and setting, at the start's best rate: seed -> score -> value."""
+BySeed = dict[int, dict[str, float]]
+"""Seed -> score -> value."""
+Found = dict[tuple[str, Setting], BySeed]
+"""By start and setting, at the start's best rate."""
 CSV_HEADER = ("start", "labels", "steps", "lr", "score", "mean", "spread", "n", "values")
 CAPTION = (
     "On the validation images, in percent: mean ± standard deviation over seeds (number of seeds). Above: of the "
@@ -34,13 +35,18 @@ def read(comparison: Comparison) -> Found:
 
 def values(found: Found, start: str, setting: Setting, score: str) -> dict[int, float]:
     """Returns a score of a start, by seed; undefined ones are left out."""
-    return {seed: scores[score] for seed, scores in found[start, setting].items() if score in scores}
+    return of_score(found[start, setting], score)
 
 
-def gains(found: Found, start: str, against: str, setting: Setting, score: str) -> list[float]:
-    """Returns by how much a start is above another in a score, for each seed that both have."""
-    ours, theirs = (values(found, one, setting, score) for one in (start, against))
-    return [value - theirs[seed] for seed, value in ours.items() if seed in theirs]
+def of_score(by_seed: BySeed, score: str) -> dict[int, float]:
+    """Returns one score by seed; undefined ones are left out."""
+    return {seed: scores[score] for seed, scores in by_seed.items() if score in scores}
+
+
+def gains(ours: BySeed, theirs: BySeed, score: str) -> list[float]:
+    """Returns by how much ours are above theirs in a score, for each seed that both have."""
+    our, their = of_score(ours, score), of_score(theirs, score)
+    return [value - their[seed] for seed, value in our.items() if seed in their]
 
 
 def verdict(differences: Sequence[Sequence[float]]) -> str:
@@ -72,14 +78,39 @@ def sentences(comparison: Comparison, found: Found) -> list[str]:
     told = []
     for setting in sorted(comparison.settings):
         for start in others:
-            by_score = {score: gains(found, start, first, setting, score) for score in titles(comparison, found)}
-            by_score = {score: values for score, values in by_score.items() if values}
-            numbers = ", ".join(f"{score} {_signed(values)}" for score, values in by_score.items())
-            told.append(
-                f"{comparison.title(setting)}: {start} against {first}: {numbers}: {verdict([*by_score.values()])}"
-            )
+            against = _against(comparison, found, found[start, setting], found[first, setting])
+            told.append(f"{comparison.title(setting)}: {start} against {first}: {against}")
+    told += _in_the_same_time(comparison, found)
     told += [line for score in titles(comparison, found) for line in _saved(comparison, found, score)]
     return told + _edges(comparison) + _warnings(comparison, found)
+
+
+def _against(comparison: Comparison, found: Found, ours: BySeed, theirs: BySeed) -> str:
+    """Returns by how much, and with how many seeds, ours are ahead of theirs."""
+    by_score = {score: gains(ours, theirs, score) for score in titles(comparison, found)}
+    by_score = {score: values for score, values in by_score.items() if values}
+    numbers = ", ".join(f"{score} {_signed(values)}" for score, values in by_score.items())
+    return f"{numbers}: {verdict([*by_score.values()])}"
+
+
+def _in_the_same_time(comparison: Comparison, found: Found) -> list[str]:
+    """Returns the verdicts against random init in the same time, or what its steps would be where it was not asked."""
+    told = []
+    for one in sorted(read_longer(comparison), key=lambda one: one.setting):
+        against = _against(comparison, found, found[one.start, one.setting], one.scores(comparison))
+        told.append(
+            f"{comparison.title(one.setting)}: {one.start} against {RANDOM} in the same time ({one.steps:,} steps): "
+            f"{against}"
+        )
+    longest = max(comparison.settings, key=lambda one: one.length)
+    for start, seconds in {} if comparison.same_time else pretraining_seconds(comparison).items():
+        steps = equal_steps(comparison, start, longest)
+        if steps is not None:
+            told.append(
+                f"the pre-training of {start} took {duration(seconds)}, as long as {steps[1]:,} steps of this "
+                "fine-tuning: --same-time tries what they do for random init"
+            )
+    return told
 
 
 def _warnings(comparison: Comparison, found: Found) -> list[str]:
@@ -103,7 +134,7 @@ def _saved(comparison: Comparison, found: Found, score: str) -> list[str]:
     """Returns how many steps, and how few labels, each start needs for what the first one reaches with how many."""
     first, *others = comparison.starts
     told = []
-    shares, lengths = _amounts(comparison)
+    shares, lengths = amounts(comparison)
     means = {key: fmean(by_seed.values()) for key in found if (by_seed := values(found, *key, score))}
 
     def equal(start: str, settings: Mapping[float, Setting], unit: str, where: str) -> None:
@@ -151,7 +182,7 @@ def _edges(comparison: Comparison) -> list[str]:
     return told
 
 
-def _amounts(comparison: Comparison) -> tuple[list[float], list[int | None]]:
+def amounts(comparison: Comparison) -> tuple[list[float], list[int | None]]:
     """Returns the shares of the labels and the lengths, ascending."""
     shares = {setting.share for setting in comparison.settings}
     return sorted(shares), sorted({one.steps for one in comparison.settings}, key=lambda steps: steps or 0)
@@ -161,19 +192,35 @@ def write_table(comparison: Comparison, found: Found) -> None:
     """Writes table.md and table.csv."""
     first, *others = comparison.starts
     settings = sorted(comparison.settings)
+    longer = {(one.start, one.setting): one for one in read_longer(comparison)}
     header = [comparison.tool, *map(comparison.title, settings)]
     body = []
+
+    def add(score: str, title: str, runs: Sequence[BySeed]) -> None:
+        body.append([f"{score}: {title}", *(shown(of_score(by_seed, score).values()) for by_seed in runs)])
+
+    def add_gains(score: str, title: str, ours: Sequence[BySeed], theirs: Sequence[BySeed]) -> None:
+        body.append([title, *(shown(gains(*pair, score)) for pair in zip(ours, theirs, strict=True))])
+
+    runs = {start: [found[start, setting] for setting in settings] for start in comparison.starts}
     for score in titles(comparison, found):
         for start in comparison.starts:
-            cells_of = [shown(values(found, start, setting, score).values()) for setting in settings]
-            body.append([f"{score}: {start}", *cells_of])
+            add(score, start, runs[start])
         for start in others:
-            differences = [shown(gains(found, start, first, setting, score)) for setting in settings]
-            body.append([f"{start} above {first}", *differences])
+            add_gains(score, f"{start} above {first}", runs[start], runs[first])
+        for start in [start for start in others if (start, settings[0]) in longer]:
+            same_time = [longer[start, setting] for setting in settings]
+            theirs = [one.scores(comparison) for one in same_time]
+            add(score, same_time[0].title, theirs)
+            add_gains(score, f"{start} above that", runs[start], theirs)
     if comparison.rates != (None,):
         for start in comparison.starts:
             rates = [comparison.best_rate(start, setting) for setting in settings]
             body.append([f"lr: {start}", *(f"{rate:g}" for rate in rates if rate is not None)])
+    for start in others:
+        if (start, settings[0]) in longer:
+            same_time = [longer[start, setting] for setting in settings]
+            body.append([f"steps: {same_time[0].title}", *(f"{one.steps:,}" for one in same_time)])
     caption = f"{CAPTION} {RATES}" if len(comparison.rates) > 1 else CAPTION
     lines = [plots.markdown_table(header, body), caption, "", *(f"- {text}" for text in sentences(comparison, found))]
     write_atomically(comparison.output / TABLE, ("\n".join(lines) + "\n").encode())
@@ -185,57 +232,10 @@ def write_table(comparison: Comparison, found: Found) -> None:
         for start in comparison.starts
         if (numbers := values(found, start, setting, score).values())
     ]
+    rows += [
+        [one.title, one.setting.share, one.steps, one.rate or "", score, *cells(numbers), listed(numbers)]
+        for score in titles(comparison, found)
+        for one in longer.values()
+        if (numbers := of_score(one.scores(comparison), score).values())
+    ]
     write_atomically(comparison.output / TABLE_CSV, csv_text([CSV_HEADER, *rows]).encode())
-
-
-def save_plot(comparison: Comparison, found: Found) -> Path | None:
-    """Writes a panel for each score over the steps, or over the labels where there is one length; None for one setting.
-
-    A line is a start (with a share of the labels, where there are several), a bar one standard deviation.
-    """
-    shares, lengths = _amounts(comparison)
-    names = titles(comparison, found)
-    if not names or len(comparison.settings) < 2:
-        return None
-    over_steps = len(lengths) > 1
-    path = comparison.output / PICTURES / "comparison.png"
-    path.parent.mkdir(exist_ok=True)
-    lines = list(_lines(comparison, over_steps))
-    rows = math.ceil(len(lines) / len(names))
-    height = 3.6 + 0.25 * rows
-    with plots.panels(path, len(names), 1.2 + 4.2 * len(names), height) as (figure, axes):
-        for axis, score in zip(axes, names, strict=True):
-            for label, color, style, settings in lines:
-                points = [(s, *mean_and_spread(got)) for s in settings if (got := values(found, *s, score))]
-                x = [float(s.steps or 0) if over_steps else 100 * s.share for (_, s), _, _ in points]
-                means, bars = [mean for _, mean, _ in points], [spread or 0.0 for _, _, spread in points]
-                axis.errorbar(x, means, bars, label=label, marker="o", color=color, linestyle=style)
-            ticks = [float(steps or 0) for steps in lengths] if over_steps else [100 * share for share in shares]
-            axis.set_xscale("log")
-            axis.set_xticks(ticks, [f"{tick:,g}" if over_steps else f"{tick:g} %" for tick in ticks], minor=False)
-            axis.minorticks_off()
-            axis.set(title=score, xlabel="steps of fine-tuning" if over_steps else "share of the labels")
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, frameon=False, loc="upper left", ncols=len(names))  # over no whisker
-        figure.tight_layout(rect=(0, 0, 1, 1 - (0.1 + 0.25 * rows) / height))
-    return path
-
-
-def _lines(comparison: Comparison, over_steps: bool) -> Iterator[tuple[str, str, str, list[tuple[str, Setting]]]]:
-    """Yields label, colour, style and points of each line of a panel."""
-    shares, _ = _amounts(comparison)
-    for color, start in enumerate(comparison.starts):
-        for number, share in enumerate(shares if over_steps else shares[:1]):
-            settings = [s for s in sorted(comparison.settings) if s.share == share or not over_steps]
-            label = f"{start}, {100 * share:g} % of the labels" if over_steps and len(shares) > 1 else start
-            yield label, f"C{color}", ("-", "--", ":", "-.")[number % 4], [(start, s) for s in settings]
-
-
-def save_pictures(comparison: Comparison) -> Path:
-    """Writes predictions.png: the images first, then a column for each start."""
-    folder = comparison.output / PICTURES
-    files = sorted((folder / IMAGES).iterdir())
-    grid = {"image": files} | {start: drawn(job.folder, files) for start, job in shown_jobs(comparison).items()}
-    path = folder / "predictions.png"
-    plots.save_grid(grid, path)
-    return path

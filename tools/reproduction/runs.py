@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pretrain.recipes import RECIPES
-from pretrain.training.metrics import read_json_lines
+from pretrain.training.metrics import training_seconds
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import sha256_of
 from splitmask_backbones.registry import encoder_name
-from splitmask_backbones.run_files import CONFIG, DATA_REPORT, ENCODER, LOAD_REPORT, METRICS_LOG, RESULTS
+from splitmask_backbones.run_files import CONFIG, DATA_REPORT, ENCODER, LOAD_REPORT, RESULTS
 from tools.reproduction.paper.schema import Origin
 from tools.running.scores import SCORES, is_number
 
@@ -202,19 +202,9 @@ def _read_pretraining(folder: Path, config: dict[str, Any]) -> Run:
         raise UserError("config.json names no recipe that is known here")
     if not (folder / ENCODER).exists():
         raise UserError("encoder.safetensors is missing (unfinished or failed)")
-    return Run(folder, "pretrain", str(config["recipe"]), config, {"hours": _hours(folder)}, {})
-
-
-def _hours(folder: Path) -> float | None:
-    """Returns the hours of training that metrics.jsonl adds up to, waiting for data included."""
-    seconds, before = 0.0, 0
-    try:
-        for entry in read_json_lines(folder / METRICS_LOG):
-            seconds += (entry["images"] - before) / entry["images_per_second"]
-            before = entry["images"]
-    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
-        return None
-    return seconds / 3600 if before else None
+    seconds = training_seconds(folder)
+    hours = None if seconds is None else seconds / 3600
+    return Run(folder, "pretrain", str(config["recipe"]), config, {"hours": hours}, {})
 
 
 def _tracer(runs: Sequence[Run]) -> Callable[[Run], None]:

@@ -1,11 +1,11 @@
 """What the study says about few labels: columns, a plot over the labels, and a sentence for each number."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import fmean
 
 from tools.common.plots import markdown_table, panels
-from tools.common.spread import certainty, least_that_equals, mean_and_spread, shown
+from tools.common.spread import Numbers, certainty, least_that_equals, mean_and_spread, shown
 from tools.reproduction.study import ROWS
 
 Values = dict[str, dict[str, dict[int, float]]]  # column -> row -> seed -> value
@@ -24,7 +24,7 @@ def column(name: str, share: float) -> str:
     return name if share == 1 else f"{name}, {100 * share:g} % of the labels"
 
 
-def measured(curves: Curves) -> Iterator[tuple[str, float, str, Collection[float]]]:
+def measured(curves: Curves) -> Iterator[tuple[str, float, str, Numbers]]:
     """Yields number, share, row and its values, where there are some."""
     for name in next(iter(curves.values()), {}):
         for share, values in curves.items():
@@ -127,5 +127,5 @@ def save_plot(curves: Curves, path: Path) -> None:
         figure.tight_layout(rect=(0, 0, 1, 0.94))
 
 
-def _line(curves: Curves, name: str, row: str) -> list[tuple[float, Collection[float]]]:
+def _line(curves: Curves, name: str, row: str) -> list[tuple[float, Numbers]]:
     return [(share, values[name][row].values()) for share, values in curves.items() if values[name].get(row)]

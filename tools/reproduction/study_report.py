@@ -1,7 +1,7 @@
 """The study's table and pictures from its finished runs."""
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -11,7 +11,7 @@ from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import write_atomically
 from splitmask_backbones.run_files import CONFIG, MONITOR_LOG, RESULTS, TABLE, TABLE_CSV
 from tools.common import plots
-from tools.common.spread import cells, csv_text, listed, shown
+from tools.common.spread import Numbers, cells, csv_text, listed, shown
 from tools.reproduction import study_labels
 from tools.reproduction.study import HEADS, PICTURES, ROWS, Study, finetuning_folder, run_folder
 from tools.running.pictures import choose_pictures as study_pictures
@@ -170,7 +170,7 @@ def write_table(
     if looks:
         text += f"\n{plots.markdown_table(titles, looks)}\n{LOOKS_CAPTION}\n"
     write_atomically(output / TABLE, text.encode())
-    found: list[tuple[str, str, Collection[float]]] = [
+    found: list[tuple[str, str, Numbers]] = [
         (row, column, by_seed.values()) for column in values for row in rows if (by_seed := values[column][row])
     ]
     for name, share, row, numbers in study_labels.measured(few):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pretrain.training.metrics import JsonLines, MetricsLog
+from pretrain.training.metrics import JsonLines, MetricsLog, training_seconds
 from splitmask_backbones.run_files import METRICS_LOG, MONITOR_LOG
 
 
@@ -19,6 +19,18 @@ def test_what_came_after_the_resumed_step_is_taken_out(tmp_path):
     file.write({"step": 5, "loss": float("nan")})
     file.close()
     assert lines(path) == [{"step": 2}, {"step": 4}, {"step": 5, "loss": None}]
+
+
+def test_the_seconds_of_a_training_add_up(tmp_path):
+    file = tmp_path / METRICS_LOG
+    assert training_seconds(tmp_path) is None, "nothing was trained"
+    # 80 images at 20 a second, then 160 at 10; a line that a kill cut off, its images in the next one's.
+    file.write_text(
+        '{"images": 80, "images_per_second": 20.0}\n{"images": 160, "ima\n{"images": 240, "images_per_second": 10.0}\n'
+    )
+    assert training_seconds(tmp_path) == pytest.approx(4.0 + 16.0)
+    file.write_text('{"images": 80, "images_per_second": null}\n')
+    assert training_seconds(tmp_path) is None
 
 
 def test_a_log_writes_files_and_events(tmp_path):
