@@ -13,9 +13,9 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
-from matplotlib.axes import Axes
 from PIL import Image
 
+from tests.helpers.drawn import note
 from tests.helpers.in_process import run_tool
 from tools import compare
 from tools.comparison import plan, report
@@ -156,20 +156,6 @@ def test_random_init_gets_the_time_of_the_pre_training(weights: Path) -> None:
     assert f"the pre-training of mine {told}" in shorter
 
 
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[list[float], list[float], list[float]]]:
-    """Returns x, y and bars of the lines that are drawn, by label."""
-    found: dict[str, tuple[list[float], list[float], list[float]]] = {}
-    errorbar = Axes.errorbar
-
-    def noted(self: Axes, x: list[float], y: list[float], bars: list[float], *, label: str, **rest: object) -> object:
-        found[label] = (x, y, bars)
-        return errorbar(self, x, y, bars, label=label, **rest)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Axes, "errorbar", noted)
-    return found
-
-
 @pytest.mark.parametrize(
     ("words", "lines"),
     [
@@ -184,10 +170,14 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[list[float], list[
         ),
     ],
 )
-def test_the_scores_are_drawn(weights: Path, drawn: dict, words: tuple[str, ...], lines: dict) -> None:
+def test_the_scores_are_drawn(
+    weights: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], lines: dict[str, tuple[list, list]]
+) -> None:
     pretrained(weights, 60.0)
+    calls = note(monkeypatch, "errorbar")
     done = run(weights, "--seeds", "2", *words)
     assert done.returncode == 0, done.stderr
+    drawn = {named["label"]: args for args, named in calls}
     for label, (x, y) in lines.items():
         assert drawn[label][:2] == (x, y), label
         same = [0.7071] * len(x) if y[-1] != 40.5 or label != "mine" else [0.7071, 13.435]  # of a seed and the next

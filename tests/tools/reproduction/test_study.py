@@ -11,6 +11,7 @@ from PIL import Image
 
 from pretrain.recipes import METHOD_VALUES, get_recipe
 from splitmask_backbones.errors import UserError
+from tests.helpers.drawn import note
 from tests.helpers.plans import check
 from tools.common.spread import mean_and_spread, shown
 from tools.reproduction import study_report
@@ -306,7 +307,7 @@ def test_the_longer_row_is_compared_with_as_long_a_start_from_nothing(tmp_path: 
     assert "| SplitMask, longer (above random init, longer) | -1.0 (1) |" in text
 
 
-def test_table_and_pictures(data: Path, tmp_path: Path) -> None:
+def test_table_and_pictures(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output, rows = tmp_path / "out", ("random", "full")
     study = Study("cpu", data, output, on_both(*rows), 2)
     box = {("random", 0): 1.0, ("random", 1): 3.0, ("full", 0): 5.0}
@@ -357,7 +358,11 @@ def test_table_and_pictures(data: Path, tmp_path: Path) -> None:
             for i in range(4):
                 Image.new("RGB", (24, 16)).save(drawn / f"{i}.png")
     assert all(job.done for job in picture_jobs(study))
+    bars, points = note(monkeypatch, "barh"), note(monkeypatch, "plot")
     study_report.save_points(values, rows, output / "pictures" / "points.png")
+    numbers = [[*of[row].values()] for of in values.values() for row in rows if of[row]]
+    assert [args[0] for args, _ in points] == numbers and len(numbers) == 4
+    assert [args[1] for args, _ in bars] == [pytest.approx(sum(of) / len(of)) for of in numbers]
     study_report.save_grids(study)
     for name in ("points", "detections", "segmentations"):
         with Image.open(output / "pictures" / f"{name}.png") as picture:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.helpers.drawn import note
 from tools.reproduction import study_labels, study_report
 from tools.reproduction.study import finetuning_folder
 
@@ -68,7 +69,7 @@ def test_one_share_alone_says_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "labels.png").exists()
 
 
-def test_the_table_has_a_column_for_each_share(tmp_path: Path) -> None:
+def test_the_table_has_a_column_for_each_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for row, share, seed, value in (
         ("random", 0.1, 0, 1.0), ("random", 0.1, 1, 3.0), ("random", 1.0, 0, 6.0),
         ("full", 0.1, 0, 7.0), ("full", 1.0, 0, 9.0),
@@ -98,6 +99,11 @@ def test_the_table_has_a_column_for_each_share(tmp_path: Path) -> None:
         lines = {(line["row"], line["column"]): line["values"] for line in csv.DictReader(file)}
     assert lines["random", "camvid mIoU, 10 % of the labels"] == "1.0; 3.0" and lines["full", "camvid mIoU"] == "9.0"
     assert len(lines) == 4
+    calls = note(monkeypatch, "errorbar")
     study_labels.save_plot(few, tmp_path / "labels.png")
+    shares = (10.0, 100.0)
+    drawn = {named["label"]: args for args, named in calls}
+    assert drawn["random init"] == (shares, (2.0, 6.0), [pytest.approx(2**0.5), 0.0])
+    assert drawn["SplitMask"] == (shares, (7.0, 9.0), [0.0, 0.0])
     with Image.open(tmp_path / "labels.png") as picture:
         assert picture.width > 200
