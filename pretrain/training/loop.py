@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -13,12 +12,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from pretrain.training.checkpoints import restore_newest, save_checkpoint
-from pretrain.training.distributed import agree, gather, mean_over_ranks
+from pretrain.training.distributed import agree, gather
 from pretrain.training.loader import step_batches
-from pretrain.training.measuring import STEPS
-from pretrain.training.metrics import MetricsLog
-from pretrain.training.options import RunOptions
-from pretrain.training.progress import Clock, ProgressLine, shown
+from pretrain.training.loop_config import Loop
+from pretrain.training.reporting import Reporter
 from pretrain.training.run_folder import RunFolder
 from pretrain.training.schedule import set_lr
 from pretrain.training.signals import StopSignals
@@ -28,78 +25,6 @@ from splitmask_backbones.run_files import CHECKPOINTS
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-
-@dataclass(frozen=True)
-class Loop:
-    """How long, how often, how clipped.
-
-    Attributes:
-        total_steps: of the whole run, resumed parts included.
-        batch_size: images per step, over all processes and accumulated micro-batches.
-        steps_per_epoch: steps per epoch.
-        clip_grad: largest gradient norm, or None.
-        clip_per_parameter: whether that is the norm of each parameter's gradient.
-        accumulate: micro-batches per step.
-        save_every: steps between checkpoints.
-        log_every: steps between log lines.
-        eval_every: steps between evaluations, or None.
-        monitor_every: steps between two looks of the monitor, or None.
-        seed: of everything random in a step.
-        stop_after: steps that are made of `total_steps`, in a rehearsal; None for all.
-    """
-
-    total_steps: int
-    batch_size: int
-    steps_per_epoch: int
-    clip_grad: float | None = None
-    clip_per_parameter: bool = False
-    accumulate: int = 1
-    save_every: int = 1000
-    log_every: int = 50
-    eval_every: int | None = None
-    monitor_every: int | None = None
-    seed: int = 0
-    stop_after: int | None = None
-
-    @classmethod
-    def of(
-        cls,
-        recipe: Any,
-        options: RunOptions,
-        total_steps: int,
-        steps_per_epoch: int,
-        *,
-        clip_per_parameter: bool = False,
-        **intervals: Any,
-    ) -> Loop:
-        """Returns the loop of a recipe; intervals of 0 are none."""
-        return cls(
-            total_steps=total_steps,
-            batch_size=recipe.batch_size,
-            steps_per_epoch=steps_per_epoch,
-            clip_grad=recipe.clip_grad or None,
-            clip_per_parameter=clip_per_parameter,
-            accumulate=recipe.accumulate,
-            save_every=options.save_every,
-            log_every=options.log_every,
-            seed=recipe.seed,
-            stop_after=STEPS if options.rehearse else None,
-            **{name: steps or None for name, steps in intervals.items()},
-        )
-
-    @property
-    def end(self) -> int:
-        """Steps after which the training ends."""
-        return min(self.total_steps, self.stop_after or self.total_steps)
-
-    def evaluates_after(self, step: int) -> bool:
-        """Returns whether an evaluation belongs after so many steps; the one after the last is the caller's."""
-        return self.eval_every is not None and 0 < step < self.total_steps and step % self.eval_every == 0
-
-    def monitors_after(self, step: int) -> bool:
-        """Returns whether the monitor looks after so many steps."""
-        return self.monitor_every is not None and (step % self.monitor_every == 0 or step == self.total_steps)
 
 
 class _Ahead(Iterator[Any]):
@@ -214,7 +139,6 @@ def fit(
     checkpoints = folder.path / CHECKPOINTS
     model, wrapped_optimizer = fabric.setup(method, optimizer)
     # Only now: the optimizer's state goes where its parameters are.
-    is_main = fabric.is_global_zero
     start_step = restore_newest(checkpoints, method, optimizer, average) if folder.resumed else 0
     clip: Any = {"clip_grad": loop.clip_grad, "clip_per_parameter": loop.clip_per_parameter}
     make_step: Callable[..., dict[str, Tensor]]
@@ -225,16 +149,14 @@ def fit(
         ordinary: Callable[..., dict[str, Tensor]] = train_step
         make_step = partial(ordinary, fabric, model, wrapped_optimizer, **more)
     method.train()
-    log = MetricsLog(folder.path, start_step) if is_main else None
-    progress = ProgressLine(loop.end, start_step, title) if is_main else None
+    reporter = Reporter(fabric, folder.path, loop, start_step, title, metric_names)
     saved_step = start_step
-    clock = Clock()
     stop = StopSignals()
     stop_signal = 0
 
     def save(step: int) -> None:
         nonlocal saved_step
-        if is_main and step != saved_step:
+        if fabric.is_global_zero and step != saved_step:
             save_checkpoint(checkpoints, step, method, optimizer, average)
         saved_step = step
 
@@ -243,30 +165,23 @@ def fit(
         stop.graceful = False  # the state is saved, and what is evaluated in vain is evaluated again
         if stop.received is not None:
             raise SystemExit(128 + stop.received)
-        found = evaluate(step)
-        if log and found:
-            log.scalars("val", found, step)
+        reporter.evaluation(step, evaluate(step))
         stop.graceful = True
         method.train()
-        clock.lap()
 
     def timed(data: Iterator[Any]) -> Iterator[Any]:
         while True:
-            with clock.waiting():
+            with reporter.clock.waiting():
                 batch = fabric.to_device(next(data))
             yield batch
 
     def stop_at(step: int, number: int) -> NoReturn:
-        if progress:
-            progress.note(f"stopped and saved at step {step} of {loop.end}: --resume goes on from here")
+        reporter.note(f"stopped and saved at step {step} of {loop.end}: --resume goes on from here")
         fabric.barrier()  # torchrun ends all processes when one is gone: not while another saves
         raise SystemExit(128 + number)
 
     with ExitStack() as stack:
-        if log:
-            stack.callback(log.close)
-        if progress:
-            stack.enter_context(progress)
+        stack.enter_context(reporter)
         stack.enter_context(stop)
         stop.graceful = True
         # Asked of the main process, which wrote what tells it.
@@ -297,25 +212,9 @@ def fit(
                 average.update_parameters(method)
             for call in after_step:
                 call(done)
-            clock.images += loop.batch_size
-            place = {"step": done, "epoch": done / loop.steps_per_epoch, "images": done * loop.batch_size}
-            if done % loop.log_every == 0 or done == loop.end:
-                names = [name for name in metric_names if name in values]
-                means = dict(zip(names, mean_over_ranks([values[name] for name in names]), strict=True))
-                if log and progress:
-                    lr = max(group["peak_lr"] * factor for group in optimizer.param_groups)
-                    speed, data_share = clock.lap()
-                    entry = place | {name: means.get(name) for name in metric_names}
-                    entry |= {"lr": lr, "grad_norm": float(values["grad_norm"]), "images_per_second": speed}
-                    log.write(entry, {"data_wait_share": data_share})
-                    progress.log(entry, data_share)
-            if progress:
-                progress.advance(done)
-            if monitor is not None and log and progress and loop.monitors_after(done):
-                with clock.stopped():
-                    seen = monitor()
-                log.write_monitor({**place, **seen})
-                progress.note(f"monitor at step {done}: {shown(seen)}")
+            reporter.step(done, values, optimizer, factor)
+            if monitor is not None and loop.monitors_after(done):
+                reporter.look(done, monitor)
             evaluates = evaluate is not None and loop.evaluates_after(done) and not stop_signal
             if done % loop.save_every == 0 or done == loop.end or stop_signal or evaluates:
                 save(done)

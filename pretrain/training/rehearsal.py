@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-    from pretrain.training.loop import Loop
+    from pretrain.training.loop_config import Loop
 
 from pretrain.training.evenly import evenly
 from pretrain.training.measuring import STEPS, median_step, now, peak_memory

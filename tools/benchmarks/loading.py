@@ -23,7 +23,7 @@ from pretrain.data.check import check_images
 from pretrain.data.sources import ImageList, open_source
 from pretrain.methods.build import build_views
 from pretrain.recipes import Recipe
-from pretrain.training.loop import Loop
+from pretrain.training.loop_config import Loop
 from pretrain.training.options import RunOptions
 from pretrain.training.run_folder import RunFolder
 from splitmask_backbones.run_files import ENCODER

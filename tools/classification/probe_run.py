@@ -16,7 +16,8 @@ from pretrain.data.deep_images import range_of_run
 from pretrain.monitoring.knn import knn_votes
 from pretrain.training.distributed import machine_record, make_fabric
 from pretrain.training.loader import steps_per_epoch
-from pretrain.training.loop import Loop, fit
+from pretrain.training.loop import fit
+from pretrain.training.loop_config import Loop
 from pretrain.training.measuring import STEPS
 from pretrain.training.optimizer import adamw
 from pretrain.training.options import RunOptions

@@ -16,7 +16,8 @@ from torch import nn
 from pretrain.training.distributed import gather, machine_record, share_buffers
 from pretrain.training.ema import averaged
 from pretrain.training.loader import check_divisible, steps_per_epoch
-from pretrain.training.loop import Loop, batches_of, fit
+from pretrain.training.loop import batches_of, fit
+from pretrain.training.loop_config import Loop
 from pretrain.training.run_folder import RunFolder, check_command, flatten, read_object, write_json
 from pretrain.training.signals import StopSignals
 from splitmask_backbones.checkpoints import save_encoder

@@ -15,7 +15,8 @@ from pretrain.recipes import Recipe
 from pretrain.tokenizers.build import TOKENIZER_FILE
 from pretrain.training.compilation import compile_blocks, pays, say_choice
 from pretrain.training.loader import steps_per_epoch
-from pretrain.training.loop import Loop, batches_of, fit
+from pretrain.training.loop import batches_of, fit
+from pretrain.training.loop_config import Loop
 from pretrain.training.run_folder import RunFolder
 from pretrain.training.schedule import cosine, warmup_cosine
 from splitmask_backbones import save_encoder

@@ -12,7 +12,8 @@ from pretrain.training import loop as loop_module
 from pretrain.training.checkpoints import newest_checkpoint, save_checkpoint
 from pretrain.training.distributed import make_fabric
 from pretrain.training.ema import averaged
-from pretrain.training.loop import Loop, fit
+from pretrain.training.loop import fit
+from pretrain.training.loop_config import Loop
 from pretrain.training.measuring import STEPS
 from pretrain.training.run_folder import RunFolder
 from splitmask_backbones.param_groups import param_groups

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pretrain.training import rehearsal
-from pretrain.training.loop import Loop
+from pretrain.training.loop_config import Loop
 from pretrain.training.measuring import STEPS
 from pretrain.training.rehearsal import NUM_IMAGES, Rehearsal, whole_run
 

@@ -8,7 +8,8 @@ import torch
 from pretrain.methods.splitmask import SplitMask
 from pretrain.tokenizers.codebook import Tokenizer, random_projection
 from pretrain.training.distributed import make_fabric
-from pretrain.training.loop import Loop, fit
+from pretrain.training.loop import fit
+from pretrain.training.loop_config import Loop
 from pretrain.training.optimizer import adamw
 from pretrain.training.run_folder import RunFolder
 from pretrain.training.static_step import WARM_UP_STEPS, Held, StaticStep, check_graph
