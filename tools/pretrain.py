@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import _path  # noqa: F401
 import argparse
-import dataclasses
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,13 +14,14 @@ from pretrain.recipes import RECIPES, Recipe, get_recipe
 from pretrain.training.options import OFF
 from splitmask_backbones.run_files import CHECKPOINTS, CONFIG, ENCODER, REHEARSAL_RECORD
 from tools import cli, monitoring
-from tools.pretraining.options import KEPT, PretrainOptions
+from tools.pretraining.options import PretrainOptions
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
     from pretrain.data.sources import ImageList
     from pretrain.training.rehearsal import Rehearsal
+    from pretrain.training.run_folder import RunFolder
 
 
 def build_parser() -> cli.Parser:
@@ -69,6 +69,7 @@ def main(argv: list[str]) -> int:
     if not options.resume:
         recipe.check_tokenizer_weights(options.tokenizer_weights)
         options.check_monitoring()
+        options.check_output()
     options.check_plan(args.recipe, given)
     options.check_cache_word()
     from pretrain.data.several import check_sources
@@ -78,7 +79,6 @@ def main(argv: list[str]) -> int:
     from tools.pretraining.machine import check_versions
 
     check_versions()
-    from pretrain.data.several import open_sources
     from pretrain.training.rehearsal import Rehearsal
     from pretrain.training.run_folder import RunFolder
     from pretrain.training.signals import StopSignals
@@ -92,65 +92,81 @@ def main(argv: list[str]) -> int:
         folder = stack.enter_context(
             RunFolder.open(place, resume=options.resume, artefact=artefact, anew=options.rehearse)
         )
-        from pretrain.data.sources import split_holdout
-        from pretrain.training.distributed import make_fabric
-        from pretrain.training.static_step import check_graph
-        from tools.pretraining.images import readable_images, with_range
-        from tools.pretraining.plan import make_plan, told
-        from tools.pretraining.record import config_of, recipe_of, with_precision
-        from tools.pretraining.start import prepare_start
-        from tools.pretraining.train import length_of, train
-
-        named = with_precision(args.recipe, named, options.device)
-        recipe = recipe_of(args.recipe, named, given, folder.previous)
-        before = (folder.previous or {}).get("free", {})
-        options.check_monitoring(before.get("monitor_every"))
-        omitted = [name for name in KEPT if getattr(options, name) is None]
-        options = dataclasses.replace(options, **{name: before.get(name) for name in omitted})
-        if options.hours is None:
-            options = dataclasses.replace(options, hours=(folder.previous or {}).get("--hours"))
-        recipe.check_tokenizer_weights(options.tokenizer_weights)
-        options.check_cache(recipe.reduced_jpeg)
-        options = dataclasses.replace(options, deterministic=options.is_deterministic(folder.previous))
-        # A codebook need not be sent with each step: no method here has batch statistics.
-        fabric = make_fabric(
-            recipe.precision, options.device, deterministic=options.deterministic, broadcast_buffers=False
-        )
-        if recipe.cuda_graph:
-            capturable = recipe.method != "dino" and recipe.end_weight_decay is None
-            check_graph(fabric, accumulate=recipe.accumulate, capturable=capturable)
-        include, exclude = options.include or [], options.exclude or []
-        source = open_sources(options.data, options.images, include, exclude)
-        source = with_range(source, options.range, folder.previous, fabric)
-        if rehearsal and args.recipe != OWN:
-            source = _a_few(source, rehearsal, recipe, options)
-        init, digest = prepare_start(args.init, folder)  # before the check of the images, which may take hours
-        init = fabric.broadcast(init)  # a plan's lies in a folder of the main process's own
-        images, data = (
-            (source, {})
-            if options.plan
-            else readable_images(
-                source, folder, fabric, options.workers, options.max_bad_fraction, OFF if rehearsal else options.cache
-            )
-        )
-        planned: dict[str, Any] = {}
-        if folder.previous is None and (args.recipe == OWN or not rehearsal):
-            plan = make_plan(args.recipe, named, given, images, options, fabric, init)
-            recipe, planned = plan.recipe, plan.record()
-            if fabric.is_global_zero:
-                print("\n".join(told(args.recipe, plan)), flush=True)
-        if options.plan:
-            return _say_what_next(options, fabric)
-        if rehearsal and args.recipe == OWN:
-            images = _a_few(images, rehearsal, recipe, options)
-        trained = split_holdout(images, options.holdout)[0] if options.holdout else images
-        steps = length_of(recipe, trained, rehearsal)[0]
-        folder.write_config(config_of(args.recipe, recipe, options, data, fabric, init, digest, planned, steps))
-        if folder.finished:
-            cli.say(folder, f"{folder.path / ENCODER} is finished: nothing to do")
-            return 0
-        train(recipe, images, folder, options, fabric, rehearsal, init)
+        _run(args, named, given, options, folder, rehearsal)
     return 0
+
+
+def _run(
+    args: argparse.Namespace,
+    named: Recipe,
+    given: dict[str, Any],
+    options: PretrainOptions,
+    folder: RunFolder,
+    rehearsal: Rehearsal | None,
+) -> None:
+    """Settles all values, reads the images, and trains or plans.
+
+    Args:
+        args: the command line.
+        named: the recipe of its name.
+        given: values that it gives beside it.
+        options: the others.
+        folder: open and locked; a temporary one for a plan.
+        rehearsal: in place of a result, where it is one.
+    """
+    from pretrain.data.several import open_sources
+    from pretrain.data.sources import split_holdout
+    from tools.pretraining.images import readable_images, with_range
+    from tools.pretraining.plan import make_plan, told
+    from tools.pretraining.record import config_of, recipe_of, with_precision
+    from tools.pretraining.start import prepare_start
+    from tools.pretraining.train import length_of, train
+
+    named = with_precision(args.recipe, named, options.device)
+    recipe = recipe_of(args.recipe, named, given, folder.previous)
+    options = options.settled(recipe, folder.previous)
+    fabric = _fabric(recipe, options)
+    source = open_sources(options.data, options.images, options.include or [], options.exclude or [])
+    source = with_range(source, options.range, folder.previous, fabric)
+    if rehearsal and args.recipe != OWN:
+        source = _a_few(source, rehearsal, recipe, options)
+    init, digest = prepare_start(args.init, folder)  # before the check of the images, which may take hours
+    init = fabric.broadcast(init)  # a plan's lies in a folder of the main process's own
+    images, data = source, dict[str, Any]()
+    if not options.plan:
+        cache = OFF if rehearsal else options.cache
+        images, data = readable_images(source, folder, fabric, options.workers, options.max_bad_fraction, cache)
+    planned: dict[str, Any] = {}
+    if folder.previous is None and (args.recipe == OWN or not rehearsal):
+        plan = make_plan(args.recipe, named, given, images, options, fabric, init)
+        recipe, planned = plan.recipe, plan.record()
+        if fabric.is_global_zero:
+            print("\n".join(told(args.recipe, plan)), flush=True)
+    if options.plan:
+        _say_what_next(options, fabric)
+        return
+    if rehearsal and args.recipe == OWN:
+        images = _a_few(images, rehearsal, recipe, options)
+    trained = split_holdout(images, options.holdout)[0] if options.holdout else images
+    steps = length_of(recipe, trained, rehearsal)[0]
+    folder.write_config(config_of(args.recipe, recipe, options, data, fabric, init, digest, planned, steps))
+    if folder.finished:
+        cli.say(folder, f"{folder.path / ENCODER} is finished: nothing to do")
+        return
+    train(recipe, images, folder, options, fabric, rehearsal, init)
+
+
+def _fabric(recipe: Recipe, options: PretrainOptions) -> Fabric:
+    """Returns device, precision and processes of the run, where a CUDA graph can be one if that is asked for."""
+    from pretrain.training.distributed import make_fabric
+    from pretrain.training.static_step import check_graph
+
+    # A codebook need not be sent with each step: no method here has batch statistics.
+    fabric = make_fabric(recipe.precision, options.device, deterministic=options.deterministic, broadcast_buffers=False)
+    if recipe.cuda_graph:
+        capturable = recipe.method != "dino" and recipe.end_weight_decay is None
+        check_graph(fabric, accumulate=recipe.accumulate, capturable=capturable)
+    return fabric
 
 
 def _options(args: argparse.Namespace) -> PretrainOptions:
@@ -167,15 +183,13 @@ def _a_few(images: ImageList, rehearsal: Rehearsal, recipe: Recipe, options: Pre
     return few
 
 
-def _say_what_next(options: PretrainOptions, fabric: Fabric) -> int:
-
+def _say_what_next(options: PretrainOptions, fabric: Fabric) -> None:
     held = [name for name in (CONFIG, CHECKPOINTS, ENCODER) if (options.output / name).exists()]
     if fabric.is_global_zero:
         if held:
             print(f"a plan: nothing was written. {options.output} holds a run ({held[0]}): choose another --output")
         else:
             print("a plan: nothing was written. Without --plan the run begins")
-    return 0
 
 
 if __name__ == "__main__":

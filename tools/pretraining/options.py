@@ -1,11 +1,12 @@
 """What the command line of tools/pretrain.py says beside the values of the recipe. Free of torch."""
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pretrain.own_recipe import OWN
+from pretrain.recipes import Recipe
 from pretrain.training.options import AUTO, OFF, RunOptions
 from splitmask_backbones.errors import UserError
 from tools import monitoring
@@ -44,6 +45,27 @@ class PretrainOptions(monitoring.MonitorOptions, RunOptions):
     plan: bool = False
     hours: float | None = None
 
+    def settled(self, recipe: Recipe, previous: dict[str, Any] | None) -> "PretrainOptions":
+        """Returns the options of a run: where a resume omits those of KEPT, --hours or --deterministic, they stay.
+
+        Args:
+            recipe: all values of the run.
+            previous: config.json of a run that is resumed.
+
+        Raises:
+            ValueError: they contradict each other or the recipe.
+        """
+        record = previous or {}
+        before = record.get("free", {})
+        self.check_monitoring(before.get("monitor_every"))
+        omitted = [name for name in KEPT if getattr(self, name) is None]
+        options = replace(self, **{name: before.get(name) for name in omitted})
+        if options.hours is None:
+            options = replace(options, hours=record.get("--hours"))
+        recipe.check_tokenizer_weights(options.tokenizer_weights)
+        options.check_cache(recipe.reduced_jpeg)
+        return replace(options, deterministic=options.is_deterministic(previous))
+
     def check_plan(self, recipe: str, given: dict[str, Any]) -> None:
         """Raises ValueError for options that contradict each other; `given` are the values given beside a recipe."""
         for name in ("resume", "rehearse"):
@@ -61,6 +83,14 @@ class PretrainOptions(monitoring.MonitorOptions, RunOptions):
         for name in ("steps", "epochs"):
             if self.hours is not None and given.get(name) is not None:
                 raise UserError(f"--hours and --{name} exclude each other: give one of them")
+
+    def check_output(self) -> None:
+        """Raises ValueError where the run would write, and draw, among the images that it reads."""
+        if any(Path(path).resolve() == self.output.resolve() for path in self.data):
+            raise UserError(
+                f"--output {self.output} is a folder of --data, and what the run draws would be among its images: "
+                "choose a folder of its own, which may lie in it"
+            )
 
     def check_cache_word(self) -> None:
         """Raises ValueError for a misspelt `auto` or `off`, which would be a folder here."""
