@@ -62,48 +62,58 @@ def resolve_encoder(
     if isinstance(encoder, VisionTransformer):
         if weights is not None:
             raise UserError("a ready encoder takes no weights: give one of the two, load_encoder(path, ...) has both")
-        if overrides:
-            _check_norm(overrides, encoder.norm_maps)
-            encoder = with_overrides(encoder, **overrides)
-        wanted = _for_maps(pyramid, encoder.depth, {}, encoder.norm_maps)
-        fits = "out_indices" in overrides or pyramid == "simple" or len(encoder.out_indices) == 4
-        taps = encoder.out_indices if fits else wanted["out_indices"]
-        needs_no_norm = "final_norm" in wanted and not isinstance(encoder.norm, nn.Identity)
-        if not needs_no_norm and taps == encoder.out_indices:
-            return encoder
-        made = shallow_copy(encoder)
-        made.out_indices = taps
-        made.config = made.config | {"out_indices": list(taps)}
-        if needs_no_norm:
-            made.norm = nn.Identity()
-            made.config |= {"final_norm": False}
-        return made
+        return _of_module(encoder, pyramid, overrides)
     if isinstance(encoder, nn.Module):
         raise UserError(
             f"encoder: a {type(encoder).__name__} is no VisionTransformer: give the one in it, and wrap the whole model"
         )
     if encoder is not None:
         check_choice("encoder", encoder, ENCODERS)
-    if weights is None:
-        if encoder is None:
-            raise UserError(f"name an encoder ({', '.join(ENCODERS)}) or give a weights file")
-        depth = overrides.get("depth", ENCODERS[encoder]["depth"])
-        return create_encoder(encoder, **_for_maps(pyramid, depth, overrides))
+    if weights is not None:
+        return _of_file(weights, encoder, pyramid, overrides)
+    if encoder is None:
+        raise UserError(f"name an encoder ({', '.join(ENCODERS)}) or give a weights file")
+    depth = overrides.get("depth", ENCODERS[encoder]["depth"])
+    return create_encoder(encoder, **_for_maps(pyramid, depth, overrides))
+
+
+def _of_module(encoder: VisionTransformer, pyramid: str, overrides: dict[str, Any]) -> VisionTransformer:
+    """Returns a ready encoder, or one of its parameters that has the taps and the norm that the pyramid needs."""
+    if overrides:
+        _check_norm(overrides, encoder.norm_maps)
+        encoder = with_overrides(encoder, **overrides)
+    wanted = _for_maps(pyramid, encoder.depth, {}, encoder.norm_maps)
+    fits = "out_indices" in overrides or pyramid == "simple" or len(encoder.out_indices) == 4
+    taps = encoder.out_indices if fits else wanted["out_indices"]
+    needs_no_norm = "final_norm" in wanted and not isinstance(encoder.norm, nn.Identity)
+    if not needs_no_norm and taps == encoder.out_indices:
+        return encoder
+    made = shallow_copy(encoder)
+    made.out_indices = taps
+    made.config = made.config | {"out_indices": list(taps)}
+    if needs_no_norm:
+        made.norm = nn.Identity()
+        made.config |= {"final_norm": False}
+    return made
+
+
+def _of_file(weights: str | Path, name: str | None, pyramid: str, overrides: dict[str, Any]) -> VisionTransformer:
+    """Returns the encoder of a file, which has to be of the named encoder's sizes or of those that are given."""
     config = read_encoder_file(weights).config
-    if encoder is not None and encoder_name(config) == encoder:
+    if name is not None and encoder_name(config) == name:
         overrides = {key: given for key, given in overrides.items() if key not in ("embed_dim", "depth")}
-    elif encoder is not None:
-        for key, size in ENCODERS[encoder].items():
+    elif name is not None:
+        for key, size in ENCODERS[name].items():
             expected = overrides.get(key, size)
             if config[key] != expected:
                 names = named_sizes(config) or {}
                 named = f" ({', '.join(f'{key}={size}' for key, size in names.items())})" if names else ""
                 raise UserError(
-                    f"weights file {weights} has {key} {config[key]}, encoder '{encoder}' has {expected}: "
+                    f"weights file {weights} has {key} {config[key]}, encoder '{name}' has {expected}: "
                     f"name the encoder of the file{named}, or take that of the file with encoder=none"
                 )
-    norm_maps = config.get("norm_maps", False)
-    return load_encoder(weights, **_for_maps(pyramid, overrides.get("depth", config["depth"]), overrides, norm_maps))
+    depth, norm_maps = overrides.get("depth", config["depth"]), config.get("norm_maps", False)
+    return load_encoder(weights, **_for_maps(pyramid, depth, overrides, norm_maps))
 
 
 def check_whole(missing: Iterable[str], unexpected: Iterable[str], misshapen: Iterable[str], remedy: str) -> None:
