@@ -165,7 +165,7 @@ def advise(run_dir: Path, branch_jitter: float, match_weight: float, qk_limit: f
             "with another --patch-norm or --base-lr"
         )
     matched, colors = last.get("train_match_rank1"), last.get("train_color_rank1")
-    if match_weight and not branch_jitter and matched and colors and matched < LITTLE_MORE * colors:
+    if match_weight and not branch_jitter and matched is not None and colors and matched < LITTLE_MORE * colors:
         found.append(
             f"matching finds {matched:.0%} of the crops, and their colours alone would find {colors:.0%}: it may have "
             "learned little else. Try --branch-jitter 0.4 or a smaller --match-weight"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,12 @@ NO_DATA = (-9999.0, -32768.0)
 """Values that geodata have where nothing was measured, beside those that are not finite or beyond 1e30."""
 _GDAL_NODATA = 42113
 """TIFF tag with the file's own such value, as text."""
+
+
+def range_in(config: Mapping[str, Any]) -> ValueRange | None:
+    """Returns the range that a run's config.json records, None where its images are of 8 bits."""
+    found = config.get("data", {}).get("value_range")
+    return None if found is None else (found[0], found[1])
 
 
 def is_deep(image: Image.Image) -> bool:

@@ -12,12 +12,14 @@ from torch import Tensor
 from pretrain.data.augment import PretrainAugment
 from pretrain.data.masking import split_halves
 from pretrain.data.sources import ImageList
+from pretrain.data.value_range import range_in
 from pretrain.methods.splitmask import SplitMask, complement
 from pretrain.recipes import Recipe
 from pretrain.tokenizers.codebook import ImageTokenizer, Tokenizer
 from pretrain.tokenizers.dalle import DalleTokenizer
 from pretrain.training.checkpoints import newest_checkpoint
 from pretrain.training.loader import sample_rng
+from pretrain.training.run_folder import read_object
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.run_files import CHECKPOINTS, CONFIG
 from splitmask_backbones.vit import VisionTransformer, gather_tokens, patchify
@@ -84,7 +86,8 @@ def save_token_picture(
         raise UserError(f"{run_dir} was trained without inpainting: there are no token ids to show")
     patch_size = method.encoder.patch_size
     augment = PretrainAugment(recipe.img_size, scale=(0.8, 1.0), flip=0.0)
-    source = ImageList(Path(), [str(path) for path in images])
+    value_range = range_in(read_object(Path(run_dir) / CONFIG))
+    source = ImageList(Path(), [str(path) for path in images], value_range=value_range)
     crops = torch.stack([augment(source.read(i), sample_rng(0, 0, i)) for i in range(len(source))])
     pixels = patchify(crops.float() / 255, patch_size)
     token_ids = method.tokenizer.tokens_of(method.normalize(crops), patch_size)

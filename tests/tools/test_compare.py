@@ -45,6 +45,7 @@ if "--rehearse" in argv:
     encoder = {"embed_dim": 96 if trained or "embed_dim=192" not in argv else 192, "depth": 6}
     open(out + "/rehearsal/config.json", "w").write(json.dumps({"encoder": encoder}))
     entry = {"setup_seconds": 1.0, "step_seconds": 0.5, "total_steps": 10, "whole_run": {"evaluations": 2.0}}
+    entry["num_evaluations"] = 1
     sys.exit(open(out + "/rehearsal/rehearsal.json", "w").write(json.dumps(entry)) and 0)
 os.makedirs(out)
 root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -132,6 +133,7 @@ def test_random_init_gets_the_time_of_the_pre_training(weights: Path) -> None:
     assert "| box AP: random init, in the time of mine | 40.5 ± 0.7 (2) | 70.5 ± 0.7 (2) |" in told
     assert "| mine above that | -20.0 ± 0.0 (2) | -30.0 ± 14.1 (2) |" in told
     assert "| steps: random init, in the time of mine | 40 | 70 |" in told
+    assert "| lr: random init, in the time of mine | 0.001 | 0.001 |" in told
     head = "mine against random init in the same time"
     assert f"10 steps: {head} (40 steps): box AP -20.0 ± 0.0: behind with each of 2 seeds" in told
     assert f"40 steps: {head} (70 steps): box AP -30.0 ± 14.1: behind with each of 2 seeds" in told
@@ -295,12 +297,26 @@ def test_more_labels_take_more_time_where_epochs_are_counted(tmp_path: Path) -> 
     settings = (Setting(0.1, None), Setting(1.0, None), Setting(1.0, 50))
     starts = {plan.RANDOM: "none"}
     entry = {"setup_seconds": 1.0, "step_seconds": 0.5, "total_steps": 10, "whole_run": {"evaluations": 2.0}}
+    entry["num_evaluations"] = 1
     for config, seconds in (("coco_3x_vit_small_random", [8.0, 53.0, 28.0]), ("demo", [8.0, 8.0, 28.0])):
         compared = Comparison("train_det", config, (), starts, settings, (None,), 1, tmp_path / config)
         file = compared.rehearsed(plan.RANDOM)
         file.parent.mkdir(parents=True)
         file.write_text(json.dumps(entry))
         assert [compared.job(plan.RANDOM, setting, None, 0).seconds for setting in settings] == seconds
+
+
+def test_a_longer_run_evaluates_more_often(tmp_path: Path) -> None:
+    """20 evaluations of 10,000 steps took 40 s: one after each 500."""
+    settings, starts = (Setting(1.0, 10_000), Setting(1.0, 40_000)), {plan.RANDOM: "none"}
+    argv = ("eval_every=500",)
+    compared = Comparison("train_det", "folder_10k_vit_small", argv, starts, settings, (None,), 1, tmp_path)
+    entry = {"setup_seconds": 1.0, "step_seconds": 0.5, "total_steps": 10_000, "whole_run": {"evaluations": 40.0}}
+    file = compared.rehearsed(plan.RANDOM)
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({**entry, "num_evaluations": 20}))
+    seconds = [compared.job(plan.RANDOM, setting, None, 0).seconds for setting in settings]
+    assert seconds == [1.0 + 40.0 + 5_000, 1.0 + 160.0 + 20_000]
 
 
 def test_the_config_alone_is_taken_out_of_the_options() -> None:

@@ -54,6 +54,7 @@ def test_the_bytes_are_those_without_monitoring(method, images, tmp_path):
         ({"train_inpaint_gain": 0.1, "train_match_rank1": 0.32, "train_color_rank1": 0.07}, []),
         ({"train_inpaint_gain": -0.1, "train_match_rank1": 0.1, "train_color_rank1": 0.2}, ["-0.10 nats", "find 20%"]),
         ({"train_inpaint_gain": None, "train_match_rank1": 0.0, "train_color_rank1": 0.0}, []),
+        ({"train_inpaint_gain": 0.1, "train_match_rank1": 0.0, "train_color_rank1": 0.5}, ["find 50%"]),
         ({"effective_rank": 3.0}, []),
         ({"attention_entropy": 0.16}, ["attention entropy 0.16"]),
         ({"attention_entropy": 0.56}, []),

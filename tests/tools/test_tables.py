@@ -379,6 +379,16 @@ def test_hours_and_best_layer_of_the_ablation(tmp_path: Path) -> None:
     }
 
 
+def test_a_run_without_a_number_is_not_among_those_that_have_it(tmp_path: Path) -> None:
+    """Seeds, values and folders of a line of the CSV belong together."""
+    for seed in range(3):
+        write_pretraining(tmp_path / f"pre{seed}", "imagenet", 1_281_167, model="vit_base", match_weight=0.0, seed=seed)
+    (tmp_path / "pre0/metrics.jsonl").unlink()
+    cells, _, _ = table_of(tmp_path, "ablation")
+    cell = cells["inpaint", "hours on 16 GPUs"]
+    assert [run.folder.name for run in cell.runs] == ["pre1", "pre2"] and len(cell.values) == 2
+
+
 def test_csv_has_every_cell_unrounded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for seed, box in enumerate((38.25, 38.75)):
         write_detection(tmp_path / f"{seed}", "coco_3x_vit_small_random", (box,) * 6, seed=seed)

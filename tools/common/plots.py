@@ -59,12 +59,15 @@ WIDEST = 4
 def save_grid(columns: Mapping[str, Sequence[Path | Image.Image]], path: Path, cell: int = 240, gap: int = 6) -> None:
     """Writes a grid of pictures or their files: one column a title, each made `cell` pixels high.
 
-    All columns must be equally long; a column is as wide as its widest picture, WIDEST heights at most.
+    All columns must be equally long; a column is as wide as its title and its widest picture, WIDEST heights at most.
     """
     pictures = {title: [_of_height(file, cell) for file in files] for title, files in columns.items()}
-    widths = [max((p.width for p in column), default=cell) for column in pictures.values()]
-    rows = max((len(column) for column in pictures.values()), default=0)
     font, head = ImageFont.load_default(size=18), 30
+    widths = [
+        max([round(font.getlength(title)) + 10, *(picture.width for picture in column)])
+        for title, column in pictures.items()
+    ]
+    rows = max((len(column) for column in pictures.values()), default=0)
     canvas = Image.new("RGB", (sum(widths) + gap * (len(widths) + 1), head + rows * (cell + gap)), "white")
     pen, left = ImageDraw.Draw(canvas), gap
     for (title, column), width in zip(pictures.items(), widths, strict=True):

@@ -1,15 +1,17 @@
 """What a comparison found, to look at: a plot over steps or labels, and a grid of predictions."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from PIL import Image
 
 from tools.common import plots
 from tools.common.spread import mean_and_spread
 from tools.comparison.plan import IMAGES, PICTURES, RANDOM, Comparison, Setting, shown_jobs
 from tools.comparison.report import Found, amounts, titles, values
 from tools.comparison.same_time import read_longer
-from tools.running.pictures import drawn
+from tools.running.pictures import as_seen, drawn
 
 
 def save_plot(comparison: Comparison, found: Found) -> Path | None:
@@ -66,7 +68,9 @@ def save_pictures(comparison: Comparison) -> Path:
     """Writes predictions.png: the images first, then a column for each start."""
     folder = comparison.output / PICTURES
     files = sorted((folder / IMAGES).iterdir())
-    grid = {"image": files} | {start: drawn(job.folder, files) for start, job in shown_jobs(comparison).items()}
+    jobs = shown_jobs(comparison)
+    grid: dict[str, Sequence[Path | Image.Image]] = {"image": as_seen(jobs[RANDOM].folder, files)}
+    grid |= {start: drawn(job.folder, files) for start, job in jobs.items()}
     path = folder / "predictions.png"
     plots.save_grid(grid, path)
     return path

@@ -101,8 +101,10 @@ class Comparison:
         seconds = 0.0
         if entry:
             share = setting.share / self.shortest.share if self._counts_epochs else 1.0
-            steps = setting.steps or share * entry["total_steps"]
-            seconds = entry["setup_seconds"] + entry["whole_run"]["evaluations"] + steps * entry["step_seconds"]
+            steps = round(setting.steps or share * entry["total_steps"])
+            each = entry["whole_run"]["evaluations"] / max(1, entry["num_evaluations"])
+            evaluations = 1 + ((steps - 1) // self._eval_every if self._eval_every else 0)
+            seconds = entry["setup_seconds"] + evaluations * each + steps * entry["step_seconds"]
         return Job(name, f"{self.tool}.py", argv, folder, RESULTS, seconds=seconds, num_steps=setting.steps)
 
     def rehearsal(self, start: str) -> Job:
@@ -129,6 +131,12 @@ class Comparison:
         """Whether more images make more steps."""
         job = self.rehearsal(next(iter(self.starts)))
         return planned_values(job.tool, job.argv).get("steps", 0) is None
+
+    @cached_property
+    def _eval_every(self) -> int | None:
+        """Steps between two evaluations, of which a longer run has more."""
+        job = self.rehearsal(next(iter(self.starts)))
+        return planned_values(job.tool, job.argv).get("eval_every")
 
     def _argv(self, start: str, setting: Setting, rate: float | None, seed: int) -> tuple[str, ...]:
         lr = () if rate is None else ("--lr", f"{rate:g}")

@@ -221,6 +221,8 @@ def write_table(comparison: Comparison, found: Found) -> None:
         if (start, settings[0]) in longer:
             same_time = [longer[start, setting] for setting in settings]
             body.append([f"steps: {same_time[0].title}", *(f"{one.steps:,}" for one in same_time)])
+            if comparison.rates != (None,):
+                body.append([f"lr: {same_time[0].title}", *(f"{one.rate or 0.0:g}" for one in same_time)])
     caption = f"{CAPTION} {RATES}" if len(comparison.rates) > 1 else CAPTION
     lines = [plots.markdown_table(header, body), caption, "", *(f"- {text}" for text in sentences(comparison, found))]
     write_atomically(comparison.output / TABLE, ("\n".join(lines) + "\n").encode())

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from PIL import Image
+
 from pretrain.training.metrics import read_json_lines
 from pretrain.training.run_folder import flatten, read_object
 from splitmask_backbones.files import write_atomically
@@ -14,7 +16,7 @@ from splitmask_backbones.run_files import ENCODER, METRICS_LOG, RESULTS, TABLE
 from tools.common import plots
 from tools.demos.inputs import Inputs
 from tools.running.job import Job
-from tools.running.pictures import copy_numbered, drawn, prediction_job
+from tools.running.pictures import as_seen, copy_numbered, drawn, prediction_job
 from tools.running.scores import SCORES
 
 STARTS = {"none": "random init", "splitmask": "SplitMask"}
@@ -81,7 +83,8 @@ def save_pictures(output: Path, token_images: Sequence[Path]) -> None:
         runs = {name: output / f"{head}_{start}" for start, name in STARTS.items()}
         if not all(run.is_dir() for run in runs.values()):
             continue
-        columns = {"image": files} | {name: drawn(run, files) for name, run in runs.items()}
+        columns: dict[str, Sequence[Path | Image.Image]] = {"image": as_seen(runs[STARTS["none"]], files)}
+        columns |= {name: drawn(run, files) for name, run in runs.items()}
         plots.save_grid(columns, pictures / f"{title}.png")
         metrics = {name: read_json_lines(run / METRICS_LOG) for name, run in runs.items()}
         panels[f"{model}: loss"] = {name: plots.curve(entries, "loss") for name, entries in metrics.items()}

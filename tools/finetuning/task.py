@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from pretrain.data.deep_images import range_of_run
 from pretrain.data.sources import ImageList
-from pretrain.data.value_range import ValueRange
+from pretrain.data.value_range import ValueRange, range_in
 from pretrain.training.distributed import make_fabric
 from pretrain.training.optimizer import adamw
 from pretrain.training.rehearsal import Rehearsal
@@ -96,8 +96,7 @@ class Task(ABC):
     @property
     def value_range(self) -> ValueRange | None:
         """How more than 8 bits become 8: by the training images of this run, or of the one that is used."""
-        kept = self._value_range or self.previous.get("data", {}).get("value_range")
-        return None if kept is None else (kept[0], kept[1])
+        return self._value_range or range_in(self.previous)
 
     def choose_range(self, images: ImageList, fabric: Fabric) -> dict[str, Any]:
         """Measures it on the training images of a new run; returns what identifies it, nothing where there is none."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from pretrain.data.sources import ImageList, split_holdout
 from pretrain.own_recipe import OWN, Derived, Facts
 from pretrain.recipes import Recipe
 from pretrain.training.compilation import pays
+from pretrain.training.cores import usable_cores
 from pretrain.training.loader import check_divisible, steps_per_epoch
 from pretrain.training.options import NUM_CHECKPOINTS, OFF, ON
 from pretrain.training.progress import duration
@@ -124,14 +124,14 @@ def make_plan(
 
         def split(fixed: float, per_image: float) -> int:
             parts = recipe.accumulate
-            if name == OWN and "accumulate" not in given and not recipe.cuda_graph:
+            if divides:
                 parts, why = own_recipe.choose_accumulate(recipe, fabric.world_size, fixed, per_image, memory)
                 reasons["accumulate"] = why
             divided = dataclasses.replace(recipe, accumulate=parts)
             _check_memory(divided, fabric.world_size, fixed, per_image, memory)
             return parts
 
-        whole = recipe
+        whole, divides = recipe, name == OWN and "accumulate" not in given and not recipe.cuda_graph
         # A length that is yet to be found is found without a compiler first, whose steps would be shorter.
         compiled = pays(recipe.compile, fabric.device, 0 if is_bounded else recipe.total_steps(per_epoch))
         for compiles in (compiled, True):
@@ -144,6 +144,11 @@ def make_plan(
                     recipe, cost, given, len(images), fabric.world_size, options.hours, derives_length
                 )
                 reasons |= why
+                if "batch_size" in why and divides:  # a smaller batch has fewer parts
+                    parts, reasons["accumulate"] = own_recipe.choose_accumulate(
+                        recipe, fabric.world_size, cost.fixed_bytes, cost.bytes_per_image, memory
+                    )
+                    recipe = dataclasses.replace(recipe, accumulate=parts)
             if compiles or not pays(recipe.compile, fabric.device, recipe.total_steps(per_epoch)):
                 break
         reasons = fabric.broadcast(reasons)
@@ -153,8 +158,10 @@ def make_plan(
         by_length = own_recipe.used(by_length, given)
         recipe = recipe.override({key: value for key, (value, _) in by_length.items()})
         reasons |= {key: why for key, (_, why) in by_length.items()} | dict.fromkeys(given, GIVEN)
+        if "lr" in given:
+            reasons.pop("base_lr", None)  # it would explain what has no effect
     kind = fabric.device.type
-    device = f"{kind}, {os.cpu_count()} cores" if kind == "cpu" else str(fabric.device)
+    device = f"{kind}, {usable_cores()} cores" if kind == "cpu" else str(fabric.device)
     free = fabric.broadcast(free_disk(options.output))
     cache = options.cache or OFF
     uncached = cache != OFF and not isinstance(images, CachedImages)
@@ -262,7 +269,7 @@ def told(name: str, plan: Plan) -> list[str]:
         ("batch", f"{r.batch_size}" + (f" in {r.accumulate} parts" if r.accumulate > 1 else ""), ("batch_size",)),
         ("length", f"{steps:,} steps, {steps / per_epoch:,.0f} epochs", ("steps", "epochs")),
         ("lr", f"{r.peak_lr:.2g}", ("base_lr", "lr")),
-        ("warm-up", f"{r.warmup_fraction:.0%}, drop path {r.drop_path:g}", ("warmup_fraction",)),
+        ("warm-up", f"{r.warmup_fraction:.0%}, drop path {r.drop_path:g}", ("warmup_fraction", "drop_path")),
         ("precision", r.precision, ("precision",)),
     ]
     if r.accumulate > 1:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from tools.common.plots import markdown_table, panels
 from tools.common.spread import Numbers, certainty, least_that_equals, mean_and_spread, shown
@@ -109,21 +110,26 @@ def save_plot(curves: Curves, path: Path) -> None:
     names = list(dict.fromkeys(name for name, share, _, _ in measured(curves) if share < 1))
     if not names:
         return
+    rows = [row for row in ROWS if any(len(_line(curves, name, row)) > 1 for name in names)]
+    legend: dict[str, Any] = {}  # of all panels: one may lack a row
     with panels(path, len(names), 1.2 + 3.6 * len(names), 3.4) as (figure, axes):
         for axis, name in zip(axes, names, strict=True):
-            for row in ROWS:
+            for number, row in enumerate(rows):
                 points = [(100 * share, *mean_and_spread(found)) for share, found in _line(curves, name, row)]
                 if len(points) > 1:
                     shares, means, spreads = zip(*points, strict=True)
-                    bars = [spread or 0.0 for spread in spreads]
-                    axis.errorbar(shares, means, bars, marker="o", label=ROWS[row].title)
+                    bars, title = [spread or 0.0 for spread in spreads], ROWS[row].title
+                    axis.errorbar(shares, means, bars, marker="o", color=f"C{number}", label=title)
+            handles, shown_here = axis.get_legend_handles_labels()
+            legend |= dict(zip(shown_here, handles, strict=True))
             ticks = [100 * share for share in curves]
             axis.set_xscale("log")
             axis.set_xticks(ticks, [f"{tick:g} %" for tick in ticks], minor=False)
             axis.minorticks_off()
             axis.set(title=name, xlabel="share of the labels")
-        handles, titles = axes[0].get_legend_handles_labels()
-        figure.legend(handles, titles, frameon=False, loc="upper left", ncols=len(titles))  # over no whisker
+        titles = [ROWS[row].title for row in rows]
+        lines, columns = [legend[title] for title in titles], max(1, len(titles))
+        figure.legend(lines, titles, frameon=False, loc="upper left", ncols=columns)  # over no whisker
         figure.tight_layout(rect=(0, 0, 1, 0.94))
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from PIL import Image
+
 from pretrain.training.metrics import read_json_lines
 from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import write_atomically
@@ -14,8 +16,8 @@ from tools.common import plots
 from tools.common.spread import Numbers, cells, csv_text, listed, shown
 from tools.reproduction import study_labels
 from tools.reproduction.study import HEADS, PICTURES, ROWS, Study, finetuning_folder, run_folder
+from tools.running.pictures import as_seen, copy_numbered, drawn
 from tools.running.pictures import choose_pictures as study_pictures
-from tools.running.pictures import copy_numbered, drawn
 from tools.running.scores import SCORES, is_number
 
 FOLDER = "pictures"
@@ -245,8 +247,7 @@ def save_grids(study: Study) -> None:
     for data, rows in study.rows.items():
         name = {"nuclei": "detections", "camvid": "segmentations"}[data]
         files = sorted(path for path in (study.output / FOLDER / data).iterdir() if path.stem.isdecimal())
-        grid = {"image": files}
-        for row in rows:
-            run = run_folder(study.output, row, data, 0) / HEADS[data].tool
-            grid[ROWS[row].title] = drawn(run, files)
+        runs = {ROWS[row].title: run_folder(study.output, row, data, 0) / HEADS[data].tool for row in rows}
+        grid: dict[str, Sequence[Path | Image.Image]] = {"image": as_seen(next(iter(runs.values())), files)}
+        grid |= {title: drawn(run, files) for title, run in runs.items()}
         plots.save_grid(grid, study.output / FOLDER / f"{name}.png")

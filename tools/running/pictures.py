@@ -1,11 +1,19 @@
 """The images of a folder that are looked at, spread evenly over it, and what a run draws for them. Free of torch."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from pretrain.training.run_folder import read_object
 from splitmask_backbones.files import write_atomically
+from splitmask_backbones.run_files import CONFIG
 from tools.running.job import Job
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 def choose_pictures(folder: Path, count: int) -> list[Path]:
@@ -27,12 +35,17 @@ def choose_pictures(folder: Path, count: int) -> list[Path]:
 
 
 def copy_numbered(sources: Sequence[Path], folder: Path) -> list[Path]:
-    """Returns copies in `folder`, named 0.jpg, 1.png, ...: names may come with folders and repeat. Old ones stay."""
+    """Returns copies in `folder`, named 0.jpg, 1.png, ...: names may come with folders and repeat.
+
+    What has a number already stays, whatever the source of now: it is what the runs have drawn.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / f"{number}{source.suffix.lower()}" for number, source in enumerate(sources)]
-    for source, file in zip(sources, files, strict=True):
+    files = []
+    for number, source in enumerate(sources):
+        file = next(folder.glob(f"{number}.*"), folder / f"{number}{source.suffix.lower()}")
         if not file.exists():
             write_atomically(file, source.read_bytes())
+        files.append(file)
     return files
 
 
@@ -43,6 +56,15 @@ def prediction_job(training: str, tool: str, argv: tuple[str, ...], run: Path, p
     """
     argv, artefact = (*argv, "--predict", str(pictures)), f"predictions/{count - 1}.*"
     return Job(f"{training}/predict", tool, argv, run, artefact, (training,), resumable=False, seconds=15.0)
+
+
+def as_seen(run: Path, pictures: Sequence[Path]) -> list[Image.Image]:
+    """Returns pictures as a run reads them: upright, without transparency, many bits by the range of its data."""
+    from pretrain.data.decode import read_image
+    from pretrain.data.value_range import range_in
+
+    value_range = range_in(read_object(run / CONFIG))
+    return [read_image(picture, value_range) for picture in pictures]
 
 
 def drawn(run: Path, pictures: Sequence[Path]) -> list[Path]:

@@ -197,6 +197,32 @@ def test_what_is_said() -> None:
     assert "not measured for fewer than 60 steps" in short
 
 
+def test_what_has_no_effect_gives_no_reason(images: Path, tmp_path: Path) -> None:
+    words = [*OWN, *SMALL, "--data", images, "--output", tmp_path / "out", "--plan"]
+    told = run(*words, "--lr", "1e-3", "--drop-path", "0.3").stdout
+    assert re.search(r"lr +0\.001 +given$", told, re.MULTILINE), told
+    assert re.search(r"warm-up .*drop path 0\.3 .*; given$", told, re.MULTILINE), told
+
+
+def test_a_batch_that_is_halved_has_fewer_parts(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four of 16 images are in the memory at a time, and time is short: 8 images are two parts."""
+
+    def measured(recipe: Any, images: Any, options: Any, fabric: Any, init: Any, split: Any) -> Any:
+        parts = split(0.0, 1.0)
+        return dataclasses.replace(recipe, accumulate=parts), dataclasses.replace(
+            COST, step_seconds=10.0, fixed_bytes=0.0, bytes_per_image=1.0
+        )
+
+    monkeypatch.setattr(plan, "measure", measured)
+    monkeypatch.setattr(plan, "free_memory", lambda device: 5)
+    monkeypatch.setattr("pretrain.own_recipe.choose_smaller_batch", lambda recipe, *_: (8, "time is short"))
+    monkeypatch.setattr("pretrain.own_recipe.choose_batch_size", lambda *_: (16, "as asked"))
+    words = ["--img-size", "64", "--vocab-size", "64", "--data", images, "--output", tmp_path / "out", "--plan"]
+    told = run(*OWN, *words)
+    assert re.search(r"batch +8 in 2 parts +time is short", told.stdout), told.stdout + told.stderr
+    assert re.search(r"parts +4 images +4 images at a time fit into the memory; all 8 stay negatives", told.stdout)
+
+
 def test_seconds_with_loading(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cost.torch, "get_num_threads", lambda: 4)
     assert with_loading(1.0, 2.0, 0, "cuda") == 3.0

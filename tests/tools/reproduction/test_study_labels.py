@@ -69,6 +69,23 @@ def test_one_share_alone_says_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "labels.png").exists()
 
 
+def test_a_row_has_one_colour_and_one_entry_of_the_legend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nuclei were made from random init alone, and CamVid from SplitMask alone."""
+    few = {
+        share: {"nuclei mask AP": {"random": {0: 1.0}, "full": {}}, "camvid mIoU": {"random": {}, "full": {0: 2.0}}}
+        for share in (0.1, 1.0)
+    }
+    entries: list[tuple[list[str], list[str]]] = []
+    monkeypatch.setattr(
+        "matplotlib.figure.Figure.legend",
+        lambda self, lines, titles, **_: entries.append((titles, [line[0].get_color() for line in lines])),
+    )
+    calls = note(monkeypatch, "errorbar")
+    study_labels.save_plot(few, tmp_path / "labels.png")
+    assert [(named["label"], named["color"]) for _, named in calls] == [("random init", "C0"), ("SplitMask", "C1")]
+    assert entries == [(["random init", "SplitMask"], ["C0", "C1"])]
+
+
 def test_the_table_has_a_column_for_each_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for row, share, seed, value in (
         ("random", 0.1, 0, 1.0), ("random", 0.1, 1, 3.0), ("random", 1.0, 0, 6.0),

@@ -348,3 +348,20 @@ def test_exit_codes_and_lines_are_passed_on(
     monkeypatch.setattr(Executor, "run", fail)
     assert carry_out(Executor(tmp_path), []) == error.code
     assert capsys.readouterr() == shown
+
+
+def test_the_seconds_are_those_of_the_run_that_is_there(fake: Path) -> None:
+    """A folder that was removed, and made again, took its time once."""
+    one = job(fake, "one", "ok")
+    Executor(fake).run([one])
+    record = json.loads((fake / "steps.json").read_text())
+    record["one"]["seconds"] = 1000.0
+    (fake / "steps.json").write_text(json.dumps(record))
+    shutil.rmtree(fake / "one")
+    Executor(fake).run([one])
+    assert 0 < Executor(fake).seconds("one") < 500
+    record["one"]["seconds"] = 1000.0
+    (fake / "steps.json").write_text(json.dumps(record))
+    (fake / "one" / "done").unlink()  # stopped in between, and continued
+    Executor(fake).run([one])
+    assert 1000 < Executor(fake).seconds("one") < 1500
