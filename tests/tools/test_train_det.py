@@ -256,8 +256,13 @@ def test_evaluation_of_an_unfinished_run_leaves_it_unfinished(base: Path, tmp_pa
     process.send_signal(signal.SIGTERM)
     process.communicate()
     assert process.returncode == 143
+    report = tmp_path / "run" / "load_report.json"
+    report.write_text(json.dumps({"warning": "half of the weights"}))  # as if it had begun from such
     code, _, err = run(*words[:1], "--data", str(base / "root"), "--output", str(tmp_path / "run"), "--eval-only")
     assert code == 0, err
+    (evaluated,) = (tmp_path / "run").glob("results_step_*.json")
+    assert json.loads(evaluated.read_text())["warning"] == "half of the weights"
+    report.unlink()
     for stem in ("results", "detections"):
         assert list((tmp_path / "run").glob(f"{stem}_step_*.json")) and not (tmp_path / "run" / f"{stem}.json").exists()
     assert run(*words, "--resume")[0] == 0

@@ -270,6 +270,6 @@ def _values_differ(task: Task) -> bool:
 
 
 def _warning(folder: RunFolder) -> dict[str, Any]:
-    """Returns what `mark` has put into the results of the run."""
-    results = read_object(folder.path / RESULTS)
+    """Returns what `mark` puts into the results of the run, which may not be finished."""
+    results = read_object(folder.path / LOAD_REPORT) | read_object(folder.path / RESULTS)
     return {name: results[name] for name in ("warning",) if name in results}
