@@ -36,11 +36,11 @@ class Reporter:
     def __init__(
         self, fabric: Fabric, folder: Path, loop: Loop, start_step: int, title: str, metric_names: Sequence[str]
     ) -> None:
-        self.clock = Clock()
         self._loop, self._metric_names = loop, metric_names
         is_main = fabric.is_global_zero
         self._log = MetricsLog(folder, start_step) if is_main else None
         self._progress = ProgressLine(loop.end, start_step, title) if is_main else None
+        self.clock = Clock()  # the last: what was opened above is no step's time
 
     def __enter__(self) -> Reporter:
         if self._progress:

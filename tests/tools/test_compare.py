@@ -133,7 +133,6 @@ def test_random_init_gets_the_time_of_the_pre_training(weights: Path) -> None:
     assert "| box AP: random init, in the time of mine | 40.5 ± 0.7 (2) | 70.5 ± 0.7 (2) |" in told
     assert "| mine above that | -20.0 ± 0.0 (2) | -30.0 ± 14.1 (2) |" in told
     assert "| steps: random init, in the time of mine | 40 | 70 |" in told
-    assert "| lr: random init, in the time of mine | 0.001 | 0.001 |" in told
     head = "mine against random init in the same time"
     assert f"10 steps: {head} (40 steps): box AP -20.0 ± 0.0: behind with each of 2 seeds" in told
     assert f"40 steps: {head} (70 steps): box AP -30.0 ± 14.1: behind with each of 2 seeds" in told
@@ -156,6 +155,44 @@ def test_random_init_gets_the_time_of_the_pre_training(weights: Path) -> None:
     assert not any("in the time of" in line for line in shorter), "it is not asked for"
     told = "took 1 min 30 s, as long as 45 steps of this fine-tuning: --same-time tries what they do for random init"
     assert f"the pre-training of mine {told}" in shorter
+
+
+def test_what_is_settled_is_of_one_encoder_and_of_the_best_rate(weights: Path) -> None:
+    pretrained(weights, 60.0)
+    words = ["--seeds", "1", "--steps", "10", "--same-time"]
+    assert "| steps: random init, in the time of mine | 40 |" in lines(run(weights, *words, "--lr", "0.002"))
+    told = lines(run(weights, *words, "--lr", "0.001,0.002"))
+    assert "| box AP: random init, in the time of mine | 40.0 (1) |" in told, "39 at the rate of before"
+    shutil.rmtree(weights.parent.parent / "out/mine")
+    weights.write_bytes(b"trained for longer")
+    pretrained(weights, 600.0)
+    told = lines(run(weights, *words, "--lr", "0.001,0.002"))
+    assert "| steps: random init, in the time of mine | 310 |" in told
+
+
+def test_a_start_whose_time_is_known_at_one_length_alone(weights: Path) -> None:
+    pretrained(weights, 60.0)
+    other = weights.parent.parent / "other/encoder.safetensors"
+    other.parent.mkdir()
+    other.write_bytes(b"other")
+    words = ["--seeds", "1", "--same-time", "--weights", other]
+    for name in ("config.json", "metrics.jsonl"):
+        shutil.copy(weights.parent / name, other.parent / name)
+    assert run(weights, *words, "--steps", "40").returncode == 0
+    (weights.parent / "metrics.jsonl").unlink()
+    done = run(weights, *words, "--steps", "10,40")
+    assert done.returncode == 0, done.stderr
+    assert "| steps: random init, in the time of mine | - | 70 |" in lines(done)
+    assert "| steps: random init, in the time of other | 40 | 70 |" in lines(done)
+
+
+def test_the_table_of_the_same_steps_is_there_before_the_longer_runs_end(weights: Path) -> None:
+    pretrained(weights, 60.0)
+    tool = weights.parent.parent / "root/tools/train_det.py"
+    tool.write_text(FAKE.replace("os.makedirs(out)\n", "os.makedirs(out)\nif '40' in argv: sys.exit(2)\n", 1))
+    done = run(weights, "--seeds", "1", "--steps", "10", "--lr", "0.001,0.002", "--same-time")
+    assert done.returncode == 2 and "can be left out of --lr" not in done.stdout
+    assert "| mine above random init | 10.0 (1) |" in (weights.parent.parent / "out/table.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -188,10 +225,10 @@ def test_the_scores_are_drawn(
 
 def test_an_encoder_without_its_run_has_no_time(weights: Path) -> None:
     done = run(weights, "--same-time")
-    assert done.returncode == 2 and done.stderr.startswith(
-        "error: --same-time: none of the encoders lies in the folder"
-    )
+    assert done.returncode == 2 and done.stderr.startswith("error: --same-time: none of the encoders is the")
     pretrained(weights, 60.0)
+    done = run(weights, "--same-time", "--jobs", "2")
+    assert done.returncode == 2 and done.stderr.startswith("error: --same-time measures how long steps take, which")
     (weights.parent.parent / "other").mkdir()
     other = weights.parent.parent / "other/deit.safetensors"
     other.write_bytes(b"others")

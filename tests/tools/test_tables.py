@@ -387,6 +387,7 @@ def test_a_run_without_a_number_is_not_among_those_that_have_it(tmp_path: Path) 
     cells, _, _ = table_of(tmp_path, "ablation")
     cell = cells["inpaint", "hours on 16 GPUs"]
     assert [run.folder.name for run in cell.runs] == ["pre1", "pre2"] and len(cell.values) == 2
+    assert not any("repeated" in remark for remark in cell.remarks)
 
 
 def test_csv_has_every_cell_unrounded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,7 +62,7 @@ def compare(comparison: Comparison, pictures: Path | None, at_once: int, device:
         raise UserError(f"--pictures {pictures}: no image there that can be read")
     _check_source(output, pictures)
     if comparison.same_time:
-        check_same_time(comparison)
+        check_same_time(comparison, at_once)
     threads = None if at_once == 1 else max(1, usable_cores() // at_once)
     executor = Executor(output, at_once, threads=threads, device=device)
     executor.check(jobs)
@@ -84,12 +84,13 @@ def compare(comparison: Comparison, pictures: Path | None, at_once: int, device:
             check_data(comparison)
             code = code or carry_out(executor, further_jobs(comparison))
             check_data(comparison)
-            if code == 0 and comparison.same_time:
-                settle(comparison)
-                code = carry_out(executor, longer_jobs(comparison))
-                check_data(comparison)
             if code == 2 and len(comparison.rates) > 1:
                 _say(["a rate at which a start does not train can be left out of --lr: what is finished is kept"])
+            if code == 0 and comparison.same_time:
+                settle(comparison)
+                report.write_table(comparison, report.read(comparison))  # what follows may take longer than all before
+                code = carry_out(executor, longer_jobs(comparison))
+                check_data(comparison)
         if code == 0 and pictures is not None:
             drawing = [*shown_jobs(comparison).values(), *picture_jobs(comparison, files)]
             (output / PICTURES / SOURCE).write_text(f"{pictures.absolute()}\n", encoding="utf-8")

@@ -13,6 +13,9 @@ from tools.comparison.report import Found, amounts, titles, values
 from tools.comparison.same_time import read_longer
 from tools.running.pictures import as_seen, drawn
 
+NEAR = 0.25
+"""Ticks of the logarithmic axis that are nearer to each other than this have one label."""
+
 
 def save_plot(comparison: Comparison, found: Found) -> Path | None:
     """Writes a panel for each score over the steps, or over the labels where there is one length; None for one point.
@@ -28,7 +31,6 @@ def save_plot(comparison: Comparison, found: Found) -> Path | None:
         return None
     if over_steps:
         found = longer | found
-        lengths = sorted({*lengths, *(setting.steps for _, setting in longer)}, key=lambda steps: steps or 0)
     path = comparison.output / PICTURES / "comparison.png"
     path.parent.mkdir(exist_ok=True)
     lines = list(_lines(comparison, found, over_steps))
@@ -42,6 +44,9 @@ def save_plot(comparison: Comparison, found: Found) -> Path | None:
                 means, bars = [mean for _, mean, _ in points], [spread or 0.0 for _, _, spread in points]
                 axis.errorbar(x, means, bars, label=label, marker="o", color=color, linestyle=style)
             ticks = [float(steps or 0) for steps in lengths] if over_steps else [100 * share for share in shares]
+            for steps in sorted(float(setting.steps or 0) for _, setting in longer) if over_steps else ():
+                if all(abs(math.log(steps / tick)) > NEAR for tick in ticks):  # or its label would lie on another
+                    ticks.append(steps)
             axis.set_xscale("log")
             axis.set_xticks(ticks, [f"{tick:,g}" if over_steps else f"{tick:g} %" for tick in ticks], minor=False)
             axis.minorticks_off()

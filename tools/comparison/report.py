@@ -10,7 +10,7 @@ from splitmask_backbones.run_files import RESULTS, TABLE, TABLE_CSV
 from tools.common import plots
 from tools.common.spread import cells, certainty, csv_text, least_that_equals, listed, mean_and_spread, shown
 from tools.comparison.plan import RANDOM, Comparison, Setting
-from tools.comparison.same_time import equal_steps, pretraining_seconds, read_longer
+from tools.comparison.same_time import Longer, equal_steps, pretraining_seconds, read_longer
 from tools.running.scores import SCORES
 
 BySeed = dict[int, dict[str, float]]
@@ -93,10 +93,15 @@ def _against(comparison: Comparison, found: Found, ours: BySeed, theirs: BySeed)
     return f"{numbers}: {verdict([*by_score.values()])}"
 
 
+def _finished(comparison: Comparison) -> list[Longer]:
+    """Returns the longer fine-tunings of random init that have a score."""
+    return [one for one in read_longer(comparison) if one.scores(comparison)]
+
+
 def _in_the_same_time(comparison: Comparison, found: Found) -> list[str]:
     """Returns the verdicts against random init in the same time, or what its steps would be where it was not asked."""
     told = []
-    for one in sorted(read_longer(comparison), key=lambda one: one.setting):
+    for one in sorted(_finished(comparison), key=lambda one: one.setting):
         against = _against(comparison, found, found[one.start, one.setting], one.scores(comparison))
         told.append(
             f"{comparison.title(one.setting)}: {one.start} against {RANDOM} in the same time ({one.steps:,} steps): "
@@ -192,7 +197,7 @@ def write_table(comparison: Comparison, found: Found) -> None:
     """Writes table.md and table.csv."""
     first, *others = comparison.starts
     settings = sorted(comparison.settings)
-    longer = {(one.start, one.setting): one for one in read_longer(comparison)}
+    longer = {(one.start, one.setting): one for one in _finished(comparison)}
     header = [comparison.tool, *map(comparison.title, settings)]
     body = []
 
@@ -202,27 +207,25 @@ def write_table(comparison: Comparison, found: Found) -> None:
     def add_gains(score: str, title: str, ours: Sequence[BySeed], theirs: Sequence[BySeed]) -> None:
         body.append([title, *(shown(gains(*pair, score)) for pair in zip(ours, theirs, strict=True))])
 
+    timed = {one.start: one.title for one in longer.values()}
     runs = {start: [found[start, setting] for setting in settings] for start in comparison.starts}
     for score in titles(comparison, found):
         for start in comparison.starts:
             add(score, start, runs[start])
         for start in others:
             add_gains(score, f"{start} above {first}", runs[start], runs[first])
-        for start in [start for start in others if (start, settings[0]) in longer]:
-            same_time = [longer[start, setting] for setting in settings]
-            theirs = [one.scores(comparison) for one in same_time]
-            add(score, same_time[0].title, theirs)
+        for start, title in timed.items():
+            same_time = [longer.get((start, setting)) for setting in settings]
+            theirs = [{} if one is None else one.scores(comparison) for one in same_time]
+            add(score, title, theirs)
             add_gains(score, f"{start} above that", runs[start], theirs)
     if comparison.rates != (None,):
         for start in comparison.starts:
             rates = [comparison.best_rate(start, setting) for setting in settings]
             body.append([f"lr: {start}", *(f"{rate:g}" for rate in rates if rate is not None)])
-    for start in others:
-        if (start, settings[0]) in longer:
-            same_time = [longer[start, setting] for setting in settings]
-            body.append([f"steps: {same_time[0].title}", *(f"{one.steps:,}" for one in same_time)])
-            if comparison.rates != (None,):
-                body.append([f"lr: {same_time[0].title}", *(f"{one.rate or 0.0:g}" for one in same_time)])
+    for start, title in timed.items():
+        ones = [longer.get((start, setting)) for setting in settings]
+        body.append([f"steps: {title}", *("-" if one is None else f"{one.steps:,}" for one in ones)])
     caption = f"{CAPTION} {RATES}" if len(comparison.rates) > 1 else CAPTION
     lines = [plots.markdown_table(header, body), caption, "", *(f"- {text}" for text in sentences(comparison, found))]
     write_atomically(comparison.output / TABLE, ("\n".join(lines) + "\n").encode())

@@ -3,16 +3,20 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pretrain.training.metrics import read_json_lines, training_seconds
 from pretrain.training.run_folder import read_object, write_json
 from splitmask_backbones.errors import UserError
-from splitmask_backbones.run_files import CONFIG, METRICS_LOG
+from splitmask_backbones.run_files import CONFIG, ENCODER, METRICS_LOG
 from tools.comparison.plan import RANDOM, Comparison, Setting
-from tools.running.job import Job
+from tools.running.job import Job, weights_digest
 
-RECORD = "same_time.json"
-"""Start -> folder of a setting -> steps and rate, once they are known: measured anew they would be others."""
+RECORD, WEIGHTS = "same_time.json", "--weights"
+"""Start -> folder of a setting -> steps, once they are known: measured anew they would be others.
+
+Beside them the digest of the encoder they are for.
+"""
 
 
 @dataclass(frozen=True)
@@ -49,22 +53,26 @@ class Longer:
 def pretraining_seconds(comparison: Comparison) -> dict[str, float]:
     """Returns by start how long its pre-training took, of those that lie in the folder of theirs."""
     found = {}
-    for start, file in comparison.starts.items():
-        folder = Path(file).parent
-        if start == RANDOM or read_object(folder / CONFIG).get("command") != "pretrain":
+    for start, given in comparison.starts.items():
+        file = Path(given).resolve()
+        if start == RANDOM or file.name != ENCODER or read_object(file.parent / CONFIG).get("command") != "pretrain":
             continue
-        seconds = training_seconds(folder)
+        seconds = training_seconds(file.parent)
         if seconds is not None:
             found[start] = seconds
     return found
 
 
-def check_same_time(comparison: Comparison) -> None:
-    """Raises ValueError where no start says how long its pre-training took."""
+def check_same_time(comparison: Comparison, at_once: int) -> None:
+    """Raises ValueError where no start says how long its pre-training took, or steps are slowed by others."""
+    if at_once > 1:
+        raise UserError(
+            f"--same-time measures how long steps take, which --jobs {at_once} runs at once slow down: omit --jobs"
+        )
     if not pretraining_seconds(comparison):
         raise UserError(
-            f"--same-time: none of the encoders lies in the folder of its pre-training, whose {METRICS_LOG} says how "
-            "long it took: name the file in that folder, or omit --same-time"
+            f"--same-time: none of the encoders is the {ENCODER} in the folder of its pre-training, whose "
+            f"{METRICS_LOG} says how long it took: name that file, or omit --same-time"
         )
 
 
@@ -87,22 +95,33 @@ def settle(comparison: Comparison) -> None:
 
     The runs at the settings have finished.
     """
-    file = comparison.output / RECORD
-    record = read_object(file)
+    record = read_object(comparison.output / RECORD)
     for setting, start in comparison.places():
-        known, steps = record.setdefault(start, {}), equal_steps(comparison, start, setting)
-        if steps is not None and setting.folder not in known:
-            known[setting.folder] = {"steps": sum(steps), "lr": comparison.best_rate(RANDOM, setting)}
-    write_json(file, {start: known for start, known in record.items() if known})
+        known, steps = _known(comparison, record, start), equal_steps(comparison, start, setting)
+        if steps is not None:
+            record[start] = {setting.folder: sum(steps)} | known | {WEIGHTS: _digest(comparison, start)}
+    write_json(comparison.output / RECORD, record)
+
+
+def _digest(comparison: Comparison, start: str) -> str:
+    return weights_digest(comparison.starts[start])
+
+
+def _known(comparison: Comparison, record: dict[str, Any], start: str) -> dict[str, int]:
+    """Returns the steps by folder of a setting; none where they are for another encoder of that name."""
+    entry = record.get(start)
+    if not isinstance(entry, dict) or entry.get(WEIGHTS) != _digest(comparison, start):
+        return {}
+    return {folder: steps for folder, steps in entry.items() if isinstance(steps, int)}
 
 
 def read_longer(comparison: Comparison) -> list[Longer]:
     """Returns what has been settled for the starts and settings of a comparison; none where it is not asked for."""
     record = read_object(comparison.output / RECORD) if comparison.same_time else {}
     return [
-        Longer(start, setting, entry["steps"], entry["lr"])
+        Longer(start, setting, steps, comparison.best_rate(RANDOM, setting))
         for setting, start in comparison.places()
-        if (entry := record.get(start, {}).get(setting.folder))
+        if (steps := _known(comparison, record, start).get(setting.folder))
     ]
 
 
@@ -129,11 +148,12 @@ def longer_seconds(comparison: Comparison) -> float:
     """Returns what those that are to do take: each start's pre-training and a fine-tuning, for each seed."""
     if not comparison.same_time:
         return 0.0
-    settled = {(one.start, one.setting): one for one in read_longer(comparison)}
-    times, seconds = pretraining_seconds(comparison), 0.0
-    for setting, start in comparison.places():
-        one = settled.get((start, setting))
-        for seed in range(comparison.seeds if start in times else 0):
-            if one is None or not comparison.job(RANDOM, one.own_setting, one.rate, seed).done:
-                seconds += times[start] + comparison.job(RANDOM, setting, None, 0).seconds
-    return seconds
+    settled = {(one.start, one.setting) for one in read_longer(comparison)}
+    times = pretraining_seconds(comparison)
+    open_ones = [(setting, start) for setting, start in comparison.places() if start in times]
+    each = [
+        times[start] + comparison.job(RANDOM, setting, None, 0).seconds
+        for setting, start in open_ones
+        if (start, setting) not in settled
+    ]
+    return comparison.seeds * sum(each) + sum(job.seconds for job in longer_jobs(comparison) if not job.done)

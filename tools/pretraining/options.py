@@ -86,9 +86,10 @@ class PretrainOptions(monitoring.MonitorOptions, RunOptions):
 
     def check_output(self) -> None:
         """Raises ValueError where the run would write, and draw, among the images that it reads."""
-        if any(Path(path).resolve() == self.output.resolve() for path in self.data):
+        output = self.output.parent if self.rehearse else self.output
+        if any(Path(path).resolve() == output.resolve() for path in self.data):
             raise UserError(
-                f"--output {self.output} is a folder of --data, and what the run draws would be among its images: "
+                f"--output {output} is a folder of --data, and what the run draws would be among its images: "
                 "choose a folder of its own, which may lie in it"
             )
 

@@ -54,8 +54,9 @@ def fill(table: Table, runs: Sequence[Run]) -> tuple[dict[tuple[str, str], Fille
             groups = _groups(cell, runs)
             if not groups:
                 continue
-            (remarks, _), chosen = min(groups.items(), key=lambda item: (len(item[0][0]), item[0]))
-            used_once = [run for run in _one_per_seed(chosen) if run.metric(cell.measured.metric) is not None]
+            (remarks, _), of_all = min(groups.items(), key=lambda item: (len(item[0][0]), item[0]))
+            chosen = [run for run in of_all if run.metric(cell.measured.metric) is not None]
+            used_once = _one_per_seed(chosen)
             values = _values(used_once, cell.measured.metric)
             if values:
                 listed = [*remarks, *dict.fromkeys(note for run in used_once for note in notes(run))]

@@ -186,7 +186,7 @@ class Executor:
                 continue
             pending.remove(job)
             progress.say(("\n$ " if self.live else "$ ") + job.shown(self.gpus))
-            if not job.started:
+            if job.resumable and not job.started:
                 self.record.pop(job.name, None)  # of a run whose folder was removed
             self._note(job, 0.0)
             self._running.append(self._start(job))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pretrain.training.run_folder import read_object
+from splitmask_backbones.errors import UserError
 from splitmask_backbones.files import write_atomically
 from splitmask_backbones.run_files import CONFIG
 from tools.running.job import Job
@@ -60,11 +61,16 @@ def prediction_job(training: str, tool: str, argv: tuple[str, ...], run: Path, p
 
 def as_seen(run: Path, pictures: Sequence[Path]) -> list[Image.Image]:
     """Returns pictures as a run reads them: upright, without transparency, many bits by the range of its data."""
-    from pretrain.data.decode import read_image
+    from pretrain.data.decode import UnreadableImage, read_image
     from pretrain.data.value_range import range_in
 
-    value_range = range_in(read_object(run / CONFIG))
-    return [read_image(picture, value_range) for picture in pictures]
+    value_range, found = range_in(read_object(run / CONFIG)), []
+    for picture in pictures:
+        try:
+            found.append(read_image(picture, value_range))
+        except UnreadableImage as error:
+            raise UserError(f"{picture} cannot be read ({error}): remove it, and run the same command again") from None
+    return found
 
 
 def drawn(run: Path, pictures: Sequence[Path]) -> list[Path]:

@@ -36,6 +36,8 @@ def test_a_run_does_not_draw_among_its_images(tmp_path: Path, monkeypatch: pytes
             options(output=output).check_output()
         with pytest.raises(ValueError, match="is a folder of --data"):
             options("--data", "more", output=output).check_output()
+    with pytest.raises(ValueError, match="--output images is a folder of --data"):
+        options("--rehearse", output="images/rehearsal").check_output()
     options(output="images/run").check_output()
 
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from tools.common.plots import save_grid
@@ -37,6 +38,9 @@ def test_pictures_are_shown_as_the_run_sees_them(tmp_path: Path) -> None:
     assert upright.size == (40, 60)
     assert deep.getpixel((0, 0)) in ((127,) * 3, (128,) * 3), "half-way through the range of the run"
     assert transparent.getpixel((0, 0)) == (255, 255, 255)
+    (tmp_path / "2.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="2.png cannot be read"):
+        as_seen(tmp_path, [tmp_path / "2.png"])
 
 
 def test_what_has_been_drawn_stays_under_its_number(tmp_path: Path) -> None:
