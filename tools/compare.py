@@ -11,7 +11,7 @@ from typing import Any
 
 from splitmask_backbones.errors import UserError, check_choice
 from tools import cli
-from tools.comparison.inputs import check_options, read_starts
+from tools.comparison.inputs import check_options, check_spelling, read_starts
 from tools.comparison.plan import DRAWS, NONE, NUM_PICTURES, RANDOM, Comparison, Setting, first_jobs
 from tools.running.scores import SCORES
 
@@ -85,6 +85,7 @@ def main(argv: list[str]) -> int:
     tool, *rest = rest
     check_choice("tool", tool, tuple(SCORES))
     check_options(tool, rest, args.labels)
+    check_spelling(tool, rest, parser)
     if args.pictures is not None and tool not in DRAWS:
         raise UserError(f"--pictures goes with {' and '.join(DRAWS)}: {tool} draws nothing")
     from tools.comparison.carry_out import compare

@@ -412,6 +412,8 @@ def test_the_plan_alone_writes_nothing(weights: Path) -> None:
         (["--weights", "rehearsals=WEIGHTS"], "--weights rehearsals="),
         (["--weights", "..=WEIGHTS"], "--weights ..="),
         (["--resume"], "--resume cannot be given to all runs of a comparison"),
+        (["--same-tme"], "unknown option '--same-tme': did you mean '--same-time'?"),
+        (["--label=0.1"], "unknown option '--label': did you mean '--labels'?"),
         (["--bach-size", "2"], "unknown option '--bach-size': did you mean '--batch-size'"),
         (["--weights", "none"], "--weights none: random init is always compared: omit it"),
         (["--weights", "a=nothing.pth"], "--weights a=nothing.pth: nothing.pth does not exist"),

@@ -1,6 +1,8 @@
 """What a comparison is given: encoders by name, options of the tool, images to look at. Free of torch."""
 
+import difflib
 import re
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from splitmask_backbones.run_files import CONFIG, ENCODER, TABLE, TABLE_CSV
 from tools.comparison.plan import LABELS, NONE, PICTURES, RANDOM, REHEARSALS, as_folder
 from tools.comparison.same_time import RECORD as SAME_TIME
 from tools.running.executor import LOGS, RECORD
+from tools.running.planned import options_of
 
 OWN = ("--resume", "--rehearse", "--eval-only", "--predict", "--best", "--seed", "--epochs", "--output")
 """Options of the tools that a comparison sets itself, or that would make its runs something else."""
@@ -64,6 +67,17 @@ def check_options(tool: str, argv: Sequence[str], shares: Sequence[float]) -> No
         raise UserError(
             f"--labels goes with {' and '.join(LABELS)}: {tool} takes a list of its training images (--train-list)"
         )
+
+
+def check_spelling(tool: str, argv: Sequence[str], parser: ArgumentParser) -> None:
+    """Raises ValueError for an option of the tool that is none, and is more like one of the comparison's own."""
+    of_tool, own = options_of(tool), set(parser._option_string_actions)
+    for text in argv:
+        word = text.partition("=")[0]
+        if word.startswith("--") and word not in of_tool:
+            alike = difflib.get_close_matches(word, own | of_tool, n=1)
+            if alike and alike[0] in own:
+                raise UserError(f"unknown option '{word}': did you mean '{alike[0]}'?")
 
 
 def places_of(argv: Sequence[str]) -> list[str]:

@@ -27,6 +27,11 @@ def parsed(tool: str, argv: Sequence[str]) -> Any:
     return import_module(f"tools.{tool}").build_parser().parse_args([*argv, "--output", "-"])
 
 
+def options_of(tool: str) -> set[str]:
+    """Returns the options that a fine-tuning tool has."""
+    return set(import_module(f"tools.{tool}").build_parser()._option_string_actions)
+
+
 def config_of(tool: str, argv: Sequence[str]) -> str:
     """Returns what a command line of a fine-tuning tool names as its config, "" for a tool without; errors as above."""
     rest, _ = cli.take_overrides(import_module(f"tools.{tool}").build_parser(), list(argv))
