@@ -170,14 +170,8 @@ def mask_rcnn(
     Raises:
         ValueError: as `backbone`; unknown arguments with the nearest right one.
     """
-    own = set(inspect.signature(MaskRCNN.__init__).parameters) - {"self", "backbone", "kwargs"} | {"size_divisible"}
-    for name in kwargs:
-        if name not in own and name not in ARGUMENTS:
-            known = own | set(ARGUMENTS) | set(inspect.signature(mask_rcnn).parameters) - {"kwargs"}
-            raise UserError(f"unknown argument '{name}' of mask_rcnn: {nearest(name, known)}")
+    overrides, options = _split_arguments(kwargs)
     check_choice("box_head", box_head, BOX_HEADS)
-    overrides = {name: value for name, value in kwargs.items() if name in ARGUMENTS}
-    options = {name: value for name, value in kwargs.items() if name not in ARGUMENTS}
     check_choice("mask_head_norm", mask_head_norm, ("none", "LN"))
     net = backbone(encoder, weights, pyramid, out_channels, norm=pyramid_norm, **overrides)
     out_channels = net.out_channels
@@ -218,6 +212,17 @@ def mask_rcnn(
         if module is not None:
             module.register_forward_hook(_in_float32)
     return model
+
+
+def _split_arguments(kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the arguments of `VisionTransformer` and those of torchvision's `MaskRCNN`."""
+    own = set(inspect.signature(MaskRCNN.__init__).parameters) - {"self", "backbone", "kwargs"} | {"size_divisible"}
+    for name in kwargs:
+        if name not in own and name not in ARGUMENTS:
+            known = own | set(ARGUMENTS) | set(inspect.signature(mask_rcnn).parameters) - {"kwargs"}
+            raise UserError(f"unknown argument '{name}' of mask_rcnn: {nearest(name, known)}")
+    overrides = {name: value for name, value in kwargs.items() if name in ARGUMENTS}
+    return overrides, {name: value for name, value in kwargs.items() if name not in ARGUMENTS}
 
 
 def _roi_align(output_size: int) -> MultiScaleRoIAlign:

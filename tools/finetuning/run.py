@@ -13,19 +13,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from pretrain.training.distributed import gather, machine_record, share_buffers
+from pretrain.training.distributed import gather, machine_record
 from pretrain.training.ema import averaged
 from pretrain.training.loader import check_divisible, steps_per_epoch
 from pretrain.training.loop import batches_of, fit
 from pretrain.training.loop_config import Loop
-from pretrain.training.run_folder import RunFolder, check_command, flatten, read_object, write_json
+from pretrain.training.run_folder import RunFolder, check_command, read_object, write_json
 from pretrain.training.signals import StopSignals
 from splitmask_backbones.checkpoints import save_encoder
 from splitmask_backbones.errors import UserError
-from splitmask_backbones.run_files import BEST_MODEL, DATA_REPORT, ENCODER, LOAD_REPORT, REHEARSAL_RECORD, RESULTS
+from splitmask_backbones.run_files import DATA_REPORT, ENCODER, LOAD_REPORT, REHEARSAL_RECORD, RESULTS
 from tools import cli
 from tools.common.load_table import mark, name_new_parts, tell
-from tools.finetuning.best import is_recorded, record_evaluation
+from tools.finetuning.best import is_recorded
+from tools.finetuning.evaluations import Evaluations, measured
 from tools.finetuning.model_files import save_model, weights_digest
 from tools.finetuning.options import FinetuneOptions
 from tools.finetuning.pictures import open_pictures
@@ -140,24 +141,7 @@ def _fit(
     average = None if recipe.ema is None else averaged(model, recipe.ema, fabric.device)
     kept: Any = model if average is None else average.module
     public = {key: value for key, value in config.items() if key != "free"}
-
-    def measure(step: int) -> dict[str, Any] | None:
-        results = _measured(task, fabric, kept, folder, final=False)
-        if folder.is_main and results is not None and recipe.eval_every:
-            best = record_evaluation(
-                folder.path,
-                step,
-                results,
-                keep=lambda: save_model(folder.path / BEST_MODEL, kept, public),
-                score=task.score,
-            )
-            cli.say(folder, f"step {step}: the best so far" if best else f"step {step}: not the best")
-        return results
-
-    def scalars(step: int) -> dict[str, float | None]:
-        found = flatten(measure(step) or {})
-        return {name: value for name, value in found.items() if not name.startswith("per_class.")}
-
+    evaluations = Evaluations(task, fabric, folder, kept, public)
     rehearsal = task.rehearsal
     eval_every = None if rehearsal else recipe.eval_every
     loop = Loop.of(recipe, options, total_steps, per_epoch, eval_every=eval_every)
@@ -174,7 +158,7 @@ def _fit(
         metric_names=model.metric_names,
         title=task.noun,
         average=average,
-        evaluate=scalars,
+        evaluate=evaluations.scalars,
         is_evaluated=lambda step: is_recorded(folder.path, step),
         after_step=[rehearsal.after_step] if rehearsal else (),
         more_follows=True,
@@ -186,22 +170,12 @@ def _fit(
         save_model(folder.path / f"{task.noun}.safetensors", kept, public)
         if task.keeps_encoder:
             save_encoder(kept.encoder, folder.path / ENCODER)
-    results = None
-    if recipe.eval_every or not task.final_differs:
-        results = measure(total_steps)
-    if task.final_differs:
-        results = _measured(task, fabric, kept, folder, final=True)
+    results = evaluations.at_the_end(total_steps)
     if folder.is_main and results is not None:
         write_json(folder.path / RESULTS, mark(results, load_report))
         cli.say(folder, f"wrote {folder.path / RESULTS}")
     fabric.barrier()
     return kept
-
-
-def _measured(task: Task, fabric: Fabric, model: nn.Module, folder: RunFolder, final: bool) -> dict[str, Any] | None:
-    """Evaluates one and the same model in all processes, the one that is kept."""
-    share_buffers(model)
-    return task.measure(fabric, model, folder, final=final)
 
 
 def _end_rehearsal(
@@ -212,7 +186,7 @@ def _end_rehearsal(
     assert rehearsal is not None
     if folder.is_main:
         rehearsal.end_training(folder.path)
-    _measured(task, fabric, model, folder, final=True)
+    measured(task, fabric, model, folder, final=True)
     if not folder.is_main:
         return
     rehearsal.evaluated()
@@ -251,7 +225,7 @@ def _use(task: Task) -> None:
             task.is_other = not is_same or _values_differ(task)
             if not task.is_other:
                 _report(task, folder)
-            results = _measured(task, fabric, model, folder, final=True)
+            results = measured(task, fabric, model, folder, final=True)
             if folder.is_main and results is not None:
                 # results.json marks a finished run: an unfinished one gets a file of its own, and can still be resumed.
                 path = folder.path / f"{Path(RESULTS).stem}{task.weights_suffix}{task.results_suffix()}.json"
