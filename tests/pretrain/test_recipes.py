@@ -77,7 +77,7 @@ def test_steps_and_epochs_replace_each_other():
         ({"batch_size": 1}, "other images in the batch"),
         ({"drop_path": 1.0}, "--drop-path 1.0 must be at least 0 and below 1"),
         ({"crop_scale": 0.0}, "--crop-scale 0.0 must be above 0 and at most 1"),
-        ({"vocab_size": 0}, "--vocab-size 0 must be at least 1"),
+        ({"vocab_size": 1}, "--vocab-size 1 must be at least 2"),
         ({"weight_decay": 0.0, "method": "dino"}, "--end-weight-decay 0.4 would have no effect"),
         ({"epochs": None}, "neither epochs nor steps"),
         ({"lr": float("inf")}, "--lr inf: expected a number"),

@@ -56,7 +56,7 @@ def test_dino_clips_one_parameter_at_a_time(images, tmp_path):
         (["--method", "beit", "--match-weight", "0.5"], "--match-weight 0.5 has no effect with --method beit: omit it"),
         (["--method", "dino", "--tokenizer", "kmeans"], "--tokenizer kmeans has no effect with --method dino"),
         (["--teacher-momentum", "0.9"], "--teacher-momentum 0.9 has no effect with --method splitmask"),
-        (["--method", "dino", "--dino-outputs", "0"], "--dino-outputs 0 must be at least 1"),
+        (["--method", "dino", "--dino-outputs", "1"], "--dino-outputs 1 must be at least 2"),
         (["--method", "dion"], "did you mean 'dino'"),
     ],
 )
