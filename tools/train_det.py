@@ -65,7 +65,9 @@ def main(argv: list[str]) -> int:
     base = load_config(args.config)
     given = given_values(vars(args), overrides)
     # Option errors come before anything heavy is imported or created.
-    choose_engine(args.engine, base.override(given))
+    recipe = base.override(given)
+    if not (args.resume or args.eval_only or args.predict):  # a run that is there has a recipe of its own
+        choose_engine(args.engine, recipe)
     options = finetune_options(vars(args), "detector")
     places = {name: getattr(args, name) for name in PLACES}
     from tools.detection.splits import SPLITS, locate

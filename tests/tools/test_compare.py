@@ -49,7 +49,8 @@ if "--rehearse" in argv:
     sys.exit(open(out + "/rehearsal/rehearsal.json", "w").write(json.dumps(entry)) and 0)
 os.makedirs(out)
 root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-train, changed = [value("--labels", None), value("--seed", None)], root + "/data.json"
+share = value("--labels", "1")
+train, changed = "all" if share == "1" else [share, value("--seed", None)], root + "/data.json"
 data = {"val": "v", "train": train} | (json.load(open(changed)) if os.path.exists(changed) else {})
 open(out + "/config.json", "w").write(json.dumps({"data": data}))
 steps = int(value("--steps", 10))
@@ -263,6 +264,24 @@ def test_data_that_change_in_between_are_told(weights: Path, changed: str) -> No
     assert done.stderr.count("\n") == 1 and "mine/50_percent" in done.stderr
     again = run(weights, *words, "--weights", f"other={weights}")
     assert again.returncode == 2 and "$ python" not in again.stdout, "before anything more is trained"
+
+
+def test_labels_that_change_between_seeds_are_told(weights: Path) -> None:
+    assert run(weights, "--seeds", "1").returncode == 0
+    (weights.parent.parent / "root/data.json").write_text(json.dumps({"train": "more of them"}))
+    done = run(weights, "--seeds", "2")
+    assert done.returncode == 2 and "error: the train images or labels have changed between" in done.stderr
+
+
+def test_a_drawing_that_fails_leaves_the_table(weights: Path, tmp_path: Path) -> None:
+    tool = weights.parent.parent / "root/tools/train_det.py"
+    failing = 'if "--predict" in argv:\n    sys.exit(sys.stderr.write("error: no room on the GPU\\n") and 2)\n'
+    tool.write_text(FAKE.replace('if "--predict" in argv:\n', failing, 1))
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (20, 20)).save(tmp_path / "images" / "0.png")
+    done = run(weights, "--seeds", "1", "--pictures", tmp_path / "images")
+    assert done.returncode == 2 and "no room on the GPU" in done.stderr
+    assert "| box AP: mine | 20.0 (1) |" in (tmp_path / "out" / "table.md").read_text()
 
 
 def test_what_the_runs_warn_of_stands_under_the_table(weights: Path) -> None:

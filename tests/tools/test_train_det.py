@@ -285,6 +285,9 @@ def test_predictions_are_drawn_for_a_picture_and_a_folder(base: Path, tmp_path: 
     listed = json.loads((drawn / "predictions.json").read_text())
     assert set(listed) == {"sub/one.JPG", "two.png"}
     assert "bad.png cannot be read" in error_of(*words, "--predict", str(tmp_path / "in" / "bad.png"))
+    alone = str(picture)
+    code, _, err = run("det_configs/coco_vitdet_cascade_vit_small.py", *words[1:], "--predict", alone)
+    assert code == 0, f"the run's recipe counts, which has no cascade: {err}"
     (tmp_path / "unreadable").mkdir()
     for name in ("a.png", "b.jpg"):
         (tmp_path / "unreadable" / name).write_bytes(b"no picture")

@@ -92,6 +92,7 @@ def compare(comparison: Comparison, pictures: Path | None, at_once: int, device:
                 code = carry_out(executor, longer_jobs(comparison))
                 check_data(comparison)
         if code == 0 and pictures is not None:
+            report.write_table(comparison, report.read(comparison))  # a drawing may fail
             drawing = [*shown_jobs(comparison).values(), *picture_jobs(comparison, files)]
             (output / PICTURES / SOURCE).write_text(f"{pictures.absolute()}\n", encoding="utf-8")
             code = carry_out(executor, drawing)
@@ -134,7 +135,8 @@ def check_data(comparison: Comparison) -> None:
     first: dict[tuple[object, ...], tuple[object, Path]] = {}
     for folder, share, seed in (*comparison.runs(), *longer_runs(comparison)):
         data = read_object(folder / CONFIG).get("data") or {}
-        for split in (("val",), ("train", share, seed)):
+        drawn_by = None if share == 1 else seed  # all labels are the same ones with every seed
+        for split in (("val",), ("train", share, drawn_by)):
             value, other = first.setdefault(split, (data.get(split[0]), folder))
             if value != data.get(split[0]):
                 raise UserError(

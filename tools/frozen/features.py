@@ -47,6 +47,7 @@ def extract(
     mode = "r+" if done else "w+"
     features = np.lib.format.open_memmap(path, mode=mode, dtype=np.float32, shape=(len(images), *shape))
     if not done:
+        counter.unlink(missing_ok=True)  # of a file that is gone: the rows of this one are still to come
         _reserve(path)
     saved = done
     pixel_norm = fabric.to_device(PixelNorm())

@@ -88,7 +88,10 @@ class Job:
     def identity(self) -> list[str]:
         """Returns what of the command line decides the result."""
         pairs = zip(("", *self.argv), self.argv, strict=False)
-        return [self.tool, *(text for before, text in pairs if before not in FREE and text not in FREE)]
+        return [
+            self.tool,
+            *(text for before, text in pairs if before not in FREE and text.partition("=")[0] not in FREE),
+        ]
 
     def replaced_weights(self) -> Path | None:
         """Returns the file of weights given where the folder holds what was made from others, else None.

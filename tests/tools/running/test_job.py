@@ -15,6 +15,8 @@ from tools.running.pictures import copy_numbered, drawn, prediction_job
 def test_what_decides_the_result_is_told_apart(tmp_path: Path) -> None:
     argv = ("--data", "--here", "--lr", "1", "--workers", "3", "--seed", "0", "--weights", "w")
     assert Job("a", "train_det.py", argv, tmp_path, "done").identity() == ["train_det.py", "--lr", "1", "--seed", "0"]
+    joined = ("--workers=3", "--lr=1", "--data=here", "workers=3")
+    assert Job("a", "train_det.py", joined, tmp_path, "done").identity() == ["train_det.py", "--lr=1", "workers=3"]
 
 
 def test_weights_that_were_replaced_are_told(tmp_path: Path) -> None:
