@@ -322,7 +322,10 @@ def print_error(error: BaseException, debug: bool) -> None:
 
     Of several processes one says ``error:``; the others say ``rank N:`` with what they met, which is mostly the same.
     """
-    sys.stdout.flush()
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _discard_output()
     if debug:
         traceback.print_exception(error)
     try:
@@ -363,13 +366,20 @@ def code_of(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
     """Runs ``main(argv)``; returns 0 or its return value, 2 after one ``error:`` line, 130 after an interrupt."""
     try:
         code = main(argv) or 0
+        sys.stdout.flush()
     except KeyboardInterrupt:
         code = 130
     except Exception as error:
         print_error(error, "--debug" in argv)
         code = EXIT_USER_ERROR
-    sys.stdout.flush()
     return code
+
+
+def _discard_output() -> None:
+    """Sends stdout, which nobody reads, to nowhere: else the interpreter meets the same error at its end."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
 
 
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:

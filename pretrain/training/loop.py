@@ -190,7 +190,8 @@ def fit(
         source = batches(start_step) if start_step < loop.end else iter(())
         folder.start()  # what stood in the way of the first step has been told
         # An error's traceback would hold the data workers for as long as somebody looks at it.
-        stack.callback(getattr(source, "close", lambda: None))
+        closing = stack.enter_context(ExitStack())
+        closing.callback(getattr(source, "close", lambda: None))
         data = _Ahead(timed(source))
         for step in range(start_step, loop.end):
             factor = lr_at(step)
@@ -222,6 +223,7 @@ def fit(
                 evaluate_at_once(done)
             if stop_signal and done < loop.end:
                 stop_at(done, stop_signal)
+        closing.close()  # it takes seconds, in which a signal may come too
         received = [number for number in gather([stop.received]) if number is not None] if more_follows else []
         if received:
             stop_at(loop.end, received[0])

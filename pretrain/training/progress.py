@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -18,6 +20,14 @@ NOT_SHOWN = ("step", "epoch", "images", "lr", "grad_norm", "images_per_second")
 """Entries of metrics.jsonl that the line leaves out, or shows in its own way."""
 
 
+class Screen(Console):
+    """A console whose reader may go (`| head`): that is an error like others, where rich would exit without a word."""
+
+    def on_broken_pipe(self) -> NoReturn:
+        """Raises BrokenPipeError."""
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
 def tracked(items: Iterable[T], total: int, title: str, shown: bool = True) -> Iterator[T]:
     """Yields the items.
 
@@ -27,7 +37,7 @@ def tracked(items: Iterable[T], total: int, title: str, shown: bool = True) -> I
         title: in front.
         shown: False in all processes but one.
     """
-    console = Console(file=sys.stdout)
+    console = Screen(file=sys.stdout)
     columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
     is_bar = shown and console.is_terminal
     started = last = time.monotonic()
@@ -103,7 +113,7 @@ class ProgressLine:
     """A rich progress bar on a terminal, one plain line per logged step elsewhere; both with the time left."""
 
     def __init__(self, total_steps: int, start_step: int, title: str) -> None:
-        self._console = Console(file=sys.stdout)
+        self._console = Screen(file=sys.stdout)
         self._start_step, self._total_steps, self._started = start_step, total_steps, time.monotonic()
         self._bar = Progress(
             TextColumn("{task.description}"),

@@ -79,12 +79,15 @@ class Rehearsal:
         before, self._last = self._last, now()
         return self._last - before
 
-    def record(self, tool: str, loop: Loop, fabric: Fabric, precision: str, num_evaluations: int) -> dict[str, Any]:
+    def record(
+        self, tool: str, loop: Loop, fabric: Fabric, precision: str, num_evaluations: int, eval_every: int | None = None
+    ) -> dict[str, Any]:
         """Returns what goes into rehearsal.json; its `whole_run` is what the function of that name returns.
 
         Args:
             tool: such as "train_det".
             num_evaluations: of the whole run.
+            eval_every: steps between two of them, None for one at the end.
         """
         entry = {
             "rehearsal": "few steps, timed: no result",
@@ -97,6 +100,7 @@ class Rehearsal:
             "total_steps": loop.total_steps,
             "save_every": loop.save_every,
             "num_evaluations": num_evaluations,
+            "eval_every": eval_every,
             "num_images": self.num_images,
             "steps": len(self._steps),
             "setup_seconds": self._setup,

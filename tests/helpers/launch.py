@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from pretrain.training.processes import TORCHRUN
+
+
+def free_port() -> int:
+    """Returns a port that nobody listens at."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
 
 
 def torchrun_variables(rank: int = 0, world_size: int = 1, port: int = 29500) -> dict[str, str]:

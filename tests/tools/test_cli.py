@@ -142,6 +142,17 @@ def test_exit_codes(body, code):
     assert "Traceback" not in result.stderr
 
 
+def test_an_output_that_nobody_reads_is_told_in_one_line():
+    source = "import _path\nfrom tools import cli\ndef main(argv):\n    while True: print('x' * 1000)\ncli.run(main)"
+    command = [sys.executable, "-c", source]
+    with subprocess.Popen(command, cwd=TOOLS, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        process.stdout.close()  # as `| head -1` does
+        said = process.stderr.read()
+    assert process.returncode == 2
+    assert said == "error: what reads the output has gone: send the output to a file, then --resume\n"
+
+
 def test_a_tilde_is_the_home_folder_wherever_a_path_begins(monkeypatch):
     monkeypatch.setenv("HOME", "/somewhere/me")
     given = ["~", "~/run", "--output=~/run", "coco=~/coco", "~/a.json+~/images", "a~/b", "x~", "--lr=~", "~~/x"]

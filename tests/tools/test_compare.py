@@ -304,6 +304,16 @@ def test_the_time_is_that_of_the_rehearsals(weights: Path) -> None:
     assert again.returncode == 0 and "time:" not in again.stdout and "$ " not in again.stdout, "all is done"
 
 
+def test_the_time_is_that_of_what_is_left_to_do(weights: Path) -> None:
+    words = ("--lr", "0.001,0.002", "--steps", "100", "--seeds")
+    assert "time: about 3 min 32 s in all, by rehearsals" in lines(run(weights, *words, "1"))
+    # of each start two further seeds at the best rate; the start that has begun is not rehearsed again
+    assert "time: about 3 min 32 s in all, by rehearsals" in lines(run(weights, *words, "3"))
+    words = ("--lr", "0.001,0.002,0.004", *words[2:])
+    # one more rate of each start, and no further seeds: which rate is the best one is not known yet
+    assert "time: about 1 min 46 s in all, by rehearsals" in lines(run(weights, *words, "3"))
+
+
 def test_an_encoder_that_does_not_fit_is_told_before_anything_is_trained(weights: Path) -> None:
     done = run(weights, "--seeds", "1", "depth=5")
     assert done.returncode == 2 and done.stderr == "error: the encoder is of another size\n"
@@ -365,12 +375,11 @@ def test_more_labels_take_more_time_where_epochs_are_counted(tmp_path: Path) -> 
 def test_a_longer_run_evaluates_more_often(tmp_path: Path) -> None:
     """20 evaluations of 10,000 steps took 40 s: one after each 500."""
     settings, starts = (Setting(1.0, 10_000), Setting(1.0, 40_000)), {plan.RANDOM: "none"}
-    argv = ("eval_every=500",)
-    compared = Comparison("train_det", "folder_10k_vit_small", argv, starts, settings, (None,), 1, tmp_path)
+    compared = Comparison("train_det", "folder_10k_vit_small", (), starts, settings, (None,), 1, tmp_path)
     entry = {"setup_seconds": 1.0, "step_seconds": 0.5, "total_steps": 10_000, "whole_run": {"evaluations": 40.0}}
     file = compared.rehearsed(plan.RANDOM)
     file.parent.mkdir(parents=True)
-    file.write_text(json.dumps({**entry, "num_evaluations": 20}))
+    file.write_text(json.dumps({**entry, "num_evaluations": 20, "eval_every": 500}))
     seconds = [compared.job(plan.RANDOM, setting, None, 0).seconds for setting in settings]
     assert seconds == [1.0 + 40.0 + 5_000, 1.0 + 160.0 + 20_000]
 
@@ -397,6 +406,18 @@ def test_what_more_steps_lose_is_nothing_to_reach() -> None:
     assert "box AP: mine with 10 steps reaches random init with 40 steps (30.7 and 30.6, one seed, no verdict)" in told
 
 
+def test_what_fewer_steps_reach_is_told_where_a_start_is_ahead_at_every_length() -> None:
+    settings = tuple(Setting(1.0, steps) for steps in (10, 40, 160))
+    compared = Comparison("train_det", "c", (), {plan.RANDOM: "none", "mine": "file"}, settings, (None,), 1, Path())
+    scores = {(plan.RANDOM, 10): 10, (plan.RANDOM, 40): 20, (plan.RANDOM, 160): 40}
+    scores |= {("mine", 10): 30, ("mine", 40): 35, ("mine", 160): 45}
+    found = {(start, Setting(1.0, steps)): {0: {"box AP": value}} for (start, steps), value in scores.items()}
+    told = [text for text in report.sentences(compared, found) if "reaches" in text]
+    assert told == [
+        "box AP: mine with 10 steps reaches random init with 40 steps (30.0 and 20.0, one seed, no verdict)"
+    ]
+
+
 def test_pictures_show_every_start(weights: Path, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     for number in range(9):
@@ -409,6 +430,13 @@ def test_pictures_show_every_start(weights: Path, tmp_path: Path) -> None:
     Image.new("RGB", (20, 20)).save(tmp_path / "others" / "0.png")
     other = run(weights, "--seeds", "1", "--pictures", tmp_path / "others")
     assert other.returncode == 2 and "has drawn those of" in other.stderr
+    shutil.rmtree(tmp_path / "out" / "pictures")
+    kept = next(tmp_path.glob("out/random_init/**/predictions")) / "mine.png"
+    Image.new("RGB", (20, 20)).save(kept)
+    other = run(weights, "--seeds", "1", "--pictures", tmp_path / "others")
+    assert other.returncode == 0, other.stderr
+    assert other.stdout.count("--predict") == 2, "the drawings of before are of other images"
+    assert {file.name for file in kept.parent.iterdir()} == {"0.png", "mine.png"}
 
 
 def test_the_plan_alone_writes_nothing(weights: Path) -> None:

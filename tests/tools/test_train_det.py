@@ -19,6 +19,7 @@ from PIL import Image
 from splitmask_backbones import create_encoder, save_encoder
 from tests.helpers.det_data import write_root
 from tests.helpers.in_process import run_tool
+from tests.helpers.launch import free_port
 from tests.helpers.paths import ROOT
 from tests.helpers.runs import kill_when, strict_json
 from tools import train_det
@@ -169,7 +170,7 @@ def test_two_processes_check_the_images_once_and_share_the_work(base: Path, tmp_
     words += ["--predict", str(tmp_path / "root" / "val")]
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
     result = subprocess.run(
-        [*launch, "--master-port=29533", "tools/train_det.py", *words],
+        [*launch, f"--master-port={free_port()}", "tools/train_det.py", *words],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,

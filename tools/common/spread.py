@@ -54,7 +54,9 @@ def certainty(ours: Mapping[int, float], theirs: Mapping[int, float]) -> str:
     return f"with each of {len(pairs)} seeds" if each else f"in the mean of {len(pairs)} seeds, not with each"
 
 
-def least_that_equals(ours: Mapping[float, float], theirs: Mapping[float, float]) -> tuple[float, float] | None:
+def least_that_equals(
+    ours: Mapping[float, float], theirs: Mapping[float, float], saving: bool = False
+) -> tuple[float, float] | None:
     """Returns how little of something we need to reach what others have with how much: (ours, theirs).
 
     Theirs is the largest amount that is equalled by some amount of ours. None where none is.
@@ -62,9 +64,10 @@ def least_that_equals(ours: Mapping[float, float], theirs: Mapping[float, float]
     Args:
         ours: what is reached, by the amount (of labels, of steps).
         theirs: the same of the others.
+        saving: whether only a smaller amount of ours counts.
     """
     for amount, goal in sorted(theirs.items(), reverse=True):
-        enough = [less for less in sorted(ours) if ours[less] >= goal]
+        enough = [less for less in sorted(ours) if ours[less] >= goal and (less < amount or not saving)]
         if enough:
             return enough[0], amount
     return None

@@ -38,7 +38,7 @@ from tools.comparison.same_time import (
 )
 from tools.running.executor import Executor, carry_out, open_plan
 from tools.running.job import Job
-from tools.running.pictures import choose_pictures
+from tools.running.pictures import choose_pictures, remove_drawn
 
 SIZES = ("embed_dim", "depth", "num_heads", "patch_size")
 """Arguments of an encoder that starts have to have in common."""
@@ -93,6 +93,9 @@ def compare(comparison: Comparison, pictures: Path | None, at_once: int, device:
                 check_data(comparison)
         if code == 0 and pictures is not None:
             report.write_table(comparison, report.read(comparison))  # a drawing may fail
+            if not (output / PICTURES / SOURCE).exists():  # the pictures were removed, to draw others
+                for job in shown_jobs(comparison).values():
+                    remove_drawn(job.folder, NUM_PICTURES)
             drawing = [*shown_jobs(comparison).values(), *picture_jobs(comparison, files)]
             (output / PICTURES / SOURCE).write_text(f"{pictures.absolute()}\n", encoding="utf-8")
             code = carry_out(executor, drawing)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from pretrain.training.run_folder import read_object
 from splitmask_backbones.run_files import CONFIG, REHEARSAL, REHEARSAL_RECORD, RESULTS
@@ -97,13 +98,14 @@ class Comparison:
     def job(self, start: str, setting: Setting, rate: float | None, seed: int) -> Job:
         """Returns a run; its seconds are those that its start's rehearsal, once made, gives reason to expect."""
         folder, argv = self.folder(start, setting, rate, seed), self._argv(start, setting, rate, seed)
-        name, entry = str(folder.relative_to(self.output)), read_object(self.rehearsed(start))
+        name, entry = str(folder.relative_to(self.output)), self._timed(start)
         seconds = 0.0
         if entry:
             share = setting.share / self.shortest.share if self._counts_epochs else 1.0
             steps = round(setting.steps or share * entry["total_steps"])
             each = entry["whole_run"]["evaluations"] / max(1, entry["num_evaluations"])
-            evaluations = 1 + ((steps - 1) // self._eval_every if self._eval_every else 0)
+            eval_every = entry.get("eval_every")
+            evaluations = 1 + ((steps - 1) // eval_every if eval_every else 0)
             seconds = entry["setup_seconds"] + evaluations * each + steps * entry["step_seconds"]
         return Job(name, f"{self.tool}.py", argv, folder, RESULTS, seconds=seconds, num_steps=setting.steps)
 
@@ -121,6 +123,18 @@ class Comparison:
         job = self.rehearsal(start)
         return job.folder / job.artefact
 
+    def _timed(self, start: str) -> dict[str, Any]:
+        """Returns the rehearsal of a start, else one of before, else another start's: what a step takes is alike.
+
+        A start that had begun before is not rehearsed again, when a start, a rate or a length is added.
+        """
+        exact, others = self.rehearsed(start), [other for other in self.starts if other != start]
+        of_start = {one: self.output / REHEARSALS / as_folder(one) for one in (start, *others)}
+        before = [
+            file for folder in of_start.values() for file in sorted(folder.glob(f"*/{exact.parent.name}/{exact.name}"))
+        ]
+        return next((entry for file in (exact, *before) if (entry := read_object(file))), {})
+
     @property
     def shortest(self) -> Setting:
         """The setting that is rehearsed."""
@@ -131,12 +145,6 @@ class Comparison:
         """Whether more images make more steps."""
         job = self.rehearsal(next(iter(self.starts)))
         return planned_values(job.tool, job.argv).get("steps", 0) is None
-
-    @cached_property
-    def _eval_every(self) -> int | None:
-        """Steps between two evaluations, of which a longer run has more."""
-        job = self.rehearsal(next(iter(self.starts)))
-        return planned_values(job.tool, job.argv).get("eval_every")
 
     def _argv(self, start: str, setting: Setting, rate: float | None, seed: int) -> tuple[str, ...]:
         lr = () if rate is None else ("--lr", f"{rate:g}")
@@ -204,8 +212,12 @@ def all_seconds(comparison: Comparison) -> float:
         return sum(job.seconds for job in further_jobs(comparison) if not job.done)
     if len(comparison.rates) == 1:
         return sum(to_do)
-    a_seed = sum(comparison.job(start, setting, None, 0).seconds for setting, start in comparison.places())
-    return sum(to_do) + (comparison.seeds - 1) * a_seed
+    further = 0.0
+    for setting, start in comparison.places():
+        for seed in range(1, comparison.seeds):  # at one of the rates; which one is not known yet
+            jobs = [comparison.job(start, setting, rate, seed) for rate in comparison.rates]
+            further += 0.0 if any(job.done for job in jobs) else jobs[0].seconds
+    return sum(to_do) + further
 
 
 def count_runs(comparison: Comparison) -> int:

@@ -151,8 +151,8 @@ def _saved(comparison: Comparison, found: Found, score: str) -> list[str]:
         for amount in sorted(theirs):
             if theirs[amount] > max(best.values(), default=0.0):
                 best[amount] = theirs[amount]
-        pair = least_that_equals(ours, best)
-        if pair is not None and pair[0] < pair[1]:
+        pair = least_that_equals(ours, best, saving=True)
+        if pair is not None:
             less, more = pair
             sure = certainty(
                 *(values(found, *key, score) for key in ((start, settings[less]), (first, settings[more])))

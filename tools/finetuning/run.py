@@ -191,7 +191,8 @@ def _end_rehearsal(
         return
     rehearsal.evaluated()
     num_evaluations = 1 + ((loop.total_steps - 1) // eval_every if eval_every else 0)
-    rehearsal.write(folder, rehearsal.record(task.command, loop, fabric, task.recipe.precision, num_evaluations))
+    entry = rehearsal.record(task.command, loop, fabric, task.recipe.precision, num_evaluations, eval_every)
+    rehearsal.write(folder, entry)
 
 
 def _predict(task: Task, model: nn.Module, folder: RunFolder, fabric: Fabric) -> None:

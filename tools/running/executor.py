@@ -138,6 +138,7 @@ class Executor:
         hang_up = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else []
         before: dict[int, Any] = {n: signal.signal(n, self._forward) for n in (signal.SIGINT, signal.SIGTERM, *hang_up)}
         failure: JobError | None = None
+        complete = False
         spent = {name: entry.get("seconds", 0.0) for name, entry in self.record.items()}
         try:
             with Progress(jobs, finished, self.at_once, spent, follow=not self.live) as progress:
@@ -148,20 +149,24 @@ class Executor:
                         problem = self._finish(running, progress)
                         if problem is None:
                             finished.add(running.job.name)
-                        elif failure is None:
+                        elif failure is None and self._received is None:
                             failure = problem
                             self._stop_all(signal.SIGTERM)
                     progress.update([(running.job, running.started) for running in self._running])
                     if self._running:
                         time.sleep(POLL_SECONDS)
+            complete = True
         finally:
+            if not complete:  # an error of our own, such as an output that nobody reads any more
+                self._stop_all(signal.SIGTERM)
+                for running in self._running:
+                    running.process.wait()
             for number, handler in before.items():
                 signal.signal(number, handler)
-            self._stop_all(signal.SIGKILL)  # only after an error of our own is one still there
+        if failure is not None:  # also where a signal came while the others saved
+            raise failure
         if self._received is not None:
             raise JobError(128 + self._received, None)
-        if failure is not None:
-            raise failure
 
     def seconds(self, name: str) -> float:
         """Returns the wall time of a job over all attempts, 0 before the first."""

@@ -73,6 +73,13 @@ def as_seen(run: Path, pictures: Sequence[Path]) -> list[Image.Image]:
     return found
 
 
+def remove_drawn(run: Path, count: int) -> None:
+    """Removes the drawings of `count` numbered pictures from the folder of a run; what else it has drawn stays."""
+    for number in range(count):
+        for file in (run / "predictions").glob(f"{number}.*"):
+            file.unlink()
+
+
 def drawn(run: Path, pictures: Sequence[Path]) -> list[Path]:
     """Returns the drawings of numbered pictures in the folder of a run."""
     return [next((run / "predictions").glob(f"{picture.stem}.*")) for picture in pictures]

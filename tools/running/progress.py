@@ -7,11 +7,10 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from pretrain.training.progress import duration
+from pretrain.training.progress import Screen, duration
 from tools.running.job import Job, last_step
 
 LINE_SECONDS = 60.0
@@ -35,7 +34,7 @@ class Progress:
             if job.name in finished and spent.get(job.name):
                 self._expected += job.seconds
                 self._measured += spent[job.name]
-        self._console = Console(file=sys.stdout, highlight=False, emoji=False)
+        self._console = Screen(file=sys.stdout, highlight=False, emoji=False)
         self._live: Live | None = None
         self._shown = time.monotonic()
 

@@ -278,7 +278,7 @@ def test_weight_decay_follows_its_schedule_where_there_is_one(tmp_path):
     assert seen == [{"layer.bias": 0.0, "layer.weight": 0.5 + step} for step in range(3)]
 
 
-@pytest.mark.parametrize("during", ["step", "save"])
+@pytest.mark.parametrize("during", ["step", "save", "the workers' end"])
 @pytest.mark.parametrize("more_follows", [False, True])
 def test_a_signal_during_the_last_step_ends_a_run_that_would_go_on_for_long(tmp_path, more_follows, during):
     def before_step(step):
@@ -290,7 +290,18 @@ def test_a_signal_during_the_last_step_ends_a_run_that_would_go_on_for_long(tmp_
         if done == 6 and during == "save":
             os.kill(os.getpid(), signal.SIGTERM)
 
-    options = {"after_step": [after_step], "weight_decay_at": before_step, "more_follows": more_follows}
+    def ending(start):
+        try:
+            yield from batches(start)
+        finally:
+            if during == "the workers' end":
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    options = {"batches": ending} | {
+        "after_step": [after_step],
+        "weight_decay_at": before_step,
+        "more_follows": more_follows,
+    }
     if more_follows:
         with pytest.raises(SystemExit) as ended:
             run(tmp_path, **options)

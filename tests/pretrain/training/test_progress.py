@@ -1,8 +1,13 @@
 """What a run says while it works, where no terminal shows a bar."""
 
+import os
 import re
+from contextlib import suppress
+
+import pytest
 
 from pretrain.training import progress
+from pretrain.training.progress import Screen
 
 
 def test_a_line_per_logged_step_has_the_time_left(capsys, monkeypatch):
@@ -41,3 +46,13 @@ def test_days_that_are_left_are_hours(capsys, monkeypatch):
     now[0] = 3600.0 + 1
     line.log({"step": 1, "images_per_second": 8.0}, data_share=0.0)
     assert capsys.readouterr().out.endswith("left 26:00:26\n")
+
+
+def test_a_reader_that_has_gone_is_an_error_and_no_silent_exit():
+    reader, writer = os.pipe()
+    os.close(reader)
+    stream = os.fdopen(writer, "w")
+    with pytest.raises(BrokenPipeError):
+        Screen(file=stream).print("a line")
+    with suppress(BrokenPipeError):
+        stream.close()

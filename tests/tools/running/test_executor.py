@@ -109,6 +109,34 @@ def test_the_others_are_asked_to_save_when_one_fails(fake: Path) -> None:
     assert (fake / "a" / "saved").read_text() == str(int(signal.SIGTERM))
 
 
+def test_why_a_job_failed_is_told_although_a_signal_comes_while_the_others_save(fake: Path) -> None:
+    jobs = [job(fake, "a", "wait"), job(fake, "b", "fail", "after", str(fake / "a" / "ready"))]
+    plan = Executor(fake, at_once=2)
+    before, stop_all = signal.getsignal(signal.SIGINT), plan._stop_all
+
+    def stop_and_interrupt(number: int) -> None:
+        stop_all(number)
+        plan._stop_all = stop_all
+        os.kill(os.getpid(), signal.SIGINT)
+
+    plan._stop_all = stop_and_interrupt
+    with pytest.raises(JobError, match="error: --lr 0 is wrong") as failed:
+        plan.run(jobs)
+    assert failed.value.code == 2 and plan._received == signal.SIGINT
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_jobs_save_when_nobody_reads_the_output(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def update(*_: object) -> None:
+        if (fake / "a" / "ready").exists():
+            raise BrokenPipeError
+
+    monkeypatch.setattr(executor.Progress, "update", update)
+    with pytest.raises(BrokenPipeError):
+        Executor(fake).run([job(fake, "a", "wait")])
+    assert (fake / "a" / "saved").read_text() == str(int(signal.SIGTERM))
+
+
 @pytest.mark.parametrize(("what", "message"), [("die", "ended with exit code 137"), ("lazy", "ended without done")])
 def test_a_job_that_says_nothing_is_named(fake: Path, what: str, message: str) -> None:
     with pytest.raises(JobError) as failed:
@@ -242,7 +270,7 @@ def test_jobs_save_when_the_plan_is_killed(fake: Path) -> None:
         time.sleep(0.05)
     plan.kill()
     plan.wait()
-    while not (fake / "a" / "saved").exists():
+    while not (fake / "a" / "saved").exists() or not (fake / "a" / "saved").read_text():
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert (fake / "a" / "saved").read_text() == str(int(signal.SIGTERM))
