@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pretrain.training.cores import auto_workers
 from pretrain.training.options import DEVICES, MAX_BAD_FRACTION, PRECISIONS, WORKERS
 from pretrain.training.processes import processes
+from pretrain.training.signals import discard
 from splitmask_backbones.errors import UserError, check_choice, nearest
 from splitmask_backbones.run_files import REHEARSAL
 from tools.common.remedies import describe
@@ -325,7 +326,7 @@ def print_error(error: BaseException, debug: bool) -> None:
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        _discard_output()
+        discard(sys.stdout)  # else the interpreter meets the same error at its end
     if debug:
         traceback.print_exception(error)
     try:
@@ -373,13 +374,6 @@ def code_of(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
         print_error(error, "--debug" in argv)
         code = EXIT_USER_ERROR
     return code
-
-
-def _discard_output() -> None:
-    """Sends stdout, which nobody reads, to nowhere: else the interpreter meets the same error at its end."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, sys.stdout.fileno())
-    os.close(null)
 
 
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:

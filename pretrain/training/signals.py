@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: at once while a run is being set up, after the running step while it trains.
+"""SIGTERM, SIGINT and a hang-up: at once while a run is being set up, after the running step while it trains.
 
 Of processes that serve another one (data workers), the other decides when they end: by its word or by its death.
 """
@@ -9,21 +9,34 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 import threading
+from contextlib import suppress
 from types import FrameType
-from typing import ClassVar
+from typing import ClassVar, TextIO
 
 from pretrain.training.processes import processes
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""The last is that of a terminal which is closed, or of a connection that breaks."""
 _LOOK_SECONDS = 1.0
+
+
+def discard(*streams: TextIO) -> None:
+    """Sends streams, which nobody reads any more, to nowhere, whoever holds them."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    for stream in streams:
+        with suppress(OSError):  # one that is no file
+            os.dup2(null, stream.fileno())
+    os.close(null)
 
 
 class StopSignals:
     """Context manager that turns SIGTERM and SIGINT into exit codes 143 and 130.
 
     Outside `graceful` sections a signal raises SystemExit where it meets the program. Within, it is kept in
-    `received` for the loop to act on; a second one raises at once. Where the run has several processes, one that waits
+    `received` for the loop to act on; a second one raises at once. A hang-up counts as SIGTERM, once, since shell and
+    kernel both send it; where it is ignored (nohup) it stays so. Where the run has several processes, one that waits
     in a collective is ended from a thread (`distributed.end_where_blocked`). In a thread other than the main one, where
     Python handles no signals, it leaves them to the main program.
     """
@@ -33,9 +46,15 @@ class StopSignals:
     def __init__(self) -> None:
         self.received: int | None = None
         self.graceful = False
+        self._hung_up = False
         self._before: dict[int, object] = {}
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            if self._hung_up:
+                return
+            self._hung_up, number = True, signal.SIGTERM
+            discard(sys.stdout, sys.stderr)
         if self.graceful and self.received is None:
             self.received = number
             return
@@ -45,7 +64,8 @@ class StopSignals:
         own = processes()
         if threading.current_thread() is not threading.main_thread():
             return self
-        self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        ignored = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else []
+        self._before = {number: signal.signal(number, self._handle) for number in SIGNALS if number not in ignored}
         if not self._active and own.world_size > 1:
             _watch()
         self._active.append(self)
@@ -98,7 +118,7 @@ def end_with_parent() -> None:
 
 
 def ignore_in_worker() -> None:
-    """Lets a data worker ignore both signals: the main process stops its workers after it has saved."""
+    """Lets a data worker ignore the signals: the main process stops its workers after it has saved."""
     signal.set_wakeup_fd(-1)
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pty
+import select
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -76,6 +80,26 @@ def test_an_image_that_breaks_during_the_run_is_named_and_the_tool_leaves(tool: 
     assert process.wait() == 2
     assert str(data) in error and "could be read when the run started and cannot be now" in error
     assert "Caught" not in error and "Original" not in error
+
+
+def test_a_run_whose_terminal_is_closed_saves(tmp_path: Path) -> None:
+    data, run = make_inputs("pretrain", tmp_path / "data"), tmp_path / "run"
+    words = command("pretrain", data, run, "--workers", "1", "--steps", "5000", "--save-every", "5000")
+    terminal, its_end = pty.openpty()
+    ends = dict.fromkeys(("stdin", "stdout", "stderr"), its_end)
+    controlled = {"start_new_session": True, "preexec_fn": lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)}
+    process = start(words, **ends, **controlled, text=False)
+    os.close(its_end)
+    try:
+        metrics = run / "metrics.jsonl"
+        while process.poll() is None and not (metrics.exists() and metrics.read_text()):
+            if select.select([terminal], [], [], 0.05)[0]:
+                os.read(terminal, 65536)  # one that is full would stop the run
+        os.close(terminal)  # the kernel says so to the run and its worker
+        assert process.wait(60) == 143 and gone_within(str(run), LEAVES_IN)
+    finally:
+        process.kill()
+    assert len(list((run / "checkpoints").glob("step_*.safetensors"))) == 1
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 from pretrain.training.run_folder import RunFolder, read_object, write_json
+from pretrain.training.signals import discard
 from splitmask_backbones.errors import UserError, first_few
 from splitmask_backbones.run_files import CONFIG, ENCODER, LOCK
 from tools.running.job import WITHOUT_DEVICE, Job
@@ -174,7 +175,7 @@ class Executor:
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGHUP:  # there is nobody to talk to any more
-            sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+            discard(sys.stdout, sys.stderr)
         self._received = signal.SIGTERM if number == signal.SIGHUP else number  # the tools save at these two
         self._stop_all(self._received)
 

@@ -1,5 +1,6 @@
 """Signals and failures in runs of several processes: one error line, and nobody is waited for."""
 
+import io
 import os
 import re
 import signal
@@ -11,8 +12,8 @@ import time
 import pytest
 import torch
 
-from pretrain.training import distributed
-from pretrain.training.signals import StopSignals
+from pretrain.training import distributed, signals
+from pretrain.training.signals import StopSignals, discard
 from tests.helpers.launch import set_torchrun
 from tests.helpers.paths import ROOT
 
@@ -90,6 +91,36 @@ def test_within_a_graceful_section_the_first_signal_waits_for_the_loop():
         send(signal.SIGINT)
     assert ended.value.code == 130
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_hang_up_counts_once_and_as_a_request_to_save(monkeypatch):
+    discarded = []
+    monkeypatch.setattr(signals, "discard", lambda *streams: discarded.extend(streams))
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
+    try:
+        with StopSignals() as stop:
+            stop.graceful = True
+            for _ in range(2):  # the shell's and the kernel's
+                os.kill(os.getpid(), signal.SIGHUP)
+                time.sleep(0.1)
+            assert stop.received == signal.SIGTERM and discarded == [sys.stdout, sys.stderr]
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+        with StopSignals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.1)
+        assert stop.received is None and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_what_is_discarded_goes_nowhere(tmp_path):
+    with open(tmp_path / "file", "w") as file:
+        file.write("before")
+        file.flush()
+        discard(file, io.StringIO())  # the latter has no file to take away
+        file.write("after")
+    assert (tmp_path / "file").read_text() == "before"
 
 
 def test_in_a_thread_signals_are_left_to_the_main_program():
